@@ -1,0 +1,41 @@
+"""Packaging of scaling_jax: the plain install is the fitter, `[train]` adds everything that trains."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "scaling_jax" / "__init__.py").read_text()).group(1)
+
+# What a notebook that only fits needs: arrays, tables (CSV and Parquet) and the fit command.
+FIT = ["numpy>=1.26", "scipy>=1.12", "jax>=0.8", "absl-py>=2.1", "pandas>=2.2", "pyarrow>=15"]
+TRAIN = [
+    "flax>=0.12",
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.11.30,<0.13",
+    "grain>=0.2.15",
+    "array_record>=0.8",
+    "tensorflow-datasets>=4.9.9",
+    "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
+    "etils[epath]>=1.12",
+    "pydantic>=2.10",
+    "pillow>=10",
+    "rich>=13",
+    "matplotlib>=3.9",
+]
+TEST = [*TRAIN, "pytest>=8", "ruff>=0.14"]
+
+setup(
+    name="scaling_jax",
+    version=VERSION,
+    description="Train a ladder of small models in JAX and learn from it what the big one should be.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
+    install_requires=FIT,
+    extras_require={"train": TRAIN, "test": TEST},
+    entry_points={"console_scripts": ["scaling-jax=scaling_jax.cli:entry"]},
+)
