@@ -1,0 +1,110 @@
+"""What a family is: architectures with a width and a depth, pure functions outside, counted beside their definition.
+
+A family is a frozen dataclass of its options. It knows how to check, count and build one scale; anything that has
+these members trains, so a user's own model (Linen, NNX, Haiku or plain functions) plugs in the same way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What the data looks like to a model.
+
+    Attributes:
+      kind: "tokens" (batches are int [B, T+1]) or "images" (dicts of image [B, H, W, C] and label [B]).
+      vocab_size: tokens of the vocabulary, or number of classes.
+      context: T for tokens, 1 for images: examples x context is what D counts.
+      image_shape: (H, W, C) for images.
+    """
+
+    kind: str
+    vocab_size: int
+    context: int = 1
+    image_shape: tuple[int, int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Parameters in every convention, and exact training FLOPs per token (or sample).
+
+    Attributes:
+      params_total: every trained number.
+      params_non_embedding: without embedding tables and output head.
+      params_matmul: non-embedding + output head: what multiplies activations.
+      flops_per_token: forward and backward of one token or sample, attention included.
+    """
+
+    params_total: int
+    params_non_embedding: int
+    params_matmul: int
+    flops_per_token: float
+
+    @property
+    def flops_6nd_per_token(self) -> float:
+        """6 N of the C = 6 N D rule, with N = params_matmul."""
+        return 6.0 * self.params_matmul
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One scale as pure functions of plain pytrees.
+
+    Attributes:
+      init: key -> params (float32).
+      loss: (params, batch) -> (mean loss in nats, metrics); metrics are means over the batch's tokens or samples.
+      lr_multipliers: pytree like params: factor on the peak rate of each array (the parametrisation's).
+      decay_mask: pytree like params: True where weight decay applies (matrices).
+    """
+
+    init: Callable[[Any], PyTree]
+    loss: Callable[[PyTree, PyTree], tuple[Any, dict[str, Any]]]
+    lr_multipliers: PyTree
+    decay_mask: PyTree
+
+
+class Family(Protocol):
+    """Members every family has; `name` enters run identities and the results table."""
+
+    name: str
+    inputs: str  # the Spec.kind it trains on
+
+    def check(self, width: int, depth: int, spec: Spec) -> None:
+        """Raises ValueError, saying the way out, when this scale cannot be built."""
+
+    def counts(self, width: int, depth: int, spec: Spec) -> Counts:
+        """Parameters and FLOPs in plain Python, no JAX."""
+
+    def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
+        """Peak bytes of activations kept for the backward pass of one batch."""
+
+    def build(self, width: int, depth: int, spec: Spec, parametrization: Any, execution: Any) -> Model:
+        """The scale as pure functions; `execution` says dtype, scan, remat and attention."""
+
+
+FAMILIES: dict[str, type] = {}
+
+
+def register(cls: type) -> type:
+    """Class decorator: makes a family known by its `name`, so that a study read back from JSON can be rebuilt."""
+    FAMILIES[cls.name] = cls
+    return cls
+
+
+def from_dict(options: Mapping[str, Any]) -> Family:
+    """The family that `Study.to_dict()["family"]` describes.
+
+    Raises:
+      KeyError: no family of that name is registered.
+    """
+    options = dict(options)
+    name = options.pop("name")
+    if name not in FAMILIES:
+        raise KeyError(f"family {name!r} is not registered; known: {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[name](**options)

@@ -1,0 +1,371 @@
+"""What the user wants: one question, one file.
+
+A study is a Python file with `get_study() -> Study`. Fields are checked when they are set (pydantic dataclasses), so
+a wrong type is found before anything trains, in the file as in `--set path.to.field=value`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib.util
+import json
+import math
+import pathlib
+import typing
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from scaling_jax.errors import UserError
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Ladder:
+    """The scales: one (width, depth) per rung.
+
+    Attributes:
+      widths: one per scale.
+      depths: one per scale, or a single one for all; empty follows `aspect`.
+      aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
+    """
+
+    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    depths: tuple[PositiveInt, ...] = ()
+    aspect: PositiveFloat = 32.0
+
+    def scales(self) -> tuple[tuple[int, int], ...]:
+        """(width, depth) of every rung, in the order given."""
+        if len(self.depths) not in (0, 1, len(self.widths)):
+            raise UserError(
+                f"ladder.depths has {len(self.depths)} entries and ladder.widths has {len(self.widths)}: "
+                "give one depth per width, one for all, or none to follow ladder.aspect"
+            )
+        depths = self.depths or tuple(max(1, round(w / self.aspect)) for w in self.widths)
+        if len(depths) == 1:
+            depths = depths * len(self.widths)
+        scales = tuple(zip(self.widths, depths))
+        if len(set(scales)) < len(scales):
+            raise UserError(f"ladder: the same (width, depth) stands twice in {scales}")
+        return scales
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Budgets:
+    """How long each scale trains; the union of all that is given, each rounded to whole steps.
+
+    Attributes:
+      tokens: tokens (text) or samples (classifiers).
+      tokens_per_param: multiples of the scale's non-embedding parameters.
+      flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
+      ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
+        points outside are not planned.
+      max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
+      min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
+    """
+
+    tokens: tuple[PositiveFloat, ...] = ()
+    tokens_per_param: tuple[PositiveFloat, ...] = ()
+    flops: tuple[PositiveFloat, ...] = ()
+    ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
+    max_tokens: PositiveFloat = 1e15
+    min_steps: PositiveInt = 100
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Optimizer:
+    """AdamW or SGD; every combination of rate, decay and seed is a lane of the scale's pack.
+
+    Attributes:
+      learning_rates: peak rates at `Parametrization.base_width`.
+      weight_decays: decoupled, on matrices only; the decay per step is rate x decay whatever the width.
+      batch_size: sequences (text) or samples per step.
+      clip_norm: global-norm clip of the gradient; 0 switches it off.
+      init_scales: factors on the initial standard deviations.
+      spike_policy: "keep" applies every finite update; "skip" drops those whose gradient norm exceeds
+        `spike_factor` x its running mean.
+      max_loss_factor: a training loss above this multiple of ln(vocabulary) has exploded: the lane is diverged.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
+    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
+    init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    batch_size: PositiveInt = 8
+    b1: Fraction = 0.9
+    b2: Fraction = 0.95
+    eps: PositiveFloat = 1e-8
+    momentum: Fraction = 0.9
+    clip_norm: NonNegativeFloat = 1.0
+    spike_policy: Literal["keep", "skip"] = "keep"
+    spike_factor: PositiveFloat = 10.0
+    max_loss_factor: PositiveFloat = 4.0
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Parametrization:
+    """How initialisation and rates follow the width: muP (one rate serves the ladder) or standard."""
+
+    name: Literal["mup", "standard"] = "mup"
+    base_width: PositiveInt = 32
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Schedule:
+    """The learning rate over a run.
+
+    Attributes:
+      name: "wsd" trains one constant-rate trunk per lane and branches a cool-down off it for every budget; "cosine"
+        trains every budget on its own; "constant" reads the budgets off one trunk without cool-down.
+      warmup_steps: linear warm-up from 0.
+      cooldown_fraction: share of each WSD budget spent in its linear cool-down.
+      final_fraction: rate at the end of a decay as a share of the peak; the last update of a decay over k steps is
+        made at (1 - final) / k + final of the peak, never at exactly 0.
+    """
+
+    name: Literal["wsd", "cosine", "constant"] = "wsd"
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Data:
+    """What is trained on.
+
+    Attributes:
+      source: a built-in name, a TFDS name (`lm1b`, `c4/en`, `cifar10`), or a path to a file or folder of one's own.
+      data_dir: where TFDS finds prepared data; default TFDS_DATA_DIR or ~/tensorflow_datasets.
+      split, validation_split: TFDS splits; a source without a validation split is divided by hash.
+      tokenizer: "bytes", "bpe:VOCAB" (trained on the corpus), or a path to a tokenizer.json / sentencepiece model.
+      context: tokens per sequence (text).
+      unique_tokens: cap on distinct training tokens (samples for images), for data-constrained studies.
+      augment: crop and flip images on the device.
+    """
+
+    source: str = "python_sources"
+    data_dir: str | None = None
+    split: str = "train"
+    validation_split: str | None = None
+    tokenizer: str = "bytes"
+    context: PositiveInt = 128
+    unique_tokens: PositiveInt | None = None
+    augment: bool = True
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Evaluation:
+    """Attributes:
+    examples: sequences (text) or samples of the fixed validation set that every run is scored on.
+    batch_size: sequences or samples per evaluation batch.
+    """
+
+    examples: PositiveInt = 1024
+    batch_size: PositiveInt = 64
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class HoldOut:
+    """Runs with at least `cut` x the largest run's FLOPs are kept out of the fit and predicted by it."""
+
+    cut: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Fit:
+    """Attributes:
+    law: a name of `scaling_jax.fitting.laws`.
+    params: which count is N.
+    huber_delta: of the Huber loss on ln(loss).
+    bootstrap: resamples behind the intervals.
+    level: of the intervals.
+    target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+    """
+
+    law: str = "chinchilla"
+    metric: str = "loss"
+    params: Literal["params_total", "params_non_embedding", "params_matmul"] = "params_matmul"
+    huber_delta: PositiveFloat = 1e-3
+    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    target_flops: tuple[PositiveFloat, ...] = ()
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Execution:
+    """How the runs are computed; changes no loss by more than rounding.
+
+    Attributes:
+      compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
+      layout: of the lanes inside a device; "auto" times them once per shape and machine.
+      mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
+      microbatches: the global batch as this many accumulated parts.
+      scan_layers, remat: compile depth once; recompute activations in the backward pass. "auto" by depth and memory.
+      attention: "auto" picks by backend.
+      dispatch_seconds: aimed time of one dispatch, which holds as many steps as fit.
+      checkpoint_seconds: time between checkpoints within a trunk or branch (their ends are always saved).
+      keep_checkpoints: latest checkpoints kept per scale besides branch points and finals.
+    """
+
+    compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
+    mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    microbatches: PositiveInt = 1
+    scan_layers: bool | Literal["auto"] = "auto"
+    remat: bool | Literal["auto"] = "auto"
+    attention: Literal["auto", "xla", "blocked", "cudnn", "splash"] = "auto"
+    dispatch_seconds: PositiveFloat = 2.0
+    checkpoint_seconds: PositiveFloat = 60.0
+    keep_checkpoints: PositiveInt = 2
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Study:
+    """One question: a family, a ladder of scales, their budgets, and how they are trained, held out and fitted.
+
+    Attributes:
+      name: names the default working directory and the pictures.
+      family: an instance of a family of `scaling_jax.models` (or of the user's own), its options set.
+      seeds: each is a lane; a seed fixes initialisation and the order of the data.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    family: Any
+    ladder: Ladder
+    budgets: Budgets
+    optimizer: Optimizer = Optimizer()
+    parametrization: Parametrization = Parametrization()
+    schedule: Schedule = Schedule()
+    data: Data = Data()
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
+    evaluation: Evaluation = Evaluation()
+    hold_out: HoldOut = HoldOut()
+    fit: Fit = Fit()
+    execution: Execution = Execution()
+
+    def to_dict(self) -> dict:
+        """The resolved study as plain JSON types; the family's `name` stands beside its options."""
+        out = dataclasses.asdict(self)
+        out["family"] = {"name": self.family.name, **out["family"]}
+        return json.loads(json.dumps(out))
+
+    def hash(self) -> str:
+        """Content hash of what determines the results: everything but `name`, `execution`, `fit`, `hold_out`."""
+        parts = {k: v for k, v in self.to_dict().items() if k not in ("name", "execution", "fit", "hold_out")}
+        return content_hash(parts)
+
+
+def content_hash(value: Any) -> str:
+    """First 16 hex digits of the sha256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_study(path: str | pathlib.Path, overrides: typing.Sequence[str] = ()) -> Study:
+    """Runs `get_study()` of the Python file at `path` and applies `field.path=value` overrides.
+
+    Raises:
+      UserError: the file is missing, raises, has no `get_study` or returns something else, or an override is wrong.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function"
+        )
+    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"study {str(path)!r} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_study", None)):
+            raise UserError(f"study {str(path)!r} has no function get_study()")
+        study = module.get_study()
+    except UserError:
+        raise
+    except pydantic.ValidationError as error:
+        raise UserError(f"study {str(path)!r}: {describe(error)}") from error
+    except (Exception, SystemExit) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
+    if not isinstance(study, Study):
+        raise UserError(
+            f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
+        )
+    return override(study, overrides)
+
+
+def override(study: Study, assignments: typing.Sequence[str]) -> Study:
+    """`study` with every `field.path=value` applied, each checked against the field's type.
+
+    Raises:
+      UserError: no such field (the nearest names are said) or a value of the wrong type.
+    """
+    for assignment in assignments:
+        path, sep, text = assignment.partition("=")
+        if not sep or not path.strip():
+            raise UserError(f"--set {assignment!r} is not field.path=value")
+        study = _replace(study, path.strip().split("."), _parse(text.strip()), assignment)
+    return study
+
+
+def _parse(text: str) -> Any:
+    """A Python literal where it is one, else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+
+
+def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
+    name, rest = path[0], path[1:]
+    fields = [f.name for f in dataclasses.fields(node)]
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, 3) or fields
+        raise UserError(
+            f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
+        )
+    current = getattr(node, name)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
+        new = _replace(current, rest, value, assignment)
+    elif dataclasses.is_dataclass(current):
+        inner = ", ".join(f.name for f in dataclasses.fields(current))
+        raise UserError(f"--set {assignment!r}: {name!r} is a group; set one of its fields: {inner}")
+    else:
+        hint = typing.get_type_hints(type(node), include_extras=True)[name]
+        # A single value stands for a tuple of one: --set seeds=3.
+        if typing.get_origin(_strip(hint)) is tuple and not isinstance(value, (tuple, list)):
+            value = (value,)
+        try:
+            new = pydantic.TypeAdapter(hint).validate_python(value)
+        except pydantic.ValidationError as error:
+            raise UserError(f"--set {assignment!r}: {describe(error)}") from error
+    try:
+        return dataclasses.replace(node, **{name: new})
+    except pydantic.ValidationError as error:
+        raise UserError(f"--set {assignment!r}: {describe(error)}") from error
+
+
+def _strip(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
+def describe(error: pydantic.ValidationError) -> str:
+    """The first complaint of a pydantic error in one line: field, what is wrong, the offending value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = first.get("input")
+    shown = f" (got {value!r})" if not (isinstance(value, float) and math.isnan(value)) else " (got nan)"
+    return f"{where + ': ' if where else ''}{first['msg']}{shown if len(shown) < 120 else ''}"
