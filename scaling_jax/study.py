@@ -279,9 +279,7 @@ def load_study(path: str | pathlib.Path, overrides: typing.Sequence[str] = ()) -
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise UserError(
-            f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function"
-        )
+        raise UserError(f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function")
     spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"study {str(path)!r} is not a Python file (its name must end in .py)")
