@@ -84,8 +84,9 @@ class Family(Protocol):
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
         """Peak bytes of activations kept for the backward pass of one batch."""
 
-    def build(self, width: int, depth: int, spec: Spec, parametrization: Any, execution: Any) -> Model:
-        """The scale as pure functions; `execution` says dtype, scan, remat and attention."""
+    def build(self, width: int, depth: int, spec: Spec, scaling: Any, execution: Any) -> Model:
+        """The scale as pure functions; `scaling` has the initial scales and rates, `execution` (resolved: nothing
+        "auto") the compute_dtype, scan_layers, remat and attention."""
 
 
 FAMILIES: dict[str, type] = {}

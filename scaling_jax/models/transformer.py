@@ -1,0 +1,233 @@
+"""Decoder-only transformer language models by width and depth.
+
+Pre-norm (RMSNorm), rotary positions, QK-norm, causal attention with heads of a fixed size, an MLP of `mlp_ratio` x the
+width, and an untied output head. Arrays carry their shape in their name: B batch, T tokens, M width, N heads,
+H head_dim, F mlp width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from scaling_jax.models import accounting, attention
+from scaling_jax.models.family import Counts, Model, Spec, register
+from scaling_jax.models.parametrization import HIDDEN, INPUT, OUTPUT, VECTOR, Scaling, normal_init
+
+SCAN_FROM_DEPTH = 8  # above this, compiling the layers once is worth the copies that scanning costs
+LOGITS_CHUNK_BYTES = 64 * 2**20  # float32 logits held at once
+
+
+@register
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """Options of the family; `build` gives one scale.
+
+    Attributes:
+      head_dim: size of every head; the width must be a multiple of it.
+      mlp_ratio: hidden width of the MLP over the width.
+      activation: "relu2" (squared ReLU: as good as GELU, Primer, arXiv:2109.08668, and twice as fast on CPU), "gelu".
+      rope_base: wavelength base of the rotary positions (RoFormer, arXiv:2104.09864).
+    """
+
+    name: ClassVar[str] = "transformer"
+    inputs: ClassVar[str] = "tokens"
+
+    head_dim: int = 32
+    mlp_ratio: int = 4
+    activation: str = "relu2"
+    rope_base: float = 10_000.0
+
+    def __post_init__(self):
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation {self.activation!r} is not one of {', '.join(ACTIVATIONS)}")
+        if self.head_dim <= 0 or self.head_dim % 2:
+            raise ValueError(f"head_dim {self.head_dim} must be positive and even (rotary positions turn pairs)")
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} must be positive")
+
+    def check(self, width: int, depth: int, spec: Spec) -> None:
+        """Raises ValueError when this scale cannot be built."""
+        if width % self.head_dim:
+            raise ValueError(
+                f"width {width} is not divisible by head_dim {self.head_dim}; "
+                f"take a multiple, or set family.head_dim to a divisor of {width}"
+            )
+
+    def counts(self, width: int, depth: int, spec: Spec, causal: bool = True) -> Counts:
+        """Parameters and exact training FLOPs per token; `causal=False` counts attention's full square."""
+        M, F, V = width, self.mlp_ratio * width, spec.vocab_size
+        layer_matmul = M * 3 * M + M * M + M * F + F * M  # qkv, out, up, down
+        layer_vectors = 2 * M + 2 * self.head_dim  # two norms, gains of the QK-norm
+        non_embedding = depth * (layer_matmul + layer_vectors) + M
+        forward = accounting.matmul_flops(depth * layer_matmul + M * V)
+        forward += depth * accounting.attention_flops(spec.context, M, causal)
+        return Counts(
+            params_total=non_embedding + 2 * V * M,
+            params_non_embedding=non_embedding,
+            params_matmul=non_embedding + M * V,
+            flops_per_token=accounting.training_flops(forward),
+        )
+
+    def build(self, width: int, depth: int, spec: Spec, scaling: Scaling, execution: Any) -> Model:
+        """One scale as pure functions; `execution` is resolved (nothing "auto")."""
+        self.check(width, depth, spec)
+        module = Decoder(
+            options=self,
+            width=width,
+            depth=depth,
+            vocab_size=spec.vocab_size,
+            scaling=scaling,
+            dtype=jnp.dtype(execution.compute_dtype),
+            scan_layers=execution.scan_layers,
+            remat=execution.remat,
+            attention=execution.attention,
+        )
+        example = jnp.zeros((1, spec.context), jnp.int32)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
+        rates, decay = scaling.multipliers(shapes, role_of)
+
+        def init(key):
+            return module.init(key, example)["params"]
+
+        def loss(params, batch_BxT1):
+            x_BxTxM, head_MxV = module.apply({"params": params}, batch_BxT1[:, :-1])
+            nats = cross_entropy(x_BxTxM, head_MxV, batch_BxT1[:, 1:])
+            return nats, {}
+
+        return Model(init=init, loss=loss, lr_multipliers=rates, decay_mask=decay)
+
+
+def relu2(x):
+    return jnp.square(jax.nn.relu(x))
+
+
+ACTIVATIONS = {"relu2": relu2, "gelu": jax.nn.gelu}
+
+
+def role_of(path: tuple[str, ...]) -> str:
+    """The parametrisation's role of the array at this path."""
+    return {"embed": INPUT, "head": OUTPUT}.get(path[-1], VECTOR if path[-1].endswith("gain") else HIDDEN)
+
+
+def rms_norm(x, gain):
+    """x / rms(x) * gain over the last axis, in float32, back in x's dtype (Zhang & Sennrich, arXiv:1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
+    return (x32 * scale * gain).astype(x.dtype)
+
+
+def rotary(x_BxTxNxH, base: float):
+    """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H)."""
+    _, T, _, H = x_BxTxNxH.shape
+    angle_TxK = jnp.arange(T)[:, None] * base ** (-jnp.arange(H // 2) * 2.0 / H)[None, :]
+    cos_Tx1xK = jnp.cos(angle_TxK)[:, None].astype(x_BxTxNxH.dtype)
+    sin_Tx1xK = jnp.sin(angle_TxK)[:, None].astype(x_BxTxNxH.dtype)
+    a, b = jnp.split(x_BxTxNxH, 2, axis=-1)
+    return jnp.concatenate([a * cos_Tx1xK - b * sin_Tx1xK, b * cos_Tx1xK + a * sin_Tx1xK], axis=-1)
+
+
+class Block(nn.Module):
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    options: Transformer
+    width: int
+    depth: int
+    scaling: Scaling
+    dtype: Any
+    attention: str
+
+    @nn.compact
+    def __call__(self, x_BxTxM):
+        M, H, F = self.width, self.options.head_dim, self.options.mlp_ratio * self.width
+        B, T, _ = x_BxTxM.shape
+        branch = 1 / math.sqrt(2 * self.depth)  # so that the residual stream does not grow with depth
+
+        def matrix(name, rows, columns, factor=1.0):
+            std = factor * self.scaling.std(HIDDEN, rows)
+            return self.param(name, normal_init(std), (rows, columns), jnp.float32).astype(self.dtype)
+
+        def gain(name, size):
+            return self.param(name, nn.initializers.ones, (size,), jnp.float32)
+
+        h_BxTxM = rms_norm(x_BxTxM, gain("attention_gain", M))
+        qkv_BxTx3NxH = (h_BxTxM @ matrix("qkv", M, 3 * M)).reshape(B, T, 3 * (M // H), H)
+        q_BxTxNxH, k_BxTxNxH, v_BxTxNxH = jnp.split(qkv_BxTx3NxH, 3, axis=2)
+        q_BxTxNxH = rotary(rms_norm(q_BxTxNxH, gain("q_gain", H)), self.options.rope_base)
+        k_BxTxNxH = rotary(rms_norm(k_BxTxNxH, gain("k_gain", H)), self.options.rope_base)
+        out_BxTxM = attention.causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, self.attention).reshape(B, T, M)
+        x_BxTxM += out_BxTxM @ matrix("out", M, M, branch)
+
+        h_BxTxM = rms_norm(x_BxTxM, gain("mlp_gain", M))
+        h_BxTxF = ACTIVATIONS[self.options.activation](h_BxTxM @ matrix("up", M, F))
+        return x_BxTxM + h_BxTxF @ matrix("down", F, M, branch)
+
+
+class Decoder(nn.Module):
+    """Tokens [B, T] -> (final activations [B, T, M], head [M, V]); the loss multiplies them in chunks."""
+
+    options: Transformer
+    width: int
+    depth: int
+    vocab_size: int
+    scaling: Scaling
+    dtype: Any
+    scan_layers: bool
+    remat: bool
+    attention: str
+
+    @nn.compact
+    def __call__(self, tokens_BxT):
+        M, V = self.width, self.vocab_size
+        embed_VxM = self.param("embed", normal_init(self.scaling.std(INPUT, V)), (V, M), jnp.float32)
+        x_BxTxM = embed_VxM[tokens_BxT].astype(self.dtype)
+        block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
+        fields = (self.options, M, self.depth, self.scaling, self.dtype, self.attention)
+        # Explicit names: Linen's automatic ones change under scan and remat, and old checkpoints would not load.
+        if self.scan_layers:
+            stack = nn.scan(
+                lambda module, x, _: (module(x), None),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=self.depth,
+            )
+            x_BxTxM, _ = stack(block(*fields, name="layers"), x_BxTxM, None)
+        else:
+            for i in range(self.depth):
+                x_BxTxM = block(*fields, name=f"layer_{i}")(x_BxTxM)
+        x_BxTxM = rms_norm(x_BxTxM, self.param("final_gain", nn.initializers.ones, (M,), jnp.float32))
+        head_MxV = self.param("head", normal_init(self.scaling.std(OUTPUT, M)), (M, V), jnp.float32)
+        return x_BxTxM, head_MxV.astype(self.dtype)
+
+
+def cross_entropy(x_BxTxM, head_MxV, targets_BxT):
+    """Mean of -ln softmax(x head)[target] in float32, over chunks of tokens so that logits never dominate memory."""
+    B, T, M = x_BxTxM.shape
+    V = head_MxV.shape[1]
+
+    def summed(x_CxM, targets_C):
+        logits_CxV = jnp.einsum("cm,mv->cv", x_CxM, head_MxV, preferred_element_type=jnp.float32)
+        log_z_C = jax.nn.logsumexp(logits_CxV, axis=-1)
+        picked_C = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=-1)[:, 0]
+        return jnp.sum(log_z_C - picked_C)
+
+    x_RxM, targets_R = x_BxTxM.reshape(B * T, M), targets_BxT.reshape(B * T)
+    chunks = _num_chunks(B * T, 4 * V)
+    if chunks == 1:
+        return summed(x_RxM, targets_R) / (B * T)
+    # Recomputed in the backward pass: one chunk of logits is all that ever lives.
+    body = jax.checkpoint(summed)
+    x_KxCxM, targets_KxC = x_RxM.reshape(chunks, -1, M), targets_R.reshape(chunks, -1)
+    total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), (x_KxCxM, targets_KxC))
+    return total / (B * T)
+
+
+def _num_chunks(rows: int, bytes_per_row: int) -> int:
+    """The fewest equal chunks of `rows` whose logits fit LOGITS_CHUNK_BYTES."""
+    wanted = -(-rows * bytes_per_row // LOGITS_CHUNK_BYTES)
+    return next(k for k in range(max(1, wanted), rows + 1) if rows % k == 0)
