@@ -58,15 +58,27 @@ class Model:
 
     Attributes:
       init: key -> params (float32).
-      loss: (params, batch) -> (mean loss in nats, metrics); metrics are means over the batch's tokens or samples.
+      loss: (params, batch) -> (mean loss in nats, metrics), what training minimises (label smoothing and the like
+        included); metrics are means over the batch's tokens or samples.
+      evaluate: (params, batch) -> sums over the batch's tokens or samples, at least `loss_sum` (nats, nothing added to
+        the cross-entropy) and `count`. Batches of a validation set are summed key by key.
+      metrics: those sums over the whole validation set, as NumPy -> floats by name; `loss` (nats per token or sample)
+        is always there.
       lr_multipliers: pytree like params: factor on the peak rate of each array (the parametrisation's).
       decay_mask: pytree like params: True where weight decay applies (matrices).
     """
 
     init: Callable[[Any], PyTree]
     loss: Callable[[PyTree, PyTree], tuple[Any, dict[str, Any]]]
+    evaluate: Callable[[PyTree, PyTree], dict[str, Any]]
+    metrics: Callable[[Mapping[str, Any]], dict[str, float]]
     lr_multipliers: PyTree
     decay_mask: PyTree
+
+
+def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:
+    """`Model.metrics` of a family that has no metric but the loss."""
+    return {"loss": float(sums["loss_sum"]) / float(sums["count"])}
 
 
 class Family(Protocol):

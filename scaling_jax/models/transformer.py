@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from scaling_jax.models import accounting, attention
-from scaling_jax.models.family import Counts, Model, Spec, register
+from scaling_jax.models.family import Counts, Model, Spec, mean_loss, register
 from scaling_jax.models.parametrization import HIDDEN, INPUT, OUTPUT, VECTOR, Scaling, normal_init
 
 SCAN_FROM_DEPTH = 8  # above this, compiling the layers once is worth the copies that scanning costs
@@ -95,12 +95,19 @@ class Transformer:
         def init(key):
             return module.init(key, example)["params"]
 
-        def loss(params, batch_BxT1):
+        def nats(params, batch_BxT1):
             x_BxTxM, head_MxV = module.apply({"params": params}, batch_BxT1[:, :-1])
-            nats = cross_entropy(x_BxTxM, head_MxV, batch_BxT1[:, 1:])
-            return nats, {}
+            return summed_cross_entropy(x_BxTxM, head_MxV, batch_BxT1[:, 1:]), batch_BxT1[:, 1:].size
 
-        return Model(init=init, loss=loss, lr_multipliers=rates, decay_mask=decay)
+        def loss(params, batch_BxT1):
+            total, count = nats(params, batch_BxT1)
+            return total / count, {}
+
+        def evaluate(params, batch_BxT1):
+            total, count = nats(params, batch_BxT1)
+            return {"loss_sum": total, "count": jnp.int32(count)}
+
+        return Model(init=init, loss=loss, evaluate=evaluate, metrics=mean_loss, lr_multipliers=rates, decay_mask=decay)
 
 
 def relu2(x):
@@ -205,8 +212,8 @@ class Decoder(nn.Module):
         return x_BxTxM, head_MxV.astype(self.dtype)
 
 
-def cross_entropy(x_BxTxM, head_MxV, targets_BxT):
-    """Mean of -ln softmax(x head)[target] in float32, over chunks of tokens so that logits never dominate memory."""
+def summed_cross_entropy(x_BxTxM, head_MxV, targets_BxT):
+    """Sum of -ln softmax(x head)[target] in float32, over chunks of tokens so that logits never dominate memory."""
     B, T, M = x_BxTxM.shape
     V = head_MxV.shape[1]
 
@@ -219,12 +226,12 @@ def cross_entropy(x_BxTxM, head_MxV, targets_BxT):
     x_RxM, targets_R = x_BxTxM.reshape(B * T, M), targets_BxT.reshape(B * T)
     chunks = _num_chunks(B * T, 4 * V)
     if chunks == 1:
-        return summed(x_RxM, targets_R) / (B * T)
+        return summed(x_RxM, targets_R)
     # Recomputed in the backward pass: one chunk of logits is all that ever lives.
     body = jax.checkpoint(summed)
     x_KxCxM, targets_KxC = x_RxM.reshape(chunks, -1, M), targets_R.reshape(chunks, -1)
     total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), (x_KxCxM, targets_KxC))
-    return total / (B * T)
+    return total
 
 
 def _num_chunks(rows: int, bytes_per_row: int) -> int:
