@@ -1,0 +1,116 @@
+"""Which window of the data stands where in training: a pure function of (seed, step), with no state to save.
+
+A flat array of tokens is cut into non-overlapping windows: window i covers tokens [i T, i T + T], T + 1 of them, the
+last being the target of the one before. Every epoch visits every window once, in an order of its own. For images a
+window is an image.
+
+grain's `index_shuffle` computes the same kind of permutation one index per call; batches are gathered on the device by
+whole tables of indices, so the permutation here is vectorised (and needs no memory either).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROUNDS = 8
+
+
+def count_windows(num_tokens: int, context: int) -> int:
+    """Windows of `context` tokens and their shifted targets that fit into `num_tokens`."""
+    return max(0, (num_tokens - 1) // context)
+
+
+def window_starts(seed: int, first_step: int, num_steps: int, batch_size: int, num_windows: int) -> np.ndarray:
+    """Windows of the batches of steps first_step .. first_step + num_steps - 1.
+
+    Position b of step s is number g = s batch_size + b of an endless sequence whose every run of `num_windows` is a
+    permutation of all windows: g // num_windows is its epoch. Any step is computed without those before it.
+
+    Args:
+      seed: of the order; each epoch of each seed has its own.
+      first_step: step of row 0.
+      num_steps: rows.
+      batch_size: columns.
+      num_windows: windows there are (`Dataset.num_train_windows`).
+
+    Returns:
+      Window numbers (window i starts at token i x context), int32 [num_steps, batch_size]; int64 beyond 2^31 windows.
+
+    Raises:
+      ValueError: a size below 1 or a negative seed or step.
+    """
+    if min(num_steps, batch_size, num_windows) < 1 or min(seed, first_step) < 0:
+        raise ValueError(
+            f"need num_steps, batch_size, num_windows >= 1 and seed, first_step >= 0, got "
+            f"{num_steps=}, {batch_size=}, {num_windows=}, {seed=}, {first_step=}"
+        )
+    first, count = first_step * batch_size, num_steps * batch_size
+    out = np.empty(count, np.int32 if num_windows <= 2**31 else np.int64)
+    done = 0
+    while done < count:
+        epoch, position = divmod(first + done, num_windows)
+        take = min(count - done, num_windows - position, 1 << 16)  # blocks that stay in the processor's cache
+        out[done : done + take] = _permuted(seed, epoch, position, take, num_windows)
+        done += take
+    return out.reshape(num_steps, batch_size)
+
+
+def epochs(step: int, batch_size: int, num_windows: int) -> float:
+    """Epochs of the data seen after `step` steps, exactly: 1.0 is every window once."""
+    return step * batch_size / num_windows
+
+
+def validation_windows(num_windows: int, examples: int) -> np.ndarray:
+    """The fixed set every run is scored on: `examples` windows evenly spaced over all of them, or all if fewer.
+
+    Returns:
+      Window numbers, ascending and distinct, int32 [min(examples, num_windows)] (int64 beyond 2^31 windows).
+    """
+    count = min(examples, num_windows)
+    starts = np.arange(count, dtype=np.int64) * num_windows // max(count, 1)
+    return starts.astype(np.int32 if num_windows <= 2**31 else np.int64)
+
+
+def gather(tokens, starts, context: int):
+    """Windows `starts` of a flat device-resident array of tokens; to be called under `jax.jit`.
+
+    Args:
+      tokens: unsigned integers [num_tokens].
+      starts: window numbers [...], from `window_starts` or `validation_windows`.
+      context: T, static.
+
+    Returns:
+      int32 [..., T + 1]: inputs are [..., :-1], targets [..., 1:].
+
+    Raises:
+      ValueError: the array is too long for 32-bit offsets; such data is streamed instead.
+    """
+    import jax.numpy as jnp
+
+    if tokens.shape[0] > 2**31 - 1:
+        raise ValueError(f"{tokens.shape[0]} tokens on one device exceed 32-bit offsets: use `stream`")
+    offsets = jnp.asarray(starts, jnp.int32)[..., None] * context + jnp.arange(context + 1, dtype=jnp.int32)
+    return tokens.at[offsets].get(mode="promise_in_bounds").astype(jnp.int32)
+
+
+def _permuted(seed: int, epoch: int, position: int, count: int, size: int) -> np.ndarray:
+    """Elements position .. position + count - 1 of the permutation of range(size) that (seed, epoch) names."""
+    bits = max(1, (size - 1).bit_length())
+    dtype = np.uint32 if bits <= 32 else np.uint64
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(2 * ROUNDS, dtype)
+    values = _mix(np.arange(position, position + count, dtype=dtype), keys, bits)
+    # Cycle walking: what falls beyond `size` is mixed again until it falls inside; bits are tight, so half do at worst.
+    outside = np.flatnonzero(values >= size)
+    while outside.size:
+        values[outside] = _mix(values[outside], keys, bits)
+        outside = outside[values[outside] >= size]
+    return values
+
+
+def _mix(x: np.ndarray, keys: np.ndarray, bits: int) -> np.ndarray:
+    """A bijection of the integers below 2^bits: rounds of xor-shift and odd multiply-add, each invertible."""
+    mask, shift = x.dtype.type((1 << bits) - 1), x.dtype.type((bits + 1) // 2)
+    for add, multiply in keys.reshape(ROUNDS, 2):
+        x = (x + add) * (multiply | x.dtype.type(1)) & mask
+        x ^= x >> shift
+    return x

@@ -1,0 +1,147 @@
+"""Where materialised arrays are kept: one folder per source, made once, atomically, and checked when it is opened."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from scaling_jax.errors import UserError
+
+Progress = Callable[[str, int, int | None], None]
+
+FORMAT = 1
+EDGE = 64 * 1024
+
+
+def silent(what: str, done: int, total: int | None) -> None:
+    """Progress for nobody."""
+
+
+def root(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
+    """The cache folder: `cache_dir`, else $SCALING_JAX_CACHE, else ~/.cache/scaling_jax."""
+    chosen = cache_dir or os.environ.get("SCALING_JAX_CACHE") or "~/.cache/scaling_jax"
+    return pathlib.Path(chosen).expanduser()
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One materialised source: its folder, what is known of it (`meta.json`) and its arrays by name, mapped."""
+
+    key: str
+    directory: pathlib.Path
+    meta: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+def open_entry(directory: pathlib.Path, verify: bool = False) -> Entry:
+    """Maps the arrays of an existing folder.
+
+    Sizes and the first and last 64 kB of every file are always compared with what was written; the whole contents
+    when `verify` is set or a file has another modification time than it was left with.
+
+    Raises:
+      UserError: an array is missing, truncated or altered.
+    """
+    meta = json.loads((directory / "meta.json").read_text())
+    arrays = {}
+    for name, part in meta["files"].items():
+        path = directory / f"{name}.bin"
+        way_out = f"remove it with `scaling-jax data clear {directory.name}`; the next run makes it anew"
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            raise UserError(f"cached data {str(path)!r} is missing: {way_out}") from None
+        if stat.st_size != part["bytes"]:
+            raise UserError(f"cached data {str(path)!r} has {stat.st_size} bytes, not {part['bytes']}: {way_out}")
+        touched = stat.st_mtime_ns != part["mtime_ns"]
+        whole = (verify or touched) and file_sha256(path) != part["sha256"]
+        if whole or edges_sha256(path) != part["edges_sha256"]:
+            raise UserError(f"cached data {str(path)!r} was altered (its checksum differs): {way_out}")
+        if touched:
+            # Copied, not altered: note it, so that the next opening is fast again.
+            with contextlib.suppress(OSError):
+                os.utime(path, ns=(stat.st_atime_ns, part["mtime_ns"]))
+        arrays[name] = np.memmap(path, part["dtype"], mode="r", shape=tuple(part["shape"]))
+    return Entry(directory.name, directory, meta, arrays)
+
+
+def describe_file(path: pathlib.Path, dtype: Any, shape: tuple[int, ...], sha256: str) -> dict[str, Any]:
+    """The record of one array file in `meta.json`."""
+    stat = path.stat()
+    return {
+        "dtype": np.dtype(dtype).name,
+        "shape": list(shape),
+        "bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+        "sha256": sha256,
+        "edges_sha256": edges_sha256(path),
+    }
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """sha256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def edges_sha256(path: pathlib.Path) -> str:
+    """sha256 of the first and last 64 kB of a file."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(file.read(EDGE))
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - EDGE))
+        digest.update(file.read(EDGE))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.Path | None]:
+    """Gives one process at a time a fresh folder that becomes `directory` when the block ends without an error.
+
+    Yields None when another process has made `directory` in the meantime.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.with_name(directory.name + ".lock"), on_progress):
+        if (directory / "meta.json").exists():
+            yield None
+            return
+        partial = directory.with_name(directory.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        shutil.rmtree(directory, ignore_errors=True)
+        os.replace(partial, directory)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, on_progress: Progress) -> Iterator[None]:
+    """Holds an advisory lock that ends with the process, however it ends."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_progress("waiting for another process that prepares the same data", 0, None)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_meta(directory: pathlib.Path, meta: dict[str, Any]) -> None:
+    """Writes `meta.json`, the last file of a folder."""
+    with open(directory / "meta.json", "w") as file:
+        json.dump(meta | {"format": FORMAT}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
