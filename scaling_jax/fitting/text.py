@@ -1,0 +1,36 @@
+"""Numbers and tables as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
+def short(value: float) -> str:
+    """Three figures and a suffix: 7.397e10 -> "74.0B"; beyond 1e15 or below 1 in scientific notation."""
+    value = float(value)
+    if not np.isfinite(value):
+        return str(value)
+    for scale, suffix in _SUFFIXES:
+        if 0.9995 * scale <= abs(value) < 1e15:
+            return f"{_three(value / scale)}{suffix}"
+    return _three(value) if 0.9995 <= abs(value) < 1e3 else f"{value:.3g}"
+
+
+def _three(value: float) -> str:
+    whole = len(str(int(abs(value))))
+    return f"{value:.{max(3 - whole, 0)}f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+    """Aligned columns: the first to the left, the others to the right."""
+    cells = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        indent + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        for row in cells
+    ]
+    return "\n".join(line.rstrip() for line in lines)
