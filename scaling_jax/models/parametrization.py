@@ -1,16 +1,20 @@
 """How initial scales and learning rates follow the width.
 
-muP (Yang & Hu 2021, arXiv:2011.14522; Table 8 of Yang et al. 2022, arXiv:2203.03466, the Adam column) keeps the size of
-every layer's update independent of width, so that a rate tuned on a small scale serves the whole ladder:
+muP (Yang & Hu 2021, arXiv:2011.14522; Table 3 of Yang et al. 2022, arXiv:2203.03466, i.e. without multipliers in the
+forward pass) keeps the size of every layer's update independent of width, so that a rate tuned on a small scale serves
+the whole ladder:
 
-  role     initial std        rate (Adam)          rate (SGD)
-  input    1                  1                    width / base
-  hidden   1 / sqrt(fan_in)   base / width         1
-  output   0                  base / width         1
-  vector   -                  1                    width / base
+  role        initial std        rate (Adam)      rate (SGD)     what it is
+  embedding   1                  1                width / base   lookup table: one active input
+  input       1 / sqrt(fan_in)   1                width / base   fixed inputs -> width
+  hidden      1 / sqrt(fan_in)   base / width     1              width -> width
+  output      0                  base / width     base / width   width -> fixed outputs
+  vector      -                  1                width / base   biases, gains: one entry per channel
+  scalar      -                  1                1              entries that all channels share
 
-Rates are factors on the peak rate, equal to 1 at `base_width` in every role. The output layer starts at zero, so that
-the first loss is ln(vocabulary) at every width. `standard` gives fan-in initialisation and one rate for all.
+Rates are factors on the peak rate, equal to 1 at `base_width` in every role. fan_in of a convolution is its window
+times its input channels. The output layer starts at zero, so that the first loss is ln(classes) at every width.
+`standard` gives fan-in initialisation (0.02 for embeddings) and one rate for all.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from typing import Any
 
 import jax
 
-INPUT, HIDDEN, OUTPUT, VECTOR = "input", "hidden", "output", "vector"
+EMBEDDING, INPUT, HIDDEN, OUTPUT, VECTOR, SCALAR = "embedding", "input", "hidden", "output", "vector", "scalar"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Scaling:
     optimizer: str = "adamw"
 
     def std(self, role: str, fan_in: int) -> float:
-        """Initial standard deviation of a matrix with `fan_in` inputs."""
-        if role == INPUT:
+        """Initial standard deviation of an array whose outputs sum `fan_in` inputs each."""
+        if role == EMBEDDING:
             return 1.0 if self.name == "mup" else 0.02
         if role == OUTPUT and self.name == "mup":
             return 0.0
@@ -51,15 +55,17 @@ class Scaling:
 
     def lr_multiplier(self, role: str) -> float:
         """Factor on the peak rate of an array of this role."""
-        if self.name == "standard":
+        if self.name == "standard" or role == SCALAR:
             return 1.0
         ratio = self.base_width / self.width
+        if role == OUTPUT:
+            return ratio
         if self.optimizer == "sgd":
-            return 1.0 / ratio if role in (INPUT, VECTOR) else 1.0
-        return ratio if role in (HIDDEN, OUTPUT) else 1.0
+            return 1.0 if role == HIDDEN else 1.0 / ratio
+        return ratio if role == HIDDEN else 1.0
 
     def multipliers(self, shapes: Any, role_of: Callable[[tuple[str, ...]], str]) -> tuple[Any, Any]:
-        """(lr_multipliers, decay_mask): pytrees like `shapes`; decay is on everything but vectors and inputs.
+        """(lr_multipliers, decay_mask): pytrees like `shapes`; decay is on what multiplies activations.
 
         Args:
           shapes: pytree of arrays or ShapeDtypeStructs.
@@ -70,7 +76,7 @@ class Scaling:
             return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
 
         rates = jax.tree_util.tree_map_with_path(lambda p, _: self.lr_multiplier(role_of(names(p))), shapes)
-        decay = jax.tree_util.tree_map_with_path(lambda p, _: role_of(names(p)) in (HIDDEN, OUTPUT), shapes)
+        decay = jax.tree_util.tree_map_with_path(lambda p, _: role_of(names(p)) in (INPUT, HIDDEN, OUTPUT), shapes)
         return rates, decay
 
 

@@ -17,9 +17,8 @@ import jax.numpy as jnp
 
 from scaling_jax.models import accounting, attention
 from scaling_jax.models.family import Counts, Model, Spec, mean_loss, register
-from scaling_jax.models.parametrization import HIDDEN, INPUT, OUTPUT, VECTOR, Scaling, normal_init
+from scaling_jax.models.parametrization import EMBEDDING, HIDDEN, OUTPUT, SCALAR, VECTOR, Scaling, normal_init
 
-SCAN_FROM_DEPTH = 8  # above this, compiling the layers once is worth the copies that scanning costs
 LOGITS_CHUNK_BYTES = 64 * 2**20  # float32 logits held at once
 
 
@@ -74,6 +73,17 @@ class Transformer:
             flops_per_token=accounting.training_flops(forward),
         )
 
+    def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
+        """Estimated peak bytes of activations of one batch, about XLA's own figure; `execution` is resolved."""
+        M, F, T = width, self.mlp_ratio * width, spec.context
+        size = jnp.dtype(execution.compute_dtype).itemsize
+        token_layer = 4 * 4 * M + size * (9 * M + 4 * F)  # norms are float32; qkv, turned and not; MLP before and after
+        if execution.attention in ("xla", "blocked"):  # the others never hold the scores
+            token_layer += 2 * 4 * T * (M // self.head_dim)
+        kept = depth * token_layer if not execution.remat else depth * size * M + token_layer
+        logits = 3 * min(LOGITS_CHUNK_BYTES, 4 * batch_size * T * spec.vocab_size)
+        return batch_size * T * kept + logits
+
     def build(self, width: int, depth: int, spec: Spec, scaling: Scaling, execution: Any) -> Model:
         """One scale as pure functions; `execution` is resolved (nothing "auto")."""
         self.check(width, depth, spec)
@@ -117,9 +127,17 @@ def relu2(x):
 ACTIVATIONS = {"relu2": relu2, "gelu": jax.nn.gelu}
 
 
+ROLES = {
+    "embed": EMBEDDING,
+    "head": OUTPUT,
+    **dict.fromkeys(("attention_gain", "mlp_gain", "final_gain"), VECTOR),
+    **dict.fromkeys(("q_gain", "k_gain"), SCALAR),  # shared by all heads
+}
+
+
 def role_of(path: tuple[str, ...]) -> str:
     """The parametrisation's role of the array at this path."""
-    return {"embed": INPUT, "head": OUTPUT}.get(path[-1], VECTOR if path[-1].endswith("gain") else HIDDEN)
+    return ROLES.get(path[-1], HIDDEN)
 
 
 def rms_norm(x, gain):
@@ -191,7 +209,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, tokens_BxT):
         M, V = self.width, self.vocab_size
-        embed_VxM = self.param("embed", normal_init(self.scaling.std(INPUT, V)), (V, M), jnp.float32)
+        embed_VxM = self.param("embed", normal_init(self.scaling.std(EMBEDDING, V)), (V, M), jnp.float32)
         x_BxTxM = embed_VxM[tokens_BxT].astype(self.dtype)
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
         fields = (self.options, M, self.depth, self.scaling, self.dtype, self.attention)
