@@ -1,0 +1,3 @@
+from scaling_jax.cli import entry
+
+entry()

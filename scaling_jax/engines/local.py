@@ -1,0 +1,126 @@
+"""Packs on this process's devices: longest first, side by side where one pack does not fill them."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from scaling_jax.models import Scaling
+from scaling_jax.plan import Pack
+from scaling_jax.results import Records
+from scaling_jax.study import Study
+from scaling_jax.training import device
+from scaling_jax.training.checkpoint import PackCheckpoints
+from scaling_jax.training.lanes import LaneProgram, make_mesh
+from scaling_jax.training.layout import choose_layout
+from scaling_jax.training.loop import PackTrainer, Progress, buffer_steps
+
+
+def train_packs(
+    packs: Sequence[Pack],
+    study: Study,
+    feed: Any,
+    records: Records,
+    common: dict[str, Any],
+    should_stop: Callable[[int], bool],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Trains every pack to its last result.
+
+    A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
+    devices are independent, so neither changes the other's losses.
+
+    Raises:
+      Preempted: told to stop; every pack under way has saved.
+      Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
+    """
+    waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
+    free = list(jax.devices())
+    turn = threading.Condition()
+    errors: list[BaseException] = []
+
+    def stop(step: int) -> bool:
+        return bool(errors) or should_stop(step)
+
+    def work(pack: Pack, devices: list[Any]) -> None:
+        try:
+            train_pack(pack, study, feed, records, common, devices, stop, on_progress)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            with turn:
+                free.extend(devices)
+                turn.notify_all()
+
+    threads = []
+    with turn:
+        while waiting and not errors:
+            taken = None
+            for pack in waiting:  # the longest that fits
+                need = devices_wanted(pack, study, jax.device_count())
+                if need <= len(free):
+                    taken = pack
+                    break
+            if taken is None:
+                turn.wait(0.5)  # wakes for signals, too
+                continue
+            waiting.remove(taken)
+            free.sort(key=lambda d: d.id)
+            devices, free[:need] = free[:need], []
+            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.scale))
+            threads[-1].start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.5)
+    if errors:
+        raise errors[0]
+
+
+def devices_wanted(pack: Pack, study: Study, available: int) -> int:
+    """Devices one pack uses: the study's mesh, else one per lane as far as they go."""
+    if study.execution.mesh:
+        run, data, fsdp = study.execution.mesh
+        return run * data * fsdp
+    return min(len(pack.lanes), available)
+
+
+def train_pack(
+    pack: Pack,
+    study: Study,
+    feed: Any,
+    records: Records,
+    common: dict[str, Any],
+    devices: Sequence[Any],
+    should_stop: Callable[[int], bool],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Trains one pack on these devices."""
+    head_dim = getattr(study.family, "head_dim", None)
+    execution = device.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
+    scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
+    model = study.family.build(pack.width, pack.depth, feed.spec, scaling, execution)
+    mesh = make_mesh(devices, study.execution.mesh or (len(devices), 1, 1))
+
+    def program(layout: str, steps: int) -> LaneProgram:
+        resolved = dataclasses.replace(execution, layout=layout)
+        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
+
+    layout = choose_layout(execution, pack, study, mesh, records, program)
+    checkpoints = PackCheckpoints(records.root / "checkpoints" / pack.scale, study.execution.keep_checkpoints)
+    try:
+        PackTrainer(
+            pack,
+            study,
+            program(layout, buffer_steps(pack, study)),
+            records,
+            checkpoints,
+            common,
+            should_stop,
+            on_progress,
+        ).run()
+    finally:
+        checkpoints.close()

@@ -1,0 +1,112 @@
+"""What the machine is: backend, devices, peak FLOP/s, and how "auto" settings resolve on it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+
+import scaling_jax
+from scaling_jax.models import attention
+from scaling_jax.models.family import Spec
+from scaling_jax.study import Execution
+
+# Dense bf16 matmul peak of one chip (vendors' data sheets), by a part of jax's device_kind.
+KNOWN_PEAKS = {
+    "TPU v2": 45e12,
+    "TPU v3": 123e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "A10": 125e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+SCAN_FROM_DEPTH = 8  # deeper than this, compiling one layer and scanning is worth the copies that scanning costs
+REMAT_FROM_WIDTH = 512  # wider than this, activations rather than arithmetic are what runs out on an accelerator
+
+
+def use_cpu_devices(count: int | None = None) -> None:
+    """Makes every core a CPU device (before JAX starts), which beats one device that splits small matmuls over cores.
+
+    Args:
+      count: devices; None is one per core this process may use, unless the user set XLA_FLAGS or the config already.
+    """
+    if count is None:
+        if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+            return
+        if jax.config.jax_num_cpu_devices > 0:
+            return
+        count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", count)
+
+
+@functools.cache
+def peak_flops() -> tuple[float, str]:
+    """(peak FLOP/s of all devices together, how it is known): the table for known chips, else a measured matmul."""
+    kind, count = jax.devices()[0].device_kind, jax.device_count()
+    for name, flops in KNOWN_PEAKS.items():
+        if name.lower() in kind.lower():
+            return flops * count, f"{count} x {kind}, table"
+    return _measured_matmul(), f"{jax.default_backend()} float32 matmul, measured"
+
+
+def _measured_matmul(size: int = 1024, seconds: float = 0.3) -> float:
+    """Best FLOP/s of a float32 matmul; on CPU one call already uses every core."""
+    a = jnp.ones((size, size), jnp.float32)
+    matmul = jax.jit(lambda x: x @ x).lower(a).compile()
+    matmul(a).block_until_ready()
+    best, begin = 0.0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        matmul(a).block_until_ready()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def describe() -> str:
+    """Devices in words, for records: "cpu x2"."""
+    kind = jax.devices()[0].device_kind
+    return f"{kind} x{jax.device_count()}"
+
+
+def resolve(execution: Execution, width: int, depth: int, spec: Spec, head_dim: int | None) -> Execution:
+    """`execution` with every "auto" but the layout decided for this scale on this backend."""
+    backend = jax.default_backend()
+    dtype = execution.compute_dtype
+    if dtype == "auto":
+        dtype = "float32" if backend == "cpu" else "bfloat16"
+    scan = depth >= SCAN_FROM_DEPTH if execution.scan_layers == "auto" else execution.scan_layers
+    remat = backend != "cpu" and width >= REMAT_FROM_WIDTH if execution.remat == "auto" else execution.remat
+    kernel = execution.attention
+    if kernel == "auto":
+        kernel = attention.pick(backend, spec.context, head_dim, jnp.dtype(dtype)) if head_dim else "xla"
+    return dataclasses.replace(execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel)
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and a hash of what computes a loss: models, data, training."""
+    package = pathlib.Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for room in ("models", "data", "training"):
+        for path in sorted((package / room).glob("*.py")):
+            digest.update(path.read_bytes())
+    return f"{scaling_jax.__version__}+{digest.hexdigest()[:8]}"

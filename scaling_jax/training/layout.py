@@ -1,0 +1,88 @@
+"""Which layout the lanes of a device take: measured once per shape and machine, recorded, and kept on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import logging
+
+from scaling_jax.plan import Pack, phases
+from scaling_jax.results import Records, as_path, write_atomic
+from scaling_jax.study import Execution, Study, content_hash
+from scaling_jax.training import device
+from scaling_jax.training.lanes import LaneProgram
+
+LAYOUTS = ("vmap", "map", "sequential")
+TRIAL_SECONDS = 1.0
+
+
+def choose_layout(
+    execution: Execution,
+    pack: Pack,
+    study: Study,
+    mesh: jax.sharding.Mesh,
+    records: Records,
+    program: Callable[[str, int], LaneProgram],
+) -> str:
+    """The layout recorded in the workdir, else the study's, else the fastest in a short timed trial.
+
+    A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training.
+    """
+    path = records.root / "checkpoints" / f"{pack.scale}.layout.json"
+    if path.exists():
+        return json.loads(path.read_text())["layout"]
+    if execution.layout != "auto":
+        layout, seconds = execution.layout, {}
+    elif len(pack.lanes) <= mesh.shape["run"]:
+        layout, seconds = "map", {}  # one lane a device: all layouts are the same program
+    else:
+        layout, seconds = _trial(execution, pack, study, mesh, program)
+    write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": seconds}))
+    return layout
+
+
+def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]]:
+    """(fastest layout, seconds per step of each), from the machine's cache when this shape was tried before."""
+    key = content_hash(
+        {
+            "family": study.to_dict()["family"],
+            "shape": [pack.width, pack.depth, pack.batch_size, pack.tokens_per_step, len(pack.lanes)],
+            "mesh": dict(mesh.shape),
+            "device": device.describe(),
+            "dtype": execution.compute_dtype,
+            "optimizer": study.optimizer.name,
+        }
+    )
+    cache = as_path(cache_folder() / "layouts" / f"{key}.json")
+    if cache.exists():
+        seconds = json.loads(cache.read_text())
+    else:
+        seconds = {layout: _time(program(layout, 16), study, pack) for layout in LAYOUTS}
+        write_atomic(cache, json.dumps(seconds))
+        shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
+        logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.scale, len(pack.lanes), shown)
+    return min(seconds, key=seconds.get), seconds
+
+
+def _time(trial: LaneProgram, study: Study, pack: Pack) -> float:
+    """Best seconds per step over chunks of a few steps."""
+    hparams = trial.hparams(phases(study.schedule, pack.budgets)[0])
+    states, best, begin = trial.init(), float("inf"), time.monotonic()
+    while best == float("inf") or time.monotonic() - begin < TRIAL_SECONDS:
+        start = time.perf_counter()
+        states, losses = trial.train(states, hparams, 0, 8)
+        jax.block_until_ready(losses)
+        best = min(best, (time.perf_counter() - start) / 8)
+    return best
+
+
+def cache_folder() -> pathlib.Path:
+    """$SCALING_JAX_CACHE or ~/.cache/scaling_jax."""
+    default: Any = pathlib.Path.home() / ".cache" / "scaling_jax"
+    return pathlib.Path(os.environ.get("SCALING_JAX_CACHE", default))
