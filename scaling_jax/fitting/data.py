@@ -1,0 +1,147 @@
+"""The numbers a person hands in, checked and turned to float64; every refusal quotes the value and the way out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import DataError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked data: inputs {name: (n,)}, y (n,), weights (n,), clusters (n,) integers or None."""
+
+    inputs: dict
+    y: np.ndarray
+    weights: np.ndarray
+    clusters: np.ndarray | None
+
+
+def column(values, name, length=None, like=None):
+    """One column as a float64 vector. Raises DataError when it is text, not one-dimensional or of another length."""
+    if isinstance(values, str):
+        raise DataError(f"{name} is the text {values!r}; give numbers, or a column of them.")
+    array = np.asarray(values)
+    if array.dtype.kind in "OUSMm" or array.dtype.kind == "c":
+        try:
+            if array.dtype.kind in "USMmc":
+                raise ValueError
+            if any(isinstance(v, (str, bytes)) for v in array.ravel()):
+                raise ValueError
+            array = array.astype(np.float64)  # pandas' nullable columns and None
+        except (TypeError, ValueError):
+            bad = next((i for i, v in enumerate(array.ravel()) if not _is_number(v)), 0)
+            raise DataError(
+                f"{name} is not numeric: {array.ravel()[bad]!r} at row {bad}. Convert the column to numbers first."
+            ) from None
+    array = array.astype(np.float64)
+    if array.ndim != 1:
+        raise DataError(f"{name} has shape {array.shape}; give one value per row, a 1-d array.")
+    if length is not None and len(array) != length:
+        raise DataError(f"{name} has {len(array)} values but {like} has {length}; columns must have one length.")
+    return array
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, complex)
+
+
+def inputs_of(law, data):
+    """The law's inputs from a dict, a DataFrame or (for a law of one input) a plain array."""
+    if not (isinstance(data, Mapping) or hasattr(data, "columns")):
+        if len(law.inputs) == 1:
+            data = {law.inputs[0]: data}
+        else:
+            example = ", ".join(f'"{k}": {k}' for k in law.inputs)
+            raise DataError(
+                f"{law.name!r} reads {', '.join(law.inputs)}: give a dict {{{example}}} or a DataFrame with these "
+                f"columns, not {type(data).__name__}."
+            )
+    columns = list(data.columns if hasattr(data, "columns") else data)
+    missing = [k for k in law.inputs if k not in columns]
+    if missing:
+        raise DataError(
+            f"{law.name!r} needs the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
+            f"there {'are' if len(columns) != 1 else 'is'} {', '.join(map(repr, columns)) or 'none'}. Rename, e.g. "
+            f'{{"{missing[0]}": data["{columns[0] if columns else "..."}"]}}.'
+        )
+    inputs, first = {}, law.inputs[0]
+    for k in law.inputs:
+        length = len(inputs[first]) if inputs else None
+        inputs[k] = column(data[k], k, length, first)
+    return inputs
+
+
+def read(law, data, y, weights, clusters, objective, free):
+    """Checks everything that `fitting.fit` is given. Raises DataError."""
+    inputs = inputs_of(law, data)
+    first = law.inputs[0]
+    n = len(inputs[first])
+    if isinstance(y, str) and y in data:
+        y = data[y]
+    y = column(y, "y", n, first)
+    if n == 0:
+        raise DataError("There are no rows to fit.")
+    for k, v in inputs.items():
+        _require(np.isfinite(v), v, k, "must be finite", "drop or repair the row")
+        if law.positive:
+            _require(v > 0, v, k, "must be positive", "drop the row, or correct its unit")
+    _require(np.isfinite(y), y, "y", "must be finite", "drop the row: a diverged run has no place in a fit")
+    if objective.log:
+        _require(
+            y + objective.shift > 0,
+            y,
+            "y",
+            f"must be positive for {objective}",
+            "drop the row or use LeastSquares() on y itself",
+        )
+    weights = np.ones(n) if weights is None else column(weights, "weights", n, first)
+    _require(
+        np.isfinite(weights) & (weights >= 0),
+        weights,
+        "weights",
+        "must be zero or positive",
+        "use 0 to leave a row out",
+    )
+    if not weights.any():
+        raise DataError("weights are all zero: nothing is left to fit.")
+    if clusters is not None:
+        clusters = np.asarray(clusters)
+        if clusters.shape != (n,):
+            raise DataError(f"clusters has shape {clusters.shape}; give one label per row, {n} of them.")
+        clusters = np.unique(clusters, return_inverse=True)[1]
+    _require_enough(law, inputs, weights, free)
+    return Rows(inputs, y, weights, clusters)
+
+
+def _require(good, values, name, rule, way_out):
+    if not good.all():
+        rows = np.flatnonzero(~good)
+        more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+        raise DataError(f"{name} = {values[rows[0]]:g} at row {rows[0]}{more}: {name} {rule}; {way_out}.")
+
+
+def _require_enough(law, inputs, weights, free):
+    used = weights > 0
+    table = np.stack([v[used] for v in inputs.values()], axis=1)
+    distinct = len(np.unique(table, axis=0))
+    if distinct < len(free):
+        raise DataError(
+            f"{distinct} different points for {len(free)} parameters ({', '.join(free)}) of {law.name!r}: add points, "
+            "fix parameters (fixed=) or choose a smaller law."
+        )
+    if law.custom or len(free) < len(law.params):
+        return
+    for k, v in zip(inputs, table.T):
+        if k not in law.may_be_constant and np.all(v == v[0]):
+            raise DataError(
+                f"All {len(v)} points have {k} = {v[0]:g}: {law.name!r} cannot learn how y depends on {k}. Vary {k}, "
+                f"fix its parameters (fixed=), or fit a law without {k}."
+            )
+
+
+def duplicates(inputs, y):
+    """How many rows repeat an earlier one exactly."""
+    table = np.stack([*inputs.values(), y], axis=1)
+    return len(y) - len(np.unique(table, axis=0))

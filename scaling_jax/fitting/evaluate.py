@@ -1,0 +1,223 @@
+"""A law, written once in `jax.numpy`, evaluated in NumPy float64 with JAX's own exact derivatives.
+
+JAX traces the law for *one* data point (all arguments are scalars) and differentiates that trace; the resulting
+list of elementary operations is then replayed with NumPy on whole arrays, where broadcasting supplies both the
+points and the batch of parameter vectors. Tracing starts no JAX backend, so a fit takes no accelerator, does not
+compile, and is float64 whatever the caller's configuration. A law that uses an operation not listed here (loops,
+vectors inside the law) is run by JAX itself on the CPU instead.
+"""
+
+import operator
+from functools import partial
+
+import jax
+import numpy as np
+from jax.extend.core import Literal
+
+
+def _special(name):
+    def call(*args):
+        import scipy.special  # imported when a law needs it: it would be a fifth of our import time
+
+        return getattr(scipy.special, name)(*args)
+
+    return call
+
+
+def _integer_pow(x, *, y):
+    if y == 2:
+        return x * x
+    return np.reciprocal(x) if y == -1 else np.power(x, float(y))
+
+
+def _select_n(which, *cases):
+    if len(cases) == 2:
+        return np.where(which, cases[1], cases[0])
+    return np.choose(which, cases)
+
+
+def _convert(x, *, new_dtype, **_):
+    if np.issubdtype(new_dtype, np.floating):
+        return np.asarray(x, np.float64)
+    return np.asarray(x).astype(new_dtype)
+
+
+# Operations that act on each element alone; anything else in a law's trace sends it to JAX itself.
+_ELEMENTWISE = {
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
+    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log1p": np.log1p, "pow": np.power,
+    "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "cbrt": np.cbrt, "square": np.square, "abs": np.abs,
+    "sign": np.sign, "floor": np.floor, "ceil": np.ceil, "max": np.maximum, "min": np.minimum, "rem": np.fmod,
+    "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
+    "atan2": np.arctan2, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
+    "acosh": np.arccosh, "atanh": np.arctanh, "logistic": _special("expit"), "erf": _special("erf"),
+    "erfc": _special("erfc"), "erf_inv": _special("erfinv"), "lgamma": _special("gammaln"),
+    "digamma": _special("digamma"), "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
+    "gt": np.greater, "ge": np.greater_equal, "and": np.logical_and, "or": np.logical_or, "not": np.logical_not,
+    "is_finite": np.isfinite, "stop_gradient": lambda x: x, "copy": lambda x: x, "copy_p": lambda x: x,
+    "clamp": lambda lo, x, hi: np.minimum(np.maximum(x, lo), hi), "select_n": _select_n,
+}  # fmt: skip
+_WITH_PARAMS = {"integer_pow": _integer_pow, "convert_element_type": _convert}
+_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+class _NeedsJax(Exception):
+    """The trace holds something only JAX can run."""
+
+
+class _Program:
+    """A traced function as a flat list of NumPy calls, common sub-expressions computed once."""
+
+    def __init__(self, closed):
+        self._ops, self._seen, self._constants = [], {}, {}
+        self._slots = len(closed.jaxpr.invars)
+        for var in (*closed.jaxpr.invars, *closed.jaxpr.constvars):
+            if getattr(var.aval, "ndim", 0):
+                raise _NeedsJax(str(var.aval))
+        self._outputs = self._inline(closed.jaxpr, closed.consts, list(range(self._slots)))
+        self._drop_unused()
+
+    def _constant(self, value):
+        key = ("const", np.asarray(value).dtype.kind, float(value))
+        if key not in self._seen:
+            self._seen[key], self._constants[self._slots] = self._slots, value
+            self._slots += 1
+        return self._seen[key]
+
+    def _inline(self, jaxpr, consts, slots):
+        env = dict(zip(jaxpr.invars, slots))
+        env.update((var, self._constant(np.asarray(c)[()])) for var, c in zip(jaxpr.constvars, consts))
+
+        def slot(atom):
+            return self._constant(atom.val) if isinstance(atom, Literal) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            env.update(zip(eqn.outvars, self._equation(eqn, [slot(a) for a in eqn.invars])))
+        return [slot(a) for a in jaxpr.outvars]
+
+    def _equation(self, eqn, inputs):
+        name = eqn.primitive.name
+        for key in _CALLS:
+            inner = eqn.params.get(key)
+            if inner is not None and name not in ("while", "scan", "cond"):
+                inner_jaxpr, consts = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+                return self._inline(inner_jaxpr, consts, inputs)
+        if len(eqn.outvars) != 1 or any(getattr(v.aval, "ndim", 0) for v in eqn.outvars):
+            raise _NeedsJax(name)
+        if name in _WITH_PARAMS:
+            function = partial(_WITH_PARAMS[name], **eqn.params)
+            key = (name, str(sorted(eqn.params.items(), key=operator.itemgetter(0))), *inputs)
+        elif name in _ELEMENTWISE:
+            function, key = _ELEMENTWISE[name], (name, *inputs)
+        else:
+            raise _NeedsJax(name)
+        return [self._emit(name, function, key, inputs)]
+
+    def _emit(self, name, function, key, inputs):
+        values = [self._constants.get(s) for s in inputs]
+        if name == "mul" and 1.0 in values:  # derivatives are full of these
+            return inputs[1 - values.index(1.0)]
+        if key not in self._seen:
+            if all(v is not None for v in values):
+                self._seen[key] = self._constant(function(*values))
+            else:
+                self._seen[key] = self._slots
+                self._ops.append((function, tuple(inputs), self._slots))
+                self._slots += 1
+        return self._seen[key]
+
+    def _drop_unused(self):
+        needed, kept = set(self._outputs), []
+        for op in reversed(self._ops):
+            if op[2] in needed:
+                needed.update(op[1])
+                kept.append(op)
+        self._ops = kept[::-1]
+        last = {s: i for i, op in enumerate(self._ops) for s in op[1]}
+        keep = set(self._outputs) | set(self._constants)
+        # Freed as soon as they are used for the last time: a million rows must not hold every intermediate.
+        self._ops = [
+            (*op, tuple({s for s in op[1] if last[s] == i and s not in keep})) for i, op in enumerate(self._ops)
+        ]
+
+    def dependence(self, n_args):
+        """For each output, the set of arguments (by position) it depends on."""
+        reach = {i: {i} for i in range(n_args)}
+        for _, inputs, output, _ in self._ops:
+            reach[output] = set().union(*(reach.get(s, set()) for s in inputs))
+        return [reach.get(s, set()) for s in self._outputs]
+
+    def __call__(self, *args):
+        env = [None] * self._slots
+        env[: len(args)] = args
+        for slot, value in self._constants.items():
+            env[slot] = value
+        with np.errstate(all="ignore"):  # a start far outside the data may overflow; the solver rejects it
+            for function, inputs, output, dead in self._ops:
+                env[output] = function(*[env[s] for s in inputs])
+                for s in dead:
+                    env[s] = None
+        return [env[s] for s in self._outputs]
+
+
+class _JaxProgram:
+    """The same function run by JAX on the CPU, for laws whose trace NumPy cannot replay."""
+
+    def __init__(self, function):
+        def point(*args):
+            return tuple(function(*args))
+
+        self._function, self._compiled = point, {}
+
+    def __call__(self, *args):
+        args = [np.asarray(a, np.float64) for a in args]
+        shape = np.broadcast_shapes(*(a.shape for a in args))
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            if len(shape) not in self._compiled:
+                self._compiled[len(shape)] = jax.jit(jax.vmap(self._function))
+            flat = [np.broadcast_to(a, shape).ravel() for a in args]
+            return [np.asarray(o).reshape(shape) for o in self._compiled[len(shape)](*flat)]
+
+
+def trace(function, n_args):
+    """Traces `function` of `n_args` scalars to a tuple of scalars; returns it as a NumPy function of arrays."""
+    scalar = jax.ShapeDtypeStruct((), np.float64)
+    with jax.enable_x64(True):
+        closed = jax.make_jaxpr(lambda *a: tuple(function(*a)))(*[scalar] * n_args)
+    try:
+        return _Program(closed)
+    except _NeedsJax:
+        return _JaxProgram(function)
+
+
+def with_derivatives(function, n_variables, n_args, order):
+    """`trace` of (value, gradient[, upper triangle of the Hessian]) with respect to the first `n_variables`.
+
+    Args:
+      function: of `n_args` scalars, returning a scalar, in `jax.numpy`.
+      n_variables: how many leading arguments to differentiate by.
+      order: 0, 1 or 2.
+    Returns:
+      A function of `n_args` broadcastable arrays returning a list: the value, then each first derivative, then
+      for order 2 the second derivatives (i, j) with i <= j, row by row.
+    """
+    if order == 0 or n_variables == 0:
+        return trace(lambda *a: (function(*a),), n_args)
+    variables = tuple(range(n_variables))
+    value_and_grad = jax.value_and_grad(function, argnums=variables)
+
+    def first(*args):
+        value, gradient = value_and_grad(*args)
+        return (value, *gradient)
+
+    def second(*args):
+        def gradient(*z):
+            return value_and_grad(*z, *args[n_variables:])[1]
+
+        rows = []
+        for i in variables:
+            tangent = tuple(np.float64(i == j) for j in variables)
+            rows.extend(jax.jvp(gradient, args[:n_variables], tangent)[1][i:])
+        return (*first(*args), *rows)
+
+    return trace(first if order == 1 else second, n_args)

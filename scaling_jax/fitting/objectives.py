@@ -1,0 +1,148 @@
+"""What a fit minimises: a convex cost of each residual, times its weight, summed over the points.
+
+The residual is ln y - ln f for objectives in logarithms and y - f otherwise. The sum is never averaged: a mean
+changes where default tolerances stop, which is how a published fit ended away from its minimum (Besiroglu et al.
+2024, arXiv:2404.10102).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import FitError
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A convex cost of residuals r = T(y) - T(f), with T = ln(. + shift) or the identity.
+
+    Attributes:
+      log: whether residuals are taken between logarithms.
+      above: factor on the cost of points above the law (y > f). A rung that is not tuned to its best has too
+        high a loss and never too low a one, so with above=0.3, say, such points pull the law up less (the idea
+        of OLMo's model ladders, Bhagia et al. 2024, arXiv:2412.04403). 1 is symmetric.
+      shift: added to y and f before the logarithm; 1 gives Caballero's ln(1 + y).
+    """
+
+    log: bool = True
+    above: float = 1.0
+    shift: float = 0.0
+
+    reduction = "sum"
+    delta = np.inf  # where the cost turns from quadratic to linear
+    scale = 1.0  # of the cost, relative to r^2 / 2 below delta
+
+    def __post_init__(self):
+        if not (np.isfinite(self.above) and self.above > 0):
+            raise FitError(f"above={self.above!r} must be a positive number; 1 is symmetric.")
+        if not (np.isfinite(self.shift) and self.shift >= 0):
+            raise FitError(f"shift={self.shift!r} must be zero or a positive number.")
+        if self.shift and not self.log:
+            raise FitError(f"shift={self.shift!r} only matters with log=True.")
+
+    def transform(self, value):
+        """T(value): where residuals are taken. NaN where the logarithm does not exist."""
+        if not self.log:
+            return value
+        with np.errstate(all="ignore"):
+            return np.log(value + self.shift if self.shift else value)
+
+    def slope(self, value):
+        """T'(value)."""
+        return 1.0 / (value + self.shift) if self.log else np.ones_like(value)
+
+    def sides(self, residuals):
+        """Factor on each point's cost for the side of the law it is on (1 when symmetric)."""
+        return 1.0 if self.above == 1 else np.where(residuals > 0, self.above, 1.0)
+
+    def cost(self, residuals):
+        """Cost of each residual, same shape."""
+        raise NotImplementedError
+
+    def value(self, residuals, weights=1.0):
+        """The objective: the weighted SUM over the last axis."""
+        return np.sum(weights * self.cost(residuals), axis=-1)
+
+    @property
+    def name(self):
+        return type(self).__name__
+
+    def __str__(self):
+        space = f"ln(y + {self.shift:g})" if self.shift else "ln y" if self.log else "y"
+        side = "" if self.above == 1 else f", points above x {self.above:g}"
+        return f"{self._label()} on {space}{side}, SUM over points"
+
+    def to_dict(self):
+        fields = {k: getattr(self, k) for k in self.__dataclass_fields__}
+        return {"name": self.name, "reduction": self.reduction, **fields}
+
+
+@dataclass(frozen=True)
+class Huber(Objective):
+    """Huber cost: r^2 / 2 up to |r| = delta, delta (|r| - delta / 2) beyond; by default on ln y.
+
+    delta = 1e-3 is what Hoffmann et al. 2022 (arXiv:2203.15556) used for Chinchilla: with residuals of about 1%
+    it is close to least absolute deviations, and outliers pull little. Raises FitError unless delta > 0.
+    """
+
+    delta: float = 1e-3
+
+    def __init__(self, delta=1e-3, *, log=True, above=1.0, shift=0.0):
+        if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
+            raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
+        object.__setattr__(self, "delta", float(delta))
+        _set(self, log, above, shift)
+
+    def cost(self, residuals):
+        size = np.abs(residuals)
+        inside = np.minimum(size, self.delta)
+        return inside * (size - 0.5 * inside) * self.sides(residuals)
+
+    def _label(self):
+        return f"Huber(delta={self.delta:g})"
+
+
+@dataclass(frozen=True)
+class LAD(Objective):
+    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimises."""
+
+    delta = 0.0
+
+    def __init__(self, *, log=True, above=1.0, shift=0.0):
+        _set(self, log, above, shift)
+
+    def cost(self, residuals):
+        return np.abs(residuals) * self.sides(residuals)
+
+    def _label(self):
+        return "least absolute deviations"
+
+
+@dataclass(frozen=True)
+class LeastSquares(Objective):
+    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself."""
+
+    scale = 2.0
+
+    def __init__(self, log=False, *, above=1.0, shift=0.0):
+        _set(self, log, above, shift)
+
+    def cost(self, residuals):
+        return residuals * residuals * self.sides(residuals)
+
+    def _label(self):
+        return "least squares"
+
+
+def _set(objective, log, above, shift):
+    object.__setattr__(objective, "log", bool(log))
+    object.__setattr__(objective, "above", float(above))
+    object.__setattr__(objective, "shift", float(shift))
+    Objective.__post_init__(objective)
+
+
+def objective_from_dict(record):
+    """The inverse of `Objective.to_dict`."""
+    kinds = {kind.__name__: kind for kind in (Huber, LAD, LeastSquares)}
+    arguments = {k: v for k, v in record.items() if k not in ("name", "reduction")}
+    return kinds[record["name"]](**arguments)

@@ -1,0 +1,86 @@
+"""The last digits: exact second-order steps from the best descent, and the proof that its end is an optimum."""
+
+import numpy as np
+
+
+def polish(problem, z, steps=40):
+    """Newton's method with the exact Hessian of the objective, within the bounds, from a nearby z (p,).
+
+    Returns:
+      z (p,), never worse than the one given.
+    """
+    value = problem.value(z[None])[0]
+    damping = 1e-8
+    for _ in range(steps):
+        gradient, hessian, size = derivatives(problem, z)
+        held = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
+        free = ~held
+        if not free.any() or np.max(np.abs(gradient[free]) / size[free]) < 1e-13:
+            break
+        scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))[free]
+        matrix = hessian[np.ix_(free, free)] / np.outer(scale, scale)
+        eigen, vectors = np.linalg.eigh(matrix)
+        for _ in range(12):
+            lifted = np.maximum(np.abs(eigen), 1e-14 * np.abs(eigen).max()) + damping
+            step = np.zeros_like(z)
+            step[free] = -(vectors @ ((vectors.T @ (gradient[free] / scale)) / lifted)) / scale
+            trial = np.clip(z + step, problem.lower, problem.upper)
+            new = problem.value(trial[None])[0]
+            slack = 1e-15 * abs(value)
+            if (
+                (new <= value + slack
+                and _residual_gradient(problem, trial) <= max(_residual_gradient(problem, z), 0.0))
+                or new < value - slack
+            ):
+                z, value, damping = trial, min(value, new), damping * 0.1
+                break
+            damping = max(damping, 1e-12) * 10
+        else:
+            break
+    return z
+
+
+def _residual_gradient(problem, z):
+    gradient, _, size = derivatives(problem, z, hessian=False)
+    return np.max(np.abs(projected(problem, z, gradient)) / size)
+
+
+def projected(problem, z, gradient):
+    """The gradient without the components that push against a bound."""
+    held = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
+    return np.where(held, 0.0, gradient)
+
+
+def derivatives(problem, z, hessian=True):
+    """Exact gradient (p,), Hessian (p, p) of the objective at z (p,), and the size (p,) gradients are compared to.
+
+    The size of component j is the sum of |cost'(r_i)| |dr_i/dz_j|: what it would be if no terms cancelled. Where
+    residuals vanish (noise-free data) it is kept from vanishing with them.
+    """
+    objective, w = problem.objective, problem.weights
+    out = problem.evaluate(z[None], order=2 if hessian else 1)
+    f, jacobian = out[0][0], out[1][0]
+    r = problem.target - objective.transform(f)
+    slope = objective.slope(f)
+    sides = objective.sides(r) * objective.scale
+    inside = np.abs(r) <= objective.delta
+    psi = w * sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
+    rows = jacobian * slope
+    gradient = -rows @ psi
+    floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))
+    size = np.abs(rows) @ (np.abs(psi) + w * sides * floor) + 1e-300
+    if not hessian:
+        return gradient, None, size
+    matrix = (rows * (w * sides * inside)) @ rows.T
+    # d2 T(f) = T'(f) d2 f + T''(f) df df, and T'' = -T'^2 for a logarithm
+    if objective.log:
+        matrix += (rows * psi) @ rows.T
+    k = 0
+    for i in range(problem.p):
+        for j in range(i, problem.p):
+            second = np.sum(psi * slope * np.broadcast_to(out[2][k], f[None].shape)[0])
+            matrix[i, j] -= second
+            if i != j:
+                matrix[j, i] -= second
+            k += 1
+    return gradient, matrix, size

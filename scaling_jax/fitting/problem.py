@@ -1,0 +1,187 @@
+"""One fit as the solver sees it: unit-free coordinates z, residuals and their exact derivatives, in batches."""
+
+import numpy as np
+
+from .errors import LawError
+from .evaluate import with_derivatives
+from .law import INF
+
+
+class Problem:
+    """Residuals of a law on data as a function of the free parameters, in the solver's coordinates.
+
+    Attributes:
+      law, objective: what is fitted and how.
+      inputs: dict of (n,) float64 arrays. y, weights: (n,).
+      fixed: dict of parameters held at natural-unit values. free: names of the others, in the law's order; p of them.
+      lower, upper: (p,) bounds of z.
+    """
+
+    def __init__(self, law, inputs, y, weights, objective, fixed=None):
+        self.law, self.objective, self.inputs, self.y, self.weights = law, objective, inputs, y, weights
+        self.fixed = _checked_fixed(law, fixed or {})
+        self.free = tuple(k for k in law.params if k not in self.fixed)
+        self.n, self.p = len(y), len(self.free)
+        if not self.free:
+            raise LawError(f"fixed={self.fixed!r} leaves no parameter of {law.name!r} to fit; leave one out.")
+        self.centre = _centre(law, inputs, y)
+        self.target = objective.transform(y)
+        box = [_box(law, k) for k in self.free]
+        self.lower, self.upper = (np.array([b[i] for b in box]) for i in (0, 1))
+        self.linear = np.array([law.coordinates[k].kind == "linear" for k in self.free])
+        self._programs = law.__dict__.setdefault("_programs", {})
+        self._tail = [np.float64(v) for v in self.fixed.values()]
+        self._tail += [inputs[k] for k in law.inputs] + [np.float64(v) for v in self.centre.values()]
+
+    def with_data(self, inputs=None, y=None, weights=None):
+        """The same problem, in the same coordinates, on other rows or with other weights."""
+        other = object.__new__(Problem)
+        other.__dict__.update(self.__dict__)
+        other.inputs = self.inputs if inputs is None else inputs
+        other.y = self.y if y is None else y
+        other.weights = self.weights if weights is None else weights
+        other.n, other.target = len(other.y), self.objective.transform(other.y)
+        other._tail = [np.float64(v) for v in self.fixed.values()]
+        other._tail += [other.inputs[k] for k in self.law.inputs] + [np.float64(v) for v in self.centre.values()]
+        return other
+
+    def rows(self, index):
+        """The problem on some of its rows."""
+        return self.with_data({k: v[index] for k, v in self.inputs.items()}, self.y[index], self.weights[index])
+
+    def natural(self, z):
+        """Natural-unit parameters, a dict of arrays z.shape[:-1], fixed ones included."""
+        z = np.asarray(z, np.float64)
+        with np.errstate(all="ignore"):
+            params = _natural(
+                self.law, {k: z[..., i] for i, k in enumerate(self.free)}, self.fixed, self.centre, np.exp
+            )
+        return {k: np.broadcast_to(np.asarray(params[k], np.float64), z.shape[:-1]) for k in self.law.params}
+
+    def internal(self, params):
+        """z (p,) of a dict of natural-unit parameters, clipped to the bounds."""
+        z = np.zeros(self.p)
+        p = {k: np.float64(v) for k, v in params.items()}
+        with np.errstate(all="ignore"):
+            for i, k in enumerate(self.free):
+                c = self.law.coordinates[k]
+                value = p[k] - (c.shift(p, self.centre) if c.shift else 0.0)
+                value = value / (c.unit(p, self.centre) if c.unit else 1.0)
+                z[i] = np.log(value) if c.kind == "log" else value
+        return np.clip(np.nan_to_num(z, posinf=INF, neginf=-INF), self.lower, self.upper)
+
+    def _program(self, order):
+        key = (self.free, order)
+        if key not in self._programs:
+            law, free, fixed, inputs, centre = (
+                self.law,
+                self.free,
+                tuple(self.fixed),
+                law_inputs(self.law),
+                tuple(self.centre),
+            )
+
+            def function(*args):
+                import jax.numpy as jnp
+
+                values = iter(args)
+                z, held, x, m = ({k: next(values) for k in names} for names in (free, fixed, inputs, centre))
+                return law.function(_natural(law, z, held, m, jnp.exp), x)
+
+            n_args = len(free) + len(fixed) + len(inputs) + len(centre)
+            self._programs[key] = with_derivatives(function, len(free), n_args, order)
+        return self._programs[key]
+
+    def evaluate(self, z, order=1):
+        """The law and its derivatives by z.
+
+        Args:
+          z: (b, p).
+          order: 0, 1 or 2.
+        Returns:
+          f (b, n); for order >= 1 also J (b, p, n); for order 2 also the upper triangle of the Hessian of f as a
+          list of arrays that broadcast to (b, n), row by row.
+        """
+        out = self._program(order)(*[z[:, i : i + 1] for i in range(self.p)], *self._tail)
+        f = np.broadcast_to(out[0], (len(z), self.n))
+        if order == 0:
+            return f
+        jacobian = np.empty((len(z), self.p, self.n))
+        for i in range(self.p):
+            jacobian[:, i] = out[1 + i]
+        return (f, jacobian) if order == 1 else (f, jacobian, out[1 + self.p :])
+
+    def residuals(self, z):
+        """T(y) - T(f), (b, n); +inf where the law has no value there (f <= 0 under a logarithm, overflow)."""
+        r = self.target - self.objective.transform(self.evaluate(z, order=0))
+        return np.where(np.isfinite(r), r, INF)
+
+    def residuals_and_slopes(self, z):
+        """Residuals (b, n) as `residuals`, and the derivatives of T(f) by z, (b, p, n), zero where those are inf."""
+        f, slopes = self.evaluate(z)
+        r = self.target - self.objective.transform(f)
+        if self.objective.log:
+            with np.errstate(all="ignore"):
+                slopes *= self.objective.slope(f)[:, None, :]
+        bad = ~np.isfinite(r)
+        bad |= ~np.isfinite(slopes.sum(axis=1))
+        if bad.any():
+            r = np.where(bad, INF, r)
+            slopes[np.broadcast_to(bad[:, None, :], slopes.shape)] = 0.0
+        return r, slopes
+
+    def value(self, z, weights=None):
+        """The objective at each row of z, (b,)."""
+        return self.objective.value(self.residuals(z), self.weights if weights is None else weights)
+
+
+def law_inputs(law):
+    return tuple(law.inputs)
+
+
+def _natural(law, z, fixed, centre, exp):
+    params = dict(fixed)
+    free = [k for k in law.params if k in z]
+    simple = [k for k in free if law.coordinates[k].unit is None and law.coordinates[k].shift is None]
+    for k in (*simple, *(k for k in free if k not in simple)):
+        c = law.coordinates[k]
+        value = exp(z[k]) if c.kind == "log" else z[k]
+        if c.unit is not None:
+            value = value * c.unit(params, centre)
+        params[k] = value if c.shift is None else value + c.shift(params, centre)
+    return params
+
+
+def _centre(law, inputs, y):
+    """Mean logarithm of each input (0 where it is not positive) and of the size of y."""
+    size = np.abs(y[y != 0])
+    centre = {k: float(np.mean(np.log(v))) if np.all(v > 0) else 0.0 for k, v in inputs.items() if k in law.inputs}
+    return {**centre, "y": float(np.mean(np.log(size))) if size.size else 0.0}
+
+
+def _box(law, k):
+    """Bounds of z for one parameter: its natural bounds, carried over, within the coordinate's limits."""
+    (lo, hi), c = law.bounds[k], law.coordinates[k]
+    if c.kind == "log":
+        with np.errstate(divide="ignore"):
+            lo, hi = (-INF, INF) if c.unit or c.shift else np.log([lo, hi])
+    elif c.unit or c.shift:
+        # Units are positive where a bound is finite, and such bounds are zero (see the laws): they stay zero.
+        lo, hi = (v if v in (0.0, INF, -INF) else v * np.nan for v in (lo, hi))
+    return max(lo, c.limits[0]), min(hi, c.limits[1])
+
+
+def _checked_fixed(law, fixed):
+    checked = {}
+    for k, v in fixed.items():
+        if k not in law.params:
+            raise LawError(f"fixed: {law.name!r} has no parameter {k!r}; it has {', '.join(law.params)}.")
+        lo, hi = law.bounds[k]
+        try:
+            value = float(v)
+        except (TypeError, ValueError):
+            raise LawError(f"fixed[{k!r}] = {v!r} is not a number.") from None
+        if not (np.isfinite(value) and lo <= value <= hi):
+            raise LawError(f"fixed[{k!r}] = {v!r} is outside the bounds [{lo:g}, {hi:g}] of {law.name!r}.")
+        checked[k] = value
+    return {k: checked[k] for k in law.params if k in checked}

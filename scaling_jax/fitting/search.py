@@ -1,0 +1,121 @@
+"""From data to the optimum and its certificate: starts, descents, polish, and how many starts agree."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .lad import lad_gradient, lad_polish
+from .polish import derivatives, polish, projected
+from .solve import descend
+from .starts import choose
+
+STARTS = 24
+SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
+GRADIENT_TOLERANCE = 1e-8
+SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
+DIFFERENT = 1e-4  # and above which they are two
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why the optimum should be believed.
+
+    Attributes:
+      gradient: largest component of the gradient, relative to the sum of its terms' sizes (for LAD: of the
+        subgradient closest to zero). Below 1e-8 it is a stationary point to working precision.
+      starts: how many distinct starts were descended. agree: how many of them ended in this optimum.
+      next_best: objective value of the best other optimum that a start ended in; None if there was none.
+      rows: how many rows the starts were compared on (all of them up to 4096).
+    """
+
+    gradient: float
+    starts: int
+    agree: int
+    next_best: float | None
+    rows: int
+
+    def __str__(self):
+        other = "no other optimum seen" if self.next_best is None else f"next best optimum {self.next_best:.10g}"
+        return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree, {other}"
+
+    def to_dict(self):
+        return asdict(self)
+
+
+def minimise(problem, seed=0, starts=None, warm=None):
+    """The best optimum found, and its certificate.
+
+    Args:
+      problem: a `Problem`.
+      seed: of the spread of starts.
+      starts: how many starts, or an array (b, p) of them; None for the default, more where they disagree.
+      warm: optional (b, p) further starts, e.g. the optimum of nearly the same problem.
+    Returns:
+      z (p,), `Certificate`.
+    """
+    sample = _sample(problem, seed)
+    if starts is None or isinstance(starts, (int, np.integer)):
+        n = STARTS if starts is None else int(starts)
+        z = choose(sample, n, seed)
+    else:
+        z = np.atleast_2d(starts)
+    if warm is not None:
+        z = np.concatenate([np.atleast_2d(warm), z])
+    ends = descend(sample, z, tolerance=1e-10)
+    for round_ in (1, 2):
+        if starts is not None or _agree(sample, ends.value).sum() > max(2, len(z) // 8):
+            break
+        # Few starts agree: this law has many optima on these data, so look much longer before believing one.
+        more = descend(sample, choose(sample, 4**round_ * STARTS, seed + round_), tolerance=1e-10, max_steps=200)
+        ends = type(ends)(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+    z, gradient = _finish(problem, sample, ends)
+    agree = _agree(sample, ends.value)
+    others = ends.value[ends.settled & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
+    next_best = float(others.min()) if len(others) else None
+    if next_best is not None and sample is not problem:
+        next_best *= problem.weights.sum() / sample.weights.sum()
+    return z, Certificate(gradient, len(ends.value), int(agree.sum()), next_best, sample.n)
+
+
+def _finish(problem, sample, ends):
+    """Polishes the best ends (the few best apart, in case the sample or the smoothing misjudged them)."""
+    order = np.argsort(ends.value)
+    picked, value = [order[0]], ends.value
+    for i in order[1:]:
+        if len(picked) == 3 or value[i] > 1.05 * value[order[0]] + _noise(sample):
+            break
+        if value[i] > value[picked[-1]] * (1 + SAME) + _noise(sample):
+            picked.append(i)
+    z = ends.z[picked]
+    if sample is not problem:
+        z = descend(problem, z).z
+    finish = lad_polish if problem.objective.delta == 0 else polish
+    z = np.stack([finish(problem, row) for row in z])
+    best = z[np.argmin(problem.value(z))]
+    return best, relative_gradient(problem, best)
+
+
+def relative_gradient(problem, z):
+    """Largest relative component of the projected gradient (see `Certificate.gradient`)."""
+    if problem.objective.delta == 0:
+        return lad_gradient(problem, z)
+    gradient, _, size = derivatives(problem, z, hessian=False)
+    return float(np.max(np.abs(projected(problem, z, gradient)) / size))
+
+
+def _agree(problem, values):
+    return values <= values.min() * (1 + SAME) + _noise(problem)
+
+
+def _noise(problem):
+    """Objective value of residuals at rounding level: noise-free data end anywhere below it."""
+    unit = 1.0 if problem.objective.log else np.max(np.abs(problem.y))
+    return problem.objective.value(np.full(problem.n, 1e-9 * unit), problem.weights)
+
+
+def _sample(problem, seed):
+    if problem.n <= SEARCH_ROWS:
+        return problem
+    index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)
+    sample = problem.rows(np.sort(index))
+    return sample if sample.weights.any() else problem

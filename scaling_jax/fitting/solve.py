@@ -1,0 +1,145 @@
+"""Batched Levenberg-Marquardt: many starts, or many resamples, descended together in float64.
+
+Each lane minimises the sum of w_i h(r_i(z)) for its own z (and, in a bootstrap, its own weights). Huber's cost is
+approached from a wider threshold: a lane starts at about its mean residual and tightens to delta as it settles,
+which keeps the early problem close to least squares and the late one a few Newton steps from its minimum.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Numbers per array in a chunk of lanes: small enough to stay in a core's cache, large enough to amortise NumPy.
+CHUNK = 16384
+LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
+
+
+@dataclass
+class Descent:
+    """Where lanes ended: z (b, p), objective values (b,), and whether each met the tolerance."""
+
+    z: np.ndarray
+    value: np.ndarray
+    settled: np.ndarray
+
+
+def descend(problem, z, weights=None, max_steps=100, tolerance=1e-12):
+    """Descends every row of z.
+
+    Args:
+      problem: a `Problem`.
+      z: (b, p) starts.
+      weights: (n,) or (b, n); the problem's own by default.
+      max_steps: evaluations of the law per lane.
+      tolerance: predicted relative decrease at which a lane is settled.
+    Returns:
+      A `Descent`, lanes in the order given.
+    """
+    z = np.clip(np.array(z, np.float64, ndmin=2), problem.lower, problem.upper)
+    weights = problem.weights if weights is None else weights
+    lanes = max(1, CHUNK // problem.n)
+    parts = []
+    for i in range(0, len(z), lanes):
+        w = weights[i : i + lanes] if weights.ndim == 2 else weights
+        parts.append(_descend_chunk(problem, z[i : i + lanes], w, max_steps, tolerance))
+    z, value, settled = (np.concatenate(part) for part in zip(*parts))
+    return Descent(z, value, settled)
+
+
+def _descend_chunk(problem, z, weights, max_steps, tolerance):
+    objective, all_weights = problem.objective, weights
+    end, settled = z.copy(), np.zeros(len(z), bool)
+    r, slopes = problem.residuals_and_slopes(z)
+    lane, delta = np.arange(len(z)), np.maximum(_mean_size(r, weights), _floor(objective, r, weights))
+    damping, blend = np.full(len(z), 1e-3), np.ones(len(z))
+    cost, pull, matrix = _quadratic(objective, r, slopes, weights, delta, blend)
+    for _ in range(max_steps):
+        step, decrease = _step(problem, z, pull, matrix, damping)
+        r_new, slopes = problem.residuals_and_slopes(z + step)
+        cost_new = _cost(objective, r_new, weights, delta)
+        better = cost_new < cost
+        floor = _floor(objective, r, weights)
+        small, tightened = decrease <= tolerance * cost, delta <= floor
+        done = (small & tightened) | (damping > 1e12)
+
+        ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
+        damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
+        damping = np.maximum(damping, 1e-14)
+        # A decrease above the prediction says that the outer points were given too much curvature.
+        blend = np.where(
+            better, np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend), np.minimum(4 * blend, 1.0)
+        )
+        z = np.where(better[:, None], z + step, z)
+        r = np.where(better[:, None], r_new, r)
+        # Tighten the threshold once the present one has little left to give.
+        tighten = ~tightened & (decrease <= 1e-2 * cost)
+        delta = np.where(tighten, np.maximum(0.2 * delta, floor), delta)
+        stale = tighten & ~better
+        if stale.any():
+            slopes[stale] = problem.residuals_and_slopes(z)[1][stale]
+        for old, new in zip((cost, pull, matrix), _quadratic(objective, r, slopes, weights, delta, blend)):
+            np.copyto(old, new, where=(better | tighten).reshape(-1, *[1] * (old.ndim - 1)))
+        if done.any():
+            end[lane[done]], settled[lane[done]] = z[done], small[done]
+            keep = ~done
+            lane, z, r, delta, damping, blend, cost, pull, matrix = (
+                a[keep] for a in (lane, z, r, delta, damping, blend, cost, pull, matrix)
+            )
+            weights = weights[keep] if weights.ndim == 2 else weights
+            if not len(lane):
+                break
+    end[lane] = z
+    return end, problem.value(end, all_weights), settled
+
+
+def _mean_size(r, weights):
+    size = np.minimum(np.abs(r), 1e3)  # a start where the law has no value must not set the scale
+    return np.sum(weights * size, axis=1) / np.maximum(np.sum(np.broadcast_to(weights, r.shape), axis=1), 1e-300)
+
+
+def _floor(objective, r, weights):
+    """The threshold a lane tightens to: delta, or for LAD a small part of its mean residual."""
+    return LAD_DELTA * _mean_size(r, weights) if objective.delta == 0 else np.full(len(r), objective.delta)
+
+
+def _cost(objective, r, weights, delta):
+    size = np.abs(r)
+    inside = np.minimum(size, delta[:, None])
+    with np.errstate(invalid="ignore", over="ignore"):
+        cost = np.sum(weights * objective.sides(r) * inside * (size - 0.5 * inside), axis=1)
+    return np.where(np.isnan(cost), np.inf, cost)
+
+
+def _quadratic(objective, r, slopes, weights, delta, blend):
+    """Cost, minus its gradient by z, and the Gauss-Newton matrix, of every lane.
+
+    Points beyond delta get the curvature of the parabola that majorises their cost (reweighted least squares) times
+    `blend`: 1 is safe far away, near 0 is Newton's method and converges quadratically close by.
+    """
+    cost = _cost(objective, r, weights, delta)
+    w = weights * objective.sides(r)
+    size = np.abs(r)
+    beyond = size > delta[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slack = np.where(beyond, delta[:, None] / size, 1.0)
+    psi = w * np.where(np.isfinite(r), r, 0.0) * slack
+    curvature = w * slack * np.where(beyond, blend[:, None], 1.0)
+    pull = np.matmul(slopes, psi[:, :, None])[:, :, 0]
+    matrix = np.matmul(slopes * curvature[:, None, :], slopes.transpose(0, 2, 1))
+    return cost, pull, matrix
+
+
+def _step(problem, z, pull, matrix, damping):
+    """The damped step within the bounds, and the decrease it predicts."""
+    diagonal = np.einsum("bii->bi", matrix)
+    held = ((z <= problem.lower) & (pull < 0)) | ((z >= problem.upper) & (pull > 0))
+    # Scaled to a unit diagonal, so that damping and solve treat all units alike.
+    root = np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+    root = np.where(held, 0.0, 1.0 / root)
+    scaled = matrix * root[:, :, None] * root[:, None, :]
+    index = np.arange(z.shape[1])
+    scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
+    step = np.linalg.solve(scaled, (pull * root)[:, :, None])[:, :, 0] * root
+    step = np.clip(z + step, problem.lower, problem.upper) - z
+    decrease = np.sum(pull * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
+    return step, decrease

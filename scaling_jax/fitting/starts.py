@@ -1,0 +1,111 @@
+"""Where descents begin: variable projection for the coefficients a law is linear in, spread points for the rest.
+
+Given the exponents, E, A and B of a Chinchilla-like law follow from a small bounded least-squares problem, so starts
+need only cover the exponents (Golub & Pereyra 1973). Its matrices come from the law's own derivatives: the law is
+affine in those coefficients, so one evaluation gives the offset and every basis function.
+"""
+
+from itertools import product
+
+import numpy as np
+
+from .solve import CHUNK
+
+SEARCH = 512  # candidates looked at, at least, to choose starts from
+
+
+def spread(n, dimensions, seed):
+    """(n, dimensions) points that fill the unit cube evenly: the additive recurrence of Roberts (2018), shifted."""
+    root = 2.0
+    for _ in range(60):  # the generalised golden ratio, root^(d + 1) = root + 1
+        root = (1.0 + root) ** (1.0 / (dimensions + 1))
+    steps = root ** -np.arange(1.0, dimensions + 1)
+    shift = np.random.default_rng(seed).uniform(size=dimensions)
+    return (shift + np.outer(np.arange(1, n + 1), steps)) % 1.0
+
+
+def candidates(problem, n, seed):
+    """(n, p) spread over the start ranges of the law's coordinates, linear ones at 1 (their unit)."""
+    z = np.ones((n, problem.p))
+    rest = np.flatnonzero(~problem.linear)
+    ranges = []
+    for i in rest:
+        c = problem.law.coordinates[problem.free[i]]
+        lo, hi = c.start
+        if c.spans:
+            logs = np.log(problem.inputs[c.spans]) - problem.centre[c.spans]
+            lo, hi = lo + logs.min(), hi + logs.max()
+        ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
+    if len(rest):
+        lo, hi = np.array(ranges).T
+        z[:, rest] = lo + (hi - lo) * spread(n, len(rest), seed)
+    return np.clip(z, problem.lower, problem.upper)
+
+
+def project(problem, z):
+    """Solves for the linear coefficients of every row of z; returns z with them in place.
+
+    The problem solved is weighted least squares on y, with weights T'(y)^2 so that it approximates the objective's
+    own residuals; each coefficient within its bounds (exact for bounds on one side, clipped for two).
+    """
+    linear = np.flatnonzero(problem.linear)
+    if not len(linear):
+        return z
+    z = z.copy()
+    z[:, linear] = np.clip(1.0, problem.lower[linear], problem.upper[linear])
+    with np.errstate(all="ignore"):
+        f, slopes = problem.evaluate(z)
+        basis = slopes[:, linear]  # (b, k, n)
+        offset = f - np.einsum("bkn,bk->bn", basis, z[:, linear])
+        w = problem.weights * problem.objective.slope(problem.y) ** 2
+        basis = np.where(np.isfinite(basis), basis, 0.0)
+        rest = np.where(np.isfinite(offset), problem.y - offset, 0.0)
+        weighted = basis * w
+        gram, moment = weighted @ basis.transpose(0, 2, 1), (weighted @ rest[:, :, None])[:, :, 0]
+    z[:, linear] = bounded_least_squares(gram, moment, problem.lower[linear], problem.upper[linear])
+    return z
+
+
+def bounded_least_squares(gram, moment, lower, upper):
+    """Minimises x G x / 2 - m x with x >= lower where that is finite, batched; clipped to upper.
+
+    Args:
+      gram: (b, k, k), moment: (b, k). lower, upper: (k,).
+    Returns:
+      (b, k). Every set of coefficients at their lower bound is tried, which for k <= 4 costs less than iterating.
+    """
+    b, k = moment.shape
+    scale = 1.0 / np.sqrt(np.maximum(np.einsum("bii->bi", gram), 1e-300))
+    gram = gram * scale[:, :, None] * scale[:, None, :] + 1e-13 * np.eye(k)
+    bounded = np.flatnonzero(np.isfinite(lower))
+    best, best_value = np.zeros((b, k)), np.full(b, np.inf)
+    base = np.where(np.isfinite(lower), lower, 0.0)
+    moment = moment * scale - np.einsum("bij,bj->bi", gram, base / scale)  # in terms of x - lower
+    for at_bound in product((False, True), repeat=len(bounded)):
+        free = np.ones(k, bool)
+        free[bounded[np.array(at_bound, bool)]] = False
+        x = np.zeros((b, k))
+        if free.any():
+            part = np.ix_(np.arange(b), free, free)
+            x[:, free] = np.linalg.solve(gram[part], moment[:, free, None])[:, :, 0]
+        value = 0.5 * np.einsum("bi,bij,bj->b", x, gram, x) - np.sum(moment * x, axis=1)
+        feasible = np.all(x[:, bounded] >= -1e-12, axis=1) & (value < best_value)
+        best[feasible], best_value[feasible] = x[feasible], value[feasible]
+    return np.clip(best * scale + base, lower, upper)
+
+
+def choose(problem, n, seed):
+    """n starts: half the best of many candidates (apart from each other), half spread whatever their value."""
+    z = candidates(problem, max(SEARCH, 2 * n), seed)
+    lanes = max(1, CHUNK // problem.n)
+    z = np.concatenate([project(problem, z[i : i + lanes]) for i in range(0, len(z), lanes)])
+    value = np.concatenate([problem.value(z[i : i + lanes]) for i in range(0, len(z), lanes)])
+    order = np.argsort(value)
+    order = order[np.isfinite(value[order])]
+    if not len(order):
+        order = np.arange(len(z))
+    best = order[: 4 * n : 4] if len(order) >= 4 * n else order
+    chosen = list(best[: (n + 1) // 2])
+    taken = set(chosen)
+    chosen += [i for i in range(len(z)) if i not in taken][: n - len(chosen)]
+    return z[np.array(chosen)]
