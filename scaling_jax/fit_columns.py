@@ -31,13 +31,13 @@ class Columns:
     """The numbers of a fit and where they came from.
 
     Attributes:
-        data: law input -> (n,) values.
-        y: (n,) what the law describes.
-        C: (n,) training FLOPs; 6 N D where the table has none; None for laws without N and D.
-        clusters, weights: (n,) or None.
-        conventions: other counts of N in the table -> (n,) values.
-        names: law input, y, C -> the column it was read from.
-        notes: sentences about what was left out or assumed.
+      data: law input -> (n,) values.
+      y: (n,) what the law describes.
+      C: (n,) training FLOPs; 6 N D where the table has none; None for laws without N and D.
+      clusters, weights: (n,) or None.
+      conventions: other counts of N in the table -> (n,) values.
+      names: law input, y, C -> the column it was read from.
+      notes: sentences about what was left out or assumed.
     """
 
     data: dict[str, np.ndarray]
@@ -54,7 +54,7 @@ def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, st
     """["N=params", "y=loss"] -> {"N": "params", "y": "loss"}.
 
     Raises:
-        UserError: a pair without "=".
+      UserError: a pair without "=".
     """
     out = {}
     for pair in pairs:
@@ -77,15 +77,15 @@ def read_columns(
     """Takes the columns of a law out of a table.
 
     Args:
-        table: one row per run.
-        inputs: the law's inputs, e.g. ("N", "D").
-        columns: input, "y" or "C" -> column of the table; what is missing is looked up under its usual names.
-        where: column -> value: only rows that hold this value enter.
-        cluster_column: rows that share its value are not independent; "" for none.
-        weight_column: weights of the rows; "" for none.
+      table: one row per run.
+      inputs: the law's inputs, e.g. ("N", "D").
+      columns: input, "y" or "C" -> column of the table; what is missing is looked up under its usual names.
+      where: column -> value: only rows that hold this value enter.
+      cluster_column: rows that share its value are not independent; "" for none.
+      weight_column: weights of the rows; "" for none.
 
     Raises:
-        UserError: a column is missing or not numeric, nothing is left, or rows come from several corpora.
+      UserError: a column is missing or not numeric, nothing is left, or rows come from several corpora.
     """
     columns, notes = dict(columns or {}), []
     unknown = sorted(set(columns) - {*inputs, "y", "C", *_derived_from(inputs)})

@@ -8,12 +8,20 @@ Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's co
 """
 
 from .catalogue import laws
+from .design import next_runs
+from .diagnostics import sensitivity
+from .envelope import Envelope, envelope
 from .errors import DataError, FileError, FitError, FitWarning, LawError
 from .fit import Fit, fit
+from .holdout import extrapolation, holdout
+from .influence import influence
+from .isoflop import IsoFlop, isoflop, power_law
 from .law import Law, law
 from .objectives import LAD, Huber, LeastSquares, Objective
+from .selection import aicc, select
 
 __all__ = [
-    "LAD", "DataError", "FileError", "Fit", "FitError", "FitWarning", "Huber", "Law", "LawError", "LeastSquares",
-    "Objective", "fit", "law", "laws",
+    "LAD", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop", "Law",
+    "LawError", "LeastSquares", "Objective", "aicc", "envelope", "extrapolation", "fit", "holdout", "influence",
+    "isoflop", "law", "laws", "next_runs", "power_law", "select", "sensitivity",
 ]  # fmt: skip

@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.isoflop import PowerLaw, power_law
-from scaling_jax.fitting.sweeps import as_columns
+from .errors import FitError
+from .isoflop import PowerLaw, power_law
+from .sweeps import as_columns
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -16,11 +16,11 @@ class Envelope:
     """The compute-efficient runs: N* ~ C^a and D* ~ C^b through the lower hull. Made by `envelope`.
 
     Attributes:
-        optima: record array `.C .N .D .loss` of the runs on the hull, in order of C.
-        index: their positions in the arrays that were passed in.
-        N_law, D_law: power laws through them.
-        samples: (resamples, 2) exponents a, b of hulls of resampled runs.
-        warnings: what makes the exponents less sure than they look.
+      optima: record array `.C .N .D .loss` of the runs on the hull, in order of C.
+      index: their positions in the arrays that were passed in.
+      N_law, D_law: power laws through them.
+      samples: (resamples, 2) exponents a, b of hulls of resampled runs.
+      warnings: what makes the exponents less sure than they look.
     """
 
     optima: np.recarray
@@ -71,11 +71,11 @@ def envelope(N, D, C, loss, *, resamples: int = 200, seed: int = 0) -> Envelope:
     above the hull is beaten by a mixture of its neighbours. The hull ends at the lowest loss.
 
     Args:
-        N, D, C, loss: (n,) parameters, tokens, FLOPs and loss: final losses, or points of training curves.
-        resamples, seed: of the pairs bootstrap behind `.interval`.
+      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss: final losses, or points of training curves.
+      resamples, seed: of the pairs bootstrap behind `.interval`.
 
     Raises:
-        FitError: fewer than two runs on the hull, or values that are not finite and positive.
+      FitError: fewer than two runs on the hull, or values that are not finite and positive.
     """
     data = as_columns(N=N, D=D, C=C, loss=loss)
     x, y = np.log(data["C"]), np.log(data["loss"])

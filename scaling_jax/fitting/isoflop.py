@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.sweeps import METHODS, MIN_POINTS, Sweep, curve, find_sweeps, in_window, log_noise, minimum
+from .errors import FitError
+from .sweeps import METHODS, MIN_POINTS, Sweep, curve, find_sweeps, in_window, log_noise, minimum
 
 OPTIMA = np.dtype([(name, np.float64) for name in ("C", "N", "D", "loss", "N_logstd", "D_logstd")])
 
@@ -19,10 +19,10 @@ class PowerLaw:
     """y = coefficient * x^exponent by least squares in logs.
 
     Attributes:
-        exponent, coefficient: of the law.
-        stderr: standard error of the exponent from the scatter about the line (nan for two points).
-        r2: share of the weighted variance of ln y that the line explains.
-        scatter: sqrt(chi^2 / (n - 2)): how many times the points scatter more than their log_std says.
+      exponent, coefficient: of the law.
+      stderr: standard error of the exponent from the scatter about the line (nan for two points).
+      r2: share of the weighted variance of ln y that the line explains.
+      scatter: sqrt(chi^2 / (n - 2)): how many times the points scatter more than their log_std says.
     """
 
     exponent: float
@@ -39,13 +39,13 @@ def power_law(x, y, log_std=None) -> PowerLaw:
     """Fits ln y = ln k + p ln x, weighted by 1 / log_std^2 when given: optima to exponents.
 
     Args:
-        x, y: (n,) positive, e.g. budgets and their optimal N.
-        log_std: (n,) standard deviation of ln y; None weighs all points alike.
+      x, y: (n,) positive, e.g. budgets and their optimal N.
+      log_std: (n,) standard deviation of ln y; None weighs all points alike.
 
     Raises:
-        FitError: fewer than two distinct x, or a value that is not finite and positive.
+      FitError: fewer than two distinct x, or a value that is not finite and positive.
     """
-    from scaling_jax.fitting.sweeps import as_columns
+    from .sweeps import as_columns
 
     columns = as_columns(x=x, y=y, log_std=np.ones(np.size(x)) if log_std is None else log_std)
     log_x, log_y, weight = np.log(columns["x"]), np.log(columns["y"]), columns["log_std"] ** -2.0
@@ -72,14 +72,14 @@ class IsoFlop:
     """What IsoFLOP sweeps say: N* ~ C^a and D* ~ C^b. Made by `isoflop`.
 
     Attributes:
-        method: akima, cubic or parabola.
-        optima: record array with one row per budget that has an optimum: `.C .N .D .loss`, and `.N_logstd
-            .D_logstd`, how far noise in the losses moves ln N* and ln D* (`optima.N`, `optima["N"]` and
-            `pandas.DataFrame(optima)` all work).
-        N_law, D_law: power laws through the optima.
-        noise: standard deviation of ln loss that the intervals assume.
-        sweeps: the sweeps as fitted; `dropped`: (budget, why) of those without an optimum.
-        samples: (resamples, 2) exponents a, b refitted to losses with that noise added.
+      method: akima, cubic or parabola.
+      optima: record array with one row per budget that has an optimum: `.C .N .D .loss`, and `.N_logstd
+        .D_logstd`, how far noise in the losses moves ln N* and ln D* (`optima.N`, `optima["N"]` and
+        `pandas.DataFrame(optima)` all work).
+      N_law, D_law: power laws through the optima.
+      noise: standard deviation of ln loss that the intervals assume.
+      sweeps: the sweeps as fitted; `dropped`: (budget, why) of those without an optimum.
+      samples: (resamples, 2) exponents a, b refitted to losses with that noise added.
     """
 
     method: str
@@ -146,7 +146,7 @@ class IsoFlop:
     @functools.cached_property
     def warnings(self) -> list[str]:
         """What makes these exponents less sure than they look, in plain sentences."""
-        from scaling_jax.fitting.isoflop_warnings import warnings
+        from .isoflop_warnings import warnings
 
         return warnings(self)
 
@@ -154,12 +154,12 @@ class IsoFlop:
         """The parametric law fitted to the same points: see `approaches` for the comparison in words.
 
         Args:
-            law: a law of N and D with a frontier; options go to `fitting.fit`.
+          law: a law of N and D with a frontier; options go to `fitting.fit`.
 
         Returns:
-            The `Fit`.
+          The `Fit`.
         """
-        from scaling_jax.fitting.fit import fit
+        from .fit import fit
 
         columns = {k: np.concatenate([getattr(s, k) for s in self.sweeps]) for k in ("N", "D", "loss")}
         return fit(law, {"N": columns["N"], "D": columns["D"]}, columns["loss"], **options)
@@ -204,21 +204,21 @@ def isoflop(
     """Approach 2 of Hoffmann et al. 2022: the size of lowest loss at each compute budget.
 
     Args:
-        N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
-        method: "akima" interpolates ln loss over ln N (Porian et al. 2024): local, so a wide sweep does no harm.
-            "parabola" and "cubic" are least squares of loss on log N over the whole sweep; the parabola is the
-            published approach 2, biased by up to 35% in D* when sweeps are wide or off centre.
-        budgets, tolerance: how points are grouped by C; see `sweeps.find_sweeps`.
-        window: use only this many points around the lowest of each sweep (None: all).
-        noise: standard deviation of ln loss between repeats of a run; None estimates it from the sweeps.
-        resamples: draws of noise behind `.interval`, `.stderr` and the `_logstd` of the optima.
-        seed: of these draws.
+      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      method: "akima" interpolates ln loss over ln N (Porian et al. 2024): local, so a wide sweep does no harm.
+        "parabola" and "cubic" are least squares of loss on log N over the whole sweep; the parabola is the
+        published approach 2, biased by up to 35% in D* when sweeps are wide or off centre.
+      budgets, tolerance: how points are grouped by C; see `sweeps.find_sweeps`.
+      window: use only this many points around the lowest of each sweep (None: all).
+      noise: standard deviation of ln loss between repeats of a run; None estimates it from the sweeps.
+      resamples: draws of noise behind `.interval`, `.stderr` and the `_logstd` of the optima.
+      seed: of these draws.
 
     Returns:
-        `IsoFlop`, with `.a`, `.b`, `.optima`, `.warnings`, `.interval(level)`, `.frontier(C)`.
+      `IsoFlop`, with `.a`, `.b`, `.optima`, `.warnings`, `.interval(level)`, `.frontier(C)`.
 
     Raises:
-        FitError: an unknown method, C that does not come in budgets, or fewer than two budgets with an optimum.
+      FitError: an unknown method, C that does not come in budgets, or fewer than two budgets with an optimum.
     """
     if method not in METHODS:
         raise FitError(f"method is {method!r}: choose one of {', '.join(METHODS)}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.isoflop import IsoFlop, isoflop
-from scaling_jax.fitting.sweeps import merge_close
+from .errors import FitError
+from .isoflop import IsoFlop, isoflop
+from .sweeps import merge_close
 
 # A parabola over sweeps wider than this in N (largest over smallest) is not local any more: on a noise-free
 # Chinchilla surface a span of 64 moves D* by 3%, on an asymmetric one by 14% (Open-Athena 2026).

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.errors import FitError
+from .errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
 # Akima needs a point on either side of the lowest; a polynomial of degree k needs k + 1 points.
@@ -21,10 +21,10 @@ class Sweep:
     """The runs of one compute budget, ordered by N.
 
     Attributes:
-        C: the budget in FLOPs: the geometric mean of its points, or the nominal budget when given.
-        N, D, loss: (n,) parameters, tokens and loss of its points.
-        index: (n,) their positions in the arrays that were passed in.
-        spread: largest over smallest C among the points.
+      C: the budget in FLOPs: the geometric mean of its points, or the nominal budget when given.
+      N, D, loss: (n,) parameters, tokens and loss of its points.
+      index: (n,) their positions in the arrays that were passed in.
+      spread: largest over smallest C among the points.
     """
 
     C: float
@@ -44,7 +44,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
     """Checks that all columns are finite, positive and of one length; returns them in float64.
 
     Raises:
-        FitError: a column holds something else; the message quotes the first such value.
+      FitError: a column holds something else; the message quotes the first such value.
     """
     out = {}
     for name, values in columns.items():
@@ -72,16 +72,16 @@ def find_sweeps(N, D, C, loss, budgets=None, tolerance: float | None = None) -> 
     """Groups points by compute budget.
 
     Args:
-        N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
-        budgets: None finds the budgets: C sorted is cut wherever it jumps by more than `tolerance`. A list of
-            nominal budgets sends each point to the nearest, and leaves out points further than `tolerance`.
-        tolerance: relative difference of C inside one budget; 0.1 when budgets are found, 0.25 when given.
+      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      budgets: None finds the budgets: C sorted is cut wherever it jumps by more than `tolerance`. A list of
+        nominal budgets sends each point to the nearest, and leaves out points further than `tolerance`.
+      tolerance: relative difference of C inside one budget; 0.1 when budgets are found, 0.25 when given.
 
     Returns:
-        The sweeps in order of C.
+      The sweeps in order of C.
 
     Raises:
-        FitError: C does not come in budgets, or there are fewer than two of them.
+      FitError: C does not come in budgets, or there are fewer than two of them.
     """
     columns = as_columns(N=N, D=D, C=C, loss=loss)
     log_c = np.log(columns["C"])
@@ -170,8 +170,8 @@ def minimum(method: str, x: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.n
     """Where each column of losses Y (n, k) over x = ln N (or ln D), (n,), is lowest.
 
     Returns:
-        (x*, loss*), each (k,): nan where the lowest point is an edge of the sweep (akima, cubic) or the curve
-        has no minimum. A parabola's vertex may lie outside the sweep, as in the published approach 2.
+      (x*, loss*), each (k,): nan where the lowest point is an edge of the sweep (akima, cubic) or the curve
+      has no minimum. A parabola's vertex may lie outside the sweep, as in the published approach 2.
     """
     if method == "akima":
         x, log_y = merge_close(x, np.log(Y))

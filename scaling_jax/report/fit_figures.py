@@ -42,12 +42,12 @@ def loss_vs_compute(
     """Runs by compute and loss, coloured by N, with the fitted frontier out to the target.
 
     Args:
-        fit: a `Fit` of a law with inputs N and D that has a frontier.
-        C: (n,) training FLOPs of the fitted runs.
-        held_out: columns N, C, y of runs that the fit has not seen (drawn as open diamonds).
-        target_flops: the frontier is drawn to here and marked with its N*, D* and loss.
-        level: shades this interval of the frontier's loss (needs a bootstrap: seconds).
-        y_label, title: what y is, and what the figure is called.
+      fit: a `Fit` of a law with inputs N and D that has a frontier.
+      C: (n,) training FLOPs of the fitted runs.
+      held_out: columns N, C, y of runs that the fit has not seen (drawn as open diamonds).
+      target_flops: the frontier is drawn to here and marked with its N*, D* and loss.
+      level: shades this interval of the frontier's loss (needs a bootstrap: seconds).
+      y_label, title: what y is, and what the figure is called.
     """
     figure, ax = _figure(7.2, 4.8)
     C, N, y = np.asarray(C, float), np.asarray(fit.data["N"], float), np.asarray(fit.y, float)
@@ -85,9 +85,9 @@ def isoflop(result, *, held_out: Mapping | None = None, y_label: str = "loss", t
     """Loss against N at each compute budget, the curve drawn through it, and its optimum.
 
     Args:
-        result: an `IsoFlop`.
-        held_out: columns N, C, y of runs that were not used.
-        y_label, title: what y is, and what the figure is called.
+      result: an `IsoFlop`.
+      held_out: columns N, C, y of runs that were not used.
+      y_label, title: what y is, and what the figure is called.
     """
     figure, ax = _figure(7.2, 4.8)
     norm = _log_norm(np.array([sweep.C for sweep in result.sweeps]))
@@ -117,11 +117,11 @@ def residuals(fit, C, *, held_out: Mapping | None = None, color_by=None, color_l
     """Predicted against observed, and the relative residual against compute (or any other scale).
 
     Args:
-        fit: a `Fit`.
-        C: (n,) the scale of the second panel for the fitted runs, usually FLOPs.
-        held_out: columns of the law's inputs, C and y of runs that the fit has not seen.
-        color_by: (n,) positive values for the colours; None takes N where the law has it.
-        color_label: what they are.
+      fit: a `Fit`.
+      C: (n,) the scale of the second panel for the fitted runs, usually FLOPs.
+      held_out: columns of the law's inputs, C and y of runs that the fit has not seen.
+      color_by: (n,) positive values for the colours; None takes N where the law has it.
+      color_label: what they are.
     """
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -168,9 +168,9 @@ def allocation(frontier, optima: Mapping[str, np.recarray], target_flops: float 
     """N* and D* against compute: the fitted frontier and the optima of the other approaches.
 
     Args:
-        frontier: a function of C (n,) giving `.N` and `.D` (a Fit's `frontier`), or None.
-        optima: label -> record array with `.C .N .D` (an `IsoFlop`'s or `Envelope`'s `optima`).
-        target_flops: the lines are drawn to here.
+      frontier: a function of C (n,) giving `.N` and `.D` (a Fit's `frontier`), or None.
+      optima: label -> record array with `.C .N .D` (an `IsoFlop`'s or `Envelope`'s `optima`).
+      target_flops: the lines are drawn to here.
     """
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -206,10 +206,10 @@ def law_of_one(
     """Points and curve of a law with one input.
 
     Args:
-        fit: a `Fit` of a law of one input.
-        held_out: columns of that input and y of points that the fit has not seen.
-        level: shades this interval of the prediction.
-        y_label, x_label: what the axes hold; None names the law's input.
+      fit: a `Fit` of a law of one input.
+      held_out: columns of that input and y of points that the fit has not seen.
+      level: shades this interval of the prediction.
+      y_label, x_label: what the axes hold; None names the law's input.
     """
     figure, ax = _figure(6.4, 4.4)
     (name,) = fit.data
@@ -227,8 +227,8 @@ def law_of_one(
         curve = np.asarray(fit.predict({name: grid}), float)
     else:
         prediction = fit.predict({name: grid}, level=level)
-        curve, low, high = (np.asarray(v, float) for v in (prediction.value, prediction.low, prediction.high))
-        ax.fill_between(grid, low, high, color=INK, alpha=0.13, lw=0, label=f"{level:.0%} interval")
+        curve = prediction.value
+        ax.fill_between(grid, *prediction.interval, color=INK, alpha=0.13, lw=0, label=f"{level:.0%} interval")
     ax.plot(grid, curve, color=INK, lw=1.8, zorder=5, label=fit.law.name)
     _style(ax)
     if log_x:

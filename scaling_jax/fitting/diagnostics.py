@@ -1,0 +1,266 @@
+"""What is wrong or unsure about a fit, in plain sentences, and how much it depends on the analyst's choices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .errors import FitError
+from .influence import influence
+from .linearised import Linearised, linearise
+from .text import short, table
+
+# Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
+SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
+# Relative standard error from which a parameter is not determined.
+UNDETERMINED = 0.5
+# A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
+BEND_T, BEND_SIZE = 4.0, 1e-3
+
+
+def warnings(fit) -> list[str]:
+    """Sentences about everything that makes a fit less sure than its numbers look; empty when there is nothing.
+
+    Args:
+      fit: a `Fit` with its data.
+    """
+    linear = linearise(fit)
+    return [
+        *_about_convergence(fit),
+        *_about_bounds(fit),
+        *_about_inputs(fit),
+        *_about_flatness(fit, linear),
+        *_about_counts(fit, linear),
+        *_about_residuals(fit, linear),
+        *_about_influence(fit),
+    ]
+
+
+def _about_convergence(fit) -> Iterator[str]:
+    if not fit.converged:
+        yield f"NOT CONVERGED: do not use these numbers ({fit.certificate})"
+
+
+def _about_bounds(fit) -> Iterator[str]:
+    for name, end in fit.at_bounds.items():
+        bound = fit.law.bounds[name][end == "upper"]
+        reason = "the data want it beyond" if np.isfinite(bound) and bound else "its term has left the law"
+        yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval means nothing"
+
+
+def _about_inputs(fit) -> Iterator[str]:
+    counts = fit.weights > 0
+    columns = {k: np.asarray(fit.data[k])[counts] for k in fit.law.inputs}
+    logs = {k: np.log(v) for k, v in columns.items() if np.all(v > 0) and np.ptp(np.log(v)) > 0}
+    names = list(logs)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            r = float(np.corrcoef(logs[one], logs[other])[0, 1])
+            if abs(r) > SIMILAR_INPUT:
+                exponents = _exponents_of(fit.law, one, other)
+                verb = "can't be told apart" if abs(r) > SAME_INPUT else "are hard to tell apart"
+                yield (
+                    f"{exponents} {verb}: ln {one} and ln {other} correlate at {r:.3f}; "
+                    f"add runs that vary {other} at fixed {one}"
+                )
+
+
+def _exponents_of(law, one: str, other: str) -> str:
+    usual = {("N", "D"): ("alpha", "beta"), ("N", "E"): ("a", "b")}.get((one, other), ())
+    if usual and all(k in law.params for k in usual):
+        return " and ".join(usual)
+    return f"the effects of {one} and {other}"
+
+
+def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
+    """Parameters that the curvature at the optimum leaves open: the first order of a flat profile."""
+    if linear.scale < 1e-9:  # exact data determine whatever the law can express
+        if linear.condition > 1e7:
+            yield f"the optimum is a valley, not a point (condition number {linear.condition:.1g})"
+        return
+    deviation = np.sqrt(np.diag(linear.covariance()))
+    loose = []
+    for i, name in enumerate(linear.problem.free):
+        step = np.zeros(deviation.size)
+        step[i] = deviation[i]
+        value = fit.params[name]
+        with np.errstate(all="ignore"):
+            up, down = (float(linear.natural(sign * step)[name]) for sign in (1, -1))
+        relative = max(abs(up - value), abs(value - down)) / max(abs(value), 1e-300)
+        if not relative < UNDETERMINED and name not in fit.at_bounds:
+            loose.append((name, relative))
+    if loose:
+        worst = ", ".join(f"{k} (+-{r:.0%})" if r < 10 else f"{k} (any value)" for k, r in loose)
+        correlated = _strongest_correlation(linear)
+        yield (
+            f"not identified by these data: {worst}; condition number {linear.condition:.2g}{correlated}. "
+            "Fix one of them (fixed=), use a law with fewer parameters, or add runs; see fit.profile(name)"
+        )
+
+
+def _strongest_correlation(linear: Linearised) -> str:
+    covariance = linear.covariance()
+    deviation = np.sqrt(np.diag(covariance))
+    correlation = np.abs(covariance / np.outer(deviation, deviation)) - np.eye(deviation.size)
+    i, j = np.unravel_index(np.argmax(correlation), correlation.shape)
+    names = linear.problem.free
+    return (
+        f", {names[i]} trades against {names[j]} (correlation {correlation[i, j]:.3f})" if correlation.size > 1 else ""
+    )
+
+
+def _about_counts(fit, linear: Linearised) -> Iterator[str]:
+    n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
+    if n < 2 * p:
+        yield f"{n} points for {p} parameters: hardly anything is left to judge the fit by"
+    if fit.duplicates:
+        yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each counts as a run of its own"
+
+
+def _about_residuals(fit, linear: Linearised) -> Iterator[str]:
+    """Residuals that bend with compute: the law has the wrong shape, and extrapolates by it."""
+    compute = fit.law.compute(fit.data)
+    name = "C"
+    if compute is None:
+        if len(fit.law.inputs) != 1:
+            return
+        (name,) = fit.law.inputs
+        compute = np.asarray(fit.data[name], np.float64)
+    counts = (fit.weights > 0) & (compute > 0)
+    p = len(linear.problem.free)
+    if counts.sum() < p + 8 or linear.scale < 1e-9 or np.ptp(np.log(compute[counts])) == 0:
+        return
+    x = np.log(compute[counts])
+    x = 2 * (x - x.min()) / np.ptp(x) - 1
+    r = np.clip(linear.residuals[counts], -3 * linear.scale, 3 * linear.scale)
+    basis = np.vander(x, 3)
+    (bend, _, _), *_ = np.linalg.lstsq(basis, r, rcond=None)
+    left = r - basis @ np.linalg.lstsq(basis, r, rcond=None)[0]
+    error = np.sqrt(np.sum(left**2) / (r.size - 3) * np.linalg.inv(basis.T @ basis)[0, 0])
+    if abs(bend) > max(BEND_T * error, BEND_SIZE):
+        direction = "low at both ends and high in the middle" if bend > 0 else "high at both ends and low in the middle"
+        unit = f"{abs(bend):.1%}" if fit.objective.log else f"{abs(bend):.3g}"
+        yield (
+            f"residuals bend with {name}: the law is too {direction} (by {unit} over the range, "
+            f"{abs(bend) / error:.1f} standard errors), so it will miss beyond the data; try fitting.select"
+        )
+
+
+def _about_influence(fit) -> Iterator[str]:
+    found = influence(fit, refits=0)
+    if not found.flagged.size:
+        return
+    moved = list(found.moves)[int(np.argmax(np.abs(found.shift)))]
+    worst = ", ".join(str(int(i)) for i in found.flagged[:8]) + (", ..." if found.flagged.size > 8 else "")
+    yield (
+        f"{found.flagged.size} of {fit.y.size} points are influential (rows {worst}; residual up to "
+        f"{np.max(np.abs(found.residuals[found.flagged])) / found.scale:.0f} robust standard deviations): without them "
+        f"{moved} goes from {found.params[moved]:.4g} to {found.without[moved]:.4g}; see fitting.influence(fit)"
+    )
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sensitivity:
+    """One fit per combination of choices. Made by `sensitivity`.
+
+    Attributes:
+      rows: dicts with "objective", "points", "N" (the convention), "params", "a" (None where the law has no such
+        exponent) and "frontier" (N*, D*, loss at the target; None where there is none).
+      target: that compute.
+    """
+
+    rows: list[dict]
+    target: float | None
+
+    def spread(self) -> float | None:
+        """Largest over smallest N* at the target over all rows."""
+        sizes = [row["frontier"]["N"] for row in self.rows if row["frontier"]]
+        return max(sizes) / min(sizes) if sizes else None
+
+    def __repr__(self) -> str:
+        names = list(self.rows[0]["params"])
+        header = ["objective", "points", "N", *names, "a"]
+        header += [f"N* at {self.target:.3g}", "D*", "y*"] if self.target else []
+        cells = []
+        for row in self.rows:
+            cell = [row["objective"], row["points"], row["N"], *(f"{v:.4g}" for v in row["params"].values())]
+            cell.append("" if row["a"] is None else f"{row['a']:.4f}")
+            if self.target:
+                at = row["frontier"]
+                cell += [short(at["N"]), short(at["D"]), f"{at['loss']:.4f}"] if at else ["", "", ""]
+            cells.append(cell)
+        return table(header, cells)
+
+
+def sensitivity(
+    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None
+) -> Sensitivity:
+    """Refits under other objectives, without the influential points, and with other ways to count parameters.
+
+    Args:
+      fit: a `Fit` with its data; its own choices are the first row.
+      objectives: None takes the fit's own, Huber(1e-3), LAD and least squares in ln y (or in y, if the fit is).
+      conventions: name -> (n,) values that replace N, e.g. {"total": ..., "non-embedding": ...}.
+      target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
+        law has a frontier.
+    """
+    from .fit import fit as refit
+    from .objectives import LAD, Huber, LeastSquares
+
+    log = fit.objective.log
+    if objectives is None:
+        objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
+    unique = {str(o): o for o in objectives}
+    compute = fit.law.compute(fit.data)
+    if target is None and compute is not None:
+        target = 10 * float(np.max(compute))
+    outliers = influence(fit, refits=0).flagged
+    kept = np.ones(fit.y.size, bool)
+    kept[outliers] = False
+    points = {f"all {fit.y.size}": np.ones(fit.y.size, bool)}
+    if outliers.size:
+        points[f"without {outliers.size} influential"] = kept
+    if conventions and "N" not in fit.law.inputs:
+        raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
+    counts = {"as fitted": None, **(conventions or {})}
+    rows = []
+    for convention, sizes in counts.items():
+        data = dict(fit.data) if sizes is None else {**fit.data, "N": np.asarray(sizes, np.float64)}
+        for chosen_name, chosen in points.items():
+            for name, objective in unique.items():
+                one = refit(
+                    fit.law,
+                    {k: v[chosen] for k, v in data.items()},
+                    fit.y[chosen],
+                    objective=objective,
+                    weights=fit.weights[chosen],
+                    fixed=fit.fixed,
+                )
+                rows.append(
+                    {
+                        "objective": name,
+                        "points": chosen_name,
+                        "N": convention,
+                        "params": dict(one.params),
+                        "a": _exponent(one),
+                        "frontier": _frontier_at(one, target),
+                    }
+                )
+    return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def _exponent(fit) -> float | None:
+    formula = fit.law.exponents.get("a")
+    return None if formula is None else float(formula(fit.params))
+
+
+def _frontier_at(fit, target) -> dict | None:
+    if target is None:
+        return None
+    try:
+        at = fit.frontier(target)
+    except FitError:
+        return None
+    return {k: float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss")}

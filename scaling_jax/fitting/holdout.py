@@ -1,0 +1,159 @@
+"""How well a law fitted to small runs predicts large ones, and how far beyond its data a prediction lies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from .errors import FitError
+from .linearised import linearise
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Holdout:
+    """A fit below a cut, judged above it. Made by `holdout`.
+
+    Attributes:
+      fit: the `Fit` of the runs below the cut.
+      cut: runs with C < cut were fitted. train, test: (n,) masks of the rows passed in.
+      errors: ln prediction - ln y of the test rows.
+      rmsle: root mean square of the errors; bias: their mean (positive: the law predicts too much).
+    """
+
+    fit: object
+    cut: float
+    train: np.ndarray
+    test: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def rmsle(self) -> float:
+        return float(np.sqrt(np.mean(self.errors**2)))
+
+    @property
+    def bias(self) -> float:
+        return float(np.mean(self.errors))
+
+    def __repr__(self) -> str:
+        return (
+            f"fitted on {int(self.train.sum())} runs below C = {self.cut:.3g}, judged on {int(self.test.sum())} above: "
+            f"RMSLE {self.rmsle:.5f}, bias {self.bias:+.5f} in ln y"
+        )
+
+
+def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
+    """Fits the runs with C < cut and scores the prediction of the others.
+
+    Args:
+      law, data, y: as for `fitting.fit`; options (objective=, seed=, ...) go there, weights= and clusters= are
+        cut with the rows.
+      cut: the compute (or other scale) that separates fitted from judged runs.
+      C: (n,) the scale that is cut; None takes 6 N D, or the law's single input.
+
+    Raises:
+      FitError: nothing on one side of the cut, no scale to cut, or y not positive.
+    """
+    from .fit import fit
+
+    y = np.asarray(y, np.float64)
+    scale = scale_of(law, data) if C is None else np.asarray(C, np.float64)
+    if scale.shape != y.shape:
+        raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
+    train = scale < cut
+    if train.all() or not train.any():
+        side = "below" if train.all() else "above"
+        raise FitError(
+            f"all {y.size} points are {side} cut={cut:g} (they run from {scale.min():.3g} to {scale.max():.3g}): "
+            "there is nothing to " + ("judge" if train.all() else "fit")
+        )
+    for name in ("weights", "clusters"):
+        if options.get(name) is not None:
+            options[name] = np.asarray(options[name])[train]
+    fitted = fit(law, rows(data, train), y[train], **options)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        errors = np.log(fitted.predict(rows(data, ~train))) - np.log(y[~train])
+    if not np.isfinite(errors).all():
+        raise FitError(
+            "errors are judged in ln y, and an observed or predicted value above the cut is not positive: "
+            f"smallest y {y[~train].min():g}"
+        )
+    return Holdout(fit=fitted, cut=float(cut), train=train, test=~train, errors=errors)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Extrapolation:
+    """How far asked predictions lie from the data of a fit. Made by `extrapolation`.
+
+    Attributes:
+      factors: input (and C = 6 N D where the law has N and D) -> (m,) how many times beyond the nearest end of
+        the data's range, 1 inside it.
+      leverage: (m,) variance of the prediction over the largest that any fitted point has: above 1 the data do
+        not pin the law down there, whatever the factors say.
+    """
+
+    factors: dict[str, np.ndarray]
+    leverage: np.ndarray
+
+    @property
+    def decades(self) -> np.ndarray:
+        """(m,) log10 of the largest factor."""
+        return np.max([np.log10(f) for f in self.factors.values()], axis=0)
+
+    def __repr__(self) -> str:
+        worst = {k: float(np.max(v)) for k, v in self.factors.items()}
+        beyond = ", ".join(f"{k} {v:.3g}x" for k, v in worst.items() if v > 1)
+        return (
+            f"beyond the data: {beyond or 'nothing'}; variance of the prediction {float(np.max(self.leverage)):.3g}x "
+            "the largest among fitted points"
+        )
+
+
+def extrapolation(fit, query: Mapping) -> Extrapolation:
+    """How far `query` lies beyond the data of `fit`.
+
+    Args:
+      fit: a `Fit`.
+      query: columns of the law's inputs, as for `fit.predict`.
+    """
+    query = {k: np.atleast_1d(np.asarray(query[k], np.float64)) for k in fit.law.inputs}
+    ranges = {k: (fit.data[k], query[k]) for k in fit.law.inputs}
+    compute = fit.law.compute(fit.data)
+    if compute is not None:
+        ranges["C"] = (compute, fit.law.compute(query))
+    factors = {}
+    for name, (seen, asked) in ranges.items():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors[name] = np.maximum(1.0, np.maximum(asked / seen.max(), seen.min() / asked))
+    linear = linearise(fit)
+    there = linear.problem.with_data(query, np.ones(asked.size), np.ones(asked.size))
+    slopes = there.residuals_and_slopes(linear.z[None])[1][0].T
+    covariance = linear.covariance()
+    variance = np.einsum("ij,jk,ik->i", slopes, covariance, slopes)
+    fitted = linear.slopes / np.sqrt(np.where(linear.weights > 0, linear.weights, 1.0))[:, None]
+    largest = np.max(np.einsum("ij,jk,ik->i", fitted, covariance, fitted))
+    return Extrapolation(factors=factors, leverage=variance / max(largest, 1e-300))
+
+
+def rows(data: Mapping, index) -> dict[str, np.ndarray]:
+    """The chosen rows of every column."""
+    return {k: np.asarray(data[k])[index] for k in data}
+
+
+def scale_of(law, data: Mapping) -> np.ndarray:
+    """What makes a run large: 6 N D where the law has them, else its single input.
+
+    Raises:
+      FitError: the law has several inputs and none of these.
+    """
+    from .catalogue import find_law
+
+    law = find_law(law)
+    columns = {k: np.asarray(data[k], np.float64) for k in law.inputs if k in data}
+    compute = law.compute(columns) if len(columns) == len(law.inputs) else None
+    if compute is not None:
+        return np.asarray(compute, np.float64)
+    if len(law.inputs) == 1 and columns:
+        return columns[law.inputs[0]]
+    raise FitError(f"{law.name} has inputs {', '.join(law.inputs)} and no C = 6 N D to cut by: pass C=")

@@ -1,0 +1,189 @@
+"""Which law to trust: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .catalogue import find_law
+from .errors import FitError
+from .holdout import rows, scale_of
+from .text import table
+
+FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One law's record.
+
+    Attributes:
+      name: of the law. fit: the `Fit` on all training points.
+      score: root mean square over nested cuts of the error in ln y above the cut; what laws are ranked by.
+      by_cut: RMSLE above each cut.
+      aicc: Akaike's criterion, small-sample corrected, on all training points; lower is better.
+      test: RMSLE on the points beyond `cut`; shown, never used. nan without such points.
+    """
+
+    name: str
+    fit: object
+    score: float
+    by_cut: tuple[float, ...]
+    aicc: float
+    test: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Selection:
+    """Laws ranked by extrapolation, best first. Made by `select`.
+
+    Attributes:
+      candidates: best first. cuts: the nested cuts of the scale. train, test: (n,) masks of the rows passed in.
+      impossible: law -> why it could not be ranked.
+    """
+
+    candidates: list[Candidate]
+    cuts: tuple[float, ...]
+    train: np.ndarray
+    test: np.ndarray
+    impossible: dict[str, str]
+
+    @property
+    def best(self):
+        """The `Fit` of the best law on all training points."""
+        return self.candidates[0].fit
+
+    def __getitem__(self, name: str) -> Candidate:
+        for candidate in self.candidates:
+            if candidate.name == name:
+                return candidate
+        raise KeyError(f"{name!r} was not ranked; these were: {', '.join(c.name for c in self.candidates)}")
+
+    def __repr__(self) -> str:
+        header = ["law", "parameters", "extrapolation RMSLE", *(f"from {c:.3g}" for c in self.cuts), "AICc"]
+        header += ["test RMSLE"] if self.test.any() else []
+        cells = [
+            [c.name, len(c.fit.params), f"{c.score:.5f}", *(f"{v:.5f}" for v in c.by_cut), f"{c.aicc:.1f}"]
+            + ([f"{c.test:.5f}"] if self.test.any() else [])
+            for c in self.candidates
+        ]
+        return "\n".join([table(header, cells), *(f"  {k}: {why}" for k, why in self.impossible.items())])
+
+
+def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None, fractions=FRACTIONS, **options):
+    """Ranks laws by how well they extrapolate inside the training data.
+
+    The training points are cut at several quantiles of their scale; each law is fitted below a cut and judged on
+    all training points above it. Points with C >= `cut` are test points: they take no part in the ranking.
+
+    Args:
+      laws: names or `Law`s; each reads its own inputs from `data`.
+      data: columns of all inputs. y: (n,) positive.
+      cut: scale from which points are test points; None: all points are for training.
+      C: (n,) the scale; None takes 6 N D of the first law that has it, else its single input.
+      fractions: of the training points (in order of scale) that lie below each nested cut.
+      options: objective=, weights=, fixed= and so on, for `fitting.fit`; the same for all laws.
+
+    Returns:
+      `Selection`, `.candidates` best first.
+
+    Raises:
+      FitError: no law could be fitted below every cut, or no law was given.
+    """
+    from .fit import fit
+
+    laws = [find_law(law) for law in laws]
+    if not laws:
+        raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
+    y = np.asarray(y, np.float64)
+    scale = _shared_scale(laws, data) if C is None else np.asarray(C, np.float64)
+    if scale.shape != y.shape:
+        raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
+    train = scale < (np.inf if cut is None else cut)
+    if not train.any():
+        raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
+    weights = options.pop("weights", None)
+    weights = np.ones(y.size) if weights is None else np.asarray(weights, np.float64)
+    cuts = _nested_cuts(np.sort(scale[train]), fractions)
+    candidates, impossible = [], {}
+    for law in laws:
+        mine = {k: np.asarray(data[k], np.float64) for k in law.inputs if k in data}
+
+        def fitted(mask, law=law, mine=mine):
+            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], **options)
+
+        try:
+            by_cut = []
+            for c in cuts:
+                below, above = train & (scale < c), train & (scale >= c)
+                by_cut.append(_rmsle(fitted(below), mine, y, above))
+            whole = fitted(train)
+        except FitError as error:
+            impossible[law.name] = str(error)
+            continue
+        candidates.append(
+            Candidate(
+                name=law.name,
+                fit=whole,
+                score=float(np.sqrt(np.mean(np.square(by_cut)))),
+                by_cut=tuple(by_cut),
+                aicc=aicc(whole),
+                test=_rmsle(whole, mine, y, ~train) if not train.all() else float("nan"),
+            )
+        )
+    if not candidates:
+        raise FitError("no law could be ranked: " + "; ".join(f"{k}: {v}" for k, v in impossible.items()))
+    candidates.sort(key=lambda c: c.score)
+    return Selection(candidates=candidates, cuts=cuts, train=train, test=~train, impossible=impossible)
+
+
+def aicc(fit) -> float:
+    """Akaike's information criterion with the small-sample correction of Hurvich & Tsai 1989.
+
+    Residuals are taken as Gaussian for least squares, as Laplace for LAD and for a Huber whose delta is below their
+    median size (where it is LAD in all but name). The noise scale counts as a parameter; infinite when points are
+    fewer than parameters + 3. Comparable between laws under one objective only.
+    """
+    counts = fit.weights > 0
+    r, w = fit.residuals[counts], fit.weights[counts] / fit.weights[counts].mean()
+    n, k = r.size, len(fit.params) - len(fit.fixed) + 1
+    if n - k - 1 <= 0:
+        return float("inf")
+    if fit.objective.delta < np.median(np.abs(r)):
+        minus_twice = 2 * n * (np.log(2 * max(np.mean(w * np.abs(r)), 1e-300)) + 1)
+    else:
+        minus_twice = n * (np.log(2 * np.pi * max(np.mean(w * r**2), 1e-300)) + 1)
+    return float(minus_twice + 2 * k + 2 * k * (k + 1) / (n - k - 1))
+
+
+def _rmsle(fit, data: Mapping, y: np.ndarray, judged: np.ndarray) -> float:
+    """Root mean square error in ln y; infinite where the law predicts nothing positive."""
+    if np.any(y[judged] <= 0):
+        raise FitError(f"laws are judged in ln y, and the smallest y is {y[judged].min():g}")
+    predicted = fit.predict(rows(data, judged))
+    if not np.all(predicted > 0):
+        return float("inf")
+    return float(np.sqrt(np.mean((np.log(predicted) - np.log(y[judged])) ** 2)))
+
+
+def _nested_cuts(scale: np.ndarray, fractions: Sequence[float]) -> tuple[float, ...]:
+    """Distinct scales with the given fractions of points strictly below; the largest scale is always judged."""
+    cuts = {float(scale[min(int(np.ceil(f * scale.size)), scale.size - 1)]) for f in fractions}
+    cuts.discard(float(scale[0]))
+    if not cuts:
+        raise FitError(
+            f"all {scale.size} training points have the scale {scale[0]:g}: there is nothing to extrapolate to"
+        )
+    return tuple(sorted(cuts))
+
+
+def _shared_scale(laws: Sequence, data: Mapping) -> np.ndarray:
+    reasons = []
+    for law in laws:
+        try:
+            return scale_of(law, data)
+        except FitError as error:
+            reasons.append(str(error))
+    raise FitError(reasons[0])
