@@ -24,8 +24,8 @@ class Coordinate:
         along its logarithm; "plain": as it is.
       unit, shift: f(p, m) of the other parameters p and of the mean logarithms m of the inputs (m["N"], ...) and of
         y (m["y"]). E.g. A in A / N^alpha has the unit exp(alpha m["N"] + m["y"]): z is then the size of the term at
-        the centre of the data, free of alpha. They may use parameters without unit and shift, and those that the
-        law lists before.
+        the centre of the data, free of alpha. They may use parameters without unit and shift, and those whose
+        coordinates the law lists before.
       start: range of z from which starting points are drawn.
       spans: an input whose range of logarithms (around its mean) widens `start`.
       limits: hard limits of z, practical zero and infinity for "log" parameters.

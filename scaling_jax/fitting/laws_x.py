@@ -121,13 +121,9 @@ def broken(breaks):
         return -p["c0"] * log_x - sum(terms)
 
     each = [name for k in i for name in (f"c{k}", f"d{k}", f"f{k}")]
-    # A slope that changes by +-c between pieces; b may be negative (increasing metrics) and a any limit.
+    # The slope changes by c at each break; b may be negative (increasing metrics) and the limit a anything.
     bounds = {"a": ANY, "b": ANY, "c0": (-20.0, 20.0)}
-    coordinates = {
-        "a": LEVEL,
-        "b": Coordinate("linear", lambda p, m: exp(m["y"] - log_shape(p, m["x"]))),
-        "c0": Coordinate("plain", start=(-0.3, 1.0)),
-    }
+    coordinates = {"c0": Coordinate("plain", start=(-0.3, 1.0))}
     for k in i:
         bounds |= {f"c{k}": (-50.0, 50.0), f"d{k}": POSITIVE, f"f{k}": POSITIVE}
         coordinates |= {
@@ -135,6 +131,7 @@ def broken(breaks):
             f"d{k}": Coordinate("log", lambda p, m: exp(m["x"]), start=(0.0, 0.0), spans="x", limits=(-30.0, 30.0)),
             f"f{k}": Coordinate("log", start=(-4.0, 1.0), limits=(-7.0, 7.0)),
         }
+    coordinates |= {"a": LEVEL, "b": Coordinate("linear", lambda p, m: exp(m["y"] - log_shape(p, m["x"])))}
     factors = " ".join(f"(1 + (x/d{k})^(1/f{k}))^(-c{k} f{k})" for k in i)
     return Law(
         name=f"bnsl{breaks}",
@@ -185,8 +182,8 @@ exponential = Law(
     bounds={"eps": ANY, "k": ANY, "gamma": POSITIVE},
     coordinates={
         "eps": LEVEL,
-        "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]))),
         "gamma": Coordinate("log", lambda p, m: exp(-m["loss"]), start=(-4.0, 5.0), limits=(-12.0, 8.0)),
+        "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]))),
     },
 )
 

@@ -49,7 +49,10 @@ class Objective:
 
     def slope(self, value):
         """T'(value)."""
-        return 1.0 / (value + self.shift) if self.log else np.ones_like(value)
+        if not self.log:
+            return np.ones_like(value)
+        with np.errstate(all="ignore"):
+            return 1.0 / (value + self.shift)
 
     def sides(self, residuals):
         """Factor on each point's cost for the side of the law it is on (1 when symmetric)."""

@@ -7,42 +7,44 @@ def polish(problem, z, steps=40):
     """Newton's method with the exact Hessian of the objective, within the bounds, from a nearby z (p,).
 
     Returns:
-      z (p,), never worse than the one given.
+      z (p,) with no higher objective than the one given, but for rounding.
     """
-    value = problem.value(z[None])[0]
-    damping = 1e-8
+    value, damping = problem.value(z[None])[0], 0.0
+    gradient, hessian, size = derivatives(problem, z)
     for _ in range(steps):
-        gradient, hessian, size = derivatives(problem, z)
-        held = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
-        free = ~held
-        if not free.any() or np.max(np.abs(gradient[free]) / size[free]) < 1e-13:
+        error = relative(problem, z, gradient, size)
+        if error < 1e-13:
             break
-        scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))[free]
-        matrix = hessian[np.ix_(free, free)] / np.outer(scale, scale)
-        eigen, vectors = np.linalg.eigh(matrix)
-        for _ in range(12):
-            lifted = np.maximum(np.abs(eigen), 1e-14 * np.abs(eigen).max()) + damping
-            step = np.zeros_like(z)
-            step[free] = -(vectors @ ((vectors.T @ (gradient[free] / scale)) / lifted)) / scale
-            trial = np.clip(z + step, problem.lower, problem.upper)
+        for _ in range(14):
+            trial = _newton(problem, z, gradient, hessian, damping)
             new = problem.value(trial[None])[0]
-            slack = 1e-15 * abs(value)
-            if (
-                (new <= value + slack
-                and _residual_gradient(problem, trial) <= max(_residual_gradient(problem, z), 0.0))
-                or new < value - slack
-            ):
-                z, value, damping = trial, min(value, new), damping * 0.1
-                break
-            damping = max(damping, 1e-12) * 10
+            if new <= value * (1 + 1e-11) + 1e-300:  # near the optimum values are all rounding: gradients decide
+                there = derivatives(problem, trial)
+                if new < value * (1 - 1e-11) or relative(problem, trial, there[0], there[2]) < error:
+                    break
+            damping = max(10 * damping, 1e-10)
         else:
             break
+        z, value, damping = trial, new, 0.1 * damping
+        gradient, hessian, size = there
     return z
 
 
-def _residual_gradient(problem, z):
-    gradient, _, size = derivatives(problem, z, hessian=False)
-    return np.max(np.abs(projected(problem, z, gradient)) / size)
+def _newton(problem, z, gradient, hessian, damping):
+    free = ~(((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0)))
+    if not free.any():
+        return z
+    scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))[free]
+    eigen, vectors = np.linalg.eigh(hessian[np.ix_(free, free)] / np.outer(scale, scale))
+    lifted = np.maximum(np.abs(eigen), 1e-15 * np.abs(eigen).max()) + damping  # downhill whatever the curvature
+    step = np.zeros_like(z)
+    step[free] = -(vectors @ ((vectors.T @ (gradient[free] / scale)) / lifted)) / scale
+    return np.clip(z + step, problem.lower, problem.upper)
+
+
+def relative(problem, z, gradient, size):
+    """Largest component of the gradient inside the bounds, relative to the size it would have without cancellation."""
+    return float(np.max(np.abs(projected(problem, z, gradient)) / size))
 
 
 def projected(problem, z, gradient):

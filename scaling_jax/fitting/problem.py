@@ -5,6 +5,7 @@ import numpy as np
 from .errors import LawError
 from .evaluate import with_derivatives
 from .law import INF
+from .objectives import Huber
 
 
 class Problem:
@@ -45,6 +46,13 @@ class Problem:
         other._tail += [other.inputs[k] for k in self.law.inputs] + [np.float64(v) for v in self.centre.values()]
         return other
 
+    def smoothed(self, delta):
+        """The same problem under a Huber cost that is quadratic within delta."""
+        other = self.with_data()
+        old = self.objective
+        other.objective = Huber(delta, log=old.log, above=old.above, shift=old.shift)
+        return other
+
     def rows(self, index):
         """The problem on some of its rows."""
         return self.with_data({k: v[index] for k, v in self.inputs.items()}, self.y[index], self.weights[index])
@@ -77,7 +85,7 @@ class Problem:
                 self.law,
                 self.free,
                 tuple(self.fixed),
-                law_inputs(self.law),
+                self.law.inputs,
                 tuple(self.centre),
             )
 
@@ -135,13 +143,10 @@ class Problem:
         return self.objective.value(self.residuals(z), self.weights if weights is None else weights)
 
 
-def law_inputs(law):
-    return tuple(law.inputs)
-
-
 def _natural(law, z, fixed, centre, exp):
+    """Natural-unit parameters of coordinates z (dict): first those with no unit or shift, then in declared order."""
     params = dict(fixed)
-    free = [k for k in law.params if k in z]
+    free = [k for k in law.coordinates if k in z]
     simple = [k for k in free if law.coordinates[k].unit is None and law.coordinates[k].shift is None]
     for k in (*simple, *(k for k in free if k not in simple)):
         c = law.coordinates[k]

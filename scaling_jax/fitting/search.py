@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .lad import lad_gradient, lad_polish
-from .polish import derivatives, polish, projected
+from .polish import derivatives, polish, relative
 from .solve import descend
 from .starts import choose
 
@@ -100,7 +100,7 @@ def relative_gradient(problem, z):
     if problem.objective.delta == 0:
         return lad_gradient(problem, z)
     gradient, _, size = derivatives(problem, z, hessian=False)
-    return float(np.max(np.abs(projected(problem, z, gradient)) / size))
+    return relative(problem, z, gradient, size)
 
 
 def _agree(problem, values):

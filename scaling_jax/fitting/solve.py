@@ -39,9 +39,10 @@ def descend(problem, z, weights=None, max_steps=100, tolerance=1e-12):
     weights = problem.weights if weights is None else weights
     lanes = max(1, CHUNK // problem.n)
     parts = []
-    for i in range(0, len(z), lanes):
-        w = weights[i : i + lanes] if weights.ndim == 2 else weights
-        parts.append(_descend_chunk(problem, z[i : i + lanes], w, max_steps, tolerance))
+    with np.errstate(all="ignore"):  # a start far from the data may overflow; its step is then rejected
+        for i in range(0, len(z), lanes):
+            w = weights[i : i + lanes] if weights.ndim == 2 else weights
+            parts.append(_descend_chunk(problem, z[i : i + lanes], w, max_steps, tolerance))
     z, value, settled = (np.concatenate(part) for part in zip(*parts))
     return Descent(z, value, settled)
 
@@ -59,7 +60,8 @@ def _descend_chunk(problem, z, weights, max_steps, tolerance):
         cost_new = _cost(objective, r_new, weights, delta)
         better = cost_new < cost
         floor = _floor(objective, r, weights)
-        small, tightened = decrease <= tolerance * cost, delta <= floor
+        # a short step says nothing about the distance left while damping keeps it short
+        small, tightened = (decrease <= tolerance * cost) & (damping <= 1.0), delta <= floor
         done = (small & tightened) | (damping > 1e12)
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
@@ -134,12 +136,21 @@ def _step(problem, z, pull, matrix, damping):
     diagonal = np.einsum("bii->bi", matrix)
     held = ((z <= problem.lower) & (pull < 0)) | ((z >= problem.upper) & (pull > 0))
     # Scaled to a unit diagonal, so that damping and solve treat all units alike.
-    root = np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
-    root = np.where(held, 0.0, 1.0 / root)
-    scaled = matrix * root[:, :, None] * root[:, None, :]
-    index = np.arange(z.shape[1])
-    scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
-    step = np.linalg.solve(scaled, (pull * root)[:, :, None])[:, :, 0] * root
-    step = np.clip(z + step, problem.lower, problem.upper) - z
+    root = 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+    step = np.zeros_like(z)
+    for _ in range(3):  # again with what ran into a bound held there
+        free = np.where(held, 0.0, root)
+        scaled = matrix * free[:, :, None] * free[:, None, :]
+        index = np.arange(z.shape[1])
+        scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
+        right = (pull - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
+        step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
+        inside = np.clip(z + step, problem.lower, problem.upper) - z
+        out = inside != step
+        step = np.where(np.abs(z + inside - (z + step)) > 0, inside, step)
+        out &= (z + step <= problem.lower) | (z + step >= problem.upper)
+        if not out.any():
+            break
+        held |= out
     decrease = np.sum(pull * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
     return step, decrease
