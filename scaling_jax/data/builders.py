@@ -2,51 +2,104 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import registered
+from tensorflow_datasets.image_classification import mnist
 
-from scaling_jax.data import python_sources
+from scaling_jax.data import english, image_sets, python_sources
 from scaling_jax.data.cache import Progress, silent
-from scaling_jax.data.sources import Reader
 
 
-class PythonSources(tfds.core.GeneratorBasedBuilder):
-    """Python files of the standard library and of installed packages; a configuration is a set of versions."""
+class _Text(tfds.core.GeneratorBasedBuilder):
+    """Documents of text; a configuration is the versions of what they come from."""
 
-    VERSION = tfds.core.Version(python_sources.VERSION)
+    source: Any
 
-    def __init__(self, *, config: str | None = None, on_progress: Progress = silent, **kwargs):
+    def __init__(self, *, config: str = "any", on_progress: Progress = silent, **kwargs):
         self._on_progress = on_progress
-        super().__init__(config=tfds.core.BuilderConfig(name=config or "installed"), **kwargs)
+        super().__init__(config=tfds.core.BuilderConfig(name=config), file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description=python_sources.__doc__,
+            description=self.source.__doc__,
             features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "path": tfds.features.Text()}),
         )
 
     def _split_generators(self, dl_manager):
-        return {split: self._examples(files) for split, files in python_sources.corpus(self._on_progress).items()}
+        corpus = self.source.corpus(self._on_progress)
+        return {split: self._generate_examples(documents) for split, documents in corpus.items()}
 
-    def _generate_examples(self, files):
-        raise NotImplementedError  # _split_generators gives the examples
-
-    def _examples(self, files: list[tuple[str, bytes]]):
-        for path, text in files:
+    def _generate_examples(self, documents: list[tuple[str, bytes]]):
+        for path, text in documents:
             yield path, {"text": text, "path": path}
 
 
-def texts(builder: tfds.core.DatasetBuilder, on_progress: Progress) -> Reader:
-    """Prepares `builder` where needed and reads its `text` feature."""
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()
-        builder.download_and_prepare()
-    return lambda split: _texts(builder.as_data_source(split))
+class PythonSources(_Text):
+    """Python files of the standard library and of installed packages."""
+
+    VERSION = tfds.core.Version(python_sources.VERSION)
+    source = python_sources
 
 
-def _texts(source) -> Iterator[bytes]:
-    for start in range(0, len(source), 256):
-        for example in source.__getitems__(list(range(start, min(start + 256, len(source))))):
-            yield example["text"]
+class English(_Text):
+    """Entries of the dictionaries in Debian's packages dict-gcide, dict-foldoc and dict-jargon."""
+
+    VERSION = tfds.core.Version(english.VERSION)
+    source = english
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """The 8x8 handwritten digits that scikit-learn carries."""
+
+    VERSION = tfds.core.Version(image_sets.DIGITS_VERSION)
+
+    def __init__(self, *, on_progress: Progress = silent, **kwargs):
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(*part) for split, part in image_sets.digits().items()}
+
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
+        yield from _as_png(images, labels)
+
+
+with registered.skip_registration():
+
+    class FashionMnist(mnist.FashionMNIST):
+        """TFDS's own fashion_mnist, name, version and features, out of the files of Debian's package."""
+
+        name = "fashion_mnist"
+
+        def __init__(self, *, on_progress: Progress = silent, **kwargs):
+            super().__init__(file_format="array_record", **kwargs)
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(*image_sets.fashion_mnist(split)) for split in ("train", "test")}
+
+        def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
+            yield from _as_png(images, labels)
+
+
+def _as_png(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+    # PNG bytes, because given an array TFDS's Image feature encodes it with TensorFlow.
+    for i, (image, label) in enumerate(zip(images, labels)):
+        buffer = io.BytesIO()
+        PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+        yield i, {"image": buffer.getvalue(), "label": int(label)}

@@ -106,7 +106,7 @@ def edges_sha256(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.Path | None]:
-    """Gives one process at a time a fresh folder that becomes `directory` when the block ends without an error.
+    """Gives one process at a time a folder that becomes `directory` when the block ends without an error.
 
     Yields None when another process has made `directory` in the meantime.
     """
@@ -116,11 +116,12 @@ def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.P
             yield None
             return
         partial = directory.with_name(directory.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
+        if not list(partial.glob("*.state.json")):  # else an interrupted write goes on
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
         try:
             yield partial
-        except BaseException:
+        except UserError:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         shutil.rmtree(directory, ignore_errors=True)

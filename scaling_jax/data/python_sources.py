@@ -20,9 +20,9 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 
-from scaling_jax.data import leak, tokenizers
+from scaling_jax.data import leak, own, tokenizers
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources import Reader, Source
+from scaling_jax.data.sources import Source, unit_hash
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
 
@@ -80,15 +80,14 @@ MAX_FILE_LEAK = 0.2
 def source(data: Data) -> Source:
     """The built-in source `python_sources`."""
     versions = installed()
-    name = f"python_sources/py{platform.python_version()}-{content_hash(versions)[:8]}/{VERSION}"
-    return Source(
-        name=name,
+    config = f"py{platform.python_version()}-{content_hash(versions)[:8]}"
+    return own.source(
+        "PythonSources",
+        data,
+        name=f"python_sources/{config}/{VERSION}",
         spec=Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context),
-        splits={"train": "train", "validation": "validation"},
-        identity={},
-        open=lambda root, on_progress: _open(root, on_progress, content_hash(versions)[:8]),
-        tokenizer=data.tokenizer,
         info={"packages": versions},
+        config=config,
     )
 
 
@@ -103,15 +102,6 @@ def installed() -> dict[str, str]:
     return versions
 
 
-def _open(root: pathlib.Path, on_progress: Progress, fingerprint: str) -> Reader:
-    from scaling_jax.data import builders
-
-    builder = builders.PythonSources(
-        config=f"py{platform.python_version()}-{fingerprint}", data_dir=root / "tfds", file_format="array_record"
-    )
-    return builders.texts(builder, on_progress)
-
-
 def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:
     """(path, text) of the files kept, in both splits."""
     paths = sorted(_files())
@@ -123,7 +113,7 @@ def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:
         if text is not None and (digest := hashlib.sha256(text).digest()) not in seen:
             seen.add(digest)
             directory = name.rpartition("/")[0] if name.count("/") > 1 else name
-            splits["validation" if _unit_hash(directory) < VALIDATION_SHARE else "train"].append((name, text))
+            splits["validation" if unit_hash(directory) < VALIDATION_SHARE else "train"].append((name, text))
     training_lines = set()
     for _, text in splits["train"]:
         training_lines.update(leak.lines(text))
@@ -167,10 +157,6 @@ def _without_licence(text: bytes) -> bytes:
     """Cuts the leading block of comments and blank lines if it states a licence."""
     header = re.match(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*", text).group()
     return text[len(header) :] if _LICENCE.search(header) else text
-
-
-def _unit_hash(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def _leak(text: bytes, training_lines: set[bytes]) -> float:

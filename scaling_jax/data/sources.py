@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import importlib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from scaling_jax.data.cache import Progress
-from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
 
 SPLITS = ("validation", "train")
 Reader = Callable[[str], Iterator[Any]]
+
+BUILT_IN = {
+    "python_sources": "Python files of the standard library and of installed packages: 75 MB, nothing to download",
+    "english": "three dictionaries from Debian's packages: 46 MB, needs apt",
+    "fashion_mnist": "70,000 images of 28x28, 10 classes; from Debian's package dataset-fashion-mnist",
+    "digits": "1,797 images of 8x8, 10 classes, from scikit-learn's wheel: a smoke test",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,14 +32,15 @@ class Source:
     Attributes:
       name: full name, version included; enters `dataset_hash`.
       spec: what it looks like to a model.
-      tokenizer: as in the study (text only).
       splits: what "train" and "validation" are, in the source's own words.
       identity: JSON of what would be read, cheap to get (versions, sizes, modification times); with name, splits and
         tokenizer it is the key under which the arrays are kept.
-      open: (cache folder, on_progress) -> reader; reader("train" | "validation") yields documents as UTF-8 bytes, or
-        (image [H, W, C] uint8, label) pairs.
+      open: (cache folder, on_progress) -> reader. For text, reader("train" | "validation") yields documents as UTF-8
+        bytes, for tokens arrays of tokens, for images pairs of uint8 [H, W, C] and label. Validation is read first.
+      tokenizer: as in the study, for text; None for images and for what comes as tokens.
       size_hint: bytes the arrays will take, where known.
       info: what a person may want to know about it.
+      prepare: for a source that has to be downloaded first: (cache folder, on_progress) -> the source that can be read.
     """
 
     name: str
@@ -39,28 +48,46 @@ class Source:
     splits: dict[str, str]
     identity: dict[str, Any]
     open: Callable[[pathlib.Path, Progress], Reader]
-    tokenizer: str = ""
+    tokenizer: str | None = None
     size_hint: int | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
+    prepare: Callable[[pathlib.Path, Progress], Source] | None = None
 
 
 def resolve(data: Data) -> Source:
     """The source that `data.source` names: a built-in, a path, or a TFDS name.
 
+    A name that is a file or folder of the working directory means that file or folder.
+
     Raises:
       UserError: there is none, or it cannot be read.
     """
-    if data.source == "python_sources":
-        from scaling_jax.data import python_sources
+    # Imported as needed: TFDS alone takes half a second.
+    return importlib.import_module(f"scaling_jax.data.{_module(data.source)}").source(data)
 
-        return python_sources.source(data)
-    if is_path(data.source):
-        from scaling_jax.data import text_files
 
-        return text_files.source(data)
-    raise UserError(f"data.source {data.source!r} is neither a built-in source nor a file or folder")
+def _module(name: str) -> str:
+    if name in ("python_sources", "english"):
+        return name
+    if name in ("digits", "fashion_mnist"):
+        return "image_sets"
+    if not is_path(name):
+        return "tfds_names"
+    path = pathlib.Path(name).expanduser()
+    if (path / "dataset_info.json").is_file():
+        return "tfds_names"
+    if path.suffix in (".npy", ".bin"):
+        return "token_files"
+    from scaling_jax.data import image_folder
+
+    return "image_folder" if image_folder.is_one(path) else "text_files"
 
 
 def is_path(name: str) -> bool:
-    """Whether `name` means a file or folder: it looks like one, or it is there."""
+    """Whether `name` means a local file or folder: it looks like one, or it is there."""
     return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or os.path.exists(name)
+
+
+def unit_hash(name: str) -> float:
+    """A number in [0, 1) that only the name decides: what splits are divided by."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

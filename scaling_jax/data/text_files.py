@@ -1,20 +1,21 @@
-"""A user's own text: one file, or a folder with everything below it.
+"""A user's own text: one file, or a folder with everything below it; .txt, .jsonl and others, also as .gz or .zst.
 
-Files are cut at line ends into blocks of at most 64 kB or so; equal blocks are kept once, and one in twenty, by hash
-of its file's path and its number, is validation. Files come in the order of the hash of their path, so that a cap on
-unique tokens takes a sample of the folder and not its beginning.
+Plain text is cut at line ends into blocks of about 64 kB at most, a .jsonl into its records. Equal ones are kept once,
+and one in twenty, by hash of its file's path and its number, is validation. Files come in the order of the hash of
+their path, so that a cap on unique tokens takes a sample of the folder and not its beginning.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
 
-from scaling_jax.data import tokenizers
-from scaling_jax.data.sources import Reader, Source
+from scaling_jax.data import text_formats, tokenizers
+from scaling_jax.data.sources import Reader, Source, unit_hash
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -65,14 +66,14 @@ def find(path: pathlib.Path) -> tuple[list[TextFile], int]:
     """
     try:
         if path.is_file():
-            if _is_binary(path):
+            if text_formats.is_binary(path):
                 raise UserError(f"data.source {str(path)!r} is a binary file, not UTF-8 text")
             names = [path]
         elif path.is_dir():
             names = [p for p in _walk(path) if p.is_file()]
         else:
             raise UserError(f"data.source {str(path)!r} does not exist: give an existing file or folder")
-        text = [p for p in names if p.stat().st_size and not _is_binary(p)]
+        text = [p for p in names if p.stat().st_size and not text_formats.is_binary(p)]
         files = []
         for p in text:
             stat, name = p.stat(), p.relative_to(path).as_posix() if path.is_dir() else p.name
@@ -82,64 +83,45 @@ def find(path: pathlib.Path) -> tuple[list[TextFile], int]:
     if not files:
         what = "folder holds no text files" if path.is_dir() else "file is empty"
         raise UserError(f"data.source {str(path)!r}: the {what}")
-    return sorted(files, key=lambda file: _hash(file.name)), len(names) - len(text)
+    return sorted(files, key=lambda file: unit_hash(file.name)), len(names) - len(text)
 
 
 def reader(path: pathlib.Path, files: list[TextFile]) -> Reader:
-    """Reads the blocks of `files` by split; validation is to be read first, its blocks are then not trained on."""
+    """Reads the blocks of `files` by split; what stands in validation is not trained on."""
     size = sum(file.size for file in files)
     block_size = min(MAX_BLOCK, max(MIN_BLOCK, size // BLOCKS))
-    limit = VALIDATION_SHARE * 2**64
+    limit = VALIDATION_SHARE
     if size < FEW_BYTES:
-        # So few blocks that chance could leave none to validate on: the lowest hashes, not those below a threshold.
-        hashes = sorted(_hash(f"{file.name}:{i}") for file in files for i, _ in enumerate(_blocks(file, block_size)))
+        # So few blocks that chance could leave none to validate on: the lowest hashes instead of a threshold.
+        hashes = sorted(unit_hash(name) for name, _ in _named_blocks(files, block_size))
         if len(hashes) < 2:
             raise UserError(f"data.source {str(path)!r}: {size} bytes are too few to train and validate on")
         limit = hashes[max(1, round(VALIDATION_SHARE * len(hashes)))]
-    seen: set[bytes] = set()
+
+    def select(split: str, seen: set[bytes]) -> Iterator[bytes]:
+        for name, block in _named_blocks(files, block_size):
+            if (unit_hash(name) < limit) == (split == "validation"):
+                digest = hashlib.sha256(block).digest()[:16]
+                if digest not in seen:
+                    seen.add(digest)
+                    yield block
 
     def read(split: str) -> Iterator[bytes]:
-        for file in files:
-            for i, block in enumerate(_blocks(file, block_size)):
-                if (_hash(f"{file.name}:{i}") < limit) == (split == "validation"):
-                    digest = hashlib.sha256(block).digest()[:16]
-                    if digest not in seen:
-                        seen.add(digest)
-                        yield _checked(file, block)
+        seen: set[bytes] = set()
+        if split == "train":
+            collections.deque(select("validation", seen), maxlen=0)
+        return select(split, seen)
 
     return read
 
 
-def _blocks(file: TextFile, size: int) -> Iterator[bytes]:
-    with open(file.path, "rb") as stream:
-        while block := stream.read(size):
-            block += stream.readline(MAX_BLOCK)
-            # A line without end is cut, but never inside a character.
-            while (following := stream.peek(1)[:1]) and following[0] & 0xC0 == 0x80:
-                block += stream.read(1)
-            yield block
-
-
-def _checked(file: TextFile, block: bytes) -> bytes:
-    try:
-        block.decode()
-    except UnicodeDecodeError:
-        raise UserError(f"{str(file.path)!r} is not UTF-8 text: convert it (iconv -t UTF-8) or move it away") from None
-    if b"\0" in block:
-        raise UserError(f"{str(file.path)!r} has zero bytes and is no text: move it away")
-    return block
+def _named_blocks(files: list[TextFile], size: int) -> Iterator[tuple[str, bytes]]:
+    for file in files:
+        for i, block in enumerate(text_formats.documents(file.path, size)):
+            yield f"{file.name}:{i}", block
 
 
 def _walk(path: pathlib.Path) -> Iterator[pathlib.Path]:
     for directory, folders, files in os.walk(path):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         yield from (pathlib.Path(directory) / file for file in sorted(files) if not file.startswith("."))
-
-
-def _is_binary(path: pathlib.Path) -> bool:
-    with open(path, "rb") as stream:
-        return b"\0" in stream.read(8192)
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")

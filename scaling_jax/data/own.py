@@ -1,0 +1,50 @@
+"""Sources of our own TFDS builders: prepared on first use, without TensorFlow, below the cache folder."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from scaling_jax.data.cache import Progress
+from scaling_jax.data.sources import Reader, Source
+from scaling_jax.models.family import Spec
+from scaling_jax.study import Data
+
+
+def source(
+    builder: str,
+    data: Data,
+    *,
+    name: str,
+    spec: Spec,
+    validation: str = "validation",
+    info: dict[str, Any] | None = None,
+    **options: Any,
+) -> Source:
+    """The source of the class `builder` of `scaling_jax.data.builders`, which imports TFDS only when it is opened.
+
+    Args:
+      builder: name of the class.
+      data: the study's data.
+      name, spec, info: as in `Source`; the name determines what is read.
+      validation: the builder's split to validate on.
+      **options: of the class.
+    """
+
+    def open_(root: pathlib.Path, on_progress: Progress) -> Reader:
+        from scaling_jax.data import builders, prepare, tfds_names
+
+        made = getattr(builders, builder)(data_dir=root / "tfds", on_progress=on_progress, **options)
+        if not made.is_prepared():
+            prepare.prepare(made, on_progress)
+        return tfds_names.reader(made, "train", validation, spec)
+
+    return Source(
+        name=name,
+        spec=spec,
+        splits={"train": "train", "validation": validation},
+        identity={},
+        open=open_,
+        tokenizer=data.tokenizer if spec.kind == "tokens" else None,
+        info=info or {},
+    )

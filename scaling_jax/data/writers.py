@@ -1,0 +1,211 @@
+"""Writing the arrays of a source: what passes is tokenised, counted, hashed, and watched for leaks on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from scaling_jax.data import cache, leak, tokenizers
+from scaling_jax.data.cache import Progress
+from scaling_jax.data.sources import SPLITS, Source
+from scaling_jax.errors import UserError
+
+BATCH_BYTES = 1 << 20
+SAVE_SECONDS = 30.0
+
+
+def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
+    """Writes the token arrays of a text source into `directory` and returns its meta data.
+
+    A long write notes every half a minute how far it is; begun again in the same folder, it goes on from there.
+
+    Raises:
+      UserError: a split has no text, or tokens lie outside the vocabulary.
+    """
+    read = source.open(root, on_progress)
+    tokenizer = tokenizers.make(source.tokenizer, source.spec.vocab_size)
+    if tokenizer.needs_training:
+        tokenizer = tokenizers.train(tokenizer, read("train"), root, on_progress)
+    check = leak.Check() if source.tokenizer is not None else None
+    parts = {split: TokenWriter(directory / f"{split}.bin", tokenizer) for split in SPLITS}
+    for split, part in parts.items():  # validation first: its lines are then looked for in the training text
+        watch = check and getattr(check, split)
+        what, total = f"{source.name}: writing {split}", source.size_hint if split == "train" else None
+        part.write(read(split), watch, lambda done, what=what, total=total: on_progress(what, done, total))
+        if part.tokens == 0:
+            raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
+        on_progress(what, part.bytes, part.bytes)
+    if check is not None:
+        on_progress(f"{source.name}: {leak.message(check.share())}", 1, 1)
+    for part in parts.values():
+        part.state.unlink(missing_ok=True)
+    return {
+        "name": source.name,
+        "kind": "tokens",
+        "splits": source.splits,
+        "tokenizer": tokenizer.describe(),
+        "bytes_per_token": source.info.get("bytes_per_token", parts["validation"].bytes / parts["validation"].tokens),
+        "files": {split: part.describe() for split, part in parts.items()},
+        "info": {
+            "documents": {split: part.documents for split, part in parts.items()},
+            "tokens": {split: part.tokens for split, part in parts.items()},
+            "bytes": {split: part.bytes for split, part in parts.items()},
+            "leak": check and check.share(),
+            "validation_lines": check and check.lines,
+            "unigram_nats": unigram_nats(parts["train"].counts, parts["validation"].counts),
+            **source.info,
+        },
+    }
+
+
+def unigram_nats(train_counts: np.ndarray, validation_counts: np.ndarray) -> float:
+    """Nats per validation token under the (add-one) unigram distribution of the training tokens.
+
+    The loss less this is the unigram-normalised loss, comparable across vocabularies (Tao et al. 2024,
+    arXiv:2407.13623).
+    """
+    log_p = np.log((train_counts + 1) / (train_counts.sum() + train_counts.size))
+    return float(-(validation_counts @ log_p) / validation_counts.sum())
+
+
+class TokenWriter:
+    """A token file that documents are appended to, and what was counted on the way."""
+
+    def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
+        self.path, self.tokenizer = path, tokenizer
+        self.state = path.with_suffix(".state.json")
+        self.dtype = np.dtype(tokenizers.dtype(tokenizer.vocab_size))
+        self.sha256 = hashlib.sha256()
+        self.counts = np.zeros(tokenizer.vocab_size, np.int64)
+        self.documents = self.bytes = self.tokens = 0
+
+    def write(
+        self,
+        documents: Iterable[Any],
+        watch: Callable[[bytes], None] | None,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        """Appends `documents`; those that an interrupted write has already in the file are only watched."""
+        self._restore()
+        written, saved, batch, size = self.documents, time.monotonic(), [], 0
+        with open(self.path, "r+b" if written else "wb") as file:
+            file.seek(self.tokens * self.dtype.itemsize)
+            file.truncate()
+            for number, document in enumerate(documents):
+                if watch is not None:
+                    watch(document)
+                if number < written:
+                    continue
+                batch.append(document)
+                size += len(document)
+                if size >= BATCH_BYTES:
+                    self._append(file, batch)
+                    on_bytes(self.bytes)
+                    batch, size = [], 0
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        self._save(file)
+                        saved = time.monotonic()
+            self._append(file, batch)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._save(file)
+
+    def describe(self) -> dict[str, Any]:
+        """The record of the file in `meta.json`."""
+        return cache.describe_file(self.path, self.dtype, (self.tokens,), self.sha256.hexdigest())
+
+    def _append(self, file: Any, batch: list[Any]) -> None:
+        if not batch:
+            return
+        tokens, sizes = self.tokenizer.encode_batch(batch)
+        tokens = tokens.astype(self.dtype, copy=False)
+        file.write(tokens)
+        self._count(tokens)
+        self.documents += len(batch)
+        self.bytes += sizes
+        self.tokens += len(tokens)
+
+    def _count(self, tokens: np.ndarray) -> None:
+        self.sha256.update(tokens)
+        self.counts += np.bincount(tokens, minlength=self.counts.size)
+
+    def _save(self, file: Any) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        partial = self.state.with_suffix(".partial")
+        partial.write_text(json.dumps([self.documents, self.bytes, self.tokens]))
+        os.replace(partial, self.state)
+
+    def _restore(self) -> None:
+        if self.state.exists():
+            self.documents, self.bytes, self.tokens = json.loads(self.state.read_text())
+            written = np.memmap(self.path, self.dtype, mode="r", shape=(self.tokens,))
+            for start in range(0, self.tokens, BATCH_BYTES):
+                self._count(np.asarray(written[start : start + BATCH_BYTES]))
+
+
+def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
+    """Writes the image and label arrays of an image source into `directory` and returns its meta data.
+
+    Raises:
+      UserError: a split is empty, an image has another shape, or a label lies outside the classes.
+    """
+    read, shape, classes = source.open(root, on_progress), source.spec.image_shape, source.spec.vocab_size
+    files, counts, seen, repeated = {}, {}, set(), set()
+    sums = np.zeros((2, shape[-1]))
+    for split in SPLITS:
+        labels, digest, path = [], hashlib.sha256(), directory / f"{split}.bin"
+        with open(path, "wb") as file:
+            for image, label in read(split):
+                if image.shape != shape or image.dtype != np.uint8:
+                    raise UserError(f"{source.name}: an image is {image.dtype}{list(image.shape)}, not uint8{shape}")
+                if not 0 <= label < classes:
+                    raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
+                pixels = np.ascontiguousarray(image)
+                file.write(pixels)
+                digest.update(pixels)
+                labels.append(label)
+                fingerprint = hashlib.sha256(pixels).digest()[:16]
+                if split == "validation":
+                    seen.add(fingerprint)
+                else:
+                    repeated |= {fingerprint} & seen
+                    values = pixels.reshape(-1, shape[-1]) / 255.0
+                    sums += values.mean(0), (values**2).mean(0)
+                if len(labels) % 2000 == 0:
+                    on_progress(f"{source.name}: writing {split}", len(labels), None)
+        if not labels:
+            raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
+        files[split] = cache.describe_file(path, np.uint8, (len(labels), *shape), digest.hexdigest())
+        files[f"{split}_labels"] = _write_labels(directory / f"{split}_labels.bin", labels)
+        counts[split] = np.bincount(labels, minlength=classes).tolist()
+    mean, square = sums / sum(counts["train"])
+    share = len(repeated) / max(1, len(seen))
+    on_progress(f"{source.name}: {share:.2%} of the validation images stand in training", 1, 1)
+    return {
+        "name": source.name,
+        "kind": "images",
+        "splits": source.splits,
+        "tokenizer": None,
+        "bytes_per_token": float("nan"),
+        "files": files,
+        "info": {
+            "class_counts": counts,
+            "leak": share,
+            "mean": mean.tolist(),
+            "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
+            **source.info,
+        },
+    }
+
+
+def _write_labels(path: pathlib.Path, labels: list[int]) -> dict[str, Any]:
+    array = np.array(labels, np.int32)
+    path.write_bytes(array.tobytes())
+    return cache.describe_file(path, np.int32, array.shape, hashlib.sha256(array.tobytes()).hexdigest())
