@@ -12,7 +12,7 @@ from .text import table
 
 # Belsley, Kuh & Welsch 1980: a point that moves its own prediction by more than one standard error (|DFFITS| > 1) is
 # influential. Leverage alone is no fault, so it must also be an outlier in robust standard deviations.
-INFLUENTIAL, OUTLYING = 1.0, 3.5
+INFLUENTIAL, OUTLYING = 1.0, 4.0
 # Beyond this many points only those with the largest first-order influence are left out in turn.
 MAX_REFITS = 400
 
@@ -22,7 +22,7 @@ class Influence:
     """What each point does to a fit. Made by `influence`.
 
     Attributes:
-      flagged: indices of influential points, worst first: |dffits| > 1 and residual > 3.5 scales.
+      flagged: indices of influential points, worst first: |dffits| > 1 and residual > 4 scales.
       dffits: (n,) robust residual over its scale, times sqrt(leverage) / (1 - leverage).
       residuals: (n,) T(y) - T(f); scale: their robust standard deviation. leverage: (n,).
       moves: parameter -> (n,) its change when the point alone is left out (nan where it was not refitted).

@@ -18,7 +18,8 @@ class Linearised:
       residuals: (n,) T(y) - T(f), e.g. ln y - ln f.
       slopes: (n, p) derivatives of T(f) by z, each row times the square root of its weight.
       weights: (n,) relative to their mean over points that count.
-      scale: robust standard deviation of the residuals: 1.4826 times the median size.
+      scale: robust standard deviation of the residuals: 1.4826 times the median size of the n - p largest, since p
+        of them are (nearly) zero by the fit itself.
       leverage: (n,) how much of each prediction its own point decides, 0 to 1.
     """
 
@@ -62,6 +63,6 @@ def linearise(fit) -> Linearised:
         residuals=r[0],
         slopes=slopes,
         weights=weights,
-        scale=float(1.4826 * np.median(np.abs(r[0][counts]))),
+        scale=float(1.4826 * np.median(np.sort(np.abs(r[0][counts]))[min(problem.p, counts.sum() - 1) :])),
         leverage=np.minimum(np.sum(q**2, axis=1), 1 - 1e-9),
     )
