@@ -43,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
     rest.remove(command)
     try:
         module = importlib.import_module(COMMANDS[command][0])
+        _forget_flags()
         module.define_flags()
         if any(a in ("-h", "--help", "--helpfull") for a in rest):
             print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{flags.FLAGS.module_help(module.__name__)}")
@@ -75,6 +76,14 @@ def usage() -> str:
         + "\n".join(lines)
         + ("\n\n`scaling-jax COMMAND --help` shows its flags; --flagfile=FILE reads them from a file.")
     )
+
+
+def _forget_flags() -> None:
+    """Commands share flag names, so what an earlier call in this process defined goes first."""
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("scaling_jax.commands"):
+            for flag in list(defined):
+                delattr(flags.FLAGS, flag.name)
 
 
 def _complain(message: str) -> int:

@@ -7,12 +7,14 @@ workdir/
   runs/<run_id>/_SUCCESS          written last: the run is finished
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
 
-Every file is written whole under a temporary name and renamed. Paths are `etils.epath`, so gs:// works; nothing is
-ever appended, since object stores cannot.
+Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
+works; nothing is ever appended, since object stores cannot.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import uuid
@@ -20,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+from absl import logging
 
 from scaling_jax.errors import UserError
 
@@ -37,23 +40,52 @@ def as_path(path: Any):
     return epath.Path(path)
 
 
-def write_atomic(path: Any, text: str) -> None:
-    """Writes the whole file or nothing: a reader never sees half of it."""
+def is_remote(path: Any) -> bool:
+    """Whether a path lies in an object store (gs://), where there are no renames, locks or half-written files."""
+    return "://" in str(path)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is that of `write_atomic` before its rename: left over when the process was killed."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def write_atomic(path: Any, content: str | bytes) -> None:
+    """Writes the whole file or nothing, and returns when it would survive a power loss."""
     path = as_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in str(path):
-        path.write_text(text)  # object stores publish an object whole
+    data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        path.write_bytes(data)  # object stores publish an object whole
         return
+    _make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _make_folder(path: Any) -> None:
+    if not path.exists():
+        _make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Any) -> None:
+    """Makes names in a folder survive a power loss."""
+    with contextlib.suppress(OSError):  # some network file systems refuse
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class Records:
@@ -86,25 +118,28 @@ class Records:
         write_atomic(folder / "_SUCCESS", "")
 
     def finished(self) -> dict[str, dict]:
-        """run_id -> row of every run with `_SUCCESS`."""
+        """run_id -> row of every run with `_SUCCESS`. A row that cannot be read is said and counts as missing."""
         folder = self.root / "runs"
-        if not folder.exists():
-            return {}
-        return {
-            run.name: json.loads((run / "result.json").read_text())
-            for run in folder.iterdir()
-            if (run / "_SUCCESS").exists()
-        }
+        rows = {}
+        for run in folder.iterdir() if folder.exists() else ():
+            if (run / "_SUCCESS").exists():
+                try:
+                    rows[run.name] = json.loads((run / "result.json").read_text())
+                except (ValueError, FileNotFoundError) as error:
+                    logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+        return rows
 
     def points(self, kind: str, ident: str) -> list[dict]:
         """Points in order of steps. A later attempt that resumed from step s replaces all earlier points past s."""
         folder = self.root / kind / ident
-        if not folder.exists():
-            return []
-        attempts: dict[str, list[dict]] = {}
-        for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name):
-            chunk = [json.loads(line) for line in path.read_text().splitlines()]
-            attempts.setdefault(path.name.split("-")[1], []).extend(chunk)
+        attempts: dict[int, list[dict]] = {}
+        for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
+            try:
+                chunk = [json.loads(line) for line in path.read_text().splitlines()]
+            except ValueError as error:
+                logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
+                continue
+            attempts.setdefault(int(path.name.split("-")[1]), []).extend(chunk)
         merged: list[dict] = []
         for _, chunk in sorted(attempts.items()):
             first = min(point["first_step"] for point in chunk)
@@ -165,8 +200,6 @@ def save_table(table: pd.DataFrame, path: Any) -> None:
     path = as_path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out={str(path)!r}: unknown ending {path.suffix!r}; write .csv or .parquet")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    with temporary.open("wb") as file:
-        table.to_csv(file, index=False) if path.suffix == ".csv" else table.to_parquet(file, index=False)
-    temporary.replace(path)
+    content = io.BytesIO()
+    table.to_csv(content, index=False) if path.suffix == ".csv" else table.to_parquet(content, index=False)
+    write_atomic(path, content.getvalue())

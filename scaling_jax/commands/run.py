@@ -6,16 +6,15 @@ import sys
 import time
 from typing import Any
 
-import jax
 from absl import flags
 
 from scaling_jax import data
 from scaling_jax.commands import report, study_flags
 from scaling_jax.commands.plan_text import plan_text
-from scaling_jax.engines import local
+from scaling_jax.engines import compile_cache, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
-from scaling_jax.engines.workdir import Workdir
+from scaling_jax.engines.workdir import COMPILE_CACHE, Workdir
 from scaling_jax.plan import make_plan
 from scaling_jax.results import Records, load_table, save_table
 from scaling_jax.training import device
@@ -29,18 +28,22 @@ def define_flags() -> None:
 
 
 def main(args: list[str], values: Any) -> int:
+    with StopSignal() as stop:
+        return _run(args, values, stop)
+
+
+def _run(args: list[str], values: Any, stop: StopSignal) -> int:
     study = study_flags.read_study(args, values)
     spec = data.describe(study.data)
-    make_plan(study, spec)  # what cannot be trained is said before anything is read or written
+    scales = [pack.scale for pack in make_plan(study, spec)]  # says what cannot be trained before anything is written
     workdir = Workdir(values.workdir or f"runs/{study.name}")
-    workdir.check(study)
+    workdir.check(study, scales)
     study_flags.start_jax(values)
     _say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
     dataset = data.load(study.data, on_progress=_data_progress())
     packs = make_plan(study, spec, dataset.dataset_hash)
-    with workdir.claim(study, dataset.dataset_hash) as attempt:
-        jax.config.update("jax_compilation_cache_dir", str(workdir.path / "xla_cache"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    with workdir.claim(study, scales, dataset.dataset_hash) as attempt:
+        compile_cache.use(workdir.path / COMPILE_CACHE)
         records = Records(workdir.path, attempt)
         finished = records.finished()
         todo = [pack for pack in packs if missing(pack, finished)]
@@ -48,7 +51,7 @@ def main(args: list[str], values: Any) -> int:
         if todo:
             _say(plan_text(study, packs, spec))
             _say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the rest")
-            _train(todo, study, dataset, records)
+            _train(todo, study, dataset, records, finished, stop)
         else:
             _say(f"all {runs} runs are done; nothing to train")
         save_table(load_table(workdir.path), workdir.path / "results.csv")
@@ -56,7 +59,7 @@ def main(args: list[str], values: Any) -> int:
     return 0
 
 
-def _train(todo, study, dataset, records: Records) -> None:
+def _train(todo, study, dataset, records: Records, finished, stop: StopSignal) -> None:
     common = {
         "study": study.name,
         "family": study.family.name,
@@ -66,8 +69,8 @@ def _train(todo, study, dataset, records: Records) -> None:
     }
     feed = ResidentFeed(dataset, study.data.augment)
     peak, _ = device.peak_flops()
-    with StopSignal() as should_stop:
-        local.train_packs(todo, study, feed, records, common, should_stop, Reporter(todo, peak))
+    with stop.deferred():
+        local.train_packs(todo, study, feed, records, finished, common, stop, Reporter(todo, peak))
 
 
 def _count_missing(packs, finished) -> int:

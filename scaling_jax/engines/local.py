@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 
+from scaling_jax.errors import Preempted
 from scaling_jax.models import Scaling
 from scaling_jax.plan import Pack
 from scaling_jax.results import Records
@@ -17,7 +18,7 @@ from scaling_jax.training import device
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.layout import choose_layout
-from scaling_jax.training.loop import PackTrainer, Progress, buffer_steps
+from scaling_jax.training.loop import PackTrainer, Progress, buffer_steps, phase_ends
 
 
 def train_packs(
@@ -25,14 +26,21 @@ def train_packs(
     study: Study,
     feed: Any,
     records: Records,
+    finished: Collection[str],
     common: dict[str, Any],
-    should_stop: Callable[[int], bool],
+    should_stop: Callable[[], bool],
     on_progress: Callable[[Progress], None],
 ) -> None:
     """Trains every pack to its last result.
 
     A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
     devices are independent, so neither changes the other's losses.
+
+    Args:
+      packs, study, feed: what to train, on what.
+      records, finished, common: as for `PackTrainer`.
+      should_stop: asked between chunks.
+      on_progress: called after every chunk of every pack.
 
     Raises:
       Preempted: told to stop; every pack under way has saved.
@@ -43,12 +51,12 @@ def train_packs(
     turn = threading.Condition()
     errors: list[BaseException] = []
 
-    def stop(step: int) -> bool:
-        return bool(errors) or should_stop(step)
+    def stop() -> bool:
+        return bool(errors) or should_stop()
 
     def work(pack: Pack, devices: list[Any]) -> None:
         try:
-            train_pack(pack, study, feed, records, common, devices, stop, on_progress)
+            train_pack(pack, study, feed, records, finished, common, devices, stop, on_progress)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -58,7 +66,7 @@ def train_packs(
 
     threads = []
     with turn:
-        while waiting and not errors:
+        while waiting and not stop():
             taken = None
             for pack in waiting:  # the longest that fits
                 need = devices_wanted(pack, study, jax.device_count())
@@ -77,7 +85,7 @@ def train_packs(
         while thread.is_alive():
             thread.join(0.5)
     if errors:
-        raise errors[0]
+        raise next((error for error in errors if not isinstance(error, Preempted)), errors[0])
 
 
 def devices_wanted(pack: Pack, study: Study, available: int) -> int:
@@ -93,9 +101,10 @@ def train_pack(
     study: Study,
     feed: Any,
     records: Records,
+    finished: Collection[str],
     common: dict[str, Any],
     devices: Sequence[Any],
-    should_stop: Callable[[int], bool],
+    should_stop: Callable[[], bool],
     on_progress: Callable[[Progress], None],
 ) -> None:
     """Trains one pack on these devices."""
@@ -110,17 +119,11 @@ def train_pack(
         return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
 
     layout = choose_layout(execution, pack, study, mesh, records, program)
-    checkpoints = PackCheckpoints(records.root / "checkpoints" / pack.scale, study.execution.keep_checkpoints)
-    try:
-        PackTrainer(
-            pack,
-            study,
-            program(layout, buffer_steps(pack, study)),
-            records,
-            checkpoints,
-            common,
-            should_stop,
-            on_progress,
-        ).run()
-    finally:
-        checkpoints.close()
+    compiled = program(layout, buffer_steps(pack, study))
+    with PackCheckpoints(
+        records.root / "checkpoints" / pack.scale,
+        study.execution.keep_checkpoints,
+        phase_ends(pack, study),
+        len(pack.lanes),
+    ) as checkpoints:
+        PackTrainer(pack, study, compiled, records, checkpoints, finished, common, should_stop, on_progress).run()

@@ -1,22 +1,34 @@
-"""SIGTERM and Ctrl-C become a question that the training loop asks between chunks."""
+"""SIGTERM and Ctrl-C: a question that the training loop asks between chunks, and elsewhere an exception."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+
+from scaling_jax.errors import Preempted
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """Context manager; inside it, the object answers whether to stop. A second signal stops at once, unsaved."""
+    """Context manager around a command that can be stopped and run again.
+
+    The first signal raises Preempted; inside `deferred` it is only noted, and calling the object tells. A second signal
+    ends the process at once, unsaved: nothing that was saved before is harmed by that.
+    """
 
     def __init__(self):
-        self._told = threading.Event()
+        self._told: signal.Signals | None = None
+        self._deferred = False
         self._previous = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -24,11 +36,34 @@ class StopSignal:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def __call__(self, step: int) -> bool:
-        return self._told.is_set()
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[StopSignal]:
+        """Inside, a signal is noted and whoever asks has to stop in good order.
+
+        Raises:
+          Preempted: told before, or inside when nobody asked any more.
+        """
+        self._deferred = True
+        try:
+            self._raise_if_told()
+            yield self
+            self._raise_if_told()
+        finally:
+            self._deferred = False
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self._told is not None
 
     def _handle(self, number, frame) -> None:
-        if self._told.is_set():
-            raise KeyboardInterrupt
-        self._told.set()
-        print(f"scaling-jax: {signal.Signals(number).name}: saving, then exit 75", file=sys.stderr, flush=True)
+        if self._told is not None:
+            print("\nscaling-jax: told twice: stopping at once; what was saved stands", file=sys.stderr, flush=True)
+            os._exit(1)
+        self._told = signal.Signals(number)
+        if not self._deferred:
+            self._raise_if_told()
+        print(f"\nscaling-jax: {self._told.name}: saving after this chunk", file=sys.stderr, flush=True)
+
+    def _raise_if_told(self) -> None:
+        if self._told is not None:
+            raise Preempted(f"stopped by {self._told.name}; everything finished so far is saved")

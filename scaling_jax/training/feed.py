@@ -14,6 +14,7 @@ import numpy as np
 
 from scaling_jax.data import batches
 from scaling_jax.data.dataset import Dataset
+from scaling_jax.training import processes
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # images reach the model as (x / 255 - mean) / std
 
@@ -43,7 +44,7 @@ class ResidentFeed:
                 if self.spec.kind == "images":
                     host["train"]["label"], host["validation"]["label"] = d.train_labels, d.validation_labels
                 everywhere = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
-                self._placed[key] = jax.tree.map(lambda x: jax.device_put(np.asarray(x), everywhere), host)
+                self._placed[key] = processes.put(jax.tree.map(np.asarray, host), everywhere)
             return self._placed[key]
 
     def inputs(self, seed: int, first_step: int, num_steps: int, batch_size: int) -> np.ndarray:

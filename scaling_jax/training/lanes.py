@@ -23,6 +23,7 @@ import numpy as np
 from scaling_jax.models.family import Model
 from scaling_jax.plan import Lane, Phase
 from scaling_jax.study import Execution, Study
+from scaling_jax.training import processes
 from scaling_jax.training import step as steps
 
 AXES = ("run", "data", "fsdp")
@@ -179,7 +180,7 @@ class LaneProgram:
         return jax.NamedSharding(self.mesh, spec)
 
     def _put(self, tree, spec):
-        return jax.tree.map(lambda x: jax.device_put(x, self._sharding(spec)), tree)
+        return processes.put(tree, self._sharding(spec))
 
     def _state_sharding(self, leaf) -> jax.NamedSharding:
         """Lanes over `run`; the largest other axis that `fsdp` divides, over `fsdp`."""
@@ -250,6 +251,6 @@ class LaneProgram:
 
     def fetch(self, groups: tuple[Any, ...]) -> list[Any]:
         """What was stacked by lane in groups, on the host: one pytree per lane."""
-        host = jax.device_get(groups)
+        host = processes.fetch(groups)
         places = [jax.tree.map(lambda x, i=i: x[i], tree) for g, tree in zip(self.groups, host) for i in range(len(g))]
         return places[: self.num_lanes]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -16,9 +17,7 @@ from scaling_jax.results import DIVERGED, DONE, Records
 from scaling_jax.study import Study
 from scaling_jax.training.checkpoint import PackCheckpoints, Position, abstract_states
 from scaling_jax.training.lanes import LaneProgram
-
-FIRST_CHUNK = 16  # steps of the first dispatch, which is timed to size the next
-POINT_STEPS = 20  # training losses averaged into one point of a learning curve
+from scaling_jax.training.pace import POINT_STEPS, Pace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +46,7 @@ class PackTrainer:
       program: compiled functions.
       records: where points and results go.
       checkpoints: of this scale.
+      finished: run_ids that have their result.
       common: columns of the results table that are the same for every run.
       should_stop: asked between chunks; True saves and raises Preempted.
       on_progress: called after every chunk.
@@ -59,19 +59,19 @@ class PackTrainer:
         program: LaneProgram,
         records: Records,
         checkpoints: PackCheckpoints,
+        finished: Collection[str],
         common: dict[str, Any],
-        should_stop: Callable[[int], bool],
+        should_stop: Callable[[], bool],
         on_progress: Callable[[Progress], None],
     ):
         self.pack, self.study, self.program = pack, study, program
-        self.records, self.checkpoints, self.common = records, checkpoints, common
+        self.records, self.checkpoints, self.finished, self.common = records, checkpoints, frozenset(finished), common
         self.should_stop, self.on_progress = should_stop, on_progress
         self.phases = phases(study.schedule, pack.budgets)
         self.seconds = [0.0] * len(self.phases)
-        self.taken = 0
-        self.step_seconds = 0.0
-        self.last_save = time.monotonic()
-        self.diverged = [-1] * len(pack.lanes)  # step at which a lane froze on the trunk
+        self.pace = Pace(study.execution, program.buffer_steps)
+        self.points: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of learning curves, since the last save
+        self.last_done = 0.0
 
     def run(self) -> None:
         """Trains what is missing.
@@ -83,89 +83,90 @@ class PackTrainer:
             self._run()
 
     def _run(self) -> None:
+        missing = [i for i, phase in enumerate(self.phases) if phase.kind == "branch" and self._missing_lanes(phase)]
+        if not missing:
+            return
         like = abstract_states(self.program.state_shapes, self.program.state_sharding, len(self.program.groups))
-        restored = self.checkpoints.restore(like)
+        restored = self.checkpoints.restore(like, missing[0])
         branch = None
         if restored is None:
             position, trunk = Position(0, self.phases[0].start, 0, ()), self.program.init()
         else:
             position, trunk, branch = restored
             self.seconds[: len(position.seconds)] = position.seconds
-        self.taken = position.taken
-        for index in range(position.phase, len(self.phases)):
+        for index in range(position.phase, missing[-1] + 1):
             phase = self.phases[index]
             step = position.step if index == position.phase else phase.start
             if phase.kind == "trunk":
                 trunk = self._phase(index, phase, step, trunk, None)
-                self._save(index + 1, None, trunk, None, keep=True)
-            else:
+                self._save(index + 1, None, trunk, None)
+            elif index in missing:
                 # A checkpoint at a branch's first step may hold the final state of the branch before it.
                 resumed = index == position.phase and branch is not None and step > phase.start
                 state = self._phase(index, phase, step, branch if resumed else self.program.copy(trunk), trunk)
                 self._finish_branch(phase, state)
-                self._save(index + 1, None, trunk, state, keep=True)
+                self._save(index + 1, None, trunk, state)
         self.checkpoints.wait()
+
+    def _missing_lanes(self, phase: Phase) -> list[int]:
+        """Lanes of a branch that have no result yet."""
+        return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in self.finished]
 
     def _phase(self, index: int, phase: Phase, step: int, state: Any, trunk: Any | None) -> Any:
         """Runs `phase` from `step`; losses of a chunk are fetched while the next one runs."""
         hparams = self.program.hparams(phase)
         pending = None
         while step < phase.stop:
-            count = self._chunk_size(phase.stop - step)
+            count = self.pace.chunk(phase.stop - step)
             begin = time.monotonic()
             state, losses = self.program.train(state, hparams, step, count)
             if pending is not None:
-                self._record(phase, *pending)
+                self._record(index, *pending)
             pending = (step, count, losses, begin)
             step += count
-            self.taken += count
-            if self.step_seconds == 0.0 and step < phase.stop:
-                jax.block_until_ready(losses)  # the first chunk is timed alone, to size those that follow
-            due = time.monotonic() - self.last_save > self.study.execution.checkpoint_seconds
-            stop = self.should_stop(self.taken)
-            if stop or (due and step < phase.stop):
-                self._record(phase, *pending)
+            if self.pace.unknown:  # the first chunk is timed alone, to size those that follow
+                self._record(index, *pending)
                 pending = None
-                if phase.kind == "trunk":
-                    self._save(index, step, state, None, keep=False)
-                else:
-                    self._save(index, step, trunk, state, keep=False)
+                self.pace.agree()
+            stop = self.should_stop()
+            if stop or (self.pace.save_is_due(count) and step < phase.stop):
+                if pending is not None:
+                    self._record(index, *pending)
+                    pending = None
+                self._save(index, step, *((state, None) if phase.kind == "trunk" else (trunk, state)))
             if stop:
                 self.checkpoints.wait()
-                raise Preempted(f"scale {self.pack.scale} saved at step {step} of phase {index}")
+                raise Preempted(f"scale {self.pack.scale} saved at step {step} of phase {index + 1}")
         if pending is not None:
-            self._record(phase, *pending)
+            self._record(index, *pending)
         return state
 
-    def _chunk_size(self, left: int) -> int:
-        if self.step_seconds == 0.0:
-            return min(FIRST_CHUNK, left)
-        wanted = max(1, int(self.study.execution.dispatch_seconds / self.step_seconds))
-        if wanted >= POINT_STEPS:
-            wanted -= wanted % POINT_STEPS
-        return min(wanted, left, self.program.buffer_steps)
-
-    def _record(self, phase: Phase, first: int, count: int, losses: Any, begin: float) -> None:
-        """Waits for a chunk and writes its learning-curve points."""
+    def _record(self, index: int, first: int, count: int, losses: Any, begin: float) -> None:
+        """Waits for a chunk and keeps its learning-curve points."""
+        phase = self.phases[index]
         by_lane = [loss[:count] for loss in self.program.fetch(losses)]
         now = time.monotonic()
-        elapsed = now - max(begin, getattr(self, "_last_done", 0.0))
-        self._last_done = now
-        self.step_seconds = elapsed / count
-        self.seconds[self.phases.index(phase)] += elapsed
+        elapsed = now - max(begin, self.last_done)
+        self.last_done = now
+        self.pace.measured(elapsed / count)
+        self.seconds[index] += elapsed
         for lane, losses_K in enumerate(by_lane):
             run = self.pack.run(lane, max(phase.budget, 0))
             kind, ident = ("trunks", run.trunk_id) if phase.kind == "trunk" else ("runs", run.run_id)
-            points = [
+            self.points.setdefault((kind, ident), []).extend(
                 {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
                 for i in range(0, count, POINT_STEPS)
                 if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all() and part.all()
-            ]
-            self.records.write_points(kind, ident, points)
+            )
         healthy = [np.mean(loss) for loss in by_lane if np.isfinite(loss).all() and loss.all()]
         best = float(min(healthy)) if healthy else float("nan")
         rate = count * self.pack.tokens_per_step * len(by_lane) / elapsed
-        self.on_progress(Progress(self.pack.scale, phase.kind, self.taken, best, rate))
+        self.on_progress(Progress(self.pack.scale, phase.kind, self._taken(index, first + count), best, rate))
+
+    def _taken(self, index: int, step: int) -> int:
+        """Steps taken over all phases when the next is `step` of phase `index`."""
+        before = sum(phase.stop - phase.start for phase in self.phases[:index])
+        return before + (step - self.phases[index].start if index < len(self.phases) else 0)
 
     def _finish_branch(self, phase: Phase, state: Any) -> None:
         """Evaluates every lane of a finished branch and writes its result."""
@@ -178,8 +179,9 @@ class PackTrainer:
         wall = self.seconds[index] + sum(self.seconds[i] for i in before)
         if self.study.schedule.name == "cosine":
             wall = self.seconds[index]
-        for lane, (total, diverged_step) in enumerate(zip(sums, frozen)):
-            self._write_result(lane, phase.budget, total, int(diverged_step), wall / len(sums))
+        self._flush_points()
+        for lane in self._missing_lanes(phase):
+            self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(sums))
 
     def _write_result(self, lane: int, budget: int, sums: Any, diverged_step: int, wall: float) -> None:
         pack, counts, run = self.pack, self.pack.counts, self.pack.run(lane, budget)
@@ -221,22 +223,32 @@ class PackTrainer:
             row["bits_per_byte"] = float(bits / self.program.feed.dataset.bytes_per_token)
         self.records.write_result(row)
 
-    def _save(self, phase: int, step: int | None, trunk: Any, branch: Any | None, keep: bool) -> None:
+    def _flush_points(self) -> None:
+        """Writes the points since the last save: what is lost in between is trained, and recorded, again."""
+        for (kind, ident), points in self.points.items():
+            self.records.write_points(kind, ident, points)
+        self.points.clear()
+
+    def _save(self, phase: int, step: int | None, trunk: Any, branch: Any | None) -> None:
         if step is None:
             step = self.phases[phase].start if phase < len(self.phases) else 0
-        position = Position(phase, step, self.taken, tuple(self.seconds))
-        copied = None if branch is None else self.program.copy(branch)
-        self.checkpoints.save(position, self.program.copy(trunk), copied, keep)
-        self.last_save = time.monotonic()
+        self._flush_points()
+        position = Position(phase, step, self._taken(phase, step), tuple(self.seconds))
+        self.checkpoints.save(position, self.program.copy(trunk), None if branch is None else self.program.copy(branch))
+        self.pace.saved()
+
+
+def phase_ends(pack: Pack, study: Study) -> set[int]:
+    """Steps taken when each phase ends: numbers of the checkpoints that hold branch points and finals."""
+    return set(itertools.accumulate(phase.stop - phase.start for phase in phases(study.schedule, pack.budgets)))
 
 
 def buffer_steps(pack: Pack, study: Study, limit: int = 4096) -> int:
     """Room for the most steps that one dispatch of this pack may take."""
     longest = max(p.stop - p.start for p in phases(study.schedule, pack.budgets))
-    return max(FIRST_CHUNK, min(limit, longest))
+    return max(POINT_STEPS, min(limit, longest))
 
 
-def missing(pack: Pack, finished: Sequence[str]) -> bool:
+def missing(pack: Pack, finished: Collection[str]) -> bool:
     """Whether any run of the pack has no result yet."""
-    done = set(finished)
-    return any(run.run_id not in done for run in pack.runs)
+    return any(run.run_id not in finished for run in pack.runs)

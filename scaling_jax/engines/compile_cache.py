@@ -1,0 +1,48 @@
+"""JAX's persistent compilation cache, kept in the workdir so that a resumed run does not compile again.
+
+JAX loads what it finds there as machine code: a workdir's cache is to be trusted like a program.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+
+from scaling_jax.results import as_path, is_remote
+
+MIN_COMPILE_SECONDS = 0.3
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+def use(folder: Any) -> None:
+    """Points JAX at `folder`."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def remove_torn(folder: Any) -> None:
+    """Removes entries that a kill or a full disk cut short: JAX never replaces an entry that is there, good or not."""
+    if is_remote(folder) or not as_path(folder).exists():
+        return
+    for path in pathlib.Path(folder).glob("*-cache"):
+        if not _whole(path.read_bytes()):
+            path.unlink(missing_ok=True)
+
+
+def _whole(data: bytes) -> bool:
+    """Whether `data` decompresses; JAX writes zstd where it is installed and zlib elsewhere."""
+    try:
+        if data.startswith(ZSTD_MAGIC):
+            import zstandard
+
+            zstandard.ZstdDecompressor().decompress(data)
+        else:
+            zlib.decompress(data)
+    except ImportError:
+        return True  # cannot be told; JAX recompiles what it cannot read
+    except Exception:  # zlib.error or zstandard.ZstdError
+        return False
+    return True

@@ -1,0 +1,55 @@
+"""One training on several processes: who writes, what is agreed on, how arrays span them. Alone, all of it is free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def alone() -> bool:
+    """Whether this process trains by itself."""
+    return jax.process_count() == 1
+
+
+def is_leader() -> bool:
+    """Whether this process writes results and decides what depends on time."""
+    return jax.process_index() == 0
+
+
+def agree(values: Sequence[float]) -> list[float]:
+    """The leader's values, on every process; all must call it, in the same order."""
+    if alone():
+        return list(values)
+    with jax.transfer_guard("allow"):
+        return multihost_utils.broadcast_one_to_all(np.asarray(values, np.float32)).tolist()
+
+
+def barrier(name: str) -> None:
+    """Returns when every process has come here."""
+    if not alone():
+        with jax.transfer_guard("allow"):
+            multihost_utils.sync_global_devices(name)
+
+
+def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Host arrays, the same on every process, onto the devices of all of them; each takes what its devices need."""
+    if alone():
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+
+    def one(x):
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(one, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays of all processes' devices, whole, as NumPy on every process."""
+    if alone():
+        return jax.device_get(tree)
+    with jax.transfer_guard("allow"):
+        return multihost_utils.process_allgather(tree, tiled=True)
