@@ -5,6 +5,7 @@ Mock data: a builder of this file, and a stock builder's download cache seeded w
 
 import io
 import json
+import shutil
 import socket
 import sys
 
@@ -15,7 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, resource
 
 from scaling_jax import data
-from scaling_jax.data import remote
+from scaling_jax.data import image_sets, remote
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 
@@ -83,6 +84,21 @@ def prepared(tmp_path):
     return prepare
 
 
+@pytest.fixture
+def no_tensorflow(monkeypatch):
+    """Makes importing TensorFlow fail, as where it is not installed."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name == "tensorflow":
+                raise ModuleNotFoundError("No module named 'tensorflow'", name=name)
+
+    if "tensorflow" in sys.modules:
+        pytest.skip("TensorFlow is imported already")
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+
+
 def load(source, data_dir, cache, **options):
     return data.load(Data(source=source, data_dir=str(data_dir), **options), cache_dir=cache)
 
@@ -117,13 +133,12 @@ def test_text_without_validation_split_is_divided(prepared, tmp_path):
     assert "record number 00000, é".encode() in b"".join([*validation, *train])
 
 
-def test_reading_needs_no_tensorflow(prepared, tmp_path, monkeypatch):
+def test_reading_needs_no_tensorflow(prepared, tmp_path, no_tensorflow):
     folder = prepared("mock_pictures/right")
-    monkeypatch.setitem(sys.modules, "tensorflow", None)  # importing it raises
     assert len(load("mock_pictures", folder, tmp_path / "cache").train) == 40
 
 
-def test_stock_builder_from_a_seeded_download_cache(tmp_path, monkeypatch):
+def test_stock_builder_from_a_seeded_download_cache(tmp_path, monkeypatch, no_tensorflow):
     for url, info in tfds.builder("bool_q", data_dir=tmp_path).url_infos.items():
         path = tmp_path / "downloads" / "bool_q" / resource.get_dl_fname(url, info.checksum)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +148,6 @@ def test_stock_builder_from_a_seeded_download_cache(tmp_path, monkeypatch):
         seeded = {"urls": [url], "original_fname": info.filename, "url_info": checksums.UrlInfo.asdict(info)}
         path.with_suffix(path.suffix + ".INFO").write_text(json.dumps(seeded))
     monkeypatch.setattr(remote, "unreachable", lambda url: pytest.fail("asked the network"))
-    monkeypatch.setitem(sys.modules, "tensorflow", None)
     loaded = load("bool_q", tmp_path, tmp_path / "cache")
     assert loaded.info["documents"] == {"validation": 50, "train": 50}
     assert loaded.info["source"] == "bool_q/1.0.0"
@@ -229,3 +243,23 @@ def test_disk_too_small(prepared, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="SCALING_JAX_CACHE"):
         load("mock_pictures", folder, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.bin"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not image_sets.DEBIAN_FASHION_MNIST.is_dir(), reason="needs `apt-get install dataset-fashion-mnist`"
+)
+def test_stock_fashion_mnist_is_what_ours_is(tmp_path):
+    pytest.importorskip("tensorflow", reason="the stock builder is prepared with TensorFlow")
+    (tmp_path / "stock").mkdir()
+    for url, info in tfds.builder("fashion_mnist", data_dir=tmp_path / "stock").url_infos.items():
+        if "fashion-mnist" in url:
+            path = tmp_path / "stock" / "downloads" / "fashion_mnist" / resource.get_dl_fname(url, info.checksum)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image_sets.DEBIAN_FASHION_MNIST / url.rpartition("/")[2], path)
+            seeded = {"urls": [url], "original_fname": path.name, "url_info": checksums.UrlInfo.asdict(info)}
+            path.with_suffix(path.suffix + ".INFO").write_text(json.dumps(seeded))
+    tfds.builder("fashion_mnist", data_dir=tmp_path / "stock", file_format="array_record").download_and_prepare()
+    stock = load("fashion_mnist", tmp_path / "stock", tmp_path / "cache")
+    ours = load("fashion_mnist", tmp_path / "cache", tmp_path / "cache")
+    assert stock.dataset_hash == ours.dataset_hash

@@ -59,7 +59,7 @@ def source(data: Data) -> Source:
         identity={"files": content_hash([_stamp(train, images), _stamp(held_out, validation)])},
         open=lambda root, on_progress: _reader(train, images, validation, first.shape),
         size_hint=len(images) * first.size,
-        info={"path": str(path), "classes": classes},
+        info={"path": str(path), "classes": classes, "flip": True},
     )
 
 

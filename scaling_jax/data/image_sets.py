@@ -30,14 +30,17 @@ def source(data: Data) -> Source:
     """
     if data.source == "digits":
         _digits_file()
-        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=Spec("images", 10, 1, (8, 8, 1)))
+        spec = Spec("images", 10, 1, (8, 8, 1))
+        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, info={"flip": False})
     prepared = pathlib.Path(data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     if (prepared / "fashion_mnist").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
         from scaling_jax.data import tfds_names
 
         return tfds_names.source(data)
     spec = Spec("images", 10, 1, (28, 28, 1))
-    return own.source("FashionMnist", data, name="fashion_mnist/3.0.1", spec=spec, validation="test")
+    return own.source(
+        "FashionMnist", data, name="fashion_mnist/3.0.1", spec=spec, validation="test", info={"flip": True}
+    )
 
 
 def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -22,6 +22,8 @@ from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
 
 TEXT_KEYS = ("text", "content", "document", "article", "passage", "sentence")
+# Mirrored, these are other characters.
+CHARACTERS = ("mnist", "emnist", "kmnist", "svhn_cropped", "omniglot", "binary_alpha_digits")
 HELD_OUT = 50  # where there is no validation split, one record in this many
 
 
@@ -70,7 +72,8 @@ def prepared(builder: tfds.core.DatasetBuilder, data: Data) -> Source:
         open=open_,
         tokenizer=data.tokenizer if kind.kind == "tokens" else None,
         size_hint=sum(size_of(builder, info, kind) for info in (infos[name] for name in used)),
-        info={"data_dir": os.fspath(builder.data_path)},
+        info={"data_dir": os.fspath(builder.data_path)}
+        | ({"flip": builder.name not in CHARACTERS} if kind.kind == "images" else {}),
     )
 
 
