@@ -26,10 +26,11 @@ from absl import logging
 
 from scaling_jax.errors import UserError
 
-COLUMNS = (
-    "run_id study family scale width depth seed status lr batch_size params_total params_non_embedding params_matmul "
-    "tokens flops flops_6nd loss dataset_hash code_version wall_s device"
-).split()
+COLUMNS = [
+    "run_id", "study", "family", "scale", "width", "depth", "seed", "status", "lr", "batch_size",
+    "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
+    "dataset_hash", "code_version", "wall_s", "device",
+]  # fmt: skip
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
@@ -155,10 +156,13 @@ def load_table(path: Any) -> pd.DataFrame:
     """
     path = as_path(path)
     if path.is_dir():
-        rows = sorted(Records(path).finished().values(), key=lambda r: (r["flops"], r["run_id"]))
+        rows = list(Records(path).finished().values())
         if not rows:
             raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
         table = pd.DataFrame(rows)
+        if lacking := [column for column in COLUMNS if column not in table]:
+            raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
+        table = table.sort_values(["flops", "run_id"], ignore_index=True)
         return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
     if not path.exists():
         raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
