@@ -12,9 +12,8 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from scaling_jax.errors import Preempted, UserError
+from scaling_jax.errors import PREEMPTED, USER_ERROR, Preempted, UserError
 
-USER_ERROR, PREEMPTED = 2, 75
 # Command -> (module with define_flags() and main(args, flags), what it does). Modules load only when asked for.
 COMMANDS = {
     "plan": ("scaling_jax.commands.plan", "show the runs of a study: N, D, FLOPs, memory, time; trains nothing"),

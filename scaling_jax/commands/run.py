@@ -9,34 +9,49 @@ from typing import Any
 from absl import flags
 
 from scaling_jax import data
-from scaling_jax.commands import report, study_flags
+from scaling_jax.commands import dispatch, study_flags
+from scaling_jax.commands.finish import finish
 from scaling_jax.commands.plan_text import plan_text
-from scaling_jax.engines import compile_cache, local
+from scaling_jax.engines import base, compile_cache, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
 from scaling_jax.engines.workdir import COMPILE_CACHE, Workdir
+from scaling_jax.errors import InUse, Preempted
 from scaling_jax.plan import make_plan
-from scaling_jax.results import Records, load_table, save_table
+from scaling_jax.results import Records
 from scaling_jax.training import device
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.loop import missing
 
+RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
+
 
 def define_flags() -> None:
     study_flags.define_flags()
+    dispatch.define_flags()
     flags.DEFINE_string("workdir", None, "Folder (or gs:// path) for everything; default runs/<study name>.")
 
 
 def main(args: list[str], values: Any) -> int:
     with StopSignal() as stop:
-        return _run(args, values, stop)
+        try:
+            return _run(args, values, stop)
+        except InUse as error:
+            if not values.only_packs:
+                raise
+            time.sleep(RETRY_SECONDS)  # an engine has started a pack anew while its last process still saves
+            raise Preempted(str(error)) from error
 
 
 def _run(args: list[str], values: Any, stop: StopSignal) -> int:
     study = study_flags.read_study(args, values)
     spec = data.describe(study.data)
-    scales = [pack.scale for pack in make_plan(study, spec)]  # says what cannot be trained before anything is written
+    chosen = base.select(make_plan(study, spec), values.only_packs)  # says what cannot be trained before anything else
+    scales = [pack.scale for pack in chosen]
     workdir = Workdir(values.workdir or f"runs/{study.name}")
+    if values.engine != "local":
+        workdir.check(study, ())
+        return dispatch.dispatch(study, spec, workdir, values, stop)
     workdir.check(study, scales)
     study_flags.start_jax(values)
     _say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
@@ -46,16 +61,21 @@ def _run(args: list[str], values: Any, stop: StopSignal) -> int:
         compile_cache.use(workdir.path / COMPILE_CACHE)
         records = Records(workdir.path, attempt)
         finished = records.finished()
-        todo = [pack for pack in packs if missing(pack, finished)]
-        runs = sum(len(pack.runs) for pack in packs)
+        chosen = base.select(packs, values.only_packs)
+        todo = [pack for pack in chosen if missing(pack, finished)]
+        runs = sum(len(pack.runs) for pack in chosen)
         if todo:
-            _say(plan_text(study, packs, spec))
+            _say(plan_text(study, chosen, spec))
             _say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the rest")
             _train(todo, study, dataset, records, finished, stop)
         else:
             _say(f"all {runs} runs are done; nothing to train")
-        save_table(load_table(workdir.path), workdir.path / "results.csv")
-        print(report.write(workdir.path))
+        finished = records.finished()
+        waiting = [pack.scale for pack in packs if missing(pack, finished)]
+        if waiting:
+            _say(f"packs of this study that are not done: {', '.join(waiting)}; the last one to end writes the report")
+            return 0
+        finish(workdir.path)
     return 0
 
 

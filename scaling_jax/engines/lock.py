@@ -24,7 +24,7 @@ from typing import Any
 
 from absl import logging
 
-from scaling_jax.errors import UserError
+from scaling_jax.errors import InUse
 from scaling_jax.results import as_path, is_remote, write_atomic
 
 BEAT_SECONDS = 10.0
@@ -84,7 +84,7 @@ def read(workdir: Any, name: str) -> Holder | None:
 
 
 def check(workdir: Any, names: Sequence[str]) -> None:
-    """Raises UserError when a process that is known to be alive trains one of these packs."""
+    """Raises InUse when a process that is known to be alive trains one of these packs."""
     for name in names:
         holder = read(workdir, name)
         if holder is not None and holder.alive():
@@ -181,8 +181,8 @@ class Lock:
             write_atomic(self.workdir / FOLDER / f"{name}.json", json.dumps(dataclasses.asdict(self._mine), indent=1))
 
 
-def _in_use(workdir: Any, name: str, holder: Holder) -> UserError:
-    return UserError(
+def _in_use(workdir: Any, name: str, holder: Holder) -> InUse:
+    return InUse(
         f"workdir {str(workdir)!r} is in use: pack {name} is trained by {holder}; wait for it, or stop it, or give "
         "another --workdir"
     )

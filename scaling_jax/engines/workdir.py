@@ -116,7 +116,7 @@ class Workdir:
 
 def _is_housekeeping(name: str) -> bool:
     """Names that stand in a workdir before its study.json does."""
-    return name in ("lost+found", lock.FOLDER) or is_temporary(name)
+    return name in ("lost+found", "slurm", lock.FOLDER) or is_temporary(name)
 
 
 def _stop_at_once(holder: lock.Holder) -> None:
