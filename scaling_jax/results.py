@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import os
+import pathlib
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,9 +36,13 @@ DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
 def as_path(path: Any):
-    """A path that may be local or gs://."""
-    from etils import epath
-
+    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones."""
+    try:
+        from etils import epath
+    except ModuleNotFoundError:
+        if "://" in str(path):
+            raise
+        return pathlib.Path(path)
     return epath.Path(path)
 
 
