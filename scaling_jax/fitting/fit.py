@@ -147,6 +147,8 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
     rows = read(law, data, y, weights, clusters, objective, free)
     problem = Problem(law, rows.inputs, rows.y, rows.weights, objective, fixed)
     z, certificate = search.minimise(problem, seed, _own_starts(problem, starts))
+    if law.canonical is not None:
+        z = problem.internal(law.canonical({k: float(v) for k, v in problem.natural(z).items()}))
     params = {k: float(v) for k, v in problem.natural(z).items()}
     converged = certificate.gradient <= search.GRADIENT_TOLERANCE
     result = Fit(

@@ -27,7 +27,7 @@ class Coordinate:
         the centre of the data, free of alpha. They may use parameters without unit and shift, and those whose
         coordinates the law lists before.
       start: range of z from which starting points are drawn.
-      spans: an input whose range of logarithms (around its mean) widens `start`.
+      spans: an input whose range of logarithms (around its mean) is added to `start` and `limits`.
       limits: hard limits of z, practical zero and infinity for "log" parameters.
     """
 
@@ -54,6 +54,9 @@ class Law:
       coordinates: a `Coordinate` for each parameter.
       positive: whether every input must be positive (true of every law in `fitting.laws`).
       may_be_constant: inputs that need not vary, such as the unique tokens U.
+      usual: ranges of parameters within which an optimum is preferred to a slightly lower one outside, where the
+        published constants mean something. An optimum outside is taken when there is none inside, and reported.
+      canonical: params -> params of the same law with its interchangeable parts in order.
       custom: whether it is the user's own function, which a saved fit cannot carry.
       optimum: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
       exponents: derived exponents, e.g. {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"])}, N* ~ C^a.
@@ -71,6 +74,8 @@ class Law:
     coordinates: Mapping[str, Coordinate]
     positive: bool = True
     may_be_constant: tuple[str, ...] = ()
+    usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    canonical: Callable | None = None
     custom: bool = False
     optimum: Callable | None = None
     exponents: Mapping[str, Callable] = field(default_factory=dict)

@@ -141,10 +141,12 @@ data_constrained = Law(
         "A": Coordinate("log", lambda p, m: exp(p["alpha"] * m["N"] + m["y"]), start=(-4.0, 0.5), limits=(-80.0, 80.0)),
         "B": Coordinate("log", lambda p, m: exp(p["beta"] * m["D"] + m["y"]), start=(-4.0, 0.5), limits=(-80.0, 80.0)),
         "alpha": Coordinate("plain", start=(0.1, 1.0)), "beta": Coordinate("plain", start=(0.1, 1.0)),
-        "R_D*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 14.0)),
-        "R_N*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 14.0)),
+        "R_D*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
+        "R_N*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
     },
     may_be_constant=("U",),
+    # The range Muennighoff et al. searched. Beyond it repeats count as new data, or excess parameters as useless.
+    usual={"R_D*": (0.0, 20.0), "R_N*": (0.0, 20.0)},
 )  # fmt: skip
 
 overtraining = Law(

@@ -65,7 +65,7 @@ power_shifted = Law(
     coordinates={
         "E": LEVEL,
         "A": centred("alpha", "x"),
-        "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-2.0, 1.0), spans="x", limits=(-25.0, 25.0)),
+        "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-1.0, 0.5), spans="x", limits=(-12.0, 12.0)),
         "alpha": EXPONENT,
     },
 )
@@ -128,8 +128,8 @@ def broken(breaks):
         bounds |= {f"c{k}": (-50.0, 50.0), f"d{k}": POSITIVE, f"f{k}": POSITIVE}
         coordinates |= {
             f"c{k}": Coordinate("plain", start=(-1.0, 4.0)),
-            f"d{k}": Coordinate("log", lambda p, m: exp(m["x"]), start=(0.0, 0.0), spans="x", limits=(-30.0, 30.0)),
-            f"f{k}": Coordinate("log", start=(-4.0, 1.0), limits=(-7.0, 7.0)),
+            f"d{k}": Coordinate("log", lambda p, m: exp(m["x"]), start=(0.0, 0.0), spans="x", limits=(-6.0, 6.0)),
+            f"f{k}": Coordinate("log", start=(-4.0, 1.0), limits=(-7.0, 3.0)),
         }
     coordinates |= {"a": LEVEL, "b": Coordinate("linear", lambda p, m: exp(m["y"] - log_shape(p, m["x"])))}
     factors = " ".join(f"(1 + (x/d{k})^(1/f{k}))^(-c{k} f{k})" for k in i)
@@ -142,7 +142,16 @@ def broken(breaks):
         function=lambda p, x: p["a"] + p["b"] * jnp.exp(log_shape(p, jnp.log(x["x"]))),
         bounds=bounds,
         coordinates=coordinates,
+        canonical=_breaks_in_order,
     )
+
+
+def _breaks_in_order(p):
+    """Breaks may be exchanged without changing the law: numbered by where they are."""
+    n = (len(p) - 3) // 3
+    order = sorted(range(1, n + 1), key=lambda k: p[f"d{k}"])
+    moved = {f"{s}{i}": p[f"{s}{k}"] for i, k in enumerate(order, 1) for s in "cdf"}
+    return {**p, **moved}
 
 
 saturating = Law(

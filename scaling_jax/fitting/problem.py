@@ -16,6 +16,7 @@ class Problem:
       inputs: dict of (n,) float64 arrays. y, weights: (n,).
       fixed: dict of parameters held at natural-unit values. free: names of the others, in the law's order; p of them.
       lower, upper: (p,) bounds of z.
+      spans: {input: (lo, hi)} of its logarithms around their mean, where a coordinate is laid over them.
     """
 
     def __init__(self, law, inputs, y, weights, objective, fixed=None):
@@ -27,7 +28,13 @@ class Problem:
             raise LawError(f"fixed={self.fixed!r} leaves no parameter of {law.name!r} to fit; leave one out.")
         self.centre = _centre(law, inputs, y)
         self.target = objective.transform(y)
-        box = [_box(law, k) for k in self.free]
+        self.spans = {
+            c.spans: np.log(inputs[c.spans][[np.argmin(inputs[c.spans]), np.argmax(inputs[c.spans])]])
+            - self.centre[c.spans]
+            for c in (law.coordinates[k] for k in self.free)
+            if c.spans
+        }
+        box = [_box(law, k, self.spans) for k in self.free]
         self.lower, self.upper = (np.array([b[i] for b in box]) for i in (0, 1))
         self.linear = np.array([law.coordinates[k].kind == "linear" for k in self.free])
         self._programs = law.__dict__.setdefault("_programs", {})
@@ -44,6 +51,18 @@ class Problem:
         other.n, other.target = len(other.y), self.objective.transform(other.y)
         other._tail = [np.float64(v) for v in self.fixed.values()]
         other._tail += [other.inputs[k] for k in self.law.inputs] + [np.float64(v) for v in self.centre.values()]
+        return other
+
+    def within(self, ranges):
+        """The same problem with narrower natural bounds {parameter: (lo, hi)}."""
+        other = self.with_data()
+        other.lower, other.upper = self.lower.copy(), self.upper.copy()
+        for k, pair in ranges.items():
+            if k in self.free:
+                i = self.free.index(k)
+                with np.errstate(divide="ignore"):
+                    lo, hi = np.log(pair) if self.law.coordinates[k].kind == "log" else pair
+                other.lower[i], other.upper[i] = max(lo, self.lower[i]), min(hi, self.upper[i])
         return other
 
     def smoothed(self, delta):
@@ -164,7 +183,7 @@ def _centre(law, inputs, y):
     return {**centre, "y": float(np.mean(np.log(size))) if size.size else 0.0}
 
 
-def _box(law, k):
+def _box(law, k, spans):
     """Bounds of z for one parameter: its natural bounds, carried over, within the coordinate's limits."""
     (lo, hi), c = law.bounds[k], law.coordinates[k]
     if c.kind == "log":
@@ -173,7 +192,8 @@ def _box(law, k):
     elif c.unit or c.shift:
         # Units are positive where a bound is finite, and such bounds are zero (see the laws): they stay zero.
         lo, hi = (v if v in (0.0, INF, -INF) else v * np.nan for v in (lo, hi))
-    return max(lo, c.limits[0]), min(hi, c.limits[1])
+    low, high = np.add(c.limits, spans[c.spans]) if c.spans else c.limits
+    return max(lo, low), min(hi, high)
 
 
 def _checked_fixed(law, fixed):

@@ -33,8 +33,7 @@ def candidates(problem, n, seed):
         c = problem.law.coordinates[problem.free[i]]
         lo, hi = c.start
         if c.spans:
-            logs = np.log(problem.inputs[c.spans]) - problem.centre[c.spans]
-            lo, hi = lo + logs.min(), hi + logs.max()
+            lo, hi = np.add((lo, hi), problem.spans[c.spans])
         ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
     if len(rest):
         lo, hi = np.array(ranges).T
