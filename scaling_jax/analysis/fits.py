@@ -1,0 +1,155 @@
+"""The law fitted to the runs: what it predicts of the held-out ones, and the frontier it draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling_jax import fitting
+from scaling_jax.analysis.cost import Cost
+
+FRONTIER_COLUMNS = ("C", "N", "D", "y", "N_low", "N_high", "D_low", "D_high", "y_low", "y_high", "beyond")
+PARAM_COLUMNS = ("name", "value", "low", "high")
+AUTO = "auto"
+# Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
+CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
+# Budgets are rounded to whole steps: one meant to be exactly at the cut may lie a little below it.
+ROUNDING = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class HoldOut:
+    """What a fit on the cheaper runs says of the most expensive ones.
+
+    Attributes:
+      cut: FLOPs from which runs are held out.
+      fit: the law fitted to the runs below it.
+      rows: one row per held-out run, in order of C: run_id, scale, seed, N, D, C, y, predicted, low, high (interval
+        of the prediction), error = predicted / y - 1.
+      inputs: the law's inputs of these rows.
+      rmsle: root mean square of ln(predicted / y).
+      bias: mean of ln(predicted / y); positive predicts too much.
+      worst: the error of largest size, with its sign.
+    """
+
+    cut: float
+    fit: fitting.Fit
+    rows: pd.DataFrame
+    inputs: Mapping[str, np.ndarray]
+    rmsle: float
+    bias: float
+    worst: float
+
+
+def law_inputs(law: fitting.Law, runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The law's inputs from the runs: N, D, x = C, what follows from N and D, or the column of that name.
+
+    Raises:
+      FitError: an input that the runs do not hold.
+    """
+    columns = {name: runs[name] for name in runs.columns} | {"x": runs.C}
+    if law.from_nd is not None:
+        columns |= law.from_nd({"N": runs.N, "D": runs.D})
+    missing = [name for name in law.inputs if name not in columns]
+    if missing:
+        raise fitting.FitError(f"law {law.name!r} reads {missing[0]!r}, which the results table does not have")
+    return {name: columns[name].to_numpy(float) for name in law.inputs}
+
+
+def fit_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> fitting.Fit:
+    """The law through the runs' y; runs that share a trunk are one cluster of the bootstrap.
+
+    Raises:
+      FitError: too few or too uniform runs for this law.
+    """
+    law = fitting.laws[settings["law"]]
+    objective = fitting.Huber(settings["huber_delta"])
+    return fitting.fit(law, law_inputs(law, runs), runs.y.to_numpy(), objective=objective, clusters=runs.trunk)
+
+
+def choose_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, fitting.Selection | None, str]:
+    """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
+
+    Returns:
+      (name, the ranking, ""), or (the first candidate, None, why there is no ranking).
+    """
+    seen = runs[runs["C"] < settings["cut"] * runs["C"].max() * ROUNDING]
+    columns = {"N": seen["N"].to_numpy(), "D": seen["D"].to_numpy()}
+    try:
+        ranking = fitting.select(
+            CANDIDATES,
+            columns,
+            seen.y.to_numpy(),
+            C=seen["C"].to_numpy(),
+            objective=fitting.Huber(settings["huber_delta"]),
+        )
+    except fitting.FitError as error:
+        return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
+    return ranking.candidates[0].name, ranking, ""
+
+
+def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut | None, str]:
+    """Fits the runs below `cut` x the largest FLOPs and predicts the others; or None and why not."""
+    cut = settings["cut"] * runs.C.max()
+    seen = runs[runs["C"] < cut * ROUNDING]
+    held = runs.drop(seen.index)
+    # Runs of one budget, equal but for rounding to whole steps, stand in order of N.
+    held = held.assign(budget=np.log(held["C"]).round(2)).sort_values(["budget", "N"]).reset_index(drop=True)
+    try:
+        fit = fit_law(seen, settings)
+        inputs = law_inputs(fit.law, held)
+        value, low, high = predict(fit, inputs, settings)
+    except fitting.FitError as error:
+        return None, f"{len(seen)} runs below {cut:.3g} FLOPs cannot predict the {len(held)} above: {error}"
+    rows = held[["run_id", "scale", "seed", "N", "D", "C", "y"]]
+    rows = rows.assign(predicted=value, low=low, high=high, error=value / held.y - 1)
+    log_error = np.log(value / held.y)
+    found = HoldOut(
+        cut=float(cut),
+        fit=fit,
+        rows=rows,
+        inputs=inputs,
+        rmsle=float(np.sqrt(np.mean(log_error**2))),
+        bias=float(log_error.mean()),
+        worst=float(rows.error[rows.error.abs().idxmax()]),
+    )
+    return found, ""
+
+
+def predict(fit: fitting.Fit, inputs: Mapping[str, np.ndarray], settings: Mapping[str, Any]):
+    """(value, low, high), each (n,); the ends are nan without a bootstrap."""
+    if not settings["bootstrap"]:
+        value = fit.predict(inputs)
+        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+    value, (low, high) = fit.predict(inputs, level=settings["level"])
+    return value, low, high
+
+
+def params_table(fit: fitting.Fit, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """Parameters and derived exponents: name, value, low, high; the ends are nan without a bootstrap."""
+    values = dict(fit.params) | {name: float(of(fit.params)) for name, of in fit.law.exponents.items()}
+    ends = {}
+    if settings["bootstrap"]:
+        ends = fit.bootstrap(settings["bootstrap"], seed=0).interval(settings["level"])
+    rows = [(name, value, *ends.get(name, (np.nan, np.nan))) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=PARAM_COLUMNS)
+
+
+def frontier(fit: fitting.Fit, C: Sequence[float], cost: Cost | None, largest: float, settings) -> pd.DataFrame:
+    """Loss-minimal N, D and y at each C with their intervals: `FRONTIER_COLUMNS`.
+
+    Raises:
+      FitError: the law has no frontier.
+    """
+    C = np.asarray(C, float)
+    level = settings["level"] if settings["bootstrap"] else None
+    found = fit.frontier(C, cost=cost, level=level)
+    columns = {"C": C, "N": found.N, "D": found.D, "y": found.loss}
+    for name, key in (("N", "N"), ("D", "D"), ("y", "loss")):
+        low, high = (np.full(C.shape, np.nan),) * 2 if level is None else found.interval[key]
+        columns |= {f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(columns | {"beyond": C / largest})[list(FRONTIER_COLUMNS)]
