@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from scaling_jax import data
 from scaling_jax.data import batches
+from scaling_jax.models.family import Spec
 
 
 @pytest.mark.parametrize("num_windows", [1, 2, 3, 7, 64, 65, 1000, 70_001])
@@ -90,3 +92,42 @@ def test_validation_windows_are_fixed_and_evenly_spaced():
 
 def test_epochs_are_exact():
     assert batches.epochs(step=50, batch_size=4, num_windows=100) == 2.0
+
+
+def dataset(tmp_path, dtype):
+    """A data set of random tokens in a file (mock data)."""
+    tokens = np.random.default_rng(1).integers(0, 200, 5_000).astype(dtype)
+    tokens.tofile(tmp_path / "train.bin")
+    tokens = np.memmap(tmp_path / "train.bin", dtype, mode="r")
+    return data.Dataset(Spec("tokens", 256, 16), tokens, tokens, "hash", 1.0, 5_000, {})
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_stream_gives_the_batches_of_the_device_path(mapped, dtype, tmp_path, monkeypatch):
+    if not mapped:
+        monkeypatch.setattr(batches, "MAPPED_BYTES", 0)
+    made = dataset(tmp_path, dtype=dtype)
+    starts = batches.window_starts(3, 0, 60, 8, made.num_train_windows)
+    expected = np.asarray(batches.gather(np.asarray(made.train), starts, 16))
+    streamed = list(batches.stream(made, 3, 8, num_steps=60))
+    assert streamed[0].dtype == np.int32
+    np.testing.assert_array_equal(streamed, expected)
+    resumed = batches.stream(made, 3, 8, first_step=50)
+    np.testing.assert_array_equal([next(resumed) for _ in range(10)], expected[50:])
+    part = next(batches.stream(made, 3, 8, rows=slice(2, 5)))
+    np.testing.assert_array_equal(part, expected[0, 2:5])
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_stream_of_images(mapped, tmp_path, monkeypatch):
+    if not mapped:
+        monkeypatch.setattr(batches, "MAPPED_BYTES", 0)
+    np.arange(40, dtype=np.uint8).tofile(tmp_path / "train.bin")
+    images = np.memmap(tmp_path / "train.bin", np.uint8, mode="r", shape=(10, 2, 2, 1))
+    labels = np.arange(10, dtype=np.int32)
+    made = data.Dataset(Spec("images", 10, 1, (2, 2, 1)), images, images, "hash", 1.0, 10, {}, labels, labels)
+    batch = next(batches.stream(made, 0, 4, first_step=7))
+    starts = batches.window_starts(0, 7, 1, 4, 10)[0]
+    np.testing.assert_array_equal(batch["image"], images[starts])
+    np.testing.assert_array_equal(batch["label"], labels[starts])

@@ -26,7 +26,7 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool = True, padding: in
     Returns:
       Images of the same shape and dtype.
     """
-    batch, height, width, channels = images.shape
+    batch, height, width, _ = images.shape
     padding = height // 8 if padding is None else padding
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))

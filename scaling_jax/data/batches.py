@@ -10,9 +10,15 @@ whole tables of indices, so the permutation here is vectorised (and needs no mem
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 
 ROUNDS = 8
+# Larger files are read and not mapped: every page of a mapping that was touched counts as the process's memory.
+MAPPED_BYTES = 256 << 20
 
 
 def count_windows(num_tokens: int, context: int) -> int:
@@ -83,14 +89,92 @@ def gather(tokens, starts, context: int):
       int32 [..., T + 1]: inputs are [..., :-1], targets [..., 1:].
 
     Raises:
-      ValueError: the array is too long for 32-bit offsets; such data is streamed instead.
+      ValueError: the array is too long for 32-bit offsets; such data is to be streamed.
     """
     import jax.numpy as jnp
 
     if tokens.shape[0] > 2**31 - 1:
         raise ValueError(f"{tokens.shape[0]} tokens on one device exceed 32-bit offsets: use `stream`")
     offsets = jnp.asarray(starts, jnp.int32)[..., None] * context + jnp.arange(context + 1, dtype=jnp.int32)
-    return tokens.at[offsets].get(mode="promise_in_bounds").astype(jnp.int32)
+    return jnp.asarray(tokens).at[offsets].get(mode="promise_in_bounds").astype(jnp.int32)
+
+
+def stream(
+    dataset: Any,
+    seed: int,
+    batch_size: int,
+    first_step: int = 0,
+    num_steps: int | None = None,
+    *,
+    rows: slice = slice(None),
+    threads: int = 2,
+    prefetch: int = 16,
+) -> Iterator[Any]:
+    """The training batches of steps first_step, first_step + 1, ... for data that does not fit on the device.
+
+    Element s is what the device path trains on at step s: the windows `window_starts` names. Reading is ahead by
+    `prefetch` batches, on grain's threads; one element of the grain data set is one batch.
+
+    Args:
+      dataset: a `Dataset`.
+      seed: of the order.
+      batch_size: windows (images) per step, over all processes.
+      first_step: where to begin, or go on.
+      num_steps: steps to give; without end by default.
+      rows: this process's part of every batch.
+      threads: that read.
+      prefetch: batches read ahead.
+
+    Yields:
+      int32 [B, T + 1] for tokens, {"image": uint8 [B, H, W, C], "label": int32 [B]} for images.
+    """
+    import grain
+
+    stop = 2**62 if num_steps is None else first_step + num_steps
+    batches = grain.MapDataset.source(BatchSource(dataset, seed, batch_size, rows, stop))[first_step:]
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
+
+
+class BatchSource:
+    """Batches by step, for random access: what grain calls a data source."""
+
+    def __init__(self, dataset: Any, seed: int, batch_size: int, rows: slice = slice(None), num_steps: int = 2**62):
+        self._dataset, self._seed, self._batch_size, self._rows = dataset, seed, batch_size, rows
+        self._num_steps, self._num_windows = num_steps, dataset.num_train_windows
+        if dataset.spec.kind == "tokens":
+            self._read = _reader(dataset.train, dataset.spec.context, dataset.spec.context + 1)
+        else:
+            pixels = int(np.prod(dataset.train.shape[1:]))
+            self._read = _reader(dataset.train, pixels, pixels)
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __getitem__(self, step: int) -> Any:
+        starts = window_starts(self._seed, int(step), 1, self._batch_size, self._num_windows)[0, self._rows]
+        records = self._read(starts)
+        if self._dataset.spec.kind == "tokens":
+            return records.astype(np.int32)
+        shape = (len(starts), *self._dataset.train.shape[1:])
+        return {"image": records.reshape(shape), "label": self._dataset.train_labels[starts]}
+
+
+def _reader(array: np.ndarray, stride: int, length: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from record numbers [B] to [B, length]: record i is the items i stride .. i stride + length - 1."""
+    item, dtype = array.dtype.itemsize, array.dtype
+    if array.nbytes <= MAPPED_BYTES or not isinstance(array, np.memmap):
+        shape, strides = ((array.size - length) // stride + 1, length), (stride * item, item)
+        records = np.lib.stride_tricks.as_strided(np.asarray(array), shape, strides, writeable=False)
+        return lambda numbers: records[numbers]
+    file, pread = open(array.filename, "rb"), os.pread  # noqa: SIM115  closed with the last reference to `read`
+
+    def read(numbers: np.ndarray) -> np.ndarray:
+        descriptor = file.fileno()
+        offsets = (numbers.astype(np.int64) * (stride * item)).tolist()
+        parts = b"".join([pread(descriptor, length * item, offset) for offset in offsets])
+        return np.frombuffer(parts, dtype).reshape(len(numbers), length)
+
+    return read
 
 
 def _permuted(seed: int, epoch: int, position: int, count: int, size: int) -> np.ndarray:
