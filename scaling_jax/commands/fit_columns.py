@@ -35,6 +35,7 @@ class Columns:
       y: (n,) what the law describes.
       C: (n,) training FLOPs; 6 N D where the table has none; None for laws without N and D.
       clusters, weights: (n,) or None.
+      rows: (n,) what the table calls these rows: their run_id, or their position from 0.
       conventions: other counts of N in the table -> (n,) values.
       names: law input, y, C -> the column it was read from.
       notes: sentences about what was left out or assumed.
@@ -45,6 +46,7 @@ class Columns:
     C: np.ndarray | None
     clusters: np.ndarray | None
     weights: np.ndarray | None
+    rows: np.ndarray
     conventions: dict[str, np.ndarray]
     names: dict[str, str]
     notes: list[str]
@@ -88,6 +90,7 @@ def read_columns(
       UserError: a column is missing or not numeric, nothing is left, or rows come from several corpora.
     """
     columns, notes = dict(columns or {}), []
+    table = table.reset_index(drop=True)
     unknown = sorted(set(columns) - {*inputs, "y", "C", *_derived_from(inputs)})
     if unknown:
         raise UserError(f"--columns maps {unknown[0]!r}; this law takes {', '.join([*inputs, 'y', 'C'])}")
@@ -126,6 +129,7 @@ def read_columns(
         C=C,
         clusters=table[cluster_column].to_numpy() if cluster_column else None,
         weights=_numbers(table, weight_column) if weight_column else None,
+        rows=table.get("run_id", table.index).to_numpy(),
         conventions={
             c: _numbers(table, c) for c in N_CONVENTIONS if "N" in inputs and c in table and c != names.get("N")
         },

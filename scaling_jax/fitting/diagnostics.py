@@ -185,7 +185,8 @@ class Sensitivity:
         header += [f"N* at {self.target:.3g}", "D*", "y*"] if self.target else []
         cells = []
         for row in self.rows:
-            cell = [row["objective"], row["points"], row["N"], *(f"{v:.4g}" for v in row["params"].values())]
+            objective = row["objective"].removesuffix(", SUM over points")
+            cell = [objective, row["points"], row["N"], *(f"{v:.4g}" for v in row["params"].values())]
             cell.append("" if row["a"] is None else f"{row['a']:.4f}")
             if self.target:
                 at = row["frontier"]

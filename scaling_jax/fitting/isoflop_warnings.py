@@ -20,6 +20,7 @@ def warnings(result: IsoFlop) -> list[str]:
     return [
         *_about_points(result),
         *_about_edges(result),
+        *_about_dips(result),
         *_about_shape(result),
         *_about_parabola(result),
         *_about_scatter(result),
@@ -64,6 +65,22 @@ def _about_edges(result):
                 f"{_of(lonely, result)} have a single size beyond the lowest ({_budgets(lonely)}): "
                 "the optimum is at the edge of the sweep; add runs on that side"
             )
+
+
+def _about_dips(result):
+    """An interpolant follows noise: with several dips in a sweep it is noise that picks the lowest."""
+    if result.method != "akima":
+        return
+    dips = []
+    for sweep in result.sweeps:
+        _, y = merge_close(np.log(sweep.N), np.log(sweep.loss))
+        if np.sum((y[1:-1] < y[:-2]) & (y[1:-1] < y[2:])) > 1:
+            dips.append(sweep)
+    if dips:
+        yield (
+            f"{_of(dips, result)} dip more than once ({_budgets(dips)}): noise picks the lowest; "
+            "method='cubic' smooths it"
+        )
 
 
 def _about_shape(result):

@@ -1,0 +1,184 @@
+"""What `scaling-jax fit` shows: the law, how sure it is, what is wrong with it, and what it decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from scaling_jax import fitting
+from scaling_jax.commands.fit_columns import Columns
+from scaling_jax.fitting.text import short, table
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything shown about one fit; computed when first asked for.
+
+    Attributes:
+      fit: the `Fit`. read: the columns it was made from. source: what the table is called.
+      rows: how many rows the table has.
+      level, resamples: of the bootstrap intervals.
+      target: compute of the run to plan; None for laws without N and D.
+      budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
+      cut: compute that separates fitted from judged runs in the hold-out; None for none.
+    """
+
+    fit: fitting.Fit
+    read: Columns
+    source: str
+    rows: int
+    level: float
+    resamples: int
+    target: float | None
+    cut: float | None
+    budgets: list[float] | None = None
+
+    def text(self) -> str:
+        """Sections separated by empty lines; those that do not apply are left out."""
+        sections = [
+            self._head(), self._parameters(), self._warnings(), self._frontier(), self._holdout(), self._approaches(),
+            self._sensitivity(),
+        ]  # fmt: skip
+        return "\n\n".join(section for section in sections if section)
+
+    def figures(self) -> Iterator[tuple[str, object]]:
+        """(name, figure) of every picture that applies."""
+        from scaling_jax.report import fit_figures
+
+        y_label = self.read.names["y"]
+        if self.read.C is None:
+            if len(self.fit.law.inputs) == 1:
+                (name,) = self.fit.law.inputs
+                yield "law", fit_figures.law_of_one(self.fit, y_label=y_label, x_label=self.read.names[name])
+            return
+        if self._has_frontier:
+            yield (
+                "loss",
+                fit_figures.loss_vs_compute(
+                    self.fit, self.read.C, target_flops=self.target, level=self.level, y_label=y_label
+                ),
+            )
+        yield "residuals", fit_figures.residuals(self.fit, self.read.C)
+        if self.approaches is not None and self.approaches.isoflop is not None:
+            yield "isoflop", fit_figures.isoflop(self.approaches.isoflop, y_label=y_label)
+            optima = {
+                "envelope": self.approaches.envelope, "IsoFLOP": self.approaches.isoflop,
+            }  # fmt: skip
+            yield (
+                "allocation",
+                fit_figures.allocation(
+                    self.fit.frontier if self._has_frontier else None,
+                    {k: v.optima for k, v in optima.items() if v is not None},
+                    self.target,
+                ),
+            )
+
+    @functools.cached_property
+    def approaches(self) -> fitting.Approaches | None:
+        """The three approaches, where the law is one of N and D and the runs have budgets; None otherwise."""
+        if self.read.C is None or set(self.fit.law.inputs) != {"N", "D"}:
+            return None
+        try:
+            return fitting.approaches(
+                self.fit.data["N"], self.fit.data["D"], self.read.C, self.fit.y,
+                target=self.target, law=self.fit.law, objective=self.fit.objective, weights=self.fit.weights,
+                budgets=self.budgets,
+            )  # fmt: skip
+        except fitting.FitError:
+            return None
+
+    @functools.cached_property
+    def _has_frontier(self) -> bool:
+        if self.target is None:
+            return False
+        try:
+            self.fit.frontier(self.target)
+        except fitting.FitError:
+            return False
+        return True
+
+    @functools.cached_property
+    def _intervals(self) -> dict:
+        """Parameter or exponent -> (low, high); empty where the bootstrap fails."""
+        return self.fit.bootstrap(self.resamples, seed=self.fit.seed).interval(self.level)
+
+    def _head(self) -> str:
+        law, names = self.fit.law, self.read.names
+        columns = ", ".join(f"{k} = {v}" for k, v in names.items() if k != "C")
+        flops = f"; C = {names['C']}" if "C" in names else ""
+        lines = [
+            f"{law.name}: {law.equation}",
+            f"  {law.reference}",
+            f"  {self.fit.n} of {self.rows} rows of {self.source}: {columns}{flops}",
+        ]
+        return "\n".join(lines + [f"  {note}" for note in self.read.notes])
+
+    def _parameters(self) -> str:
+        fit = self.fit
+        values = dict(fit.params) | {k: float(of(fit.params)) for k, of in fit.law.exponents.items()}
+        rows = []
+        for name, value in values.items():
+            low, high = self._intervals.get(name, (np.nan, np.nan))
+            rows.append((name, f"{value:.6g}", f"[{low:.5g}, {high:.5g}]"))
+        kind = "pairs" if fit.clusters is None else "cluster"
+        return "\n".join(
+            [
+                table(("parameter", "value", f"{self.level:.0%} interval"), rows),
+                f"  intervals: {kind} bootstrap, {self.resamples} resamples",
+                f"  objective: {fit.objective} = {fit.objective_value:.8g}",
+                f"  certificate: {'converged' if fit.converged else 'NOT CONVERGED'}, {fit.certificate}",
+            ]
+        )
+
+    def _warnings(self) -> str:
+        found = self.fit.warnings
+        if not found:
+            return "warnings: none"
+        lines = ["warnings", *(f"  ! {w}" for w in found)]
+        flagged = fitting.influence(self.fit, refits=0).flagged
+        if flagged.size and not np.array_equal(self.read.rows[flagged], flagged):
+            lines.append(f"  influential rows, as the table has them: {', '.join(map(str, self.read.rows[flagged]))}")
+        return "\n".join(lines)
+
+    def _frontier(self) -> str:
+        if not self._has_frontier:
+            return ""
+        at = self.fit.frontier(self.target, level=self.level)
+        lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D)"]
+        for name, label, show in (
+            ("N", "N*", short),
+            ("D", "D*", short),
+            ("loss", self.read.names["y"], "{:.4f}".format),
+        ):
+            value = float(np.squeeze(getattr(at, name)))
+            low, high = (float(np.squeeze(end)) for end in at.interval[name])
+            lines.append(f"  {label:<6} {show(value):>8}  [{show(low)}, {show(high)}]")
+        N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
+        lines.append(f"  {'D*/N*':<6} {D / N:>8.1f}")
+        if set(self.fit.law.inputs) == {"N", "D"}:
+            lines.append(f"  {fitting.extrapolation(self.fit, {'N': N, 'D': D})}")
+        return "\n".join(lines)
+
+    def _holdout(self) -> str:
+        if self.cut is None:
+            return ""
+        scale = self.read.C if self.read.C is not None else None
+        found = fitting.holdout(
+            self.fit.law, self.fit.data, self.fit.y, cut=self.cut, C=scale, objective=self.fit.objective,
+            weights=self.fit.weights, clusters=self.fit.clusters,
+        )  # fmt: skip
+        return f"hold-out\n  {found}"
+
+    def _approaches(self) -> str:
+        return "" if self.approaches is None else f"three approaches\n{self.approaches}"
+
+    def _sensitivity(self) -> str:
+        found = fitting.sensitivity(self.fit, conventions=self.read.conventions or None, target=self.target)
+        lines = ["sensitivity to the analyst's choices", str(found)]
+        spread = found.spread()
+        if spread is not None:
+            lines.append(f"  N* at C = {found.target:.3g} varies {spread:.2f}x over these choices")
+        return "\n".join(lines)

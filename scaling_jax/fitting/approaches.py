@@ -1,0 +1,168 @@
+"""The three approaches of Hoffmann et al. 2022 on one set of runs, side by side, with their disagreement."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from .envelope import Envelope, envelope
+from .errors import FitError
+from .isoflop import IsoFlop, isoflop
+from .sweeps import as_columns
+from .text import short, table
+
+LABELS = {
+    "envelope": "1 envelope",
+    "isoflop": "2 IsoFLOP, Akima",
+    "parabola": "2 IsoFLOP, parabola",
+    "parametric": "3 parametric law",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """What one approach says: exponents of N* ~ C^a and D* ~ C^b (at the target), 95% interval of a, N*, D*."""
+
+    a: float
+    b: float
+    interval: tuple[float, float]
+    N: float
+    D: float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Approaches:
+    """All approaches that the runs allow. Made by `approaches`.
+
+    Attributes:
+      target: the compute at which N* and D* are compared.
+      estimates: "envelope", "isoflop", "parabola", "parametric" -> `Estimate`, of those that worked.
+      envelope, isoflop, parabola, fit: what they were read from; None where the approach is impossible.
+      impossible: name -> why.
+    """
+
+    target: float
+    estimates: dict[str, Estimate]
+    impossible: dict[str, str]
+    envelope: Envelope | None
+    isoflop: IsoFlop | None
+    parabola: IsoFlop | None
+    fit: object
+
+    @property
+    def spread(self) -> float:
+        """Largest over smallest N* at the target."""
+        sizes = [estimate.N for estimate in self.estimates.values()]
+        return max(sizes) / min(sizes)
+
+    @property
+    def disagreement(self) -> list[str]:
+        """How far the approaches are apart, in plain sentences."""
+        out = []
+        if len(self.estimates) > 1:
+            low, high = (f(self.estimates, key=lambda k: self.estimates[k].N) for f in (min, max))
+            out.append(
+                f"at C = {self.target:.3g} N* is between {short(self.estimates[low].N)} ({LABELS[low]}) and "
+                f"{short(self.estimates[high].N)} ({LABELS[high]}): {self.spread:.2f}x apart"
+            )
+        for one, other in itertools.combinations(self.estimates, 2):
+            (low1, high1), (low2, high2) = self.estimates[one].interval, self.estimates[other].interval
+            if low1 > high2 or low2 > high1:
+                out.append(
+                    f"{LABELS[one]} (a = {self.estimates[one].a:.3f}) and {LABELS[other]} "
+                    f"(a = {self.estimates[other].a:.3f}) exclude each other at 95%"
+                )
+        return out
+
+    @property
+    def warnings(self) -> list[str]:
+        """Those of the envelope, the sweeps and the parametric fit, each with the approach it is about."""
+        found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola, "parametric": self.fit}
+        return [f"{LABELS[k]}: {w}" for k, v in found.items() if v is not None for w in v.warnings]
+
+    def __repr__(self) -> str:
+        rows = [
+            (
+                LABELS[name],
+                f"{e.a:.4f}",
+                f"[{e.interval[0]:.3f}, {e.interval[1]:.3f}]",
+                f"{e.b:.4f}",
+                short(e.N),
+                short(e.D),
+                f"{e.D / e.N:.1f}",
+            )
+            for name, e in self.estimates.items()
+        ]
+        header = ("approach", "a", "95%", "b", f"N* at {self.target:.3g}", "D*", "D*/N*")
+        reasons = dict.fromkeys(self.impossible.values())
+        names = {why: " and ".join(LABELS[k] for k, w in self.impossible.items() if w == why) for why in reasons}
+        lines = [table(header, rows)] + [f"  {name}: {why}" for why, name in names.items()]
+        lines += [f"  {sentence}" for sentence in self.disagreement]
+        return "\n".join(lines + [f"  ! {warning}" for warning in self.warnings])
+
+
+def approaches(
+    N, D, C, loss, *, target: float | None = None, budgets=None, tolerance=None, law="chinchilla", seed=0, **options
+) -> Approaches:
+    """Fits the envelope, IsoFLOP sweeps (by Akima and by parabola) and the parametric law to the same runs.
+
+    Args:
+      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      target: compute at which N* and D* are compared; None takes ten times the largest C.
+      budgets, tolerance: how runs are grouped by C; see `isoflop`.
+      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`.
+      seed: of the resampling behind the intervals.
+
+    Raises:
+      FitError: values that are not finite and positive, or no approach works.
+    """
+    from .fit import fit
+
+    data = as_columns(N=N, D=D, C=C, loss=loss)
+    target = float(10 * data["C"].max() if target is None else target)
+    columns = (data["N"], data["D"], data["C"], data["loss"])
+    grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
+    attempts = {
+        "envelope": lambda: envelope(*columns, seed=seed),
+        "isoflop": lambda: isoflop(*columns, **grouping),
+        "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
+        "parametric": lambda: fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
+    }
+    found, estimates, impossible = {}, {}, {}
+    for name, attempt in attempts.items():
+        try:
+            found[name] = attempt()
+            estimates[name] = (_parametric if name == "parametric" else _by_points)(found[name], target)
+        except FitError as error:
+            impossible[name] = str(error)
+    if not estimates:
+        raise FitError("no approach works on these runs: " + "; ".join(f"{k}: {v}" for k, v in impossible.items()))
+    return Approaches(
+        target=target,
+        estimates=estimates,
+        impossible=impossible,
+        envelope=found.get("envelope"),
+        isoflop=found.get("isoflop"),
+        parabola=found.get("parabola"),
+        fit=found.get("parametric"),
+    )
+
+
+def _parametric(found, target: float) -> Estimate:
+    at = found.frontier(target)
+    N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
+    if "a" in found.law.exponents:
+        a, b = (float(found.law.exponents[k](found.params)) for k in "ab")
+        interval = tuple(map(float, found.bootstrap(200, seed=found.seed).interval(0.95)["a"]))
+    else:  # the frontier is no power law: its slope at the target
+        near = found.frontier(1.01 * target)
+        a, b = (float(np.log(np.squeeze(getattr(near, k)) / v) / np.log(1.01)) for k, v in (("N", N), ("D", D)))
+        interval = (np.nan, np.nan)
+    return Estimate(a=a, b=b, interval=interval, N=N, D=D)
+
+
+def _by_points(found: Envelope | IsoFlop, target: float) -> Estimate:
+    at = found.frontier(target)[0]
+    return Estimate(a=found.a, b=found.b, interval=found.interval(0.95)["a"], N=float(at.N), D=float(at.D))
