@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .errors import FitError
-from .sweeps import METHODS, MIN_POINTS, Sweep, curve, find_sweeps, in_window, log_noise, minimum
+from .sweeps import METHODS, MIN_POINTS, Sweep, curve, find_sweeps, in_window, log_noise, minimum, tokens_at
 
 OPTIMA = np.dtype([(name, np.float64) for name in ("C", "N", "D", "loss", "N_logstd", "D_logstd")])
 
@@ -236,7 +236,8 @@ def isoflop(
         shocks = rng.standard_normal((sweep.N.size, resamples)) * np.nan_to_num(noise)
         losses = sweep.loss[:, None] * np.exp(np.concatenate([np.zeros((sweep.N.size, 1)), shocks], axis=1))
         log_n, best = minimum(method, np.log(sweep.N), losses)
-        log_d, _ = minimum(method, np.log(sweep.D), losses)
+        # Polynomials are fitted to N and to D apart, as published; an interpolant has one lowest point.
+        log_d = tokens_at(sweep, log_n) if method == "akima" else minimum(method, np.log(sweep.D), losses)[0]
         if not (np.isfinite(log_n[0]) and np.isfinite(log_d[0])):
             dropped.append((sweep.C, _why_dropped(method, sweep)))
             continue

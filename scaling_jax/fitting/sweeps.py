@@ -195,6 +195,11 @@ def minimum(method: str, x: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.n
     return at + centre, c0 + at * (c1 + at * (c2 + at * c3))
 
 
+def tokens_at(sweep: Sweep, log_n: np.ndarray) -> np.ndarray:
+    """ln D of a sweep at ln N, linearly between its sizes: exact where D = C / 6N. nan stays nan."""
+    return np.interp(log_n, *merge_close(np.log(sweep.N), np.log(sweep.D)))
+
+
 def curve(method: str, sweep: Sweep, N: np.ndarray) -> np.ndarray:
     """The loss that `method` draws through a sweep at sizes N (nan outside the sweep for akima)."""
     x = np.log(sweep.N)
