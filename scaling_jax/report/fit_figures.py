@@ -13,14 +13,14 @@ import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from scaling_jax.fitting.text import short
 
 COLORS = colormaps["viridis"]
-INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"
-"""Lines and text; guides; points that the fit has not seen."""
+SCALE = ListedColormap(COLORS(np.linspace(0.0, 0.9, 256)))  # the yellow end is unreadable on white
+INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"  # lines and text; guides; points that the fit has not seen
 MAX_JOINED_SIZES = 40
 
 
@@ -53,9 +53,9 @@ def loss_vs_compute(
     C, N, y = np.asarray(C, float), np.asarray(fit.data["N"], float), np.asarray(fit.y, float)
     norm = _log_norm(np.concatenate([N, _column(held_out, "N")]))
     _join_sizes(ax, C, N, y, norm)
-    ax.scatter(C, y, c=COLORS(norm(N)), s=26, linewidths=0.4, edgecolors="white", zorder=3)
+    ax.scatter(C, y, c=SCALE(norm(N)), s=26, linewidths=0.4, edgecolors="white", zorder=3)
     if held_out is not None:
-        colors = COLORS(norm(_column(held_out, "N")))
+        colors = SCALE(norm(_column(held_out, "N")))
         ax.scatter(
             _column(held_out, "C"), _column(held_out, "y"),
             facecolors=colors, edgecolors=HELD_OUT, marker="D", s=40, linewidths=1.4, zorder=4, label="held out",
@@ -92,18 +92,18 @@ def isoflop(result, *, held_out: Mapping | None = None, y_label: str = "loss", t
     figure, ax = _figure(7.2, 4.8)
     norm = _log_norm(np.array([sweep.C for sweep in result.sweeps]))
     for i, sweep in enumerate(result.sweeps):
-        color = COLORS(norm(sweep.C))
+        color = SCALE(norm(sweep.C))
         ax.scatter(sweep.N, sweep.loss, color=color, s=20, linewidths=0.4, edgecolors="white", zorder=3)
         ax.plot(*result.curve(i), color=color, lw=1.2, zorder=2)
     if held_out is not None:
         ax.scatter(
             _column(held_out, "N"), _column(held_out, "y"), marker="D", s=36, zorder=4, label="held out",
-            facecolors=COLORS(norm(_column(held_out, "C"))), edgecolors=HELD_OUT, linewidths=1.4,
+            facecolors=SCALE(norm(_column(held_out, "C"))), edgecolors=HELD_OUT, linewidths=1.4,
         )  # fmt: skip
     optima = result.optima
     ax.plot(optima.N, optima.loss, color=GREY, lw=1, ls="--", zorder=4)
     ax.scatter(
-        optima.N, optima.loss, marker="*", s=130, color=COLORS(norm(optima.C)), edgecolors=INK, linewidths=0.8,
+        optima.N, optima.loss, marker="*", s=130, color=SCALE(norm(optima.C)), edgecolors=INK, linewidths=0.8,
         zorder=5, label=rf"lowest: $N^* \propto C^{{{result.a:.3f}}}$",
     )  # fmt: skip
     _log_axes(ax, "parameters N", y_label)
@@ -129,7 +129,7 @@ def residuals(fit, C, *, held_out: Mapping | None = None, color_by=None, color_l
     C, y = np.asarray(C, float), np.asarray(fit.y, float)
     color_by = fit.data.get("N") if color_by is None else color_by
     norm = None if color_by is None else _log_norm(np.asarray(color_by, float))
-    colors = INK if norm is None else COLORS(norm(np.asarray(color_by, float)))
+    colors = INK if norm is None else SCALE(norm(np.asarray(color_by, float)))
     predicted = np.asarray(fit.predict(fit.data), float)
     dots = {"s": 22, "linewidths": 0.4, "edgecolors": "white", "zorder": 3}
     left.scatter(y, predicted, c=colors, **dots)
@@ -264,7 +264,7 @@ def _join_sizes(ax, C, N, y, norm) -> None:
     for size in sizes[counts >= 2]:
         rows = np.flatnonzero(size == N)
         rows = rows[np.argsort(C[rows])]
-        ax.plot(C[rows], y[rows], color=COLORS(norm(size)), lw=0.9, alpha=0.55, zorder=2)
+        ax.plot(C[rows], y[rows], color=SCALE(norm(size)), lw=0.9, alpha=0.55, zorder=2)
 
 
 def _running_median(x, y, bins: int = 9):
@@ -302,7 +302,7 @@ def _log_axes(ax, x_label: str, y_label: str, log_values: bool = False) -> None:
 
 
 def _size_bar(figure, ax, norm, label: str = "parameters N") -> None:
-    bar = figure.colorbar(ScalarMappable(norm, COLORS), ax=ax, pad=0.02, label=label)
+    bar = figure.colorbar(ScalarMappable(norm, SCALE), ax=ax, pad=0.02, label=label)
     bar.outline.set_visible(False)
     if norm.vmax / norm.vmin < 10:  # less than a decade leaves the log locator without a single label
         ticks = np.geomspace(norm.vmin, norm.vmax, 4)
