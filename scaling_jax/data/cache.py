@@ -33,6 +33,11 @@ def root(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
     return pathlib.Path(chosen).expanduser()
 
 
+def arrays_folder(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
+    """Where the folders of materialised sources stand."""
+    return root(cache_dir) / "arrays"
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """One materialised source: its folder, what is known of it (`meta.json`) and its arrays by name, mapped."""
@@ -146,3 +151,13 @@ def write_meta(directory: pathlib.Path, meta: dict[str, Any]) -> None:
         json.dump(meta | {"format": FORMAT}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+
+
+def entries(cache_dir: str | pathlib.Path | None = None) -> list[pathlib.Path]:
+    """The folders of all sources that are materialised, by name."""
+    return sorted(path.parent for path in arrays_folder(cache_dir).glob("*/meta.json"))
+
+
+def size(folder: pathlib.Path) -> int:
+    """Bytes of the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

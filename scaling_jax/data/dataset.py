@@ -83,22 +83,27 @@ def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: P
     if data.unique_tokens is not None:
         train = train[: data.unique_tokens]
         labels = None if labels is None else labels[: data.unique_tokens]
-    identity = {
-        "source": meta["name"],
-        "splits": meta["splits"],
-        "tokenizer": meta["tokenizer"],
-        "sha256": {name: part["sha256"] for name, part in sorted(meta["files"].items())},
-        # A cap beyond the data is no cap.
-        "unique_tokens": len(train) if len(train) < len(arrays["train"]) else None,
-    }
     return Dataset(
         spec=source.spec,
         train=train,
         validation=arrays["validation"],
-        dataset_hash=content_hash(identity),
+        dataset_hash=dataset_hash(meta, len(train)),
         bytes_per_token=meta["bytes_per_token"],
         unique_tokens=len(train),
         info=meta["info"] | {"source": meta["name"], "key": entry.key, "directory": str(entry.directory)},
         train_labels=labels,
         validation_labels=arrays.get("validation_labels"),
     )
+
+
+def dataset_hash(meta: dict[str, Any], unique_tokens: int) -> str:
+    """Identity of cached arrays of which the first `unique_tokens` are trained on."""
+    identity = {
+        "source": meta["name"],
+        "splits": meta["splits"],
+        "tokenizer": meta["tokenizer"],
+        "sha256": {name: part["sha256"] for name, part in sorted(meta["files"].items())},
+        # A cap beyond the data is no cap.
+        "unique_tokens": unique_tokens if unique_tokens < meta["files"]["train"]["shape"][0] else None,
+    }
+    return content_hash(identity)

@@ -31,7 +31,7 @@ def entry(
     root, on_progress = cache.root(cache_dir), on_progress or cache.silent
     if source.prepare is not None:
         source = source.prepare(root, on_progress)
-    directory = root / "arrays" / key(source)
+    directory = cache.arrays_folder(root) / key(source)
     if not (directory / "meta.json").exists():
         with cache.making(directory, on_progress) as partial:
             if partial is not None:
