@@ -64,6 +64,9 @@ class PackCheckpoints:
             ),
             create=True,
             enable_async_checkpointing=True,
+            # Orbax numbers the folders that it makes in the background per process, not per manager: packs that train
+            # side by side would wait for each other's and write into folders that are not there.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)

@@ -1,0 +1,236 @@
+"""A workdir belongs to one study; each of its packs to one process at a time, until that is dead."""
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+import ladder
+import pytest
+
+from scaling_jax.engines import compile_cache, lock
+from scaling_jax.engines.lock import Lock
+from scaling_jax.engines.workdir import Workdir
+from scaling_jax.errors import InUse, UserError
+from scaling_jax.study import load_study
+
+QUICK = {"beat_seconds": 0.05, "stale_seconds": 0.5}
+HASH = "d" * 16
+
+
+def nobody_expected(holder):
+    pytest.fail(f"lost to {holder}")
+
+
+def hold(folder, names=("a",), on_lost=nobody_expected, **options):
+    return Lock(folder, names, on_lost, **QUICK | options)
+
+
+def leave(folder, **changes):
+    """A lock on pack a as this process would leave it behind if it were killed, with some fields changed."""
+    with hold(folder):
+        left = json.loads((folder / "locks" / "a.json").read_text())
+    (folder / "locks" / "a.json").write_text(json.dumps(left | {"token": "left"} | changes))
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_the_second_is_told_who_holds_it(tmp_path):
+    with hold(tmp_path, ["a", "b"]):
+        with pytest.raises(
+            InUse, match=f"pack b is trained by pid {os.getpid()} on {socket.gethostname()} since 2"
+        ) as e:
+            with hold(tmp_path, ["b", "c"]):
+                pass
+        assert isinstance(e.value, UserError)  # exit code 2
+        with pytest.raises(InUse, match="pack a"):
+            lock.check(tmp_path, ["a"])
+        with hold(tmp_path, ["c"]):  # other packs are free
+            lock.check(tmp_path, ["d"])
+    lock.check(tmp_path, ["a", "b", "c"])
+    assert not list((tmp_path / "locks").iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"pid": None}, {"started": "1"}], ids=["dead pid", "pid used again"])
+def test_a_dead_holder_is_taken_over_at_once(tmp_path, capsys, changes):
+    leave(tmp_path, **{k: v or dead_pid() for k, v in changes.items()})
+    lock.check(tmp_path, ["a"])
+    with hold(tmp_path, stale_seconds=1e6):
+        pass
+    assert "taking over workdir" in capsys.readouterr().err
+
+
+def test_a_zombie_is_dead(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # has ended, and nobody has asked for its exit code
+    holder = lock.Holder("x", process.pid, socket.gethostname(), "", lock._machine(), 0.0, 0)
+    assert lock._started(process.pid) == ""
+    assert not dataclasses.replace(holder, started="7").alive()
+    process.wait()
+
+
+@pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"machine": "rebooted"}])
+def test_a_holder_elsewhere_is_dead_when_its_heartbeat_rests(tmp_path, capsys, changes):
+    leave(tmp_path, **changes)
+    lock.check(tmp_path, ["a"])  # cannot be known without watching
+    begin = time.monotonic()
+    with hold(tmp_path):
+        assert time.monotonic() - begin >= QUICK["stale_seconds"]
+    err = capsys.readouterr().err
+    assert "watching its heartbeat" in err
+    assert "taking over" in err
+
+
+def test_a_holder_elsewhere_is_alive_while_its_heartbeat_moves(tmp_path, monkeypatch):
+    with hold(tmp_path):
+        monkeypatch.setattr(lock, "_machine", lambda: "another machine")
+        with pytest.raises(InUse, match="is trained by"), hold(tmp_path, stale_seconds=1e6):
+            pass
+
+
+def test_whoever_loses_a_lock_is_told_by_whom(tmp_path):
+    lost = []
+    with hold(tmp_path, on_lost=lost.append):
+        leave_other = json.loads((tmp_path / "locks" / "a.json").read_text()) | {"token": "thief", "pid": 7}
+        (tmp_path / "locks" / "a.json").write_text(json.dumps(leave_other))
+        deadline = time.monotonic() + 30
+        while not lost and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [holder.token for holder in lost] == ["thief"]
+    assert (tmp_path / "locks" / "a.json").exists()  # it is the thief's
+
+
+def test_one_of_many_takes_a_stale_lock(tmp_path):
+    leave(tmp_path, pid=dead_pid())
+    taken, refused, release = [], [], threading.Event()
+
+    def attempt():
+        try:
+            with hold(tmp_path):
+                taken.append(1)
+                release.wait()
+        except InUse:
+            refused.append(1)
+
+    threads = [threading.Thread(target=attempt) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while len(taken) + len(refused) < len(threads):
+        time.sleep(0.01)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), len(refused)) == (1, 7)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"pid": 1}'])
+def test_an_unreadable_lock_is_stale(tmp_path, content):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks" / "a.json").write_text(content)
+    with hold(tmp_path):
+        pass
+
+
+def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch, caplog):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with hold(tmp_path):
+        with monkeypatch.context() as patch:
+            patch.setattr(lock, "write_atomic", full)
+            deadline = time.monotonic() + 30
+            while "No space left" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.01)
+        lock_file = tmp_path / "locks" / "a.json"
+        before = json.loads(lock_file.read_text())["beat"]
+        while json.loads(lock_file.read_text())["beat"] == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert json.loads(lock_file.read_text())["beat"] > before
+    assert "No space left" in caplog.text
+
+
+@pytest.fixture
+def study(tmp_path):
+    return load_study(ladder.write_study(tmp_path))
+
+
+def test_a_workdir_keeps_to_its_study_and_data(tmp_path, study):
+    workdir = Workdir(tmp_path / "deep" / "work")
+    assert workdir.dataset_hash() is None
+    with workdir.claim(study, ["a"], HASH) as attempt:
+        assert attempt == 0
+        with pytest.raises(InUse):
+            workdir.check(study, ["a"])
+    assert workdir.dataset_hash() == HASH
+    stored = json.loads((workdir.path / "study.json").read_text())
+    assert stored["study"] == study.to_dict()
+    other = load_study(tmp_path / "tiny.py", ["optimizer.batch_size=8", "schedule.warmup_steps=5"])
+    with pytest.raises(UserError, match=r"another study \(different: optimizer.batch_size, schedule.warmup_steps\)"):
+        workdir.check(other, ["a"])
+    with pytest.raises(UserError, match=r"data of workdir .* has changed"), workdir.claim(study, ["a"], "e" * 16):
+        pass
+    # What changes no loss may change.
+    renamed = load_study(tmp_path / "tiny.py", ["name=other", "execution.layout=vmap", "fit.bootstrap=7"])
+    with workdir.claim(renamed, ["a"], HASH) as attempt:
+        assert attempt == 1
+
+
+def test_attempts_are_numbered_past_every_earlier_one(tmp_path, study):
+    workdir = Workdir(tmp_path / "work")
+    for expected in range(3):
+        with workdir.claim(study, ["a"], HASH) as attempt:
+            assert attempt == expected
+    attempts = tmp_path / "work" / "attempts"
+    (attempts / ".0009-7.json.0123abcd.tmp").touch()
+    next(attempts.glob("0000-*")).unlink()
+    with workdir.claim(study, ["a"], HASH) as attempt:
+        assert attempt == 3
+
+
+def test_killed_before_the_study_was_written(tmp_path, study):
+    folder = tmp_path / "work"
+    (folder / "locks").mkdir(parents=True)
+    (folder / ".study.json.0123abcd.tmp").write_text("{half")
+    with Workdir(folder).claim(study, ["a"], HASH):
+        pass
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty"), Workdir(tmp_path / "mine").claim(study, ["a"], HASH):
+        pass
+    assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
+
+
+def test_claim_clears_what_was_left_half_written_but_not_what_is_being_written(tmp_path, study):
+    workdir = Workdir(tmp_path / "work")
+    with workdir.claim(study, ["a"], HASH):
+        pass
+    run = tmp_path / "work" / "runs" / "r"
+    run.mkdir(parents=True)
+    old, young = run / ".result.json.00000000.tmp", run / ".result.json.00000001.tmp"
+    old.touch(), young.touch()
+    os.utime(old, (1, 1))
+    with workdir.claim(study, ["a"], HASH):
+        assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_torn_entries_of_the_compilation_cache_go_and_whole_ones_stay(tmp_path):
+    zstandard = pytest.importorskip("zstandard")
+    program = os.urandom(1000)
+    whole = {"zlib-cache": zlib.compress(program), "zstd-cache": zstandard.ZstdCompressor().compress(program)}
+    for name, data in whole.items():
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / f"torn-{name}").write_bytes(data[: len(data) // 2])
+    (tmp_path / "empty-cache").touch()
+    (tmp_path / "unrelated").write_text("kept")
+    compile_cache.remove_torn(tmp_path)
+    assert set(os.listdir(tmp_path)) == {*whole, "unrelated"}
+    compile_cache.remove_torn(tmp_path / "missing")
