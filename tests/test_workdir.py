@@ -46,12 +46,10 @@ def dead_pid():
 
 def test_the_second_is_told_who_holds_it(tmp_path):
     with hold(tmp_path, ["a", "b"]):
-        with pytest.raises(
-            InUse, match=f"pack b is trained by pid {os.getpid()} on {socket.gethostname()} since 2"
-        ) as e:
-            with hold(tmp_path, ["b", "c"]):
-                pass
-        assert isinstance(e.value, UserError)  # exit code 2
+        said = f"pack b is trained by pid {os.getpid()} on {socket.gethostname()} since 2"
+        with pytest.raises(InUse, match=said), hold(tmp_path, ["b", "c"]):
+            pass
+        assert issubclass(InUse, UserError)  # exit code 2
         with pytest.raises(InUse, match="pack a"):
             lock.check(tmp_path, ["a"])
         with hold(tmp_path, ["c"]):  # other packs are free
