@@ -7,6 +7,7 @@
 Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's configuration as it was.
 """
 
+from .approaches import Approaches, approaches
 from .catalogue import laws
 from .design import next_runs
 from .diagnostics import sensitivity
@@ -18,10 +19,11 @@ from .influence import influence
 from .isoflop import IsoFlop, isoflop, power_law
 from .law import Law, law
 from .objectives import LAD, Huber, LeastSquares, Objective
+from .persistence import load
 from .selection import aicc, select
 
 __all__ = [
-    "LAD", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop", "Law",
-    "LawError", "LeastSquares", "Objective", "aicc", "envelope", "extrapolation", "fit", "holdout", "influence",
-    "isoflop", "law", "laws", "next_runs", "power_law", "select", "sensitivity",
+    "LAD", "Approaches", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop",
+    "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches", "envelope", "extrapolation", "fit",
+    "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs", "power_law", "select", "sensitivity",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DataError
+from .errors import DataError, FitError
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ def _is_number(value):
     return isinstance(value, (int, float, np.number)) and not isinstance(value, complex)
 
 
-def inputs_of(law, data):
-    """The law's inputs from a dict, a DataFrame or (for a law of one input) a plain array."""
+def inputs_of(law, data, fitting=True):
+    """The law's inputs from a dict, a DataFrame or (for a law of one input) a plain array.
+
+    For a fit they are vectors of one length; otherwise (a prediction) numbers or arrays that broadcast.
+    """
     if not (isinstance(data, Mapping) or hasattr(data, "columns")):
         if len(law.inputs) == 1:
             data = {law.inputs[0]: data}
@@ -68,9 +71,25 @@ def inputs_of(law, data):
         )
     inputs, first = {}, law.inputs[0]
     for k in law.inputs:
-        length = len(inputs[first]) if inputs else None
-        inputs[k] = column(data[k], k, length, first)
+        length = len(inputs[first]) if inputs and fitting else None
+        inputs[k] = column(data[k], k, length, first) if fitting else _values(law, data[k], k)
+    if not fitting:
+        try:
+            np.broadcast_shapes(*(v.shape for v in inputs.values()))
+        except ValueError:
+            shapes = ", ".join(f"{k} {v.shape}" for k, v in inputs.items())
+            raise DataError(f"inputs of different shapes that do not broadcast: {shapes}.") from None
     return inputs
+
+
+def _values(law, values, name):
+    """Numbers of any shape at which a law is asked for its value."""
+    shape = np.shape(values)
+    flat = column(np.ravel(values), name)
+    _require(np.isfinite(flat), flat, name, "must be finite", "leave the point out")
+    if law.positive:
+        _require(flat > 0, flat, name, "must be positive", "leave the point out, or correct its unit")
+    return flat.reshape(shape)
 
 
 def read(law, data, y, weights, clusters, objective, free):
@@ -145,3 +164,9 @@ def duplicates(inputs, y):
     """How many rows repeat an earlier one exactly."""
     table = np.stack([*inputs.values(), y], axis=1)
     return len(y) - len(np.unique(table, axis=0))
+
+
+def check_level(level):
+    """Raises FitError unless 0 < level < 1."""
+    if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
+        raise FitError(f"level={level!r} must lie between 0 and 1, e.g. 0.95.")

@@ -56,6 +56,7 @@ class Law:
       may_be_constant: inputs that need not vary, such as the unique tokens U.
       usual: ranges of parameters within which an optimum is preferred to a slightly lower one outside, where the
         published constants mean something. An optimum outside is taken when there is none inside, and reported.
+      a_loss: whether y is something that N and D make small, so that a frontier has a meaning.
       canonical: params -> params of the same law with its interchangeable parts in order.
       custom: whether it is the user's own function, which a saved fit cannot carry.
       optimum: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
@@ -75,6 +76,7 @@ class Law:
     positive: bool = True
     may_be_constant: tuple[str, ...] = ()
     usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    a_loss: bool = True
     canonical: Callable | None = None
     custom: bool = False
     optimum: Callable | None = None

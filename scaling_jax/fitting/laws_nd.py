@@ -288,6 +288,7 @@ def _hyperparameter(name, equation, reference):
             "alpha": Coordinate("plain", start=(-1.0, 1.0)),
             "beta": Coordinate("plain", start=(-1.0, 1.0)),
         },
+        a_loss=False,
     )
 
 

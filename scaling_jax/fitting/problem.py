@@ -1,5 +1,6 @@
 """One fit as the solver sees it: unit-free coordinates z, residuals and their exact derivatives, in batches."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import LawError
@@ -38,20 +39,41 @@ class Problem:
         self.lower, self.upper = (np.array([b[i] for b in box]) for i in (0, 1))
         self.linear = np.array([law.coordinates[k].kind == "linear" for k in self.free])
         self._programs = law.__dict__.setdefault("_programs", {})
-        self._tail = [np.float64(v) for v in self.fixed.values()]
-        self._tail += [inputs[k] for k in law.inputs] + [np.float64(v) for v in self.centre.values()]
 
-    def with_data(self, inputs=None, y=None, weights=None):
-        """The same problem, in the same coordinates, on other rows or with other weights."""
+    @classmethod
+    def without_data(cls, law, fixed, centre, lower, upper):
+        """Only the coordinates of a problem, for a fit loaded from a file."""
+        problem = object.__new__(cls)
+        problem.law, problem.fixed, problem.centre = law, fixed, centre
+        problem.free = tuple(k for k in law.params if k not in fixed)
+        problem.p = len(problem.free)
+        problem.lower, problem.upper = np.array(lower, np.float64), np.array(upper, np.float64)
+        return problem
+
+    def with_data(self, inputs=None, y=None, weights=None, target=None, fixed=None):
+        """The same problem, in the same coordinates, on other rows, weights, targets or values of what is fixed.
+
+        Weights (b, n), targets T(y) (b, n) and fixed values (b, 1) give every row of z its own: see `lanes`.
+        """
         other = object.__new__(Problem)
         other.__dict__.update(self.__dict__)
         other.inputs = self.inputs if inputs is None else inputs
-        other.y = self.y if y is None else y
         other.weights = self.weights if weights is None else weights
-        other.n, other.target = len(other.y), self.objective.transform(other.y)
-        other._tail = [np.float64(v) for v in self.fixed.values()]
-        other._tail += [other.inputs[k] for k in self.law.inputs] + [np.float64(v) for v in self.centre.values()]
+        other.fixed = {**self.fixed, **(fixed or {})}
+        if y is not None:
+            other.y, other.n, other.target = y, len(y), self.objective.transform(y)
+        if target is not None:
+            other.target = target
         return other
+
+    def lanes(self, index):
+        """The problem for some rows of z, where it differs by row."""
+        by_lane = [v for v in (self.weights, self.target, *self.fixed.values()) if np.ndim(v) == 2]
+        if not by_lane:
+            return self
+        weights, target = (v[index] if v.ndim == 2 else v for v in (self.weights, self.target))
+        fixed = {k: v[index] if np.ndim(v) == 2 else v for k, v in self.fixed.items()}
+        return self.with_data(weights=weights, target=target, fixed=fixed)
 
     def within(self, ranges):
         """The same problem with narrower natural bounds {parameter: (lo, hi)}."""
@@ -100,23 +122,14 @@ class Problem:
     def _program(self, order):
         key = (self.free, order)
         if key not in self._programs:
-            law, free, fixed, inputs, centre = (
-                self.law,
-                self.free,
-                tuple(self.fixed),
-                self.law.inputs,
-                tuple(self.centre),
-            )
+            law, groups = self.law, (self.free, tuple(self.fixed), self.law.inputs, tuple(self.centre))
 
             def function(*args):
-                import jax.numpy as jnp
-
                 values = iter(args)
-                z, held, x, m = ({k: next(values) for k in names} for names in (free, fixed, inputs, centre))
+                z, held, x, m = ({k: next(values) for k in names} for names in groups)
                 return law.function(_natural(law, z, held, m, jnp.exp), x)
 
-            n_args = len(free) + len(fixed) + len(inputs) + len(centre)
-            self._programs[key] = with_derivatives(function, len(free), n_args, order)
+            self._programs[key] = with_derivatives(function, self.p, sum(map(len, groups)), order)
         return self._programs[key]
 
     def evaluate(self, z, order=1):
@@ -129,7 +142,8 @@ class Problem:
           f (b, n); for order >= 1 also J (b, p, n); for order 2 also the upper triangle of the Hessian of f as a
           list of arrays that broadcast to (b, n), row by row.
         """
-        out = self._program(order)(*[z[:, i : i + 1] for i in range(self.p)], *self._tail)
+        rest = (*self.fixed.values(), *(self.inputs[k] for k in self.law.inputs), *self.centre.values())
+        out = self._program(order)(*[z[:, i : i + 1] for i in range(self.p)], *rest)
         f = np.broadcast_to(out[0], (len(z), self.n))
         if order == 0:
             return f
@@ -157,9 +171,9 @@ class Problem:
             slopes[np.broadcast_to(bad[:, None, :], slopes.shape)] = 0.0
         return r, slopes
 
-    def value(self, z, weights=None):
+    def value(self, z):
         """The objective at each row of z, (b,)."""
-        return self.objective.value(self.residuals(z), self.weights if weights is None else weights)
+        return self.objective.value(self.residuals(z), self.weights)
 
 
 def _natural(law, z, fixed, centre, exp):

@@ -141,3 +141,22 @@ def _sample(problem, seed):
     index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)
     sample = problem.rows(np.sort(index))
     return sample if sample.weights.any() else problem
+
+
+def warnings(fit):
+    """What the search itself found doubtful about a `Fit`, in sentences."""
+    c, found = fit.certificate, []
+    if c.agree < max(2, 0.02 * c.starts):
+        found.append(f"only {c.agree} of {c.starts} starts reached this optimum: there may be a better one (starts=)")
+    runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
+    if runaways:
+        ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
+        found.append(f"not identified by these data: {ends}: the optimum lies at the end of its range")
+    if c.lower_outside:
+        usual = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in fit.law.usual.items() if k in fit.free)
+        where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in fit.law.usual if k in fit.free)
+        found.append(
+            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the usual range ({usual}), at {where}; "
+            "the optimum inside it was taken"
+        )
+    return found

@@ -38,31 +38,28 @@ def descend(problem, z, weights=None, max_steps=100, tolerance=1e-12, widen=1.0)
       A `Descent`, lanes in the order given.
     """
     z = np.clip(np.array(z, np.float64, ndmin=2), problem.lower, problem.upper)
-    weights = problem.weights if weights is None else weights
+    if weights is not None:
+        problem = problem.with_data(weights=weights)
     widen = np.broadcast_to(np.asarray(widen, np.float64), len(z))
     lanes = max(1, CHUNK // problem.n)
-    parts = []
+    chunks = [slice(i, i + lanes) for i in range(0, len(z), lanes)]
     with np.errstate(all="ignore"):  # a start far from the data may overflow; its step is then rejected
-        for i in range(0, len(z), lanes):
-            w = weights[i : i + lanes] if weights.ndim == 2 else weights
-            parts.append(_descend_chunk(problem, z[i : i + lanes], w, max_steps, tolerance, widen[i : i + lanes]))
+        parts = [_chunk(problem.lanes(c), z[c], max_steps, tolerance, widen[c]) for c in chunks]
     z, value, settled = (np.concatenate(part) for part in zip(*parts))
     return Descent(z, value, settled)
 
 
-def _descend_chunk(problem, z, weights, max_steps, tolerance, widen):
-    objective, all_weights = problem.objective, weights
-    end, settled = z.copy(), np.zeros(len(z), bool)
+def _chunk(problem, z, max_steps, tolerance, widen):
+    end, settled, whole = z.copy(), np.zeros(len(z), bool), problem
     r, slopes = problem.residuals_and_slopes(z)
-    lane, delta = np.arange(len(z)), np.maximum(widen * _mean_size(r, weights), _floor(objective, r, weights))
+    lane, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
     damping, blend = np.full(len(z), 1e-3), np.ones(len(z))
-    cost, pull, matrix = _quadratic(objective, r, slopes, weights, delta, blend)
+    cost, pull, matrix = _quadratic(problem, r, slopes, delta, blend)
     for _ in range(max_steps):
         step, decrease = _step(problem, z, pull, matrix, damping)
         r_new, slopes = problem.residuals_and_slopes(z + step)
-        cost_new = _cost(objective, r_new, weights, delta)
-        better = cost_new < cost
-        floor = _floor(objective, r, weights)
+        cost_new = _cost(problem, r_new, delta)
+        better, floor = cost_new < cost, _floor(problem, r)
         # a short step says nothing about the distance left while damping keeps it short
         small, tightened = (decrease <= tolerance * cost) & (damping <= 1.0), delta <= floor
         done = (small & tightened) | (damping > 1e12)
@@ -71,10 +68,9 @@ def _descend_chunk(problem, z, weights, max_steps, tolerance, widen):
         damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
         damping = np.maximum(damping, 1e-14)
         # A decrease above the prediction says that the outer points were given too much curvature.
-        blend = np.where(
-            better, np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend), np.minimum(4 * blend, 1.0)
-        )
-        z = np.where(better[:, None], z + step, z)
+        flatter = np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend)
+        blend = np.where(better, flatter, np.minimum(4 * blend, 1.0))
+        z = np.where(better[:, None], np.clip(z + step, problem.lower, problem.upper), z)
         r = np.where(better[:, None], r_new, r)
         # Tighten the threshold once the present one has little left to give.
         tighten = ~tightened & (decrease <= 1e-2 * cost)
@@ -82,7 +78,7 @@ def _descend_chunk(problem, z, weights, max_steps, tolerance, widen):
         stale = tighten & ~better
         if stale.any():
             slopes[stale] = problem.residuals_and_slopes(z)[1][stale]
-        for old, new in zip((cost, pull, matrix), _quadratic(objective, r, slopes, weights, delta, blend)):
+        for old, new in zip((cost, pull, matrix), _quadratic(problem, r, slopes, delta, blend)):
             np.copyto(old, new, where=(better | tighten).reshape(-1, *[1] * (old.ndim - 1)))
         if done.any():
             end[lane[done]], settled[lane[done]] = z[done], small[done]
@@ -90,39 +86,40 @@ def _descend_chunk(problem, z, weights, max_steps, tolerance, widen):
             lane, z, r, delta, damping, blend, cost, pull, matrix = (
                 a[keep] for a in (lane, z, r, delta, damping, blend, cost, pull, matrix)
             )
-            weights = weights[keep] if weights.ndim == 2 else weights
+            problem = problem.lanes(keep)
             if not len(lane):
                 break
     end[lane] = z
-    return end, problem.value(end, all_weights), settled
+    return end, whole.value(end), settled
 
 
-def _mean_size(r, weights):
+def _mean_size(problem, r):
     size = np.minimum(np.abs(r), 1e3)  # a start where the law has no value must not set the scale
-    return np.sum(weights * size, axis=1) / np.maximum(np.sum(np.broadcast_to(weights, r.shape), axis=1), 1e-300)
+    total = np.sum(np.broadcast_to(problem.weights, r.shape), axis=1)
+    return np.sum(problem.weights * size, axis=1) / np.maximum(total, 1e-300)
 
 
-def _floor(objective, r, weights):
+def _floor(problem, r):
     """The threshold a lane tightens to: delta, or for LAD a small part of its mean residual."""
-    return LAD_DELTA * _mean_size(r, weights) if objective.delta == 0 else np.full(len(r), objective.delta)
+    delta = problem.objective.delta
+    return LAD_DELTA * _mean_size(problem, r) if delta == 0 else np.full(len(r), delta)
 
 
-def _cost(objective, r, weights, delta):
+def _cost(problem, r, delta):
     size = np.abs(r)
     inside = np.minimum(size, delta[:, None])
-    with np.errstate(invalid="ignore", over="ignore"):
-        cost = np.sum(weights * objective.sides(r) * inside * (size - 0.5 * inside), axis=1)
+    cost = np.sum(problem.weights * problem.objective.sides(r) * inside * (size - 0.5 * inside), axis=1)
     return np.where(np.isnan(cost), np.inf, cost)
 
 
-def _quadratic(objective, r, slopes, weights, delta, blend):
+def _quadratic(problem, r, slopes, delta, blend):
     """Cost, minus its gradient by z, and the Gauss-Newton matrix, of every lane.
 
     Points beyond delta get the curvature of the parabola that majorises their cost (reweighted least squares) times
     `blend`: 1 is safe far away, near 0 is Newton's method and converges quadratically close by.
     """
-    cost = _cost(objective, r, weights, delta)
-    w = weights * objective.sides(r)
+    cost = _cost(problem, r, delta)
+    w = problem.weights * problem.objective.sides(r)
     size = np.abs(r)
     beyond = size > delta[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -141,19 +138,18 @@ def _step(problem, z, pull, matrix, damping):
     # Scaled to a unit diagonal, so that damping and solve treat all units alike.
     root = 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
     step = np.zeros_like(z)
+    index = np.arange(z.shape[1])
     for _ in range(3):  # again with what ran into a bound held there
         free = np.where(held, 0.0, root)
         scaled = matrix * free[:, :, None] * free[:, None, :]
-        index = np.arange(z.shape[1])
         scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
         right = (pull - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
         step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
-        inside = np.clip(z + step, problem.lower, problem.upper) - z
-        out = inside != step
-        step = np.where(np.abs(z + inside - (z + step)) > 0, inside, step)
-        out &= (z + step <= problem.lower) | (z + step >= problem.upper)
+        inside = np.clip(z + step, problem.lower, problem.upper)
+        out = ~held & (inside != z + step)
         if not out.any():
             break
-        held |= out
+        step, held = np.where(out, inside - z, step), held | out
+    step = np.clip(z + step, problem.lower, problem.upper) - z
     decrease = np.sum(pull * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
     return step, decrease

@@ -1,0 +1,105 @@
+"""The bootstrap: the same fit on resampled points, residuals or clusters, thousands of them descended in batches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .data import check_level
+from .solve import descend
+from .uncertainty import quantiles
+
+METHODS = ("pairs", "residual", "wild")
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """Refits on resampled data.
+
+    Attributes:
+      params: names of the fitted parameters, p of them.
+      samples: (n, p) natural units; infinite or zero where a parameter ran off to its end of the range.
+      derived: {name: (n,)} samples of derived exponents such as a = beta / (alpha + beta).
+      method, seed: how points were resampled.
+      settled: share of resamples whose refit met its tolerance.
+    """
+
+    params: tuple[str, ...]
+    samples: np.ndarray
+    derived: dict
+    method: str
+    seed: int
+    settled: float
+
+    def columns(self):
+        """{name: (n,)} samples of every fitted parameter, then of every derived exponent of another name."""
+        columns = {k: self.samples[:, i] for i, k in enumerate(self.params)}
+        return columns | {k: v for k, v in self.derived.items() if k not in columns}
+
+    @property
+    def stderr(self):
+        """{name: standard deviation of its samples}, infinite for a parameter that ran off."""
+        with np.errstate(invalid="ignore"):
+            spread = {k: float(np.std(v, ddof=1)) for k, v in self.columns().items()}
+        return {k: np.inf if np.isnan(v) else v for k, v in spread.items()}
+
+    def interval(self, level=0.95):
+        """{name: (lower, upper)} central quantiles of its samples."""
+        check_level(level)
+        return {k: tuple(map(float, quantiles(v, level))) for k, v in self.columns().items()}
+
+    def __repr__(self):
+        rows = [f"  {k:<8} +- {s:<11.5g} 95% [{lo:.5g}, {hi:.5g}]" for (k, s), (lo, hi) in
+                zip(self.stderr.items(), self.interval(0.95).values())]  # fmt: skip
+        return "\n".join([f"{len(self.samples)} {self.method} resamples, seed {self.seed}", *rows])
+
+
+def bootstrap(problem, z, n, seed, method, clusters):
+    """`n` refits of `problem` around its optimum z.
+
+    Args:
+      method: "pairs" draws points (clusters, when given) with replacement; "residual" keeps the inputs and adds
+        residuals drawn with replacement to the fitted values; "wild" keeps each point's own residual and flips its
+        sign, one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise.
+      clusters: (n_points,) labels or None.
+    Returns:
+      coordinates (n, p), settled (n,).
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(problem.n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    groups = labels.max() + 1
+    if method != "pairs":
+        r = problem.residuals(z[None])[0]
+        fitted = problem.target - r
+    ends, settled = np.empty((n, problem.p)), np.empty(n, bool)
+    # Resamples are drawn in blocks, so that a million rows do not need a million columns of weights at once.
+    block = max(1, min(n, 2**22 // problem.n))
+    for i in range(0, n, block):
+        size = min(block, n - i)
+        if method == "pairs":
+            counts = rng.multinomial(groups, np.full(groups, 1.0 / groups), size=size).astype(np.float64)
+            resampled = problem.with_data(weights=problem.weights * counts[:, labels])
+        elif method == "residual":
+            used = np.flatnonzero(problem.weights > 0)
+            draws = r[used[rng.integers(0, len(used), (size, problem.n))]]
+            resampled = problem.with_data(target=fitted + draws)
+        else:
+            signs = rng.choice((-1.0, 1.0), (size, groups))
+            resampled = problem.with_data(target=fitted + r * signs[:, labels])
+        done = descend(resampled, np.repeat(z[None], size, axis=0), tolerance=1e-9, widen=0.3)
+        ends[i : i + size], settled[i : i + size] = done.z, done.settled
+    return ends, settled
+
+
+def run_off(problem, z, params):
+    """Natural-unit parameters with practical zero and infinity of their range made exact.
+
+    A positive parameter moved along its logarithm stops at a far limit when the data want it gone; that limit is a
+    number of the solver, not of the data.
+    """
+    params = dict(params)
+    for i, k in enumerate(problem.free):
+        if problem.law.coordinates[k].kind == "log":
+            lo, hi = problem.law.bounds[k]
+            value = np.where(z[..., i] >= problem.upper[i], hi, params[k])
+            params[k] = np.where(z[..., i] <= problem.lower[i], lo, value)
+    return params

@@ -1,0 +1,150 @@
+"""How sure a fit is: covariance of the parameters, and intervals of anything computed from them.
+
+Intervals come from the bootstrap when the fit has one, and from the delta method otherwise. The covariance is the
+sandwich of robust regression: products of each point's own pull in the middle (White 1980), summed by cluster where
+points are not independent; outside, the curvature of the objective, which for a small delta is the density of
+residuals around zero, taken where each point is (Powell 1991).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+STEP = 1e-5  # of the coordinates, for central differences of derived quantities
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Covariance of the solver's coordinates.
+
+    Attributes:
+      covariance: (p, p); zero rows for coordinates held at a bound, huge along directions that the data leave open.
+      inverse: (p, p) inverse curvature of the objective, per unit of mean weight: what the covariance would be if
+        the objective were a negative log-likelihood.
+      held: (p,) which coordinates sit at a bound.
+      dof: degrees of freedom of the t quantiles: points (or clusters) minus fitted parameters.
+    """
+
+    covariance: np.ndarray
+    inverse: np.ndarray
+    held: np.ndarray
+    dof: float
+
+
+def spread(problem, z, clusters=None):
+    """`Spread` at an optimum z (p,)."""
+    objective, used = problem.objective, problem.weights > 0
+    r, rows = (a[0] for a in problem.residuals_and_slopes(z[None]))
+    r, rows, w = r[used], rows[:, used], problem.weights[used] / problem.weights[used].mean()
+    held = (z <= problem.lower) | (z >= problem.upper)
+    free = np.flatnonzero(~held)
+    covariance, inverse = np.zeros((problem.p, problem.p)), np.zeros((problem.p, problem.p))
+    groups, left = len(r), max(len(r) - len(free), 1)
+    if len(free):
+        unit = 1.0 / np.sqrt(np.maximum(np.sum(w * rows[free] ** 2, axis=1), 1e-300))
+        rows = rows[free] * unit[:, None]
+        values, vectors = np.linalg.eigh((rows * (w * _curvature(objective, r))) @ rows.T)
+        bread = (vectors / np.maximum(values, 1e-13 * values.max() + 1e-300)) @ vectors.T
+        sides = objective.sides(r) * objective.scale
+        pull = sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
+        scores, correction = rows * (w * pull), len(r) / left
+        if clusters is not None:
+            labels = np.unique(clusters[used], return_inverse=True)[1]
+            groups = int(labels.max()) + 1
+            summed = np.zeros((groups, len(free)))
+            np.add.at(summed, labels, scores.T)
+            scores, correction = summed.T, groups / max(groups - 1, 1) * (len(r) - 1) / left
+        part = np.ix_(free, free)
+        inverse[part] = bread * np.outer(unit, unit)
+        covariance[part] = bread @ (scores @ scores.T * correction) @ bread * np.outer(unit, unit)
+    return Spread(covariance, inverse, held, float(max(groups - len(free), 1)))
+
+
+def _curvature(objective, r):
+    """cost'' at each point, averaged over the half of the points nearest to the law where delta is smaller."""
+    delta, size = objective.delta, np.abs(r)
+    sides = objective.sides(r) * objective.scale
+    width = max(delta, np.median(size))
+    if np.isinf(width):
+        return sides
+    # Beyond delta a Huber cost is delta |r|: within the width it bends by delta / width on average, LAD by 1 / width.
+    return sides * (size <= width) * ((delta if delta else 1.0) / max(width, 1e-300))
+
+
+def t_quantile(level, dof):
+    """Half-width of a central interval in standard errors."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(dof, 0.5 + 0.5 * level))
+
+
+def quantiles(samples, level):
+    """(2, ...) central quantiles over the first axis; infinite samples make open ends, not nan."""
+    samples = np.where(np.isnan(samples), np.inf, samples)
+    tail = (1 - level) / 2
+    with np.errstate(invalid="ignore"):
+        out = np.quantile(samples, [tail, 1 - tail], axis=0, method="linear")
+    order = np.sort(samples, axis=0)
+    ends = order[[int(np.floor(tail * (len(samples) - 1))), int(np.ceil((1 - tail) * (len(samples) - 1)))]]
+    return np.where(np.isfinite(out), out, ends)
+
+
+def gradient_by_z(problem, z, function):
+    """Derivatives of a derived quantity by the coordinates, (p, ...), by central differences.
+
+    `function` takes natural-unit parameters, each (s,), and returns (s, ...).
+    """
+    steps = STEP * np.maximum(np.abs(z), 0.1) * np.eye(len(z))
+    values = np.asarray(function(problem.natural(np.concatenate([z + steps, z - steps]))), np.float64)
+    up, down = values[: len(z)], values[len(z) :]
+    width = 2 * np.diag(steps).reshape(-1, *[1] * (values.ndim - 1))
+    with np.errstate(all="ignore"):
+        return (up - down) / width
+
+
+def delta_interval(problem, z, spread_, function, level, log):
+    """(2, ...) interval of function(params) by the delta method, in logarithms where `log`.
+
+    A quantity that depends on a coordinate at a bound, or on a direction the data leave open, gets open ends.
+    """
+
+    def transformed(params):
+        value = np.asarray(function(params), np.float64)
+        with np.errstate(all="ignore"):
+            return np.log(value) if log else value
+
+    gradient = gradient_by_z(problem, z, transformed)
+    centre = transformed({k: v[None] for k, v in problem.natural(z).items()})[0]
+    variance = np.einsum("i...,ij,j...->...", np.nan_to_num(gradient), spread_.covariance, np.nan_to_num(gradient))
+    half = t_quantile(level, spread_.dof) * np.sqrt(np.maximum(variance, 0.0))
+    half = np.where(np.isfinite(gradient).all(axis=0), half, np.inf)
+    with np.errstate(over="ignore"):
+        low, high = (np.exp(centre + s * half) if log else centre + s * half for s in (-1, 1))
+    return np.stack([low, high])
+
+
+def delta_intervals(fit, level):
+    """{name: (lower, upper)} of a fit's parameters and derived exponents by the delta method."""
+    found = {}
+    for k in fit.free:
+        bounds = fit.law.bounds[k]
+        if k in fit.at_bounds:
+            found[k] = bounds
+            continue
+        ends = fit.interval_of(lambda p, k=k: p[k], level, log=bounds[0] >= 0)
+        found[k] = tuple(float(v) for v in np.clip(ends, *bounds))
+    for k, of in fit.law.exponents.items():
+        found.setdefault(k, tuple(map(float, fit.interval_of(of, level))))
+    return found
+
+
+def delta_errors(fit):
+    """{name: standard error} of a fit's parameters and derived exponents by the delta method."""
+    quantities = dict(fit.law.exponents) | {k: (lambda p, k=k: p[k]) for k in fit.free}
+    errors = {}
+    for k in (*fit.free, *(k for k in fit.law.exponents if k not in fit.free)):
+        gradient = gradient_by_z(fit._problem, fit._z, quantities[k])
+        variance = float(gradient @ fit.spread.covariance @ gradient)
+        sure = k not in fit.at_bounds and np.isfinite(variance)
+        errors[k] = float(np.sqrt(max(variance, 0.0))) if sure else np.inf
+    return errors
