@@ -85,7 +85,7 @@ class Report:
             return fitting.approaches(
                 self.fit.data["N"], self.fit.data["D"], self.read.C, self.fit.y,
                 target=self.target, law=self.fit.law, objective=self.fit.objective, weights=self.fit.weights,
-                budgets=self.budgets,
+                clusters=self.fit.clusters, budgets=self.budgets,
             )  # fmt: skip
         except fitting.FitError:
             return None
@@ -118,7 +118,7 @@ class Report:
 
     def _parameters(self) -> str:
         fit = self.fit
-        values = dict(fit.params) | {k: float(of(fit.params)) for k, of in fit.law.exponents.items()}
+        values = fit.params | fit.exponents
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))

@@ -153,9 +153,9 @@ def approaches(
 def _parametric(found, target: float) -> Estimate:
     at = found.frontier(target)
     N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
-    if "a" in found.law.exponents:
-        a, b = (float(found.law.exponents[k](found.params)) for k in "ab")
-        interval = tuple(map(float, found.bootstrap(200, seed=found.seed).interval(0.95)["a"]))
+    if "a" in found.exponents:
+        a, b = (found.exponents[k] for k in "ab")
+        interval = found.interval(0.95)["a"]
     else:  # the frontier is no power law: its slope at the target
         near = found.frontier(1.01 * target)
         a, b = (float(np.log(np.squeeze(getattr(near, k)) / v) / np.log(1.01)) for k, v in (("N", N), ("D", D)))

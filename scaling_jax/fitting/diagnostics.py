@@ -245,16 +245,11 @@ def sensitivity(
                         "points": chosen_name,
                         "N": convention,
                         "params": dict(one.params),
-                        "a": _exponent(one),
+                        "a": one.exponents.get("a"),
                         "frontier": _frontier_at(one, target),
                     }
                 )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
-
-
-def _exponent(fit) -> float | None:
-    formula = fit.law.exponents.get("a")
-    return None if formula is None else float(formula(fit.params))
 
 
 def _frontier_at(fit, target) -> dict | None:

@@ -1,0 +1,253 @@
+"""`scaling-jax fit`: tables from anywhere to a law, figures and one-line refusals; and the code of docs/fitting.md."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scaling_jax import cli, fitting
+from scaling_jax.commands.fit import fit_table
+from scaling_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
+# What a plain `pip install scaling_jax` does not bring.
+TRAINING_ONLY = "flax optax orbax grain tensorflow tensorflow_datasets array_record etils matplotlib PIL rich pydantic"
+
+
+def sweeps(noise=1e-3, seed=0) -> pd.DataFrame:
+    """IsoFLOP sweeps of a Chinchilla surface in the columns of the results table."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for C in np.geomspace(1e18, 1e21, 7):
+        centre = (0.34 * 406.4 / (0.28 * 410.7)) ** (1 / 0.62) * (C / 6) ** (0.28 / 0.62)
+        for N in np.geomspace(centre / 4, centre * 4, 7):
+            D = C / (6 * N)
+            loss = TRUTH["E"] + TRUTH["A"] / N ** TRUTH["alpha"] + TRUTH["B"] / D ** TRUTH["beta"]
+            rows.append((N, D, C, loss * np.exp(rng.normal(0, noise))))
+    table = pd.DataFrame(rows, columns=["params_matmul", "tokens", "flops", "loss"])
+    table["params_total"] = table.params_matmul + 50_000 * np.sqrt(table.params_matmul) / 8
+    return table.assign(status="done", dataset_hash="abc", trunk=np.arange(len(table)) // 2)
+
+
+def run(*args: str) -> int:
+    from absl import flags
+
+    for name in list(flags.FLAGS):  # absl flags are global: every run of the command line starts without ours
+        module = str(flags.FLAGS.find_module_defining_flag(name))
+        if module.startswith("scaling_jax"):
+            delattr(flags.FLAGS, name)
+    return cli.main(["scaling-jax", *args])
+
+
+def test_a_table_from_elsewhere_to_a_law_and_a_decision(tmp_path, capsys):
+    table = sweeps()[["params_matmul", "tokens", "flops", "loss"]]
+    table.columns = ["size", "seen", "compute_spent", "nats"]
+    table.to_csv(tmp_path / "theirs.csv", index=False)
+    out = tmp_path / "deep" / "fit.json"
+    code = run(
+        "fit", f"--results={tmp_path / 'theirs.csv'}", f"--out={out}", "--target_flops=1e22", "--resamples=100",
+        "--columns=N=size,D=seen,C=compute_spent,y=nats", "--cut_flops=2e20",
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    assert code == 0, text
+    for words in (
+        "chinchilla: L = E + A / N^alpha + B / D^beta", "arXiv:2203.15556", "N = size", "y = nats", "95% interval",
+        "Huber(delta=0.001) on ln y, SUM over points", "starts agree", "warnings", "frontier at C = 1e+22", "RMSLE",
+        "2 IsoFLOP, Akima", "3 parametric law", "least absolute deviations", "varies",
+    ):  # fmt: skip
+        assert words in text, words
+    fit = fitting.load(out)
+    direct = fitting.fit("chinchilla", {"N": table["size"], "D": table.seen}, table.nats)
+    assert fit.params == pytest.approx(direct.params, rel=1e-9)
+    assert fit.params["alpha"] == pytest.approx(0.34, abs=0.02)
+    for name in ("loss", "residuals", "isoflop", "allocation"):
+        assert (out.parent / f"fit_{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"fit_{name}.png" in text
+    assert sorted(p.name for p in out.parent.iterdir()) == sorted(
+        ["fit.json"] + [f"fit_{name}.png" for name in ("loss", "residuals", "isoflop", "allocation")]
+    )
+
+
+def test_parquet_and_csv_give_the_same_fit(tmp_path, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv", index=False)
+    sweeps().to_parquet(tmp_path / "runs.parquet")
+    found = []
+    for name in ("runs.csv", "runs.parquet"):
+        out = tmp_path / f"{name}.json"
+        assert run("fit", f"--results={tmp_path / name}", f"--out={out}", "--resamples=20") == 0
+        found.append(json.loads(out.read_text())["params"])
+    capsys.readouterr()
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_rows_that_are_not_done_are_left_out_loudly():
+    table = sweeps()
+    spoiled = pd.concat([table, table.iloc[:3].assign(status="diverged", loss=99.0)], ignore_index=True)
+    spoiled.loc[spoiled.index[-1], "loss"] = np.nan
+    text = fit_table(spoiled, resamples=20)
+    assert "LEFT OUT 3 of 52 rows whose status is not done: 3 diverged" in text
+    assert "49 of 52 rows" in text
+    with pytest.raises(UserError, match=r"none of 49 rows is left: LEFT OUT 49 of 49"):
+        fit_table(table.assign(status="failed"))
+
+
+def test_mixed_corpora_are_refused_and_where_is_the_way_out():
+    table = sweeps()
+    mixed = pd.concat([table, table.assign(dataset_hash="xyz", loss=table.loss * 1.3)])
+    with pytest.raises(UserError, match=r"2 different corpora.*abc \(49 rows\).*--where=dataset_hash=abc"):
+        fit_table(mixed)
+    text = fit_table(mixed, where={"dataset_hash": "abc"}, resamples=20)
+    assert "--where=dataset_hash=abc: 49 of 98 rows enter" in text
+
+
+def test_where_compares_numbers_as_numbers():
+    table = sweeps().assign(excluded=0.0)
+    table.loc[:3, "excluded"] = 1.0
+    assert "45 of 49 rows enter" in fit_table(table, where={"excluded": "0"}, resamples=20)
+
+
+def test_the_usual_names_are_found_and_said():
+    text = fit_table(sweeps(), resamples=20)
+    assert "N = params_matmul, D = tokens, y = loss; C = flops" in text
+    assert "params_total" in text.split("sensitivity")[1]  # the other count of N in the table is tried too
+    text = fit_table(sweeps(), columns={"N": "params_total"}, resamples=20)
+    assert "N = params_total" in text
+    text = fit_table(sweeps().drop(columns="flops"), resamples=20)
+    assert "C = 6 N D" in text
+
+
+def test_clusters_reach_the_bootstrap():
+    text = fit_table(sweeps(), cluster_column="trunk", resamples=20)
+    assert "cluster bootstrap" in text
+    assert "pairs bootstrap" in fit_table(sweeps(), resamples=20)
+
+
+def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
+    x = np.geomspace(1e6, 1e10, 30)
+    y = (1.7 + 400 * x**-0.34) * np.exp(np.random.default_rng(0).normal(0, 1e-3, 30))
+    table = pd.DataFrame({"x": x, "loss": y})
+    text = fit_table(table, law="power_offset", out=tmp_path / "fit.json", resamples=20)
+    assert "power_offset: y = E + A / x^alpha" in text and "frontier" not in text
+    assert (tmp_path / "fit_law.png").exists()
+    assert "M = tokens / params_matmul" in fit_table(sweeps(), law="overtraining", resamples=20)
+
+
+@pytest.mark.parametrize(
+    "change, arguments, message",
+    [
+        (lambda t: t.drop(columns="tokens"), {}, r"no column for D: the table has params_matmul, .*--columns=D=<colu"),
+        (lambda t: t, {"columns": {"D": "tokns"}}, r"--columns=D=tokns: the table has params_matmul, tokens"),
+        (lambda t: t, {"columns": {"Q": "tokens"}}, r"--columns maps 'Q'; this law takes N, D, y, C"),
+        (lambda t: t.head(4), {}, r"4 .*5 parameters"),
+        (lambda t: t.assign(loss=t.loss.where(t.index != 3)), {}, r"column loss is empty in 1 rows \(first: row 3\)"),
+        (lambda t: t.assign(loss=t.loss.astype(object).where(t.index != 3, "bad")), {}, r"row 3: 'bad' is not a numb"),
+        (lambda t: t.assign(loss=-t.loss), {}, r"-"),
+        (lambda t: t, {"law": "chinchila"}, r"No law named 'chinchila'. Nearest: chinchilla"),
+        (lambda t: t, {"cluster_column": "nope"}, r"--cluster_column=nope: the table has"),
+        (lambda t: t, {"where": {"nope": "1"}}, r"--where=nope=1: the table has"),
+        (lambda t: t, {"where": {"trunk": "1000"}}, r"none of 49 rows is left"),
+        (lambda t: t, {"target_flops": -1.0}, r"--target_flops=-1"),
+        (lambda t: t, {"cut_flops": 1e30}, r"all 49 points are below cut"),
+        (lambda t: t, {"level": 1.0}, r"--level=1.0"),
+        (lambda t: t, {"out": "fit.csv"}, r"--out=fit.csv: the fit is written as .json"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_sentence_and_writes_nothing(change, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        fit_table(change(sweeps()), **{"out": "fit.json", "resamples": 20, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        ([], "fit needs --results=W"),
+        (["--results=nothing.csv"], "nothing.csv"),
+        (["--results=runs.csv", "--columns=N"], "'N' is not NAME=COLUMN"),
+        (["--results=runs.csv", "--law=nope"], "No law named 'nope'"),
+        (["--results=runs.csv", "--objective=l3"], "objective"),
+        (["--results=runs.csv", "--delta=0"], "delta"),
+        (["runs.csv"], "e.g. --results=runs.csv"),
+    ],
+)
+def test_the_command_line_refuses_with_exit_code_2_and_one_line(args, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweeps().to_csv("runs.csv", index=False)
+    assert run("fit", *args) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.startswith("scaling-jax: ") and err.count("\n") == 1 and not out
+    assert [p.name for p in tmp_path.iterdir()] == ["runs.csv"]
+
+
+def test_law_list_names_every_law(capsys):
+    assert run("fit", "--law=list") == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in fitting.laws)
+
+
+def test_the_plain_install_fits_without_training_packages(tmp_path):
+    sweeps().to_csv(tmp_path / "runs.csv", index=False)
+    script = f"""
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {TRAINING_ONLY.split()!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+from scaling_jax import cli
+sys.exit(cli.main(["scaling-jax", "fit", "--results=runs.csv", "--out=fit.json", "--resamples=20"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "no figures: they need matplotlib" in done.stdout
+    assert json.loads((tmp_path / "fit.json").read_text())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "runs.csv"]
+
+
+def test_figures_show_the_data():
+    from scaling_jax.report import fit_figures
+
+    table = sweeps()
+    held = {"N": table.params_matmul[42:], "D": table.tokens[42:], "C": table.flops[42:], "y": table.loss[42:]}
+    seen = table[:42]
+    fit = fitting.fit("chinchilla", {"N": seen.params_matmul, "D": seen.tokens}, seen.loss)
+    figure = fit_figures.loss_vs_compute(fit, seen.flops, held_out=held, target_flops=1e23)
+    ax = figure.axes[0]
+    assert (ax.get_xscale(), ax.get_yscale(), ax.get_xlabel()) == ("log", "log", "training FLOPs")
+    drawn = [collection.get_offsets() for collection in ax.collections]
+    np.testing.assert_allclose(drawn[0], np.stack([seen.flops, seen.loss], 1))
+    np.testing.assert_allclose(drawn[1], np.stack([held["C"], held["y"]], 1))
+    assert figure.axes[1].get_ylabel() == "parameters N"
+    assert any("held out" in t.get_text() for t in ax.get_legend().get_texts())
+    sweep = fitting.isoflop(seen.params_matmul, seen.tokens, seen.flops, seen.loss)
+    ax = fit_figures.isoflop(sweep).axes[0]
+    assert any(np.array_equal(c.get_offsets()[:, 0], sweep.optima.N) for c in ax.collections)
+    predicted, against = fit_figures.residuals(fit, seen.flops, held_out=held).axes[:2]
+    np.testing.assert_allclose(against.collections[0].get_offsets()[:, 1], 100 * (np.exp(fit.residuals) - 1), atol=1e-9)
+    np.testing.assert_allclose(predicted.collections[0].get_offsets()[:, 0], seen.loss)
+
+
+def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table = sweeps()[["params_matmul", "tokens", "flops", "loss"]].rename(columns={"params_matmul": "params"})
+    table.to_csv("runs.csv", index=False)
+    text = (ROOT / "docs" / "fitting.md").read_text()
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", text, flags=re.S)
+    assert len(blocks) >= 8
+    names: dict = {}
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, "docs/fitting.md", "exec"), names)
+        else:
+            command, *args = code.replace("\\\n", " ").split()
+            assert command == "scaling-jax"
+            assert run(*args, "--resamples=50") == 0, capsys.readouterr()
+    assert names["fit"].params["alpha"] == pytest.approx(0.34, abs=0.02)
+    assert names["ranked"].candidates[-1].name == "kaplan"
