@@ -2,13 +2,17 @@
 
 import contextlib
 import io
+import multiprocessing
 import os
 import pathlib
 import random
-import subprocess
 import sys
+from collections.abc import Callable
+
+import pandas as pd
 
 from scaling_jax import cli
+from scaling_jax.results import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
 STUDY = '''
@@ -53,15 +57,58 @@ def run_here(*args: object) -> tuple[int, str, str]:
     return code, out.getvalue(), err.getvalue()
 
 
-def start(*args: object, **env: str) -> subprocess.Popen:
-    """The command line in a process of its own; its stderr holds both streams."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "scaling_jax", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"} | env,
-    )
+class Cli:
+    """Starts the command line in processes of their own, forked from one that has imported everything.
+
+    Args:
+      log: file for both streams of the latest process.
+      report: whether fitting and drawing belongs to it; they take longer than the ladder.
+    """
+
+    def __init__(self, log: pathlib.Path, report: bool = False):
+        self.log, self.report = log, report
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["scaling_jax.commands.run", "tensorflow_datasets", "ladder"])
+
+    def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
+        """Starts `scaling-jax *args`, after calling `before` in the new process."""
+        process = self._context.Process(
+            target=_child, args=(args, dict(os.environ), str(self.log), self.report, before)
+        )
+        process.start()
+        return process
+
+    def run(self, *args: object, before: Callable[[], None] | None = None) -> int:
+        """Exit code of `scaling-jax *args`; negative signal numbers for processes that were killed."""
+        process = self.start(*args, before=before)
+        process.join()
+        return process.exitcode
+
+    def said(self) -> str:
+        """What the latest process has printed so far."""
+        return self.log.read_text()
+
+
+def _child(args, environ, log, report, before) -> None:
+    os.environ.clear()
+    os.environ.update(environ)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+    if not report:
+        from scaling_jax.commands import report as room
+
+        room.write = lambda workdir: "no report in this test"
+    if before is not None:
+        before()
+    code = cli.main(["scaling-jax", *map(str, args)])
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)
+
+
+def table(workdir: pathlib.Path) -> pd.DataFrame:
+    """The results of a workdir without what may differ between two equal runs: times, and comments in the code."""
+    rows = load_table(workdir).sort_values("run_id", ignore_index=True)
+    return rows.drop(columns=["wall_s", "tokens_per_s", "code_version"])
 
 
 def files(folder: pathlib.Path) -> set[str]:

@@ -1,0 +1,124 @@
+"""Killed at any instant, the same command goes on and ends in the same table, bit by bit."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import random
+import shutil
+import signal
+import sys
+import time
+
+import ladder
+import pandas as pd
+import pytest
+
+# Two packs side by side, two lanes each, three budgets; checkpoints and chunks as often as they can be.
+OPTIONS = (
+    "--num_cpu_devices=2",
+    "--set=execution.mesh=(1,1,1)",
+    "--set=optimizer.learning_rates=(0.01,0.03)",
+    "--set=execution.dispatch_seconds=1e-3",
+    "--set=execution.checkpoint_seconds=1e-3",
+)
+KILLS = 12  # of each kind
+SEED = 20240611
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """A ladder that was trained once without disturbance, with a warm compilation cache.
+
+    Attributes:
+      args: the command without its workdir.
+      table: what it must end in.
+      seconds, operations: how long it takes, and how many operations on files of the workdir.
+      folder: its workdir.
+    """
+
+    command: ladder.Cli
+    args: tuple[str, ...]
+    table: pd.DataFrame
+    seconds: float
+    operations: int
+    folder: pathlib.Path
+
+    def new_workdir(self, path: pathlib.Path) -> pathlib.Path:
+        """Nothing trained, but everything compiled."""
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        shutil.copy(self.folder / "study.json", path)
+        shutil.copytree(self.folder / "xla_cache", path / "xla_cache")
+        return path
+
+    def check(self, workdir: pathlib.Path) -> None:
+        pd.testing.assert_frame_equal(ladder.table(workdir), self.table, check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    home = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALING_JAX_CACHE", str(home / "cache"))
+        command = ladder.Cli(home / "log")
+        args = ("run", f"--study={ladder.write_study(home)}", *OPTIONS)
+        assert command.run(*args, f"--workdir={home / 'cold'}") == 0, command.said()
+        found = Ladder(command, args, ladder.table(home / "cold"), 0.0, 0, home / "cold")
+        assert len(found.table) == 12
+        workdir, counter = found.new_workdir(home / "warm"), home / "count"
+        begin = time.monotonic()
+        count = functools.partial(watch_files, str(workdir), None, str(counter))
+        assert command.run(*args, f"--workdir={workdir}", before=count) == 0, command.said()
+        found.check(workdir)
+        yield dataclasses.replace(found, seconds=time.monotonic() - begin, operations=int(counter.read_text()))
+
+
+def watch_files(workdir: str, fatal: int | None, counter: str | None = None) -> None:
+    """Makes this process kill itself before its operation number `fatal` on files of the workdir, or counts them."""
+    seen = 0
+    descriptor = counter and os.open(counter, os.O_WRONLY | os.O_CREAT)
+
+    def hook(event, args):
+        nonlocal seen
+        if event == "open":
+            changes = bool(args[2] & (os.O_CREAT | os.O_WRONLY | os.O_RDWR))
+        else:
+            changes = event in ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
+        if changes and str(args[0]).startswith(workdir):
+            seen += 1
+            if counter:
+                os.pwrite(descriptor, str(seen).encode(), 0)
+            elif seen == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+@pytest.mark.slow
+def test_killed_at_any_instant(undisturbed, tmp_path):
+    rng = random.Random(SEED)
+    workdir = undisturbed.new_workdir(tmp_path / "work")
+    args = (*undisturbed.args, f"--workdir={workdir}")
+    killed = {"after seconds": 0, "before file operation": 0}
+    while min(killed.values()) < KILLS:
+        kind = min(killed, key=killed.get)
+        if kind == "after seconds":
+            instant = rng.uniform(0, undisturbed.seconds)
+            process = undisturbed.command.start(*args)
+            process.join(instant)
+            process.kill()
+            process.join()
+        else:
+            instant = rng.randint(1, undisturbed.operations)
+            process = undisturbed.command.start(*args, before=functools.partial(watch_files, str(workdir), instant))
+            process.join()
+        print(f"{kind} {instant:.4g} of {undisturbed.seconds:.3g} s, {undisturbed.operations}: exit {process.exitcode}")
+        assert process.exitcode in (0, -signal.SIGKILL), undisturbed.command.said()
+        if process.exitcode == 0:
+            undisturbed.check(workdir)
+            undisturbed.new_workdir(workdir)
+        else:
+            killed[kind] += 1
+    assert undisturbed.command.run(*args) == 0, undisturbed.command.said()
+    undisturbed.check(workdir)
