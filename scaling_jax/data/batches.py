@@ -10,6 +10,7 @@ whole tables of indices, so the permutation here is vectorised (and needs no mem
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 ROUNDS = 8
+BLOCK = 1 << 16  # windows computed at once: what stays in the processor's cache
 # Larger files are read and not mapped: every page of a mapping that was touched counts as the process's memory.
 MAPPED_BYTES = 256 << 20
 
@@ -55,7 +57,7 @@ def window_starts(seed: int, first_step: int, num_steps: int, batch_size: int, n
     done = 0
     while done < count:
         epoch, position = divmod(first + done, num_windows)
-        take = min(count - done, num_windows - position, 1 << 16)  # blocks that stay in the processor's cache
+        take = min(count - done, num_windows - position, BLOCK)
         out[done : done + take] = _permuted(seed, epoch, position, take, num_windows)
         done += take
     return out.reshape(num_steps, batch_size)
@@ -139,8 +141,16 @@ class BatchSource:
     """Batches by step, for random access: what grain calls a data source."""
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, rows: slice = slice(None), num_steps: int = 2**62):
-        self._dataset, self._seed, self._batch_size, self._rows = dataset, seed, batch_size, rows
-        self._num_steps, self._num_windows = num_steps, dataset.num_train_windows
+        self._dataset, self._num_steps = dataset, num_steps
+        # Many steps' windows cost hardly more than one's.
+        self._block = max(1, BLOCK // batch_size)
+
+        @functools.lru_cache(maxsize=4)
+        def starts(block: int) -> np.ndarray:
+            table = window_starts(seed, block * self._block, self._block, batch_size, dataset.num_train_windows)
+            return table[:, rows]
+
+        self._starts = starts
         if dataset.spec.kind == "tokens":
             self._read = _reader(dataset.train, dataset.spec.context, dataset.spec.context + 1)
         else:
@@ -151,7 +161,8 @@ class BatchSource:
         return self._num_steps
 
     def __getitem__(self, step: int) -> Any:
-        starts = window_starts(self._seed, int(step), 1, self._batch_size, self._num_windows)[0, self._rows]
+        block, row = divmod(int(step), self._block)
+        starts = self._starts(block)[row]
         records = self._read(starts)
         if self._dataset.spec.kind == "tokens":
             return records.astype(np.int32)

@@ -1,0 +1,164 @@
+"""How fast data is read, all ratios measured side by side in one run:
+
+    python benchmarks/data_speed.py [--sparse_gb=10] [--study=experiments/text_quickstart.py]
+
+Prints, for sequences of 257 bytes on one core: records of an array_record file, the memory map, and the stream of data
+larger than memory (with the resident memory it ends at, over a sparse file); then the share of a training step spent on
+its data, for every scale of the study.
+"""
+
+import os
+import pathlib
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+from scaling_jax import data
+from scaling_jax.data import batches, cache, python_sources
+from scaling_jax.models.family import Spec
+from scaling_jax.study import load_study
+
+SPARSE_GB = flags.DEFINE_float("sparse_gb", 10.0, "Size of the sparse file that is streamed.")
+STUDY = flags.DEFINE_string("study", "experiments/text_quickstart.py", "Study whose scales are timed.")
+CONTEXT = 256
+
+
+def best(function, repeats: int = 5) -> float:
+    """Seconds of the fastest of several calls: the other users of the machine only ever slow one down."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def resident_mb() -> float:
+    """Resident memory of this process now, its mapped files included."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def first_and_second_load() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        start, cpu = time.perf_counter(), time.process_time()
+        dataset = data.load(data_config(), cache_dir=folder)
+        first, cpu = time.perf_counter() - start, time.process_time() - cpu
+        second = best(lambda: data.load(data_config(), cache_dir=folder))
+    size = (len(dataset.train) + len(dataset.validation)) / 1e6
+    print(f"python_sources ({size:.1f} MB): first load {first:.1f} s ({cpu:.1f} s of one core)")
+    print(f"  every later load {second * 1e3:.1f} ms")
+
+
+def data_config():
+    from scaling_jax.study import Data
+
+    return Data(context=CONTEXT)
+
+
+def reading_speed() -> None:
+    dataset = data.load(data_config())
+    windows = dataset.num_train_windows
+    count = 1 << 20
+    seconds = best(lambda: batches.window_starts(0, 12_345, count // 64, 64, windows))
+    print(f"window_starts: {count / seconds / 1e6:.1f} M windows/s")
+    records = record_speed()
+    print(f"array_record, one 257-byte record each: {records / 1e3:8.1f} k sequences/s")
+    for batch_size in (8, 64, 512):
+        source = batches.BatchSource(dataset, 0, batch_size)
+        steps = 65_536 // batch_size
+        seconds = best(lambda source=source, steps=steps: [source[step] for step in range(steps)])
+        rate = steps * batch_size / seconds
+        print(f"memory map, batches of {batch_size:<4}: {rate / 1e3:18.1f} k sequences/s ({rate / records:.0f}x)")
+
+
+def record_speed() -> float:
+    """Sequences per second of a shuffled read, one record per sequence, through grain's array_record source."""
+    import array_record.python.array_record_module as array_record
+    import grain
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/records.array_record"
+        writer = array_record.ArrayRecordWriter(path, "group_size:1")
+        for row in np.random.default_rng(0).integers(0, 256, (20_000, CONTEXT + 1), dtype=np.uint8):
+            writer.write(row.tobytes())
+        writer.close()
+        source = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(path)).shuffle(seed=0)
+        order = source.map(lambda record: np.frombuffer(record, np.uint8).astype(np.int32))
+        seconds = best(lambda: [order[i] for i in range(10_000)], 3)
+    return 10_000 / seconds
+
+
+def streaming() -> None:
+    """Streams batches of a sparse file larger than memory should hold."""
+    size = int(SPARSE_GB.value * 1e9)
+    with tempfile.TemporaryDirectory(dir=cache.root()) as folder:
+        path = pathlib.Path(folder, "train.bin")
+        with open(path, "wb") as file:
+            file.truncate(size)
+        tokens = np.memmap(path, np.uint8, mode="r")
+        dataset = data.Dataset(Spec("tokens", 256, CONTEXT), tokens, tokens, "", 1.0, size, {})
+        before, batch_size, steps = resident_mb(), 256, 2_000
+        start = time.perf_counter()
+        peak = before
+        for i, _ in enumerate(batches.stream(dataset, 0, batch_size, num_steps=steps)):
+            if i % 100 == 0:
+                peak = max(peak, resident_mb())
+        seconds = time.perf_counter() - start
+        print(
+            f"stream of a sparse {SPARSE_GB.value:g} GB file: {steps * batch_size / seconds / 1e3:.1f} k sequences/s, "
+            f"resident memory {before:.0f} -> at most {max(peak, resident_mb()):.0f} MB"
+        )
+
+
+def waiting_share() -> None:
+    """Share of a training step that its data takes: gathering on the device and window numbers on the host."""
+    import jax
+
+    from scaling_jax.models.parametrization import Scaling
+    from scaling_jax.plan import make_plan
+    from scaling_jax.training import device
+
+    study = load_study(STUDY.value)
+    dataset = data.load(study.data)
+    batch_size, steps = study.optimizer.batch_size, 200
+    tokens = jax.device_put(np.asarray(dataset.train))
+    starts = batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)
+    host = best(lambda: batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)) / steps
+    gather = jax.jit(
+        lambda t, s: jax.lax.scan(lambda c, x: (c + batches.gather(t, x, dataset.spec.context).sum(), 0), 0, s)[0]
+    )
+    gather(tokens, starts).block_until_ready()
+    gathering = best(lambda: gather(tokens, starts).block_until_ready()) / steps
+    print(f"per step: {host * 1e6:.1f} us on the host, {gathering * 1e6:.1f} us gathering on the device")
+    for pack in make_plan(study, dataset.spec):
+        head_dim = getattr(study.family, "head_dim", None)
+        execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
+        scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width)
+        model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
+        params = model.init(jax.random.key(0))
+
+        def step(params, windows, model=model):
+            grads = jax.grad(lambda p: model.loss(p, batches.gather(tokens, windows, dataset.spec.context))[0])(params)
+            return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
+
+        train = jax.jit(lambda p, s, step=step: jax.lax.scan(step, p, s)[0])
+        jax.block_until_ready(train(params, starts))
+        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, starts)), 3) / steps
+        share = (host + gathering) / (seconds + host)
+        print(f"  {pack.scale:<10} step {seconds * 1e6:8.0f} us, waiting for data {share:.2%}")
+
+
+def main(_) -> None:
+    load = " ".join(f"{x:.1f}" for x in os.getloadavg())
+    print(f"packages read: {len(python_sources.installed())}; cores: {len(os.sched_getaffinity(0))}; load {load}")
+    first_and_second_load()
+    reading_speed()
+    streaming()
+    waiting_share()
+
+
+if __name__ == "__main__":
+    app.run(main)
