@@ -21,10 +21,14 @@ TRAIN = [
     "etils[epath]>=1.12",
     "pydantic>=2.10",
     "pillow>=10",
+    "scikit-learn>=1.4",  # carries the digits
     "rich>=13",
     "matplotlib>=3.9",
 ]
-TEST = [*TRAIN, "pytest>=8", "ruff>=0.14"]
+# Trained and given tokenizers, and .zst text.
+TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
+PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
+TEST = [*TRAIN, *TOKENIZERS, "pytest>=8", "ruff>=0.14"]
 
 setup(
     name="scaling_jax",
@@ -36,6 +40,6 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
     install_requires=FIT,
-    extras_require={"train": TRAIN, "test": TEST},
+    extras_require={"train": TRAIN, "tokenizers": [*TRAIN, *TOKENIZERS], "prepare": [*TRAIN, *PREPARE], "test": TEST},
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.cli:entry"]},
 )
