@@ -25,10 +25,11 @@ TRAIN = [
     "rich>=13",
     "matplotlib>=3.9",
 ]
+RAY = ["ray>=2.40"]
 # Trained and given tokenizers, and .zst text.
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
-TEST = [*TRAIN, *TOKENIZERS, "pytest>=8", "ruff>=0.14"]
+TEST = [*TRAIN, *TOKENIZERS, *RAY, "pytest>=8", "ruff>=0.14"]
 
 setup(
     name="scaling_jax",
@@ -39,7 +40,14 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
+    package_data={"scaling_jax": ["engines/*.sbatch"]},
     install_requires=FIT,
-    extras_require={"train": TRAIN, "tokenizers": [*TRAIN, *TOKENIZERS], "prepare": [*TRAIN, *PREPARE], "test": TEST},
+    extras_require={
+        "train": TRAIN,
+        "ray": [*TRAIN, *RAY],
+        "tokenizers": [*TRAIN, *TOKENIZERS],
+        "prepare": [*TRAIN, *PREPARE],
+        "test": TEST,
+    },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.cli:entry"]},
 )

@@ -59,7 +59,10 @@ def dispatch(study: Study, spec: Spec, workdir: Workdir, values: Any, stop: Stop
     same = {"study": _reachable(values), "workdir": place if is_remote(place) else os.path.abspath(place)}
     flagged = base.given_flags(values, same)
     jobs = [base.Job(pack, ("run", *flagged, f"--only_packs={pack.scale}")) for pack in todo]
-    return base.load(values.engine).run(jobs, settings)
+    code = base.load(values.engine).run(jobs, settings)
+    if (workdir.path / "_SUCCESS").exists():
+        base.say(f"the study is done: {workdir.path}/report/index.html")
+    return code
 
 
 def _reachable(values: Any) -> str:

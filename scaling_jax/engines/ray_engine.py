@@ -8,17 +8,20 @@ is started on this machine's loopback interface and ends with this command.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
-from collections import deque
+import time
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from scaling_jax.engines import base
-from scaling_jax.errors import PREEMPTED, Preempted
+from scaling_jax.engines.preemption import SIGNALS
+from scaling_jax.errors import PREEMPTED, Preempted, UserError
 
+POLL_SECONDS = 0.2
 STOP_SECONDS = 90.0  # a pack that is told to stop has this long to save
 PROCESS_BYTES = 2**30  # of the interpreter, JAX and compilation, besides what the pack holds
 
@@ -27,15 +30,20 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
     """Trains every job to exit 0 and returns the exit code of the whole.
 
     Raises:
+      UserError: an unknown option, or a pack that no node has devices for.
       Preempted: this driver was told to stop; the packs under way were told too, and have saved.
       ModuleNotFoundError: ray is not installed.
     """
+    _packs_per_gpu(settings)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     ray = _connect()
     try:
         if settings.dry_run:
             for job in jobs:
-                base.say(f"{job.pack.scale}: {_resources(ray, job, settings)} scaling-jax {' '.join(job.command)}")
+                base.say(f"{job.pack.scale}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
             return 0
+        for number in SIGNALS:  # Ray has put its own in front, which end the process
+            signal.signal(number, handlers[number])
         with settings.stop.deferred():
             return _run(ray, jobs, settings)
     finally:
@@ -50,8 +58,9 @@ def train(command: Sequence[str]) -> int:
     """
     process = subprocess.Popen([sys.executable, "-m", "scaling_jax.engines.child", *command])
     try:
-        code = process.wait()
-    except BaseException:  # cancelled: a KeyboardInterrupt in the middle of the wait
+        while (code := process.poll()) is None:
+            time.sleep(POLL_SECONDS)  # Ray's cancel is no signal: it does not end a wait in the kernel
+    except BaseException:  # cancelled: a KeyboardInterrupt
         process.terminate()
         process.wait(STOP_SECONDS)
         raise
@@ -66,7 +75,8 @@ def _connect() -> ModuleType:
     if not address or address.startswith("127."):
         # By default Ray binds to the machine's address, and 127.0.0.1 does not stop it; with this it binds to loopback.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):  # reports nothing home; swallows no line of a pack
+        os.environ.setdefault(name, "0")
     import ray
 
     if address:
@@ -77,16 +87,12 @@ def _connect() -> ModuleType:
 
 
 def _run(ray: ModuleType, jobs: Sequence[base.Job], settings: base.Settings) -> int:
-    task = ray.remote(train).options(max_calls=1, max_retries=settings.max_retries, retry_exceptions=[Preempted])
-    waiting, running, codes = deque(jobs), {}, []
-    while waiting or running:
-        # Ray keeps the order only among tasks that ask for the same, so what cannot start yet mostly stays here; the
-        # one task too many is what an autoscaler sees.
-        while waiting and len(running) <= _slots(ray, waiting[0], settings):
-            job = waiting.popleft()
-            request = _resources(ray, job, settings)
-            command = [*job.command, *_devices_flag(request, job.command)]
-            running[task.options(**request).remote(command)] = job
+    task = ray.remote(max_calls=1, max_retries=settings.max_retries, retry_exceptions=[Preempted])(train)
+    running, codes = {}, []
+    for job in jobs:
+        request = _resources(ray, job, settings)
+        running[task.options(**request).remote(_command(job, request))] = job
+    while running:
         done, _ = ray.wait(list(running), timeout=1.0)
         for reference in done:
             codes.append(_code(ray, reference))
@@ -115,37 +121,52 @@ def _nodes(ray: ModuleType) -> tuple[str, list[Mapping[str, float]]]:
     return kind, nodes
 
 
+def _packs_per_gpu(settings: base.Settings) -> int:
+    """`--engine_option=packs_per_gpu=K`: small packs that share a GPU, under NVIDIA's MPS (launch/gpu_box.sh)."""
+    count = 1
+    for option in settings.options:
+        name, _, value = option.lstrip("-").partition("=")
+        if name != "packs_per_gpu" or not value.isdigit() or int(value) < 1:
+            raise UserError(f"--engine=ray knows --engine_option=packs_per_gpu=K only, not {option!r}")
+        count = int(value)
+    return count
+
+
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
     from scaling_jax.engines.local import devices_wanted
     from scaling_jax.plan import memory_bytes
     from scaling_jax.training import device
 
+    pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
     largest = int(max(node.get(kind, 0) for node in nodes))
-    wanted = devices_wanted(job.pack, settings.study, largest)
+    wanted = devices_wanted(pack, study, largest)
+    if wanted > largest:
+        raise UserError(
+            f"pack {pack.scale} wants {wanted} devices (execution.mesh) and no node of this Ray cluster has more than "
+            f"{largest} {kind}; --engine=slurm and --engine=xpk train one pack over many hosts"
+        )
     if kind == "GPU":
-        return {"num_gpus": wanted, "num_cpus": 1}
+        shared = _packs_per_gpu(settings) if wanted == 1 else 1
+        return {"num_gpus": wanted / shared, "num_cpus": 1}
     if kind == "TPU":  # a host is divided into 1, 2, 4 or 8 chips only
         return {"resources": {"TPU": 1 << (wanted - 1).bit_length()}, "num_cpus": 1}
-    pack, study = job.pack, settings.study
     head_dim = getattr(study.family, "head_dim", None)
     execution = device.resolve(study.execution, pack.width, pack.depth, settings.spec, head_dim)
     lanes = -(-len(pack.lanes) // wanted)
     memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, lanes, execution)
-    most = max(node.get("memory", 0) for node in nodes)  # an estimate: more than a node has would wait for ever
-    return {"num_cpus": wanted, "memory": int(min(memory, most))}
+    # Ray keeps the order only among tasks that ask for the same: so memory is asked for by those packs only that need
+    # more than goes with their cores, and never more than a node has, since the estimate may be wrong.
+    roomy = max((node for node in nodes if node.get("CPU", 0) >= wanted), key=lambda node: node.get("memory", 0))
+    if memory <= roomy.get("memory", 0) * wanted / roomy["CPU"]:
+        return {"num_cpus": wanted}
+    return {"num_cpus": wanted, "memory": int(min(memory, roomy.get("memory", 0)))}
 
 
-def _slots(ray: ModuleType, job: base.Job, settings: base.Settings) -> int:
-    """Packs like this one that the cluster runs at once."""
-    kind, nodes = _nodes(ray)
-    request = _resources(ray, job, settings)
-    each = {"CPU": request["num_cpus"], "GPU": request.get("num_gpus"), **request.get("resources", {})}[kind]
-    return max(1, sum(int(node.get(kind, 0) // each) for node in nodes))
-
-
-def _devices_flag(request: Mapping[str, Any], command: Sequence[str]) -> list[str]:
-    """On CPU nodes a pack makes as many devices as it was given cores."""
-    on_cpu = "memory" in request and not any(arg.startswith("--num_cpu_devices") for arg in command)
-    return [f"--num_cpu_devices={request['num_cpus']}"] if on_cpu else []
+def _command(job: base.Job, request: Mapping[str, Any]) -> list[str]:
+    """The job's command; on CPU nodes it makes as many devices as it was given cores."""
+    on_cpu = set(request) <= {"num_cpus", "memory"}
+    if not on_cpu or any(arg.startswith("--num_cpu_devices") for arg in job.command):
+        return list(job.command)
+    return [*job.command, f"--num_cpu_devices={request['num_cpus']}"]

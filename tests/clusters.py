@@ -1,0 +1,65 @@
+"""Packs long enough to be interrupted, and what the tests of the engines look at."""
+
+import functools
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import ladder
+
+from scaling_jax.results import Records
+
+LONG = ("budgets.tokens=300e3", "execution.checkpoint_seconds=0.5", "execution.dispatch_seconds=0.2", "fit.bootstrap=0")
+SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
+
+
+def command(folder: pathlib.Path, workdir: pathlib.Path, settings: tuple[str, ...], *flags: str) -> list[str]:
+    """`scaling-jax run` of a tiny study in `folder`."""
+    study = folder / "tiny.py"
+    if not study.exists():
+        ladder.write_study(folder)
+    sets = [f"--set={setting}" for setting in settings]
+    return [sys.executable, "-m", "scaling_jax", "run", f"--study={study}", f"--workdir={workdir}", *sets, *flags]
+
+
+def environment(folder: pathlib.Path, **more: str) -> dict[str, str]:
+    """The tests' environment, with caches of their own."""
+    return {**os.environ, "SCALING_JAX_CACHE": str(folder / "cache"), **more}
+
+
+@functools.cache
+def calm_losses() -> dict[str, float]:
+    """The losses of LONG, trained by one process that nobody disturbs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        calm = command(folder, folder / "workdir", LONG, "--num_cpu_devices=1")
+        subprocess.run(calm, env=environment(folder), check=True, capture_output=True)
+        return losses(folder / "workdir")
+
+
+def losses(workdir: pathlib.Path) -> dict[str, float]:
+    """run_id -> loss of every finished run."""
+    return {run_id: row["loss"] for run_id, row in Records(workdir).finished().items()}
+
+
+def attempts(workdir: pathlib.Path, pack: str) -> int:
+    """How often a process has claimed a pack."""
+    return sum(f"--only_packs={pack}" in path.read_text() for path in (workdir / "attempts").iterdir())
+
+
+def wait_for(condition, seconds: float, what: str, process: subprocess.Popen | None = None) -> None:
+    """Returns when `condition()` holds; the limit is generous, it is there for a test that hangs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        assert process is None or process.poll() is None, f"ended with {process.poll()} before {what}"
+        time.sleep(0.1)
+
+
+def checkpoints(workdir: pathlib.Path, pack: str) -> set[str]:
+    """Numbers of a pack's finished checkpoints."""
+    folder = workdir / "checkpoints" / pack
+    return {path.name for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
