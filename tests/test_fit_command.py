@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling_jax import cli, fitting
+from scaling_jax import cli, fitting, results
 from scaling_jax.commands.fit import fit_table
 from scaling_jax.errors import UserError
 
@@ -84,6 +84,18 @@ def test_parquet_and_csv_give_the_same_fit(tmp_path, capsys):
         found.append(json.loads(out.read_text())["params"])
     capsys.readouterr()
     assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_a_workdir_is_read_like_a_table(tmp_path, capsys):
+    pytest.importorskip("etils")
+    for i, row in enumerate(sweeps().to_dict("records")):
+        folder = tmp_path / "work" / "runs" / f"run{i:02d}"
+        folder.mkdir(parents=True)
+        more = {"run_id": f"run{i:02d}", **dict.fromkeys(set(results.COLUMNS) - set(row) - {"run_id"}, 0)}
+        (folder / "result.json").write_text(json.dumps(row | more))
+        (folder / "_SUCCESS").write_text("")
+    assert run("fit", f"--results={tmp_path / 'work'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20") == 0
+    assert "49 of 49 rows" in capsys.readouterr().out
 
 
 def test_rows_that_are_not_done_are_left_out_loudly():

@@ -301,3 +301,72 @@ def test_power_law_equals_numpy_polyfit():
     )
     with pytest.raises(ValueError, match="two distinct x"):
         fitting.power_law([2.0, 2.0], [1.0, 3.0])
+
+
+def noisy(noise=1e-3, seed=0, points=9):
+    N, D, C, loss, true = surface(**CHINCHILLA, budgets=np.geomspace(1e18, 1e21, 7), points=points)
+    return N, D, C, loss * np.exp(np.random.default_rng(seed).normal(0, noise, loss.size)), true
+
+
+def test_the_three_approaches_stand_side_by_side():
+    *columns, (true_n, true_d) = noisy()
+    found = fitting.approaches(*columns, target=1e24)
+    assert list(found.estimates) == ["envelope", "isoflop", "parabola", "parametric"]
+    for name, estimate in found.estimates.items():
+        assert estimate.a == pytest.approx(0.28 / 0.62, abs=0.06), name
+        assert estimate.interval[0] < estimate.a < estimate.interval[1], name
+    assert found.estimates["isoflop"].a == fitting.isoflop(*columns).a
+    assert found.estimates["parabola"].a == fitting.isoflop(*columns, method="parabola").a
+    assert found.estimates["envelope"].a == fitting.envelope(*columns).a
+    direct = fitting.fit("chinchilla", {"N": columns[0], "D": columns[1]}, columns[3])
+    parametric = found.estimates["parametric"]
+    np.testing.assert_allclose(parametric.N, direct.frontier(1e24).N, rtol=1e-9)
+    np.testing.assert_allclose([parametric.N, parametric.D], [true_n, true_d], rtol=0.1)
+    sizes = [e.N for e in found.estimates.values()]
+    assert found.spread == max(sizes) / min(sizes)
+    assert f"{found.spread:.2f}x apart" in found.disagreement[0]
+    text = str(found)
+    assert all(label in text for label in ("1 envelope", "2 IsoFLOP, Akima", "2 IsoFLOP, parabola", "3 parametric law"))
+
+
+def test_approaches_that_exclude_each_other_are_named():
+    # Drifting sweeps bias the parabola; the law on the same points is right.
+    N, D, C, loss, _ = surface(1.69, 406.4, 410.7, 0.465, 0.155, np.geomspace(1e17, 1e21, 9), drift=0.477)
+    loss = loss * np.exp(np.random.default_rng(0).normal(0, 2e-4, loss.size))
+    found = fitting.approaches(N, D, C, loss)
+    assert found.estimates["parametric"].a == pytest.approx(0.25, abs=0.005)
+    assert found.estimates["parabola"].a < 0.24
+    assert any("2 IsoFLOP, parabola (a = 0.22" in s and "exclude each other" in s for s in found.disagreement[1:])
+    assert any(w.startswith("2 IsoFLOP, parabola: the parabola is not to be trusted") for w in found.warnings)
+
+
+def test_impossible_approaches_are_said_with_the_reason():
+    rng = np.random.default_rng(0)
+    N, D = np.exp(rng.uniform(16, 21, 80)), np.exp(rng.uniform(20, 25, 80))
+    loss = 1.69 + 406.4 / N**0.34 + 410.7 / D**0.28
+    found = fitting.approaches(N, D, 6 * N * D, loss)
+    assert set(found.impossible) == {"isoflop", "parabola"}
+    assert "not IsoFLOP sweeps" in found.impossible["isoflop"]
+    assert found.isoflop is None and found.envelope is not None
+    assert str(found).count("not IsoFLOP sweeps") == 1
+
+
+def test_cross_check_against_the_parametric_law():
+    *columns, _ = noisy(noise=1e-4, points=15)
+    good = fitting.isoflop(*columns).cross_check()
+    assert good.warnings == []
+    np.testing.assert_allclose(good.ratio, 1, atol=0.1)
+    assert good.a[1] == pytest.approx(0.28 / 0.62, abs=2e-3)
+    drifting = surface(1.69, 406.4, 410.7, 0.465, 0.155, np.geomspace(1e17, 1e21, 9), 4.0, drift=0.477)[:4]
+    bad = fitting.isoflop(*drifting, method="parabola").cross_check()
+    assert bad.a == pytest.approx((0.228, 0.25), abs=2e-3)
+    assert any("a = 0.228 and chinchilla on the same runs 0.250" in w for w in bad.warnings)
+    scaled = fitting.isoflop(columns[0] * 1.5, *columns[1:])  # a consistent change of unit is no disagreement
+    assert scaled.cross_check().a == pytest.approx(good.a, abs=1e-6)
+
+
+def test_an_interpolant_that_dips_more_than_once_is_named():
+    *columns, _ = noisy(noise=1e-2, points=15)
+    warnings = fitting.isoflop(*columns).warnings
+    assert any("dip more than once" in w for w in warnings)
+    assert not any("dip" in w for w in fitting.isoflop(*columns, method="cubic").warnings)

@@ -130,12 +130,23 @@ def read_columns(
         clusters=table[cluster_column].to_numpy() if cluster_column else None,
         weights=_numbers(table, weight_column) if weight_column else None,
         rows=table.get("run_id", table.index).to_numpy(),
-        conventions={
-            c: _numbers(table, c) for c in N_CONVENTIONS if "N" in inputs and c in table and c != names.get("N")
-        },
+        conventions=_other_counts(table, names["N"]) if "N" in inputs else {},
         names=names,
         notes=notes,
     )
+
+
+def _other_counts(table: pd.DataFrame, used: str) -> dict[str, np.ndarray]:
+    """The other ways in which the table counts parameters, where every row has a positive number."""
+    import pandas as pd
+
+    out = {}
+    for column in N_CONVENTIONS:
+        if column in table and column != used:
+            values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+            if np.all(np.isfinite(values) & (values > 0)):
+                out[column] = values
+    return out
 
 
 def _rows_that_enter(table: pd.DataFrame, where: Mapping[str, str], notes: list[str]) -> pd.DataFrame:

@@ -78,8 +78,8 @@ class Approaches:
 
     @property
     def warnings(self) -> list[str]:
-        """Those of the envelope, the sweeps and the parametric fit, each with the approach it is about."""
-        found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola, "parametric": self.fit}
+        """Those of the envelope and the sweeps, each with the approach it is about; the law's are `.fit.warnings`."""
+        found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola}
         return [f"{LABELS[k]}: {w}" for k, v in found.items() if v is not None for w in v.warnings]
 
     def __repr__(self) -> str:
@@ -166,3 +166,43 @@ def _parametric(found, target: float) -> Estimate:
 def _by_points(found: Envelope | IsoFlop, target: float) -> Estimate:
     at = found.frontier(target)[0]
     return Estimate(a=found.a, b=found.b, interval=found.interval(0.95)["a"], N=float(at.N), D=float(at.D))
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossCheck:
+    """IsoFLOP optima beside the parametric law on the same runs. Made by `IsoFlop.cross_check`.
+
+    Attributes:
+      fit: the `Fit` of the law.
+      a: exponent of N* ~ C^a by (the sweeps, the law).
+      ratio: (budgets,) N* of the sweeps over N* of the law, at each budget with an optimum.
+      warnings: sentences where they disagree by more than they are sure; empty when they agree.
+    """
+
+    fit: object
+    a: tuple[float, float]
+    ratio: np.ndarray
+    warnings: list[str]
+
+
+def cross_check(result: IsoFlop, law="chinchilla", **options) -> CrossCheck:
+    """Fits `law` to the points of the sweeps and compares; options go to `fitting.fit`."""
+    from .fit import fit
+
+    columns = {k: np.concatenate([getattr(s, k) for s in result.sweeps]) for k in ("N", "D", "loss")}
+    fitted = fit(law, {"N": columns["N"], "D": columns["D"]}, columns["loss"], **options)
+    ratio = result.optima.N / fitted.frontier(result.optima.C).N
+    ours, theirs = result.a, _parametric(fitted, float(result.optima.C[-1])).a
+    sure = np.hypot(result.stderr["a"], fitted.stderr.get("a", 0.0))
+    found = []
+    if abs(ours - theirs) > max(0.005, 2 * sure):
+        found.append(
+            f"the sweeps say a = {ours:.3f} and {fitted.law.name} on the same runs {theirs:.3f}, "
+            f"{abs(ours - theirs) / max(sure, 1e-12):.1f} standard errors apart"
+        )
+    # A constant factor moves no exponent, but it is a different recommendation.
+    middle = float(np.exp(np.median(np.log(ratio))))
+    noise = float(np.median(result.optima.N_logstd)) / np.sqrt(ratio.size)
+    if abs(np.log(middle)) > max(0.1, 2 * noise):
+        found.append(f"N* of the sweeps is {middle:.2f}x that of {fitted.law.name} at the same budgets")
+    return CrossCheck(fit=fitted, a=(ours, theirs), ratio=ratio, warnings=found)

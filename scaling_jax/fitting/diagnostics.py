@@ -45,6 +45,8 @@ def _about_convergence(fit) -> Iterator[str]:
 
 def _about_bounds(fit) -> Iterator[str]:
     for name, end in fit.at_bounds.items():
+        if fit.law.coordinates[name].kind == "log":  # a runaway: the search says so itself
+            continue
         bound = fit.law.bounds[name][end == "upper"]
         reason = "the data want it beyond" if np.isfinite(bound) and bound else "its term has left the law"
         yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval means nothing"

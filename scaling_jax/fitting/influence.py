@@ -79,7 +79,8 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
     weights[np.arange(chosen.size), chosen] = 0.0
     weights[-1, flagged] = 0.0
     starts = np.repeat(linear.z[None], chosen.size + 1, axis=0)
-    z = descend(problem, starts, weights).z
+    nothing = not (chosen.size or flagged.size)
+    z = starts if nothing else descend(problem, starts, weights).z
     params = problem.natural(z)
     deviation = np.sqrt(np.diag(linear.covariance()))
     for k in problem.free:

@@ -150,19 +150,15 @@ class IsoFlop:
 
         return warnings(self)
 
-    def cross_check(self, law: str = "chinchilla", **options):
-        """The parametric law fitted to the same points: see `approaches` for the comparison in words.
+    def cross_check(self, law="chinchilla", **options):
+        """The parametric law on the same points beside the optima: `approaches.CrossCheck`, with `.warnings`.
 
         Args:
-          law: a law of N and D with a frontier; options go to `fitting.fit`.
-
-        Returns:
-          The `Fit`.
+          law: a law of N and D with a frontier; options (objective=, ...) go to `fitting.fit`.
         """
-        from .fit import fit
+        from .approaches import cross_check
 
-        columns = {k: np.concatenate([getattr(s, k) for s in self.sweeps]) for k in ("N", "D", "loss")}
-        return fit(law, {"N": columns["N"], "D": columns["D"]}, columns["loss"], **options)
+        return cross_check(self, law, **options)
 
     @property
     def _widening(self) -> np.ndarray:
