@@ -21,9 +21,11 @@ from scaling_jax.analysis.fits import (
     fit_law,
     frontier,
     hold_out,
+    other_laws,
     params_table,
 )
 from scaling_jax.analysis.gates import Gate, about_frontier, about_runs, gates
+from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.runs import Runs, read_runs
 from scaling_jax.errors import UserError
 
@@ -32,7 +34,7 @@ DEFAULTS = {
     "level": 0.9, "target_flops": (), "cut": 0.5,
 }  # fmt: skip
 TARGETS = (10.0, 100.0)
-LADDER_ROWS, CURVE_POINTS = 3, 60
+LADDER_ROWS, CURVE_POINTS = 3, 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Analysis:
       frontier: loss-minimal rows over the ladder's range and at the targets: C, N, D, y, each of the last three with
         _low and _high, and beyond = C / largest C of a run.
       curve: the same, dense, for figures.
-      isoflop, no_isoflop, envelope: the other approaches, or None and why.
-      approaches: one row per approach: approach, a (N* ~ C^a), low, high, N (N* at the largest target).
+      isoflop, envelope: the other approaches; the hull is None where the runs have none.
+      approaches: one row per law and approach: approach, a (N* ~ C^a), low, high, N (N* at the largest target).
       gates: checks; `warnings`: what else makes the numbers less sure than they look.
     """
 
@@ -71,8 +73,7 @@ class Analysis:
     cost: Cost | None
     frontier: pd.DataFrame
     curve: pd.DataFrame
-    isoflop: fitting.IsoFlop | None
-    no_isoflop: str
+    isoflop: Sweeps
     envelope: fitting.Envelope | None
     approaches: pd.DataFrame
     gates: tuple[Gate, ...]
@@ -150,13 +151,18 @@ def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None)
     found, no_hold_out = (None, "no law was fitted") if fit is None else hold_out(chosen, settings)
     cost = flops_cost(chosen)
     params = pd.DataFrame(columns=PARAM_COLUMNS) if fit is None else params_table(fit, settings)
-    table, curve, no_frontier = _frontiers(fit, chosen, cost, settings)
-    sweeps, no_isoflop = approaches.isoflop(chosen, runs.noise)
-    hull = approaches.envelope(chosen)
-    beside = approaches.side_by_side(params, table, sweeps, hull, settings["level"])
-    warnings = [*(fit.warnings if fit is not None else ()), *(said for said in (no_selection, no_frontier) if said)]
-    warnings += about_frontier(runs, table) + about_runs(runs, fit) + approaches.disagreement(beside, table)
-    warnings += [f"IsoFLOP: {said}" for said in (sweeps.warnings if sweeps is not None else ())]
+    table, curve, doubts = _frontiers(fit, chosen, cost, settings)
+    sweeps, hull = isoflop_sweeps(chosen, runs.noise), approaches.envelope(chosen)
+    beside, apart = pd.DataFrame(), []
+    if len(table):
+        target, own = float(table.C.iloc[-1]), params.set_index("name")
+        laws = {settings["law"]: (fit, float(table.N.iloc[-1]))} | other_laws(chosen, selection, target, cost, settings)
+        interval = (own.low.get("a", np.nan), own.high.get("a", np.nan))
+        beside = approaches.side_by_side(laws, interval, sweeps, hull, target, settings["level"])
+        apart = approaches.disagreement(beside, target)
+    warnings = [*(fit.warnings if fit is not None else ()), *([no_selection] if no_selection else []), *doubts]
+    warnings += about_frontier(runs, table) + apart + about_runs(runs, fit)
+    warnings += [f"IsoFLOP: {said}" for said in (sweeps.found.warnings if sweeps.found is not None else ())]
     return Analysis(
         name=name,
         settings=settings,
@@ -172,7 +178,6 @@ def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None)
         frontier=table,
         curve=curve,
         isoflop=sweeps,
-        no_isoflop=no_isoflop,
         envelope=hull,
         approaches=beside,
         gates=gates(runs, fit, found, no_hold_out),
@@ -181,15 +186,16 @@ def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None)
 
 
 def _frontiers(fit, chosen: pd.DataFrame, cost: Cost | None, settings: dict):
-    """(rows to read, dense rows to draw, why there are none)."""
+    """(rows to read, dense rows to draw, what is doubtful or why there are none)."""
     none = pd.DataFrame(columns=FRONTIER_COLUMNS)
     if fit is None:
-        return none, none, ""
+        return none, none, []
     smallest, largest = chosen.C.min(), chosen.C.max()
     targets = settings["target_flops"] or [factor * largest for factor in TARGETS]
     rows = np.unique([*np.geomspace(smallest, largest, LADDER_ROWS), *targets])
-    dense = np.geomspace(rows[0], rows[-1], CURVE_POINTS)
+    dense = np.unique([*np.geomspace(rows[0], rows[-1], CURVE_POINTS), *rows])
     try:
-        return *(frontier(fit, C, cost, largest, settings) for C in (rows, dense)), ""
+        curve, warnings = frontier(fit, dense, cost, largest, settings)
     except fitting.FitError as error:
-        return none, none, f"no frontier: {error}"
+        return none, none, [f"no frontier: {error}"]
+    return curve[np.isin(dense, rows)].reset_index(drop=True), curve, warnings

@@ -61,14 +61,17 @@ def law_inputs(law: fitting.Law, runs: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def fit_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> fitting.Fit:
-    """The law through the runs' y; runs that share a trunk are one cluster of the bootstrap.
+    """The law through the runs' y, bootstrapped by whole trunks: the branches off one are not independent.
 
     Raises:
       FitError: too few or too uniform runs for this law.
     """
     law = fitting.laws[settings["law"]]
     objective = fitting.Huber(settings["huber_delta"])
-    return fitting.fit(law, law_inputs(law, runs), runs.y.to_numpy(), objective=objective, clusters=runs.trunk)
+    fit = fitting.fit(law, law_inputs(law, runs), runs.y.to_numpy(), objective=objective, clusters=runs.trunk)
+    if settings["bootstrap"] >= 2:
+        fit.bootstrap(settings["bootstrap"])
+    return fit
 
 
 def choose_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, fitting.Selection | None, str]:
@@ -90,6 +93,18 @@ def choose_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, fi
     except fitting.FitError as error:
         return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
     return ranking.candidates[0].name, ranking, ""
+
+
+def other_laws(runs, ranking, C: float, cost: Cost | None, settings) -> dict[str, tuple[fitting.Fit, float]]:
+    """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at C)."""
+    out = {}
+    for candidate in ranking.candidates[1:] if ranking is not None else ():
+        try:
+            fit = fit_law(runs, {**settings, "law": candidate.name, "bootstrap": 0})
+            out[candidate.name] = fit, float(fit.frontier(C, cost=cost).N)
+        except fitting.FitError:
+            continue
+    return out
 
 
 def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut | None, str]:
@@ -122,7 +137,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
 
 def predict(fit: fitting.Fit, inputs: Mapping[str, np.ndarray], settings: Mapping[str, Any]):
     """(value, low, high), each (n,); the ends are nan without a bootstrap."""
-    if not settings["bootstrap"]:
+    if settings["bootstrap"] < 2:
         value = fit.predict(inputs)
         return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
     value, (low, high) = fit.predict(inputs, level=settings["level"])
@@ -131,25 +146,25 @@ def predict(fit: fitting.Fit, inputs: Mapping[str, np.ndarray], settings: Mappin
 
 def params_table(fit: fitting.Fit, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Parameters and derived exponents: name, value, low, high; the ends are nan without a bootstrap."""
-    values = dict(fit.params) | {name: float(of(fit.params)) for name, of in fit.law.exponents.items()}
-    ends = {}
-    if settings["bootstrap"]:
-        ends = fit.bootstrap(settings["bootstrap"], seed=0).interval(settings["level"])
+    values = dict(fit.params) | {k: v for k, v in fit.exponents.items() if k not in fit.params}
+    ends = fit.bootstrap(settings["bootstrap"]).interval(settings["level"]) if settings["bootstrap"] >= 2 else {}
     rows = [(name, value, *ends.get(name, (np.nan, np.nan))) for name, value in values.items()]
     return pd.DataFrame(rows, columns=PARAM_COLUMNS)
 
 
-def frontier(fit: fitting.Fit, C: Sequence[float], cost: Cost | None, largest: float, settings) -> pd.DataFrame:
-    """Loss-minimal N, D and y at each C with their intervals: `FRONTIER_COLUMNS`.
+def frontier(
+    fit: fitting.Fit, C: Sequence[float], cost: Cost | None, largest: float, settings: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str]]:
+    """Loss-minimal N, D and y at each C with their intervals, `FRONTIER_COLUMNS`, and what is doubtful about them.
 
     Raises:
       FitError: the law has no frontier.
     """
     C = np.asarray(C, float)
-    level = settings["level"] if settings["bootstrap"] else None
+    level = settings["level"] if settings["bootstrap"] >= 2 else None
     found = fit.frontier(C, cost=cost, level=level)
     columns = {"C": C, "N": found.N, "D": found.D, "y": found.loss}
     for name, key in (("N", "N"), ("D", "D"), ("y", "loss")):
         low, high = (np.full(C.shape, np.nan),) * 2 if level is None else found.interval[key]
         columns |= {f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns | {"beyond": C / largest})[list(FRONTIER_COLUMNS)]
+    return pd.DataFrame(columns | {"beyond": C / largest})[list(FRONTIER_COLUMNS)], list(found.warnings)

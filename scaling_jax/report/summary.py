@@ -1,0 +1,173 @@
+"""What was found, as text for a log and as JSON for a machine; both say the same numbers as the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from scaling_jax import fitting
+from scaling_jax.analysis import Analysis
+from scaling_jax.fitting.text import short
+from scaling_jax.fitting.text import table as aligned
+from scaling_jax.report import tables
+from scaling_jax.results import DIVERGED, DONE, FAILED
+
+MAX_ROWS, MAX_WARNINGS, WIDTH = 8, 4, 100
+
+
+def text(analysis: Analysis, folder: str) -> str:
+    """The summary for a terminal or a log: about 45 lines, 100 columns.
+
+    Args:
+      analysis: what is summed up.
+      folder: where the report's files are, for the last line.
+    """
+    parts = [header(analysis), _law(analysis), _hold_out(analysis), _frontier(analysis), _checks(analysis)]
+    if len(analysis.runs.scales):
+        parts.insert(1, _table(tables.scales(analysis)))
+    last = f"report: {folder}/index.html  (figures, summary.json beside it)"
+    return "\n".join([*(part for part in parts if part), last])
+
+
+def header(analysis: Analysis) -> str:
+    """What was run, and what did not finish."""
+    counts = analysis.runs.counts
+    said = f"{analysis.name}: {counts[DONE]} runs done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
+    used = len(analysis.runs.chosen)
+    if used < counts[DONE]:
+        said += f"; the best of every (scale, {analysis.unit}, seed) are used: {used}"
+    return said
+
+
+def objective(fit: fitting.Fit) -> str:
+    """What was minimised, to what value, and whether that is the minimum."""
+    state = "converged" if fit.converged else "NOT CONVERGED"
+    return f"{fit.objective}: {fit.objective_value:.6g}, {state}"
+
+
+def ranking(analysis: Analysis) -> str:
+    """How the law was chosen, where the study left it open."""
+    if analysis.selection is None:
+        return ""
+    scores = ", ".join(f"{c.name} {c.score:.2%}" for c in analysis.selection.candidates)
+    return f"chosen by the error of extrapolation within the runs below the hold-out cut: {scores}"
+
+
+def _law(analysis: Analysis) -> str:
+    if analysis.fit is None:
+        return "\n" + _wrap(f"no law fitted: {analysis.no_fit}")
+    settings = analysis.settings
+    head = f"law  {analysis.fit.law.equation}   N = {settings['params']}, D = {analysis.unit}, {analysis.used} runs"
+    cells = [f"{name} {value} {span}".rstrip() for name, value, span in tables.params(analysis).rows]
+    # A value and its interval stay on one line.
+    lines = textwrap.wrap("   ".join(cell.replace(" ", "\0") for cell in cells), WIDTH - 5)
+    lines.append(f"{settings['level']:.0%} intervals; {objective(analysis.fit)}")
+    lines += textwrap.wrap(ranking(analysis), WIDTH - 5)
+    return "\n" + "\n".join([head, *(f"     {line}".replace("\0", " ") for line in lines)])
+
+
+def _hold_out(analysis: Analysis) -> str:
+    found = analysis.hold_out
+    if found is None:
+        return "" if analysis.fit is None else "\n" + _wrap(f"no hold-out: {analysis.no_hold_out}")
+    score = (
+        f"hold-out: {len(found.rows)} runs of {tables.flops(found.cut)} FLOPs or more, predicted from the others: "
+        f"RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}"
+    )
+    return "\n" + _wrap(score) + "\n" + _table(tables.hold_out(analysis))
+
+
+def _frontier(analysis: Analysis) -> str:
+    if not len(analysis.frontier):
+        return ""
+    lines = [f"frontier, {analysis.settings['level']:.0%} intervals; {analysis.cost_note}"]
+    lines.append(_table(tables.frontier(analysis)))
+    by = ", ".join(f"{row.approach} {short(row.N)} (a = {row.a:.3f})" for row in analysis.approaches.itertuples())
+    if by:
+        target = tables.flops(analysis.frontier.C.iloc[-1])
+        lines.append(_wrap(f"N* at {target} FLOPs (N* ~ C^a) by {by}", "  "))
+    return "\n" + "\n".join(lines)
+
+
+def _checks(analysis: Analysis) -> str:
+    passed = sum(gate.passed is True for gate in analysis.gates)
+    lines = [f"checks: {passed} of {len(analysis.gates)} passed"]
+    for gate in analysis.gates:
+        if gate.passed is not True:
+            lines.append(_wrap(f"{'FAILED' if gate.passed is False else 'open'}  {gate.name}: {gate.detail}", "  "))
+    for warning in analysis.warnings[:MAX_WARNINGS]:
+        lines.append(_wrap(f"! {warning}", "  "))
+    if len(analysis.warnings) > MAX_WARNINGS:
+        lines.append(f"  ! {len(analysis.warnings) - MAX_WARNINGS} more in the report")
+    return "\n" + "\n".join(lines)
+
+
+def _table(table: tables.Table) -> str:
+    """Aligned columns; of long tables the first and the last rows."""
+    rows = list(table.rows)
+    if len(rows) > MAX_ROWS:
+        left_out = len(rows) - MAX_ROWS + 1
+        rows[3 : 3 + left_out] = [(f"... {left_out} more", *[""] * (len(table.header) - 1))]
+    return aligned(table.header, rows)
+
+
+def _wrap(line: str, indent: str = "") -> str:
+    return textwrap.fill(line, WIDTH, initial_indent=indent, subsequent_indent=indent + "    ")
+
+
+def as_json(analysis: Analysis) -> dict[str, Any]:
+    """Everything the text says and more, in plain JSON types; what does not exist is null."""
+    fit, found, settings = analysis.fit, analysis.hold_out, analysis.settings
+    out = {
+        "study": analysis.name,
+        "settings": dict(settings),
+        "counts": dict(analysis.runs.counts) | {"fitted": len(analysis.runs.chosen)},
+        "dataset_hash": analysis.dataset_hash,
+        "noise_of_ln_loss": analysis.runs.noise,
+        "scales": analysis.runs.scales.to_dict("records"),
+        "law": None,
+        "hold_out": None,
+        "cost": analysis.cost_note,
+        "frontier": analysis.frontier.to_dict("records"),
+        "approaches": analysis.approaches.to_dict("records"),
+        "gates": [dataclasses.asdict(gate) for gate in analysis.gates],
+        "warnings": list(analysis.warnings),
+        "why_not": {
+            "fit": analysis.no_fit, "hold_out": analysis.no_hold_out, "isoflop": analysis.isoflop.why,
+        },
+    }  # fmt: skip
+    if fit is not None:
+        out["law"] = {
+            "name": fit.law.name,
+            "equation": fit.law.equation,
+            "params": {p.name: {"value": p.value, "low": p.low, "high": p.high} for p in analysis.params.itertuples()},
+            "objective": str(fit.objective),
+            "objective_value": fit.objective_value,
+            "converged": fit.converged,
+            "certificate": fit.certificate,
+            "chosen_among": {c.name: c.score for c in analysis.selection.candidates} if analysis.selection else None,
+        }
+    if found is not None:
+        out["hold_out"] = {k: getattr(found, k) for k in ("cut", "rmsle", "bias", "worst")}
+        out["hold_out"]["runs"] = found.rows.to_dict("records")
+        out["hold_out"]["params"] = dict(found.fit.params)
+    return _plain(out)
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and dataclasses to JSON types; numbers that JSON cannot hold to null."""
+    if dataclasses.is_dataclass(value):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

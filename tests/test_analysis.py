@@ -1,0 +1,241 @@
+"""From a results table to an Analysis: what enters a fit, what it predicts, and what it says about itself."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import simulated
+
+from scaling_jax import analysis
+from scaling_jax.analysis import cost, isoflop
+from scaling_jax.errors import UserError
+
+QUICK = {"fit": {"bootstrap": 0}, "hold_out": {"cut": 0.4}, "name": "simulated"}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """Analysis of a ladder without noise."""
+    return analysis.analyse(simulated.ladder(noise=0.0), None, QUICK)
+
+
+def gate(found, name):
+    return next(g for g in found.gates if g.name == name)
+
+
+def test_the_law_behind_the_table_comes_back(exact):
+    for name, value in simulated.TRUTH.items():
+        assert exact.fit.params[name] == pytest.approx(value, rel=1e-5)
+    params = exact.params.set_index("name").value
+    assert params["a"] == pytest.approx(0.34 / 0.66, rel=1e-5)
+    assert exact.hold_out.rmsle < 1e-6
+
+
+def test_the_frontier_is_the_cheapest_split_of_exact_flops(exact):
+    """Against a search over real widths: tokens are what the budget buys at the width's own FLOPs per token."""
+    width = np.geomspace(8, 4000, 200_001)
+    size = simulated.matmul_params(width)
+    for row in exact.frontier.itertuples():
+        tokens = row.C / simulated.flops_per_token(width)
+        losses = simulated.loss(size, tokens)
+        best = losses.argmin()
+        assert row.y == pytest.approx(losses[best], rel=1e-3)
+        assert pytest.approx(size[best], rel=0.06) == row.N
+        assert pytest.approx(tokens[best], rel=0.06) == row.D
+    largest = simulated.ladder().flops.max()
+    np.testing.assert_allclose(exact.frontier.C.iloc[-3:], [largest, 10 * largest, 100 * largest])
+    np.testing.assert_allclose(exact.frontier.beyond, exact.frontier.C / largest)
+
+
+def test_cost_extrapolates_exact_flops():
+    found = cost.flops_cost(analysis.analyse(simulated.ladder(), None, QUICK).runs.chosen)
+    for width in (*simulated.WIDTHS, 256, 512):
+        n = simulated.matmul_params(width)
+        assert found(n, 1e6) == pytest.approx(1e6 * simulated.flops_per_token(width), rel=0.02)
+
+
+def test_cost_of_6nd_is_6nd_and_of_no_law_is_none():
+    runs = pd.DataFrame({"N": [1e3, 1e4, 1e5], "D": [1e6, 2e6, 3e6]})
+    assert cost.flops_cost(runs.assign(C=6 * runs.N * runs.D))(7.0, 11.0) == pytest.approx(462.0)
+    assert cost.flops_cost(runs.assign(C=6 * runs.N * runs.D * [1.5, 0.5, 1.5])) is None
+
+
+def test_the_best_rate_of_each_budget_and_seed_is_fitted():
+    table = simulated.ladder(seeds=(0, 1), rates=(0.005, 0.01, 0.02), noise=5e-3)
+    chosen = analysis.analyse(table, None, QUICK).runs.chosen
+    expected = {rows.run_id[rows.loss.idxmin()] for _, rows in table.groupby(["scale", "tokens", "seed"])}
+    assert set(chosen.run_id) == expected
+    assert len(chosen) == 50
+
+
+def test_noise_is_the_spread_over_seeds():
+    sigma = 4e-3
+    table = simulated.ladder(seeds=range(8), rates=(0.02,), noise=sigma)
+    runs = analysis.analyse(table, None, QUICK).runs
+    by_budget = np.log(table.loss).groupby([table.scale, table.tokens])
+    assert runs.noise == pytest.approx(np.sqrt(by_budget.var(ddof=1).mean()), rel=1e-9)
+    assert runs.noise == pytest.approx(sigma, rel=0.2)
+    assert analysis.analyse(simulated.ladder(), None, QUICK).runs.noise is None
+
+
+def test_hold_out_keeps_the_expensive_runs_out_and_scores_them():
+    table = simulated.ladder(noise=3e-3)
+    plain = analysis.analyse(table, None, QUICK).hold_out
+    cut = 0.4 * table.flops.max()
+    assert set(plain.rows.run_id) == set(table[(table.flops >= cut) & (table.lr == 0.02)].run_id)
+    # What is held out has no say in the fit that predicts it.
+    table.loc[table.flops >= cut, "loss"] *= 1.05
+    raised = analysis.analyse(table, None, QUICK).hold_out
+    assert raised.fit.params == plain.fit.params
+    log_error = np.log(raised.rows.predicted / raised.rows.y)
+    assert raised.rmsle == pytest.approx(np.sqrt((log_error**2).mean()), rel=1e-12)
+    assert raised.bias == pytest.approx(plain.bias - np.log(1.05), rel=1e-9)
+    assert abs(raised.worst) == (raised.rows.predicted / raised.rows.y - 1).abs().max()
+
+
+def test_a_law_that_fails_on_the_largest_runs_fails_the_gate():
+    table = simulated.ladder()
+    good = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")
+    table.loc[table.flops > 8e12, "loss"] *= 1.05
+    bad = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")
+    assert (good.passed, bad.passed) == (True, False)
+    assert "limit 3%" in bad.detail
+
+
+def test_diverged_and_failed_runs_stay_out_loudly():
+    table = simulated.ladder()
+    before = analysis.analyse(table[table.run_id != table.run_id[9]], None, QUICK)
+    table.loc[9, ["status", "loss"]] = ["diverged", 1e-3]
+    after = analysis.analyse(table, None, QUICK)
+    assert after.fit.params == before.fit.params
+    assert dict(after.runs.counts) == {"done": 49, "diverged": 1, "failed": 0}
+    finished = gate(after, "every run finished")
+    assert finished.passed is False
+    assert f"{table.scale[9]} rate {table.lr[9]:g}" in finished.detail
+
+
+def test_rates_at_the_edge_are_said_and_a_diverged_rate_brackets():
+    table = simulated.ladder(rates=(0.01, 0.02, 0.04))
+    assert "0.04 is the highest of 3 rates" in gate(analysis.analyse(table, None, QUICK), "rates bracketed").detail
+    table.loc[table.lr == 0.04, ["status", "loss"]] = ["diverged", np.nan]
+    table.loc[table.lr == 0.02, "loss"] /= 1.02
+    assert gate(analysis.analyse(table, None, QUICK), "rates bracketed").passed
+    assert gate(analysis.analyse(table[table.lr == 0.02], None, QUICK), "rates bracketed").passed is None
+
+
+def test_n_and_d_on_one_line_fail_the_gate():
+    line = [
+        simulated.ladder(widths=(w,), flops=(), tokens=(20.0 * simulated.matmul_params(w),)) for w in range(40, 200, 8)
+    ]
+    table = pd.concat(line, ignore_index=True)
+    found = gate(analysis.analyse(table, None, QUICK), "N and D vary apart")
+    assert found.passed is False and "1.00" in found.detail
+    assert gate(analysis.analyse(simulated.ladder(), None, QUICK), "N and D vary apart").passed
+
+
+def test_bigger_is_better_only_where_it_saw_as_many_tokens():
+    table = simulated.ladder(flops=(), tokens=(2e6, 8e6, 3e7))
+    assert gate(analysis.analyse(table, None, QUICK), "bigger is better").passed
+    worse = table.copy()
+    worse.loc[(worse.width == 64) & (worse.tokens > 2e7), "loss"] *= 1.2
+    found = gate(analysis.analyse(worse, None, QUICK), "bigger is better")
+    assert found.passed is False and "w64-d2" in found.detail
+    fewer = worse[(worse.width != 64) | (worse.tokens < 2e7)]
+    assert gate(analysis.analyse(fewer, None, QUICK), "bigger is better").passed is None
+
+
+def test_isoflop_optima_are_near_the_law_and_need_shared_budgets(exact):
+    found = exact.isoflop.found
+    np.testing.assert_allclose(found.optima.C, simulated.FLOPS, rtol=0.01)
+    best = [exact.fit.frontier([c], cost=exact.cost).N[0] for c in found.optima.C]
+    np.testing.assert_allclose(found.optima.N, best, rtol=0.15)
+    assert not exact.isoflop.interpolated
+    alone = analysis.analyse(simulated.ladder(flops=(), tokens=(2e6, 7e6)), None, QUICK).isoflop
+    assert alone.found is None and "reach of 3 scales" in alone.why
+
+
+def test_isoflop_curves_between_a_scales_own_budgets_lie_on_the_law():
+    table = simulated.ladder(noise=0.0, flops=(), tokens=np.geomspace(5e5, 2e8, 9), rates=(0.02,))
+    found = analysis.analyse(table, None, QUICK).isoflop
+    assert found.interpolated and found.points.groupby("budget").size().min() >= 3
+    points = found.points
+    np.testing.assert_allclose(points.y, simulated.loss(points.N, points.D), rtol=1e-3)
+    width = points.scale.str.extract(r"w(\d+)")[0].astype(int)
+    np.testing.assert_allclose(points.D * simulated.flops_per_token(width), points.budget, rtol=1e-6)
+
+
+def test_budgets_join_what_rounding_parts():
+    runs = pd.DataFrame({"C": [1.00e12, 1.01e12, 0.995e12, 3e12, 9e12, 9.05e12]})
+    joined = isoflop.budgets(runs)
+    assert joined.round(-6).nunique() == 3
+    np.testing.assert_allclose(joined, runs.C, rtol=0.02)
+    # A staircase of nearly equal costs is no budget.
+    stairs = pd.DataFrame({"C": 1e12 * 1.02 ** np.arange(20)})
+    np.testing.assert_allclose(isoflop.budgets(stairs), stairs.C)
+
+
+def test_intervals_hold_the_truth_and_shrink_with_the_noise():
+    def interval(noise, seed):
+        table = simulated.ladder(noise=noise, rates=(0.02,), rng_seed=seed)
+        found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 60}})
+        assert (found.params.low < found.params.value).all() and (found.params.value < found.params.high).all()
+        assert (found.hold_out.rows.low < found.hold_out.rows.high).all()
+        return found.frontier.iloc[-1]
+
+    truth = analysis.analyse(simulated.ladder(noise=0.0), None, QUICK).frontier.N.iloc[-1]
+    noisy, quiet = ([interval(noise, seed) for seed in range(4)] for noise in (4e-3, 1e-3))
+    assert sum(row.N_low < truth < row.N_high for row in noisy + quiet) >= 6
+    widths = [np.median([np.log(row.N_high / row.N_low) for row in rows]) for rows in (noisy, quiet)]
+    assert widths[1] < 0.6 * widths[0]
+
+
+@pytest.mark.parametrize(
+    "change, settings, said",
+    [
+        (lambda t: t.drop(columns=["loss", "seed"]), {}, "no column 'seed', 'loss'"),
+        (lambda t: t.drop(columns="params_total"), {"fit": {"params": "params_total"}}, "no column 'params_total'"),
+        (lambda t: t.assign(dataset_hash=["a"] + ["b"] * (len(t) - 1)), {}, "2 different corpora"),
+        (lambda t: t.iloc[:0], {}, "holds no run"),
+        (lambda t: t.assign(status="fine"), {}, "status 'fine'"),
+        (lambda t: t.assign(loss=[np.nan] + [2.0] * (len(t) - 1)), {}, "its loss is nan"),
+        (lambda t: t.assign(loss=["high"] * len(t)), {}, "its loss is high"),
+        (lambda t: t.assign(tokens=-t.tokens), {}, "its tokens is -"),
+        (lambda t: t, {"fit": {"law": "chinchila"}}, "chinchilla"),
+        (lambda t: t, {"fit": {"metric": "perplexity"}}, "no column 'perplexity'"),
+    ],
+)
+def test_bad_tables_and_settings_are_one_line(change, settings, said):
+    with pytest.raises(UserError, match=said) as caught:
+        analysis.analyse(change(simulated.ladder()), None, QUICK | settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_too_few_runs_are_an_analysis_without_a_law():
+    table = simulated.ladder(widths=(32, 64), flops=(1e12,), tokens=())
+    found = analysis.analyse(table, None, QUICK)
+    assert found.fit is None and "2 finished runs" in found.no_fit
+    assert found.frontier.empty and found.hold_out is None
+    table["status"] = "diverged"
+    assert analysis.analyse(table, None, QUICK).fit is None
+
+
+def test_any_metric_and_law_of_the_runs():
+    table = simulated.ladder(noise=0.0)
+    bits = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "metric": "bits_per_byte"}})
+    assert bits.fit.params["E"] == pytest.approx(simulated.TRUTH["E"] / np.log(2), rel=1e-5)
+    table["accuracy"] = np.exp(-table.loss)
+    found = analysis.analyse(
+        table, None, QUICK | {"fit": {"bootstrap": 0, "metric": "accuracy", "law": "power_offset"}}
+    )
+    assert set(found.runs.chosen.lr) == {0.02}  # the highest accuracy is the best
+    assert found.frontier.empty and found.unit == "samples"
+
+
+def test_no_training_library_is_imported():
+    code = (
+        "import sys, scaling_jax.analysis, scaling_jax.report; print(*sorted(m.partition('.')[0] for m in sys.modules))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "tensorflow"} & set(loaded)

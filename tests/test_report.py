@@ -1,0 +1,183 @@
+"""What a person sees: pictures, page, JSON and terminal text, all of one Analysis."""
+
+import html.parser
+import itertools
+import json
+
+import numpy as np
+import pytest
+import simulated
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from scaling_jax import analysis, report
+from scaling_jax.report import figures, summary
+
+SETTINGS = {"name": "simulated", "fit": {"bootstrap": 20}, "hold_out": {"cut": 0.4}}
+
+
+def with_diverged():
+    table = simulated.ladder(rates=(0.01, 0.02, 0.04))
+    table.loc[table.lr == 0.04, "loss"] *= 1.1
+    table.loc[(table.lr == 0.04) & (table.width > 40), ["status", "loss"]] = ["diverged", np.nan]
+    table.loc[3, "status"] = "failed"
+    return table
+
+
+LADDERS = {
+    "usual": simulated.ladder,
+    "diverged": with_diverged,
+    "one scale": lambda: simulated.ladder(widths=(32,)),
+    "no budgets shared": lambda: simulated.ladder(flops=(), tokens=(1e6, 3e6, 1e7, 3e7), rates=(0.02,)),
+    "huge range": lambda: simulated.ladder(
+        widths=[int(16 * 1.6**i) for i in range(16)], flops=np.geomspace(1e12, 1e20, 6), tokens=(), rates=(0.02,)
+    ),
+    "none finished": lambda: simulated.ladder().assign(status="diverged", loss=np.nan),
+}
+
+
+@pytest.fixture(scope="module", params=LADDERS)
+def found(request):
+    table = LADDERS[request.param]()
+    return analysis.analyse(table, simulated.curves(table, points=20), SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    table = with_diverged()
+    return analysis.analyse(table, simulated.curves(table), SETTINGS)
+
+
+def test_text_fits_a_log_and_names_what_matters(found):
+    text = summary.text(found, "runs/here/report")
+    lines = text.splitlines()
+    assert len(lines) <= 52 and max(map(len, lines)) <= 104
+    assert f"{found.runs.counts['done']} runs done" in lines[0]
+    assert lines[-1].startswith("report: runs/here/report/index.html")
+    if found.fit is None:
+        assert "no law fitted" in text
+    else:
+        for name, value in found.fit.params.items():
+            assert f"{name} {value:.4g}" in text
+    assert "nan" not in text and "None" not in text
+
+
+def test_nothing_is_clipped_or_written_over_something_else(found):
+    for name, figure in figures.draw(found).items():
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer, frame = canvas.get_renderer(), figure.bbox
+        boxes, undrawn = [], set().union(*(_undrawn_ticks(ax) for ax in figure.axes))
+        for text in figure.findobj(Text):
+            if text in undrawn or not (text.get_visible() and text.get_text().strip()):
+                continue
+            box = text.get_window_extent(renderer)
+            boxes.append((text.get_text(), box))
+            inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= frame.x1 + 2 and box.y1 <= frame.y1 + 2
+            assert inside, f"{name}: {text.get_text()!r} is clipped"
+        for (one, a), (other, b) in itertools.combinations(boxes, 2):
+            overlap = min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+            assert not overlap, f"{name}: {one!r} is written over {other!r}"
+
+
+def _undrawn_ticks(ax):
+    """Labels of ticks outside the axes' limits: they exist but are not drawn."""
+    out = set()
+    for axis in (ax.xaxis, ax.yaxis):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                out |= {tick.label1, tick.label2}
+    return out
+
+
+def test_report_writes_pictures_page_and_json(usual, tmp_path):
+    (tmp_path / "isoflop.png").write_bytes(b"of an earlier report")
+    text = report.write_report(usual, tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    pictures = {f"{name}.png" for name in figures.NAMES}
+    assert names == pictures | {"index.html", "summary.json", "summary.txt"}
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert (tmp_path / "summary.txt").read_text() == text + "\n"
+
+
+def test_pictures_of_an_earlier_report_go(tmp_path):
+    (tmp_path / "isoflop.png").write_bytes(b"of an earlier report")
+    table = simulated.ladder(widths=(32,), flops=(1e12, 3e12), tokens=())
+    report.write_report(analysis.analyse(table, None, SETTINGS), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"loss_vs_compute.png"}
+
+
+def test_json_holds_the_numbers_of_the_analysis(found):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = json.dumps(summary.as_json(found), allow_nan=False)
+    read = json.loads(text, parse_constant=refuse)
+    assert read["counts"]["done"] == found.runs.counts["done"]
+    assert [g["name"] for g in read["gates"]] == [g.name for g in found.gates]
+    if found.fit is None:
+        assert read["law"] is None and read["why_not"]["fit"]
+        return
+    assert {k: v["value"] for k, v in read["law"]["params"].items() if k in found.fit.params} == found.fit.params
+    assert [row["N"] for row in read["frontier"]] == list(found.frontier.N)
+    assert read["hold_out"]["rmsle"] == found.hold_out.rmsle
+    assert len(read["hold_out"]["runs"]) == len(found.hold_out.rows)
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that tags close in order and collects links, pictures and text."""
+
+    EMPTY = ("meta", "img", "br", "hr")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.words = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value for key, value in attrs if key in ("src", "href")]
+        assert tag not in ("script", "link", "iframe")
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_page_is_whole_and_offline(found):
+    text = report.html.page(found, {"loss_vs_compute": PNG} if len(found.runs.chosen) else {})
+    page = Page()
+    page.feed(text)
+    assert page.open == [] and all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "@import" not in text and "url(" not in text
+    words = " ".join(page.words)
+    for run_id in found.runs.table.run_id:
+        assert run_id in words
+    for row in found.frontier.itertuples():
+        assert f"{row.C:.2e}" in words
+    for sentence in (*found.warnings, *(g.detail for g in found.gates)):
+        assert sentence in words
+
+
+PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
+
+
+def test_page_escapes_what_it_shows():
+    table = simulated.ladder().assign(scale="<b>&w</b>")
+    text = report.html.page(analysis.analyse(table, None, SETTINGS | {"name": "<i>"}), {})
+    assert "<b>&w" not in text and "<h1><i>" not in text
+    assert "&lt;b&gt;&amp;w" in text
+
+
+def test_smoothing_keeps_the_ends_and_the_level():
+    table = simulated.ladder(widths=(32,), rates=(0.02,), flops=(9e12,), tokens=())
+    rows = simulated.curves(table, points=2000, noise=0.05)
+    smooth = figures.smooth(rows)
+    assert len(smooth) <= figures.SMOOTHING_BINS
+    at = np.interp(np.log(smooth.tokens), np.log(rows.tokens), simulated.curves(table, points=2000, noise=0.0).loss)
+    middle = slice(20, -8)
+    np.testing.assert_allclose(smooth.loss[middle], at[middle], rtol=0.05)
+    assert np.std(smooth.loss[middle] / at[middle] - 1) < 0.02
