@@ -268,10 +268,14 @@ def _join_sizes(ax, C, N, y, norm) -> None:
 
 
 def _running_median(x, y, bins: int = 9):
-    """(x, y) of medians over equal shares of the points; None when there are too few."""
+    """(x, y) of medians per budget, or over equal shares of the points; None when there are too few."""
     if x.size < 4 * 5:
         return None
-    parts = np.array_split(np.argsort(x), min(bins, x.size // 5))
+    budgets = np.unique(np.round(np.log(x), 2), return_inverse=True)[1]
+    if budgets.max() < 2 * bins:
+        parts = [np.flatnonzero(budgets == k) for k in range(budgets.max() + 1)]
+    else:
+        parts = np.array_split(np.argsort(x), min(bins, x.size // 5))
     return [np.exp(np.median(np.log(x[p]))) for p in parts], [np.median(y[p]) for p in parts]
 
 
