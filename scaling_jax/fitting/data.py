@@ -32,8 +32,10 @@ def column(values, name, length=None, like=None):
             array = array.astype(np.float64)  # pandas' nullable columns and None
         except (TypeError, ValueError):
             bad = next((i for i, v in enumerate(array.ravel()) if not _is_number(v)), 0)
+            value = array.ravel()[bad]
+            value = value.item() if isinstance(value, np.generic) else value
             raise DataError(
-                f"{name} is not numeric: {array.ravel()[bad]!r} at row {bad}. Convert the column to numbers first."
+                f"{name} is not numeric: {value!r} at row {bad}. Convert the column to numbers first."
             ) from None
     array = array.astype(np.float64)
     if array.ndim != 1:
@@ -97,7 +99,10 @@ def read(law, data, y, weights, clusters, objective, free):
     inputs = inputs_of(law, data)
     first = law.inputs[0]
     n = len(inputs[first])
-    if isinstance(y, str) and y in data:
+    if isinstance(y, str):
+        columns = list(getattr(data, "columns", data))
+        if y not in columns:
+            raise DataError(f"y={y!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
         y = data[y]
     y = column(y, "y", n, first)
     if n == 0:

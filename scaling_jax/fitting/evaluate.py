@@ -221,3 +221,21 @@ def with_derivatives(function, n_variables, n_args, order):
         return (*first(*args), *rows)
 
     return trace(first if order == 1 else second, n_args)
+
+
+def mixes_points(fn, names, inputs, points=7):
+    """The operation by which fn(params, inputs) combines data points with each other, or None.
+
+    Seen in a trace with `points` rows: an operation whose operands have that length and whose results do not.
+    """
+    scalar, column = (jax.ShapeDtypeStruct(shape, np.float64) for shape in ((), (points,)))
+    try:
+        with jax.enable_x64(True):
+            closed = jax.make_jaxpr(fn)({k: scalar for k in names}, {k: column for k in inputs})
+    except Exception:  # written for one point only, which is what matters
+        return None
+    for eqn in closed.jaxpr.eqns:
+        of = [v for v in eqn.invars if points in getattr(v.aval, "shape", ())]
+        if of and not any(points in getattr(v.aval, "shape", ()) for v in eqn.outvars):
+            return eqn.primitive.name
+    return None

@@ -242,7 +242,7 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign):
     rest = np.flatnonzero(~smooth)
     if len(rest):  # a minimum at a cap or a kink is only found by comparing
         centre[rest], _ = _closer(look, centre[rest], width, top, 7, rest)
-    N = np.exp(centre)
+    N = np.exp(centre) if max_N is None else np.minimum(np.exp(centre), max_N)
     return N, budget.tokens(N, C), sign * look(centre[:, None])[:, 0], edge
 
 
@@ -270,7 +270,7 @@ def _vertex(look, centre, top, step=2e-3):
         third = (-f[:, 0] + 2 * f[:, 1] - 2 * f[:, 3] + f[:, 4]) / (2 * step**3)
         move = -slope / bend
         move = -slope / (bend + 0.5 * third * move)
-    moved = np.where(np.abs(move) < step, centre + np.nan_to_num(move), centre)
+    moved = np.clip(np.where(np.abs(move) < step, centre + np.nan_to_num(move), centre), 0.0, top)
     smooth = np.isfinite(f).all(axis=1) & (bend > 0) & (np.abs(move) < step)
     smooth &= look(moved[:, None])[:, 0] <= here + 1e-13 * np.abs(here)
     return np.where(smooth, moved, centre), smooth

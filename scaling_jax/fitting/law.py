@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import LawError
-from .evaluate import with_derivatives
+from .evaluate import mixes_points, with_derivatives
 
 INF = np.inf
 
@@ -148,15 +149,14 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     def flat(*values):
         p = len(names)
         y = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
-        shape = np.shape(y)
-        if shape not in ((), (1,)):
-            raise LawError(
-                f"law {name!r} returned shape {shape} for one data point; it must return one number per point."
-            )
-        return y
+        if y is None or isinstance(y, (tuple, list, dict)) or np.shape(y) != ():
+            what = f"shape {np.shape(y)}" if hasattr(y, "shape") else f"a {type(y).__name__}"
+            raise LawError(f"law {name!r} returned {what} for one data point; it must return one number per point.")
+        return jnp.asarray(y, np.float64)
 
     try:
         affine = _affine(flat, len(names), len(names) + len(inputs))
+        mixing = mixes_points(fn, names, inputs)
     except LawError:
         raise
     except KeyError as err:
@@ -167,8 +167,13 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     except Exception as err:
         raise LawError(
             f"law {name!r} cannot be traced with scalar params and inputs: {type(err).__name__}: "
-            f"{str(err).splitlines()[0]}. Write it with jax.numpy, for one data point at a time."
+            f"{str(err).splitlines()[0]} Write it with jax.numpy, for one data point at a time."
         ) from err
+    if mixing:
+        raise LawError(
+            f"law {name!r} mixes data points ({mixing}): a law must give each point a value of its own. Compute such "
+            "numbers from the data first and use them as constants."
+        )
     coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
     return Law(
         name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",

@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 
+from .errors import LawError
 from .solve import CHUNK
 
 SEARCH = 512  # candidates looked at, at least, to choose starts from
@@ -93,6 +94,19 @@ def bounded_least_squares(gram, moment, lower, upper):
     return np.clip(best * scale + base, lower, upper)
 
 
+def _no_value(problem, z):
+    """Why no start has a finite objective, with an example."""
+    law, f = problem.law, problem.evaluate(z[None], order=0)[0]
+    row = int(np.flatnonzero(~np.isfinite(problem.objective.transform(f)))[0])
+    at = ", ".join(f"{k}={float(v):.4g}" for k, v in problem.natural(z).items())
+    inputs = ", ".join(f"{k}={problem.inputs[k][row]:.4g}" for k in law.inputs)
+    under = f", which {problem.objective} cannot take" if np.isfinite(f[row]) else ""
+    return (
+        f"law {law.name!r} has no usable value on these data at any start: e.g. y = {f[row]:.4g} at {inputs} "
+        f"(row {row}) with {at}{under}. Narrow its bounds to where it is finite, or correct the function."
+    )
+
+
 def choose(problem, n, seed):
     """n starts: half the best of many candidates (apart from each other), half spread whatever their value."""
     z = candidates(problem, max(SEARCH, 2 * n), seed)
@@ -102,7 +116,7 @@ def choose(problem, n, seed):
     order = np.argsort(value)
     order = order[np.isfinite(value[order])]
     if not len(order):
-        order = np.arange(len(z))
+        raise LawError(_no_value(problem, z[0]))
     best = order[: 4 * n : 4] if len(order) >= 4 * n else order
     chosen = list(best[: (n + 1) // 2])
     taken = set(chosen)

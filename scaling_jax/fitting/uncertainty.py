@@ -40,7 +40,9 @@ def spread(problem, z, clusters=None):
     free = np.flatnonzero(~held)
     covariance, inverse = np.zeros((problem.p, problem.p)), np.zeros((problem.p, problem.p))
     groups, left = len(r), max(len(r) - len(free), 1)
-    if len(free):
+    with np.errstate(all="ignore"):  # a parameter without effect has no curvature and gets an infinite variance
+        if not len(free):
+            return Spread(covariance, inverse, held, float(max(groups, 1)))
         unit = 1.0 / np.sqrt(np.maximum(np.sum(w * rows[free] ** 2, axis=1), 1e-300))
         rows = rows[free] * unit[:, None]
         values, vectors = np.linalg.eigh((rows * (w * _curvature(objective, r))) @ rows.T)
