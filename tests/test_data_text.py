@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -211,3 +213,33 @@ def test_python_sources_whole(tmp_path):
     assert loaded.info["leak"] < 0.1
     assert b"Licensed under the Apache License" not in bytes(loaded.validation[:100_000])
     assert loaded.dataset_hash == data.load(Data(), cache_dir=tmp_path).dataset_hash
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"context": 100_000}, "longer than the training text|longer than the validation text"),
+        ({"split": "train[:10%]"}, "for TFDS names"),
+        ({"validation_split": "test"}, "for TFDS names"),
+        ({"unique_tokens": 10}, "longer than the training text"),
+    ],
+)
+def test_options_that_do_not_fit(options, match, folder, tmp_path):
+    with pytest.raises(UserError, match=match):
+        load(folder, tmp_path / "cache", **options)
+
+
+def test_cache_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("a file where the cache should be")
+    with pytest.raises(UserError, match="SCALING_JAX_CACHE"):
+        load(folder, tmp_path / "file")
+
+
+def test_later_loads_import_nothing_heavy(folder, tmp_path):
+    load(folder, tmp_path / "cache")
+    code = (
+        "import sys; from scaling_jax import data; from scaling_jax.study import Data\n"
+        f"data.load(Data(source={str(folder)!r}), cache_dir={str(tmp_path / 'cache')!r}); data.describe(Data())\n"
+        "print([m for m in ('tensorflow_datasets', 'grain', 'PIL') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

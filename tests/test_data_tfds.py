@@ -5,6 +5,7 @@ Mock data: a builder of this file, and a stock builder's download cache seeded w
 
 import io
 import json
+import multiprocessing
 import shutil
 import socket
 import sys
@@ -263,3 +264,23 @@ def test_stock_fashion_mnist_is_what_ours_is(tmp_path):
     stock = load("fashion_mnist", tmp_path / "stock", tmp_path / "cache")
     ours = load("fashion_mnist", tmp_path / "cache", tmp_path / "cache")
     assert stock.dataset_hash == ours.dataset_hash
+
+
+def test_splits_of_a_built_in(tmp_path):
+    pytest.importorskip("sklearn")
+    part = load("digits", tmp_path, tmp_path / "cache", split="train[:100]", validation_split="train[100:150]")
+    assert (len(part.train), len(part.validation)) == (100, 50)
+    with pytest.raises(UserError, match=r"digits/1.0.0 has no split 'test'; its splits: train, validation"):
+        load("digits", tmp_path, tmp_path / "cache", validation_split="test")
+
+
+def _prepare_in_process(arguments):
+    folder, cache, context = arguments
+    return load("digits", folder, cache, split=f"train[:{context}]").dataset_hash
+
+
+def test_different_parts_of_one_builder_at_once(tmp_path):
+    pytest.importorskip("sklearn")
+    parts = [(tmp_path, tmp_path / "cache", count) for count in (100, 101, 102)]
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        assert len(set(pool.map(_prepare_in_process, parts))) == 3

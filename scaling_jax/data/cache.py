@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from scaling_jax.errors import UserError
 
@@ -57,11 +58,14 @@ def open_entry(directory: pathlib.Path, verify: bool = False) -> Entry:
     Raises:
       UserError: an array is missing, truncated or altered.
     """
-    meta = json.loads((directory / "meta.json").read_text())
+    way_out = f"remove it with `scaling-jax data clear {directory.name}`; the next run makes it anew"
+    try:
+        meta = json.loads((directory / "meta.json").read_text())
+    except ValueError:
+        raise UserError(f"cached data {str(directory)!r} was altered (meta.json is no JSON): {way_out}") from None
     arrays = {}
     for name, part in meta["files"].items():
         path = directory / f"{name}.bin"
-        way_out = f"remove it with `scaling-jax data clear {directory.name}`; the next run makes it anew"
         try:
             stat = path.stat()
         except FileNotFoundError:
@@ -115,7 +119,6 @@ def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.P
 
     Yields None when another process has made `directory` in the meantime.
     """
-    directory.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory.with_name(directory.name + ".lock"), on_progress):
         if (directory / "meta.json").exists():
             yield None
@@ -135,13 +138,16 @@ def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.P
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, on_progress: Progress) -> Iterator[None]:
-    """Holds an advisory lock that ends with the process, however it ends."""
+    """Holds an advisory lock that ends with the process, however it ends; none where the file system has none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             on_progress("waiting for another process that prepares the same data", 0, None)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logging.warning("no lock on %s (%s): do not prepare the same data twice at once", path, error)
         yield
 
 

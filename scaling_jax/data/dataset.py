@@ -10,6 +10,7 @@ import numpy as np
 
 from scaling_jax.data import batches, materialise, sources
 from scaling_jax.data.cache import Progress
+from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
 
@@ -74,7 +75,8 @@ def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: P
       The dataset.
 
     Raises:
-      UserError: the source is missing, empty, not of the kind it should be, or its stored arrays were altered.
+      UserError: the source is missing, empty, shorter than the context or not what it should be, the cache cannot be
+        written, or the stored arrays were altered.
     """
     source = sources.resolve(data)
     entry = materialise.entry(source, cache_dir, on_progress)
@@ -83,6 +85,12 @@ def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: P
     if data.unique_tokens is not None:
         train = train[: data.unique_tokens]
         labels = None if labels is None else labels[: data.unique_tokens]
+    for name, array in (("training", train), ("validation", arrays["validation"])):
+        if source.spec.kind == "tokens" and batches.count_windows(len(array), data.context) == 0:
+            raise UserError(
+                f"data.context={data.context} is longer than the {name} text of {meta['name']}, which has {len(array)} "
+                "tokens: shorten the context or give more text"
+            )
     return Dataset(
         spec=source.spec,
         train=train,

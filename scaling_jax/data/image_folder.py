@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.data.sources import Reader, Source, unit_hash
+from scaling_jax.data.sources import Reader, Source, no_splits, unit_hash
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -39,6 +39,7 @@ def source(data: Data) -> Source:
     Raises:
       UserError: there are fewer than two classes, or no images, or the first is not readable.
     """
+    no_splits(data)
     path = pathlib.Path(data.source).expanduser()
     held_out = next(
         (path / name for name in HELD_OUT_NAMES if (path / "train").is_dir() and (path / name).is_dir()), None

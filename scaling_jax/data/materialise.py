@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pathlib
 import re
 import shutil
@@ -11,6 +12,8 @@ from scaling_jax.data.cache import Progress
 from scaling_jax.data.sources import Source
 from scaling_jax.errors import UserError
 from scaling_jax.study import content_hash
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 
 
 def key(source: Source) -> str:
@@ -29,15 +32,22 @@ def entry(
       UserError: the source is empty or wrong, the disk too small, or the cached arrays were altered.
     """
     root, on_progress = cache.root(cache_dir), on_progress or cache.silent
-    if source.prepare is not None:
-        source = source.prepare(root, on_progress)
-    directory = cache.arrays_folder(root) / key(source)
-    if not (directory / "meta.json").exists():
-        with cache.making(directory, on_progress) as partial:
-            if partial is not None:
-                check_space(root, source)
-                write = writers.write_images if source.spec.kind == "images" else writers.write_tokens
-                cache.write_meta(partial, write(source, root, partial, on_progress))
+    try:
+        if source.prepare is not None:
+            source = source.prepare(root, on_progress)
+        directory = cache.arrays_folder(root) / key(source)
+        if not (directory / "meta.json").exists():
+            with cache.making(directory, on_progress) as partial:
+                if partial is not None:
+                    check_space(root, source)
+                    write = writers.write_images if source.spec.kind == "images" else writers.write_tokens
+                    cache.write_meta(partial, write(source, root, partial, on_progress))
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise UserError(
+            f"cannot write to the cache {str(root)!r} ({error.strerror}): set SCALING_JAX_CACHE to a folder with space"
+        ) from error
     return cache.open_entry(directory)
 
 

@@ -31,18 +31,22 @@ def source(
       **options: of the class.
     """
 
+    train, held_out = data.split, data.validation_split or validation
+
     def open_(root: pathlib.Path, on_progress: Progress) -> Reader:
         from scaling_jax.data import builders, prepare, tfds_names
 
         made = getattr(builders, builder)(data_dir=root / "tfds", on_progress=on_progress, **options)
         if not made.is_prepared():
-            prepare.prepare(made, on_progress)
-        return tfds_names.reader(made, "train", validation, spec)
+            prepare.prepare(made, root, on_progress)
+        tfds_names.check_split(made, train)
+        tfds_names.check_split(made, held_out)
+        return tfds_names.reader(made, train, held_out, spec)
 
     return Source(
         name=name,
         spec=spec,
-        splits={"train": "train", "validation": validation},
+        splits={"train": train, "validation": held_out},
         identity={},
         open=open_,
         tokenizer=data.tokenizer if spec.kind == "tokens" else None,

@@ -7,24 +7,34 @@ import importlib.util
 import inspect
 import logging
 import os
+import pathlib
 import re
 import sys
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from scaling_jax.data import remote
+from scaling_jax.data import cache, remote
 from scaling_jax.data.cache import Progress
 from scaling_jax.errors import UserError
 
 
-def prepare(builder: tfds.core.DatasetBuilder, on_progress: Progress) -> tfds.core.DatasetBuilder:
-    """Downloads and writes `builder` as array_record and returns it.
+def prepare(builder: tfds.core.DatasetBuilder, root: pathlib.Path, on_progress: Progress) -> tfds.core.DatasetBuilder:
+    """Downloads and writes `builder` as array_record and returns it; one process at a time, by a lock below `root`.
 
     Raises:
       UserError: TensorFlow is needed and missing, a host cannot be reached, or the builder fails.
     """
     name = builder.info.full_name
+    with cache.locked(root / "tfds" / f"{name.replace('/', '-')}.lock", on_progress):
+        if builder.is_prepared():  # by another process, since it was asked
+            builder.info.read_from_directory(builder.data_path)
+        else:
+            _prepare(builder, name, on_progress)
+    return builder
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, name: str, on_progress: Progress) -> None:
     if needs_tensorflow(builder) and importlib.util.find_spec("tensorflow") is None:
         raise UserError(no_tensorflow(builder))
     on_progress(f"{name}: preparing", 0, None)
@@ -42,7 +52,6 @@ def prepare(builder: tfds.core.DatasetBuilder, on_progress: Progress) -> tfds.co
     except Exception as error:
         raise UserError(f"{name} could not be prepared: {remote.first_line(error)}") from error
     on_progress(f"{name}: preparing", 1, 1)
-    return builder
 
 
 def needs_tensorflow(builder: tfds.core.DatasetBuilder) -> bool:

@@ -28,16 +28,16 @@ def is_remote(path: str) -> bool:
 
 
 def check(path: str) -> None:
-    """Raises UserError when a gs:// path cannot be read: no gcsfs, no network, no rights, not there."""
-    if importlib.util.find_spec("gcsfs") is None:
+    """Raises UserError when a remote path cannot be read: no gcsfs, no network, no rights, not there."""
+    if path.startswith("gs://") and importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"reading {path!r} needs gcsfs: pip install gcsfs")
-    if unreachable("https://storage.googleapis.com/"):
+    if path.startswith("gs://") and unreachable("https://storage.googleapis.com/"):
         raise UserError(f"cannot reach storage.googleapis.com for {path!r}: connect, or copy the data to a local disk")
     try:
         exists = epath.Path(path).exists()
     except Exception as error:
         raise UserError(
-            f"no access to {path!r} ({first_line(error)}): run `gcloud auth application-default login`"
+            f"no access to {path!r} ({first_line(error)}): log in, for gs:// `gcloud auth application-default login`"
         ) from error
     if not exists:
         raise UserError(f"{path!r} does not exist, or you have no rights to list it")

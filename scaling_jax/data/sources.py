@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from scaling_jax.data.cache import Progress
+from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
 
@@ -86,6 +87,14 @@ def _module(name: str) -> str:
 def is_path(name: str) -> bool:
     """Whether `name` means a local file or folder: it looks like one, or it is there."""
     return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or os.path.exists(name)
+
+
+def no_splits(data: Data) -> None:
+    """Raises UserError when splits are asked for of a source that has none to choose from."""
+    if data.split != "train" or data.validation_split is not None:
+        raise UserError(
+            f"data.source {data.source!r} is divided by hash: data.split and data.validation_split are for TFDS names"
+        )
 
 
 def unit_hash(name: str) -> float:

@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator
 
 from scaling_jax.data import text_formats, tokenizers
-from scaling_jax.data.sources import Reader, Source, unit_hash
+from scaling_jax.data.sources import Reader, Source, no_splits, unit_hash
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -41,6 +41,7 @@ def source(data: Data) -> Source:
     Raises:
       UserError: it does not exist, cannot be read, holds no text, or is binary.
     """
+    no_splits(data)
     path = pathlib.Path(data.source).expanduser()
     files, binary = find(path)
     size = sum(file.size for file in files)

@@ -43,7 +43,7 @@ def source(data: Data) -> Source:
         splits={},
         identity={},
         open=None,
-        prepare=lambda root, on_progress: prepared(prepare.prepare(builder, on_progress), data),
+        prepare=lambda root, on_progress: prepared(prepare.prepare(builder, root, on_progress), data),
     )
 
 
@@ -157,16 +157,22 @@ def splits(builder: tfds.core.DatasetBuilder, data: Data) -> tuple[str, str | No
     if validation is None:
         validation = next((s for s in ("validation", "test") if s in have and s != data.split), None)
     for split in filter(None, (data.split, validation)):
-        try:
-            count = have[split].num_examples
-        except Exception as error:
-            names = ", ".join(sorted(have)) or "none"
-            raise UserError(f"{builder.info.full_name} has no split {split!r}; its splits: {names}") from error
-        if not count:
-            raise UserError(f"{builder.info.full_name}: split {split!r} is empty")
+        check_split(builder, split)
     if validation is None and have[data.split].num_examples < 2:
         raise UserError(f"{builder.info.full_name}: a single record cannot be divided; set data.validation_split")
     return data.split, validation
+
+
+def check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Raises UserError when a prepared builder has no such split, or it is empty."""
+    have = builder.info.splits
+    try:
+        count = have[split].num_examples
+    except Exception as error:
+        names = ", ".join(sorted(have)) or "none"
+        raise UserError(f"{builder.info.full_name} has no split {split!r}; its splits: {names}") from error
+    if not count:
+        raise UserError(f"{builder.info.full_name}: split {split!r} is empty")
 
 
 def spec(builder: tfds.core.DatasetBuilder, data: Data) -> Spec:

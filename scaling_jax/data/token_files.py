@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.data.sources import Reader, Source, unit_hash
+from scaling_jax.data.sources import Reader, Source, no_splits, unit_hash
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
@@ -29,6 +29,7 @@ def source(data: Data) -> Source:
     Raises:
       UserError: the file or its JSON is missing or wrong, or another tokenizer is asked for.
     """
+    no_splits(data)
     path = pathlib.Path(data.source).expanduser()
     described = _sidecar(path)
     if data.tokenizer != "bytes":
