@@ -26,7 +26,7 @@ from scaling_jax.data.sources import Source, unit_hash
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
 
-VERSION = "1.0.0"
+VERSION = "1.0.1"
 # Import name -> distribution, of what the [train] extra installs; nothing that only tests or builds.
 PACKAGES = {
     "PIL": "pillow",
@@ -69,6 +69,7 @@ PACKAGES = {
 _SKIPPED = re.compile(
     r"(^|_)tests?(_|$)|^testing$|^conftest\.py$|_tests?\.py$|^test_|^_?vendor(ed)?$|^_vendored|^extern(al)?s?$"
     r"|^(site|dist)-packages$|^__pycache__$|^_?distutils$|^ensurepip$|^lib2to3$|_pb2(_grpc)?\.py$|_gen\.py$"
+    r"|^_sysconfigdata|^config-\d"  # the paths of whoever built this Python
 )
 _LICENCE = re.compile(rb"copyright|licen[cs]e|spdx", re.IGNORECASE)
 MAX_BYTES = 400_000
