@@ -24,7 +24,7 @@ from scaling_jax.analysis.fits import (
     other_laws,
     params_table,
 )
-from scaling_jax.analysis.gates import Gate, about_frontier, about_runs, gates
+from scaling_jax.analysis.gates import Gate, about_frontier, about_runs, gates, plural
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.runs import Runs, read_runs
 from scaling_jax.errors import UserError
@@ -147,7 +147,7 @@ def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None)
     try:
         fit = fit_law(chosen, settings)
     except fitting.FitError as error:
-        no_fit = f"{len(chosen)} finished runs: {error}"
+        no_fit = f"{plural(len(chosen), 'finished run')}: {error}"
     found, no_hold_out = (None, "no law was fitted") if fit is None else hold_out(chosen, settings)
     cost = flops_cost(chosen)
     params = pd.DataFrame(columns=PARAM_COLUMNS) if fit is None else params_table(fit, settings)

@@ -31,7 +31,8 @@ class Cost:
         return 6.0 * N * D * (1.0 + self.excess * (N / self.N0) ** self.slope)
 
     def __str__(self) -> str:
-        return f"exact training FLOPs (to {self.misfit:.1%}), {1 + self.excess:.2f} x 6ND at N = {short(self.N0)}"
+        about = f" (to {self.misfit:.1%})" if self.misfit > 5e-4 else ""
+        return f"exact training FLOPs{about}, {1 + self.excess:.2f} x 6ND at N = {short(self.N0)}"
 
 
 def flops_cost(runs: pd.DataFrame) -> Cost | None:

@@ -119,7 +119,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
         inputs = law_inputs(fit.law, held)
         value, low, high = predict(fit, inputs, settings)
     except fitting.FitError as error:
-        return None, f"{len(seen)} runs below {cut:.3g} FLOPs cannot predict the {len(held)} above: {error}"
+        return None, f"the {len(seen)} of {len(runs)} runs below {cut:.3g} FLOPs cannot predict the others: {error}"
     rows = held[["run_id", "scale", "seed", "N", "D", "C", "y"]]
     rows = rows.assign(predicted=value, low=low, high=high, error=value / held.y - 1)
     log_error = np.log(value / held.y)

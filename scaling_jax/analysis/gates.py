@@ -11,7 +11,7 @@ import pandas as pd
 from scaling_jax.analysis.fits import HoldOut
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.fitting.text import short
-from scaling_jax.results import DIVERGED, FAILED
+from scaling_jax.results import DIVERGED, DONE, FAILED
 
 MAX_CORRELATION = 0.6
 MAX_HOLD_OUT_ERROR = 0.03
@@ -26,6 +26,11 @@ class Gate:
     name: str
     passed: bool | None
     detail: str
+
+
+def plural(count: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def correlation(runs: Runs) -> float | None:
@@ -51,7 +56,7 @@ def gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> tuple[Gate
 def _gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> Iterator[Gate]:
     lost = {s: runs.of_status(s) for s in (DIVERGED, FAILED)}
     named = "; ".join(f"{len(rows)} {s} ({_listed(rows)})" for s, rows in lost.items() if len(rows))
-    yield Gate("every run finished", not named, named or f"{runs.counts['done']} runs")
+    yield Gate("every run finished", not named, named or plural(runs.counts[DONE], "run"))
 
     r = correlation(runs)
     if r is None:
@@ -64,7 +69,7 @@ def _gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> Iterator[
 
     scales = runs.scales
     if len(scales) < 2:
-        yield Gate("bigger is better", None, f"{len(scales)} scale")
+        yield Gate("bigger is better", None, plural(len(scales), "scale"))
     else:
         pairs = list(zip(scales[:-1].itertuples(), scales[1:].itertuples()))
         worse = [(a, b) for a, b in pairs if runs.sign * b.y_longest >= runs.sign * a.y_longest]
@@ -87,11 +92,9 @@ def _gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> Iterator[
     if hold_out is None:
         yield Gate("predicts what it has not seen", None, why_not)
     else:
-        yield Gate(
-            "predicts what it has not seen",
-            abs(hold_out.worst) <= MAX_HOLD_OUT_ERROR,
-            f"worst error {hold_out.worst:+.1%} on {len(hold_out.rows)} held-out runs (limit {MAX_HOLD_OUT_ERROR:.0%})",
-        )
+        detail = f"worst error {hold_out.worst:+.1%} on {plural(len(hold_out.rows), 'held-out run')}"
+        passed = abs(hold_out.worst) <= MAX_HOLD_OUT_ERROR
+        yield Gate("predicts what it has not seen", passed, f"{detail} (limit {MAX_HOLD_OUT_ERROR:.0%})")
 
 
 def _pinned(runs: Runs) -> Iterator[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from html import escape
 
 from scaling_jax.analysis import MAX_HOLD_OUT_ERROR, Analysis
+from scaling_jax.analysis.gates import plural
 from scaling_jax.fitting.text import short
 from scaling_jax.report import summary, tables
 from scaling_jax.results import DONE
@@ -68,9 +69,10 @@ def page(analysis: Analysis, pictures: Mapping[str, bytes]) -> str:
       pictures: file stem -> PNG, embedded in this order.
     """
     body = [_head(analysis), _tiles(analysis), _lost(analysis)]
-    body += [_figure(name, pictures[name]) for name in ("loss_vs_compute",) if name in pictures]
+    body += [_figure(name, pictures[name], "") for name in ("loss_vs_compute",) if name in pictures]
     body += [_frontier(analysis), _hold_out(analysis), _law(analysis), _checks(analysis)]
-    body += [_figure(name, picture) for name, picture in pictures.items() if name != "loss_vs_compute"]
+    why = {"isoflop": f" No exponent: {analysis.isoflop.why}." if analysis.isoflop.why else ""}
+    body += [_figure(name, png, why.get(name, "")) for name, png in pictures.items() if name != "loss_vs_compute"]
     if len(analysis.runs.scales):
         body.append(_section("Scales", _table(tables.scales(analysis))))
     body.append(_section("", f"<details><summary>All runs</summary>{_table(tables.runs(analysis))}</details>"))
@@ -88,7 +90,9 @@ def _head(analysis: Analysis) -> str:
     runs = analysis.runs
     about = [summary.header(analysis).partition(": ")[2]]
     if len(runs.chosen):
-        about.append(f"{len(runs.scales)} scales, N {short(runs.chosen.N.min())} to {short(runs.chosen.N.max())}")
+        about.append(
+            f"{plural(len(runs.scales), 'scale')}, N {short(runs.chosen.N.min())} to {short(runs.chosen.N.max())}"
+        )
         about.append(f"{tables.flops(runs.chosen.C.min())} to {tables.flops(runs.chosen.C.max())} FLOPs per run")
     return f'<h1>{escape(analysis.name)}</h1><p class="soft">{escape("; ".join(about))}</p>'
 
@@ -107,7 +111,7 @@ def _tiles(analysis: Analysis) -> str:
         tiles.append((tables.loss(target.y), f"{spans[2]} {analysis.metric} expected there", ""))
     if analysis.hold_out is not None:
         good = "good" if abs(analysis.hold_out.worst) <= MAX_HOLD_OUT_ERROR else "bad"
-        said = f"worst error on {len(analysis.hold_out.rows)} held-out runs"
+        said = f"worst error on {plural(len(analysis.hold_out.rows), 'held-out run')}"
         tiles.append((tables.percent(analysis.hold_out.worst), said, good))
     failed = sum(gate.passed is False for gate in analysis.gates)
     count = f"{sum(gate.passed is True for gate in analysis.gates)} of {len(analysis.gates)}"
@@ -123,12 +127,12 @@ def _lost(analysis: Analysis) -> str:
     lost = analysis.runs.table[analysis.runs.table.status != DONE]
     if not len(lost):
         return ""
-    items = "".join(
-        f"<li>{escape(r.status)}: {escape(str(r.scale))}, rate {r.lr:g}, {short(r.D)} {analysis.unit}, "
-        f"run <code>{escape(str(r.run_id))}</code></li>"
-        for r in lost.itertuples()
-    )
-    return _section(f"{len(lost)} runs are out of every fit", f'<ul class="warnings">{items}</ul>')
+    items = ""
+    for (status, scale, rate), rows in lost.groupby(["status", "scale", "lr"], sort=False, dropna=False):
+        tokens = " to ".join(dict.fromkeys([short(rows.D.min()), short(rows.D.max())]))
+        said = f"{status}: {scale}, rate {rate:g}, {plural(len(rows), 'run')} of {tokens} {analysis.unit}"
+        items += f"<li>{escape(said)}</li>"
+    return _section(f"{plural(len(lost), 'run')} out of every fit", f'<ul class="warnings">{items}</ul>')
 
 
 def _frontier(analysis: Analysis) -> str:
@@ -159,7 +163,7 @@ def _law(analysis: Analysis) -> str:
     if analysis.fit is None:
         return _section("No law fitted", f"<p>{escape(analysis.no_fit)}</p>")
     law = analysis.fit.law
-    meaning = f"N = {analysis.settings['params']}, D = {analysis.unit}; {analysis.used} runs. {law.reference}."
+    meaning = f"{summary.inputs(analysis)}; {plural(analysis.used, 'run')}. {law.reference}."
     return _section(
         f"Law: {law.name}",
         f'<p><code>{escape(law.equation)}</code></p><p class="soft small">{escape(meaning)}</p>'
@@ -181,9 +185,9 @@ def _checks(analysis: Analysis) -> str:
     return _section("Checks", f'<ul class="checks">{items}</ul>{warnings}')
 
 
-def _figure(name: str, picture: bytes) -> str:
+def _figure(name: str, picture: bytes, remark: str) -> str:
     data = base64.b64encode(picture).decode()
-    caption = escape(CAPTIONS[name])
+    caption = escape(CAPTIONS[name] + remark)
     # Pictures of different widths keep one size of text.
     width = int.from_bytes(picture[16:20]) * 2 // 3
     return (

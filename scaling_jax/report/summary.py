@@ -11,6 +11,7 @@ import numpy as np
 
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.gates import plural
 from scaling_jax.fitting.text import short
 from scaling_jax.fitting.text import table as aligned
 from scaling_jax.report import tables
@@ -26,7 +27,7 @@ def text(analysis: Analysis, folder: str) -> str:
       analysis: what is summed up.
       folder: where the report's files are, for the last line.
     """
-    parts = [header(analysis), _law(analysis), _hold_out(analysis), _frontier(analysis), _checks(analysis)]
+    parts = [_wrap(header(analysis)), _law(analysis), _hold_out(analysis), _frontier(analysis), _checks(analysis)]
     if len(analysis.runs.scales):
         parts.insert(1, _table(tables.scales(analysis)))
     last = f"report: {folder}/index.html  (figures, summary.json beside it)"
@@ -36,10 +37,11 @@ def text(analysis: Analysis, folder: str) -> str:
 def header(analysis: Analysis) -> str:
     """What was run, and what did not finish."""
     counts = analysis.runs.counts
-    said = f"{analysis.name}: {counts[DONE]} runs done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
-    used = len(analysis.runs.chosen)
-    if used < counts[DONE]:
-        said += f"; the best of every (scale, {analysis.unit}, seed) are used: {used}"
+    said = f"{analysis.name}: {plural(counts[DONE], 'run')} done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
+    if analysis.used < counts[DONE]:
+        said += f"; the best of every (scale, {analysis.unit}, seed) are used: {analysis.used}"
+    if analysis.runs.noise is not None:
+        said += f"; seeds differ by {analysis.runs.noise:.2%} (one standard deviation)"
     return said
 
 
@@ -47,6 +49,12 @@ def objective(fit: fitting.Fit) -> str:
     """What was minimised, to what value, and whether that is the minimum."""
     state = "converged" if fit.converged else "NOT CONVERGED"
     return f"{fit.objective}: {fit.objective_value:.6g}, {state}"
+
+
+def inputs(analysis: Analysis) -> str:
+    """Which columns the law read."""
+    columns = {"N": analysis.settings["params"], "D": analysis.unit, "x": "flops", "M": f"{analysis.unit}/N"}
+    return ", ".join(f"{name} = {columns.get(name, name)}" for name in analysis.fit.law.inputs)
 
 
 def ranking(analysis: Analysis) -> str:
@@ -61,7 +69,7 @@ def _law(analysis: Analysis) -> str:
     if analysis.fit is None:
         return "\n" + _wrap(f"no law fitted: {analysis.no_fit}")
     settings = analysis.settings
-    head = f"law  {analysis.fit.law.equation}   N = {settings['params']}, D = {analysis.unit}, {analysis.used} runs"
+    head = f"law  {analysis.fit.law.equation}   {inputs(analysis)}, {plural(analysis.used, 'run')}"
     cells = [f"{name} {value} {span}".rstrip() for name, value, span in tables.params(analysis).rows]
     # A value and its interval stay on one line.
     lines = textwrap.wrap("   ".join(cell.replace(" ", "\0") for cell in cells), WIDTH - 5)
@@ -75,8 +83,8 @@ def _hold_out(analysis: Analysis) -> str:
     if found is None:
         return "" if analysis.fit is None else "\n" + _wrap(f"no hold-out: {analysis.no_hold_out}")
     score = (
-        f"hold-out: {len(found.rows)} runs of {tables.flops(found.cut)} FLOPs or more, predicted from the others: "
-        f"RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}"
+        f"hold-out: {plural(len(found.rows), 'run')} of {tables.flops(found.cut)} FLOPs or more, predicted from the "
+        f"others: RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}"
     )
     return "\n" + _wrap(score) + "\n" + _table(tables.hold_out(analysis))
 
