@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -128,11 +129,13 @@ def fit_table(
         raise UserError(f"--out={out}: the fit is written as .json, e.g. --out=fit.json")
     chosen = fitting.laws[law]
     read = read_columns(
-        table, chosen.inputs, columns=columns, where=where, cluster_column=cluster_column, weight_column=weight_column
+        table, chosen, columns=columns, where=where, cluster_column=cluster_column, weight_column=weight_column
     )
-    fit = fitting.fit(
-        chosen, read.data, read.y, objective=objective, weights=read.weights, clusters=read.clusters, seed=seed
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fitting.FitWarning)  # the text says it, among the other warnings
+        fit = fitting.fit(
+            chosen, read.data, read.y, objective=objective, weights=read.weights, clusters=read.clusters, seed=seed
+        )
     report = Report(
         fit=fit, read=read, source=source, level=level, resamples=resamples, target=_target(read, target_flops),
         cut=cut_flops, rows=len(table), budgets=budgets,

@@ -13,6 +13,8 @@ from scaling_jax.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scaling_jax.fitting import Law
+
 # What columns are called in our own results table, and in tables seen elsewhere; the first that exists is taken.
 USUAL_NAMES = {
     "N": ("N", "params_matmul", "params", "params_total", "parameters", "n_params", "num_params", "model_size"),
@@ -69,7 +71,7 @@ def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, st
 
 def read_columns(
     table: pd.DataFrame,
-    inputs: Sequence[str],
+    law: Law,
     *,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
@@ -80,7 +82,7 @@ def read_columns(
 
     Args:
       table: one row per run.
-      inputs: the law's inputs, e.g. ("N", "D").
+      law: whose inputs are wanted.
       columns: input, "y" or "C" -> column of the table; what is missing is looked up under its usual names.
       where: column -> value: only rows that hold this value enter.
       cluster_column: rows that share its value are not independent; "" for none.
@@ -89,7 +91,7 @@ def read_columns(
     Raises:
       UserError: a column is missing or not numeric, nothing is left, or rows come from several corpora.
     """
-    columns, notes = dict(columns or {}), []
+    inputs, columns, notes = law.inputs, dict(columns or {}), []
     table = table.reset_index(drop=True)
     unknown = sorted(set(columns) - {*inputs, "y", "C", *_derived_from(inputs)})
     if unknown:
@@ -113,11 +115,12 @@ def read_columns(
             names["M"] = f"{names.pop('D')} / {names['N']}"
         data[name] = values
     y = take("y")
-    C = None
-    if {"N", "D"} <= set(inputs):
-        C = take("C", optional=True)
-        if C is None:
-            C = 6 * data["N"] * data["D"]
+    C = law.compute(data)
+    if C is not None:
+        counted = take("C", optional=True)
+        if counted is not None:
+            C = counted
+        else:
             names["C"] = "6 N D"
             notes.append("no column of FLOPs (map one with --columns=C=<column>): C = 6 N D")
     for flag, column in (("--cluster_column", cluster_column), ("--weight_column", weight_column)):

@@ -79,7 +79,7 @@ class Report:
     @functools.cached_property
     def approaches(self) -> fitting.Approaches | None:
         """The three approaches, where the law is one of N and D and the runs have budgets; None otherwise."""
-        if self.read.C is None or set(self.fit.law.inputs) != {"N", "D"}:
+        if set(self.fit.law.inputs) != {"N", "D"} or not self.fit.law.a_loss:
             return None
         try:
             return fitting.approaches(

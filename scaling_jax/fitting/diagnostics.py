@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings as python_warnings
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from .errors import FitError
+from .errors import FitError, FitWarning
 from .influence import influence
 from .linearised import Linearised, linearise
+from .search import STARTS
 from .text import short, table
 
 # Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
@@ -90,7 +92,9 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
         value = fit.params[name]
         with np.errstate(all="ignore"):
             up, down = (float(linear.natural(sign * step)[name]) for sign in (1, -1))
-        relative = max(abs(up - value), abs(value - down)) / max(abs(value), 1e-300)
+        # A parameter that may have either sign can be near zero and well known: it is judged against 1.
+        size = max(abs(value), 1.0 if fit.law.bounds[name][0] < 0 else 1e-300)
+        relative = max(abs(up - value), abs(value - down)) / size
         if not relative < UNDETERMINED and name not in fit.at_bounds:
             loose.append((name, relative))
     if loose:
@@ -168,8 +172,8 @@ class Sensitivity:
     """One fit per combination of choices. Made by `sensitivity`.
 
     Attributes:
-      rows: dicts with "objective", "points", "N" (the convention), "params", "a" (None where the law has no such
-        exponent) and "frontier" (N*, D*, loss at the target; None where there is none).
+      rows: dicts with "objective", "converged", "points", "N" (the convention), "params", "a" (None where the law has
+        no such exponent) and "frontier" (N*, D*, loss at the target; None where there is none).
       target: that compute.
     """
 
@@ -182,14 +186,15 @@ class Sensitivity:
         return max(sizes) / min(sizes) if sizes else None
 
     def __repr__(self) -> str:
-        names = list(self.rows[0]["params"])
-        header = ["objective", "points", "N", *names, "a"]
+        counted = len({row["N"] for row in self.rows}) > 1
+        exponent = self.rows[0]["a"] is not None
+        header = ["objective", "points"] + ["N"] * counted + list(self.rows[0]["params"]) + ["a"] * exponent
         header += [f"N* at {self.target:.3g}", "D*", "y*"] if self.target else []
         cells = []
         for row in self.rows:
             objective = row["objective"].removesuffix(", SUM over points")
-            cell = [objective, row["points"], row["N"], *(f"{v:.4g}" for v in row["params"].values())]
-            cell.append("" if row["a"] is None else f"{row['a']:.4f}")
+            cell = [objective + ("" if row["converged"] else " NOT CONVERGED"), row["points"]] + [row["N"]] * counted
+            cell += [f"{v:.4g}" for v in row["params"].values()] + [f"{row['a']:.4f}"] * exponent
             if self.target:
                 at = row["frontier"]
                 cell += [short(at["N"]), short(at["D"]), f"{at['loss']:.4f}"] if at else ["", "", ""]
@@ -201,6 +206,8 @@ def sensitivity(
     fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None
 ) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
+
+    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
 
     Args:
       fit: a `Fit` with its data; its own choices are the first row.
@@ -228,22 +235,22 @@ def sensitivity(
     if conventions and "N" not in fit.law.inputs:
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
     counts = {"as fitted": None, **(conventions or {})}
+    starts = [fit.params] if fit.certificate.starts > STARTS else None
     rows = []
     for convention, sizes in counts.items():
         data = dict(fit.data) if sizes is None else {**fit.data, "N": np.asarray(sizes, np.float64)}
         for chosen_name, chosen in points.items():
             for name, objective in unique.items():
-                one = refit(
-                    fit.law,
-                    {k: v[chosen] for k, v in data.items()},
-                    fit.y[chosen],
-                    objective=objective,
-                    weights=fit.weights[chosen],
-                    fixed=fit.fixed,
-                )
+                with python_warnings.catch_warnings():
+                    python_warnings.simplefilter("ignore", FitWarning)  # the row says so
+                    one = refit(
+                        fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
+                        weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
+                    )  # fmt: skip
                 rows.append(
                     {
                         "objective": name,
+                        "converged": one.converged,
                         "points": chosen_name,
                         "N": convention,
                         "params": dict(one.params),
