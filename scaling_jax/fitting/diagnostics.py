@@ -194,7 +194,8 @@ class Sensitivity:
         for row in self.rows:
             objective = row["objective"].removesuffix(", SUM over points")
             cell = [objective + ("" if row["converged"] else " NOT CONVERGED"), row["points"]] + [row["N"]] * counted
-            cell += [f"{v:.4g}" for v in row["params"].values()] + [f"{row['a']:.4f}"] * exponent
+            cell += [f"{v:.4g}" for v in row["params"].values()]
+            cell += [f"{row['a']:.4f}"] if exponent else []
             if self.target:
                 at = row["frontier"]
                 cell += [short(at["N"]), short(at["D"]), f"{at['loss']:.4f}"] if at else ["", "", ""]
