@@ -77,6 +77,6 @@ def clock(seconds: float) -> str:
 def si(value: float) -> str:
     """Three digits and a prefix: 12.3k, 4.56M."""
     for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
+        if value >= 0.9995 * factor:  # 999.9k reads 1M
             return f"{value / factor:.3g}{prefix}"
     return f"{value:.3g}"

@@ -26,7 +26,9 @@ class Workdir:
     """The folder (or gs:// path) of one study's results."""
 
     def __init__(self, path: Any):
-        self.path = as_path(path)
+        path = as_path(path)
+        # orbax writes to absolute paths only.
+        self.path = path if is_remote(path) else as_path(os.path.abspath(path))
 
     def check(self, study: Study, packs: Sequence[str], dataset_hash: str | None = None) -> None:
         """Looks whether these packs of `study` may be trained here; writes nothing.
