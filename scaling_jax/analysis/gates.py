@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
+from scaling_jax import fitting
 from scaling_jax.analysis.fits import HoldOut
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.fitting.text import short
@@ -138,6 +139,11 @@ def about_runs(runs: Runs, fit) -> list[str]:
                 f"the law misses the runs by {misfit:.2%} where seeds differ by {runs.noise:.2%}: it is the law or the "
                 "tuning, not noise"
             )
+    flagged = [] if fit is None else fitting.influence(fit, refits=0).flagged
+    if len(flagged):
+        rows = zip(flagged, runs.chosen.iloc[flagged].itertuples())
+        named = [f"row {i} is {run.scale} on {short(run.D)}" for i, run in rows]
+        out.append(f"of the influential points, {_first(named)}")
     versions = runs.chosen.code_version.astype(str).nunique() if "code_version" in runs.chosen else 1
     if versions > 1:
         out.append(f"the runs come from {versions} versions of the code (code_version)")
