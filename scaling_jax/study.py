@@ -354,6 +354,8 @@ def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
         return dataclasses.replace(node, **{name: new})
     except pydantic.ValidationError as error:
         raise UserError(f"--set {assignment!r}: {describe(error)}") from error
+    except ValueError as error:  # what a family checks itself
+        raise UserError(f"--set {assignment!r}: {error}") from error
 
 
 def _strip(hint: Any) -> Any:
