@@ -74,19 +74,14 @@ def test_a_table_from_elsewhere_to_a_law_and_a_decision(tmp_path, capsys):
     )
 
 
-def test_parquet_and_csv_give_the_same_fit(tmp_path, capsys):
+def test_parquet_and_csv_give_the_same_fit(tmp_path):
     sweeps().to_csv(tmp_path / "runs.csv", index=False)
     sweeps().to_parquet(tmp_path / "runs.parquet")
-    found = []
-    for name in ("runs.csv", "runs.parquet"):
-        out = tmp_path / f"{name}.json"
-        assert run("fit", f"--results={tmp_path / name}", f"--out={out}", "--resamples=20") == 0
-        found.append(json.loads(out.read_text())["params"])
-    capsys.readouterr()
-    assert found[0] == pytest.approx(found[1], rel=1e-9)
+    texts = [fit_table(results.load_table(tmp_path / name), resamples=20) for name in ("runs.csv", "runs.parquet")]
+    assert len({re.sub(r"gradient \S+", "", text) for text in texts}) == 1  # CSV may round the last digit
 
 
-def test_a_workdir_is_read_like_a_table(tmp_path, capsys):
+def test_a_workdir_is_read_like_a_table(tmp_path):
     pytest.importorskip("etils")
     for i, row in enumerate(sweeps().to_dict("records")):
         folder = tmp_path / "work" / "runs" / f"run{i:02d}"
@@ -94,8 +89,9 @@ def test_a_workdir_is_read_like_a_table(tmp_path, capsys):
         more = {"run_id": f"run{i:02d}", **dict.fromkeys(set(results.COLUMNS) - set(row) - {"run_id"}, 0)}
         (folder / "result.json").write_text(json.dumps(row | more))
         (folder / "_SUCCESS").write_text("")
-    assert run("fit", f"--results={tmp_path / 'work'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20") == 0
-    assert "49 of 49 rows" in capsys.readouterr().out
+    text = fit_table(results.load_table(tmp_path / "work"), resamples=20)
+    assert "49 of 49 rows" in text
+    assert "params_total" in text.split("sensitivity")[1]
 
 
 def test_rows_that_are_not_done_are_left_out_loudly():
