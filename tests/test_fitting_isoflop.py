@@ -277,6 +277,8 @@ def test_envelope_on_dense_noise_free_sweeps_gives_the_true_exponent():
     assert found.b == pytest.approx(1 - found.a, abs=1e-9)
     low, high = found.interval(0.95)["a"]
     assert low <= 0.28 / 0.62 <= high
+    assert np.isnan(fitting.envelope(N, D, C, loss, resamples=0).interval()["a"]).all()
+    assert fitting.isoflop(N, D, C, loss, resamples=0).interval()["a"][0] < 0.28 / 0.62 + 1e-3
 
 
 def test_envelope_warns_on_few_points_and_sizes_at_the_edge():

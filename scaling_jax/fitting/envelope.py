@@ -41,9 +41,11 @@ class Envelope:
         return self.D_law.exponent
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
-        """Percentiles of the exponents over pairs-bootstrap resamples of the runs."""
+        """Percentiles of the exponents over pairs-bootstrap resamples of the runs; nan without resamples."""
         if not 0 < level < 1:
             raise FitError(f"level is {level}: give a probability between 0 and 1, e.g. 0.95")
+        if not self.samples.size:
+            return {"a": (np.nan, np.nan), "b": (np.nan, np.nan)}
         low, high = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return {k: (float(low[i]), float(high[i])) for i, k in enumerate("ab")}
 
