@@ -1,0 +1,78 @@
+"""A pack in this process: little data, a small model, every layout and mesh."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from scaling_jax.data.dataset import Dataset
+from scaling_jax.models import Scaling, Transformer
+from scaling_jax.models.family import Spec
+from scaling_jax.plan import make_plan
+from scaling_jax.results import Records
+from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Schedule, Study
+from scaling_jax.training import device
+from scaling_jax.training.checkpoint import PackCheckpoints
+from scaling_jax.training.feed import ResidentFeed
+from scaling_jax.training.lanes import LaneProgram, make_mesh
+from scaling_jax.training.loop import PackTrainer, buffer_steps, phase_ends
+
+CONTEXT, BATCH, VOCAB = 8, 4, 16
+SPEC = Spec("tokens", VOCAB, CONTEXT)
+LAYOUTS = ("vmap", "map", "sequential")
+
+
+def make_dataset() -> Dataset:
+    """Tokens that a model can learn something from: a noisy walk around the vocabulary."""
+    steps = np.random.default_rng(0).choice([1, 2, 7], 3000, p=[0.7, 0.2, 0.1])
+    tokens = (np.cumsum(steps) % VOCAB).astype(np.uint8)
+    return Dataset(SPEC, tokens[:2600], tokens[2600:], "d" * 16, 1.0, 2600, {})
+
+
+def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None, execution=None, **changes) -> Study:
+    """A study of one small scale; budgets in optimiser steps."""
+    return Study(
+        name="pack",
+        family=Transformer(head_dim=8),
+        ladder=Ladder(widths=(16,), depths=(1,)),
+        budgets=Budgets(tokens=tuple(s * BATCH * CONTEXT for s in steps), min_steps=1),
+        optimizer=Optimizer(learning_rates=rates, batch_size=BATCH, **optimizer or {}),
+        schedule=Schedule(**{"warmup_steps": 5} | (schedule or {})),
+        data=Data(context=CONTEXT),
+        evaluation=Evaluation(examples=32, batch_size=16),
+        execution=Execution(layout="map", **execution or {}),
+        **changes,
+    )
+
+
+def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128) -> LaneProgram:
+    """The compiled pack of a study's only scale."""
+    (pack,) = make_plan(study, SPEC, "d" * 16)
+    execution = device.resolve(study.execution, pack.width, pack.depth, SPEC, 8)
+    scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
+    model = study.family.build(pack.width, pack.depth, SPEC, scaling, execution)
+    execution = dataclasses.replace(execution, layout=layout)
+    devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)
+    return LaneProgram(model, study, execution, devices, lanes or pack.lanes, ResidentFeed(make_dataset()), steps)
+
+
+def run_phase(program, phase, states=None):
+    """(states, losses [lanes, steps]) of a phase in one dispatch."""
+    states = program.init() if states is None else states
+    count = phase.stop - phase.start
+    states, losses = program.train(states, program.hparams(phase), phase.start, count)
+    return states, np.stack(program.fetch(losses))[:, :count]
+
+
+def train(study, folder, program=None, should_stop=lambda: False, attempt=0) -> dict:
+    """Trains the pack with its loop; the rows of its results by run_id."""
+    (pack,) = make_plan(study, SPEC, "d" * 16)
+    program = program or make_program(study, steps=buffer_steps(pack, study))
+    records = Records(folder, attempt)
+    finished = records.finished()
+    with PackCheckpoints(folder / "checkpoints", 2, phase_ends(pack, study), len(pack.lanes)) as checkpoints:
+        common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
+        PackTrainer(
+            pack, study, program, records, checkpoints, finished, common, should_stop, lambda progress: None
+        ).run()
+    return records.finished()

@@ -1,0 +1,216 @@
+"""Training against a loop written by hand, and every layout, mesh, branch and batch split against each other."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import packs
+import pytest
+
+from scaling_jax.data import batches
+from scaling_jax.errors import Preempted
+from scaling_jax.plan import NO_DECAY, Phase, make_plan, phases
+from scaling_jax.training import step as steps
+
+STEPS = 50
+PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
+
+
+def reference(study, program, lane, phase=PHASE):
+    """(losses, params) of one lane: optax, a batch and a jit call per step, the schedule as a NumPy formula."""
+    model, optimizer, data = program.model, study.optimizer, packs.make_dataset()
+
+    def rate(step):
+        warm = np.minimum(1, (np.asarray(step) + 1) / study.schedule.warmup_steps)
+        left = np.clip((phase.decay_stop - step) / max(phase.decay_stop - phase.decay_start, 1), 0, 1)
+        return lane.learning_rate * warm * left
+
+    direction = optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps)
+    if optimizer.name == "sgd":
+        direction = optax.trace(optimizer.momentum)
+    tx = optax.chain(
+        optax.clip_by_global_norm(optimizer.clip_norm),
+        direction,
+        optax.stateless(lambda u, p: jax.tree.map(jnp.multiply, u, model.lr_multipliers)),
+        optax.add_decayed_weights(lane.weight_decay, mask=model.decay_mask),
+        optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=0.0),
+    )
+    params = model.init(jax.random.key(lane.seed))
+    params = jax.tree.map(lambda p, m: p * lane.init_scale if m else p, params, model.decay_mask)
+    state = tx.init(params)
+
+    @jax.jit
+    def update(params, state, batch):
+        loss, grads = jax.value_and_grad(lambda p: model.loss(p, batch)[0])(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    losses = []
+    for step in range(STEPS):
+        windows = batches.window_starts(lane.seed, step, 1, packs.BATCH, data.num_train_windows)[0]
+        T = packs.CONTEXT
+        batch = np.stack([data.train[w * T : w * T + T + 1] for w in windows]).astype(np.int32)
+        state[-1].hyperparams["learning_rate"] = jnp.float32(rate(step))
+        params, state, loss = update(params, state, batch)
+        losses.append(float(loss))
+    return np.array(losses), params
+
+
+SWEEP = {
+    "rates": (0.005, 0.03),
+    "optimizer": {"weight_decays": (0.1,), "init_scales": (0.7,), "clip_norm": 0.5},
+    "seeds": (3,),
+}
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    study = packs.make_study(**SWEEP)
+    program = packs.make_program(study)
+    runs = [reference(study, program, lane) for lane in program.places]
+    losses = np.stack([run[0] for run in runs])
+    assert (losses[:, -5:].mean(1) < losses[:, :5].mean(1) - 0.3).all()  # it learns, or equality would say little
+    return losses, [run[1] for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("layout", "mesh"),
+    [
+        *itertools.product(packs.LAYOUTS, [(1, 1, 1)]),
+        ("map", (2, 1, 1)),
+        ("vmap", (4, 1, 1)),
+        ("sequential", (1, 2, 1)),
+        ("map", (1, 1, 2)),
+        ("vmap", (2, 2, 1)),
+        ("map", (1, 2, 2)),
+    ],
+)
+def test_lanes_are_the_hand_written_loop(by_hand, layout, mesh):
+    program = packs.make_program(packs.make_study(**SWEEP), layout, mesh)
+    states, losses = packs.run_phase(program, PHASE)
+    np.testing.assert_allclose(losses, by_hand[0], rtol=1e-5)
+    for got, wanted in zip(program.fetch(tuple(state["params"] for state in states)), by_hand[1]):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), got, wanted)
+
+
+def test_sgd_is_the_hand_written_loop():
+    study = packs.make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
+    program = packs.make_program(study)
+    losses = packs.run_phase(program, PHASE)[1]
+    wanted = reference(study, program, program.places[0])[0]
+    assert wanted[-5:].mean() < wanted[:5].mean() - 0.1
+    np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", packs.LAYOUTS)
+def test_chunks_of_any_length_are_the_same_bit_by_bit(layout):
+    program = packs.make_program(packs.make_study(), layout)
+    whole = packs.run_phase(program, PHASE)[1]
+    states, parts = program.init(), []
+    for first, last in itertools.pairwise((0, 1, 8, 9, 33, STEPS)):
+        states, losses = packs.run_phase(program, dataclasses.replace(PHASE, start=first, stop=last), states)
+        parts.append(losses)
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_microbatches_are_the_whole_batch():
+    study = packs.make_study()
+    whole = packs.run_phase(packs.make_program(study), PHASE)[1]
+    split = packs.make_study(execution={"microbatches": 4})
+    np.testing.assert_allclose(packs.run_phase(packs.make_program(split), PHASE)[1], whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 4])
+def test_accumulate_is_the_mean_over_the_batch(microbatches):
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("f4")
+
+    def value_and_grad(w, batch):
+        return jax.value_and_grad(lambda w: jnp.mean(jnp.tanh(batch @ w)))(w)
+
+    w = jnp.array([0.3, -1.0, 2.0])
+    loss, grad = steps.accumulate(value_and_grad, w, x, microbatches)
+    np.testing.assert_allclose(loss, np.mean(np.tanh(x @ w)), rtol=1e-6)
+    np.testing.assert_allclose(grad, np.mean((1 - np.tanh(x @ w) ** 2)[:, None] * x, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", packs.LAYOUTS)
+def test_a_branch_is_a_straight_run_of_the_same_schedule(layout, tmp_path):
+    # Three budgets off one trunk, against each budget alone: a trunk and its branch are then one run without detours.
+    together = packs.make_study(steps=(20, 45, 80))
+    (pack,) = make_plan(together, packs.SPEC, "d" * 16)
+    results = packs.train(together, tmp_path / "all", packs.make_program(together, layout))
+    assert len(results) == 6
+    for budget, count in enumerate((20, 45, 80)):
+        alone = packs.make_study(steps=(count,))
+        program = packs.make_program(alone, layout)
+        (pack_alone,) = make_plan(alone, packs.SPEC, "d" * 16)
+        for lane in range(2):
+            assert pack.run(lane, budget).run_id == pack_alone.run(lane, 0).run_id
+        for run_id, row in packs.train(alone, tmp_path / str(count), program).items():
+            assert row["loss"] == results[run_id]["loss"]
+        # And against the schedule's formula in one piece.
+        fork = count - round(0.2 * count)
+        states, _ = packs.run_phase(program, Phase("branch", 0, count, fork, count, 0))
+        for lane, sums in enumerate(program.fetch(program.evaluate(states))):
+            got = results[pack.run(lane, budget).run_id]["loss"]
+            np.testing.assert_allclose(got, sums["loss_sum"] / sums["count"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wsd", "cosine", "constant"])
+def test_every_schedule_trains_to_every_budget(name, tmp_path):
+    study = packs.make_study(steps=(15, 30), rates=(0.02,), schedule={"name": name})
+    rows = sorted(packs.train(study, tmp_path).values(), key=lambda row: row["steps"])
+    assert [(row["steps"], row["tokens"], row["status"]) for row in rows] == [(15, 480, "done"), (30, 960, "done")]
+    assert rows[1]["loss"] < rows[0]["loss"] < np.log(packs.VOCAB)
+    program = packs.make_program(study)
+    for budget, row in enumerate(rows):
+        fork = {"wsd": row["steps"] - row["steps"] // 5, "cosine": 5, "constant": NO_DECAY}[name]
+        stop = NO_DECAY if name == "constant" else row["steps"]
+        states, _ = packs.run_phase(program, Phase("branch", 0, row["steps"], fork, stop, budget))
+        (sums,) = program.fetch(program.evaluate(states))
+        np.testing.assert_allclose(row["loss"], sums["loss_sum"] / sums["count"], rtol=1e-5)
+
+
+def test_a_row_says_what_was_trained(tmp_path):
+    study = packs.make_study(steps=(40,), rates=(0.02,), optimizer={"weight_decays": (0.1,)}, seeds=(7,))
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    (row,) = packs.train(study, tmp_path).values()
+    run, counts = pack.runs[0], pack.counts
+    assert (row["run_id"], row["trunk_id"]) == (run.run_id, run.trunk_id)
+    assert (row["width"], row["depth"], row["seed"], row["lr"], row["batch_size"]) == (16, 1, 7, 0.02, packs.BATCH)
+    assert row["flops"] == 40 * packs.BATCH * packs.CONTEXT * counts.flops_per_token
+    assert row["flops_6nd"] == 6 * counts.params_matmul * 40 * packs.BATCH * packs.CONTEXT
+    assert row["epochs"] == 40 * packs.BATCH / packs.make_dataset().num_train_windows
+    np.testing.assert_allclose(row["bits_per_byte"], row["loss"] / np.log(2))
+
+
+def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(tmp_path):
+    study = packs.make_study(steps=(50, 100), execution={"dispatch_seconds": 1e-9})
+    program = packs.make_program(study, steps=80)
+    wanted = packs.train(study, tmp_path / "whole", program)
+    trained = []
+
+    class Counting:
+        def __getattr__(self, name):
+            return getattr(program, name)
+
+        def train(self, states, hparams, first, count):
+            trained.append((first, count))
+            return program.train(states, hparams, first, count)
+
+    for attempt in range(1000):
+        asked = iter([False, True])  # told during the second chunk of every attempt
+        before = len(trained)
+        try:
+            got = packs.train(study, tmp_path / "stopped", Counting(), lambda asked=asked: next(asked, True), attempt)
+        except Preempted:
+            assert len(trained) - before <= 2
+        else:
+            break
+    phase_steps = {(p.start, p.stop) for p in phases(study.schedule, (50, 100))}
+    seen = sorted(itertools.chain(*(range(first, first + count) for first, count in trained)))
+    assert seen == sorted(itertools.chain(*(range(*p) for p in phase_steps)))  # no step twice, none left out
+    assert {k: row["loss"] for k, row in got.items()} == {k: row["loss"] for k, row in wanted.items()}
