@@ -144,17 +144,17 @@ def rms_norm(x, gain):
     """x / rms(x) * gain over the last axis, in float32, back in x's dtype (Zhang & Sennrich, arXiv:1910.07467)."""
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-    return (x32 * scale * gain).astype(x.dtype)
+    return (x32 * scale * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
 
 
 def rotary(x_BxTxNxH, base: float):
     """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H)."""
     _, T, _, H = x_BxTxNxH.shape
-    angle_TxK = jnp.arange(T)[:, None] * base ** (-jnp.arange(H // 2) * 2.0 / H)[None, :]
-    cos_Tx1xK = jnp.cos(angle_TxK)[:, None].astype(x_BxTxNxH.dtype)
-    sin_Tx1xK = jnp.sin(angle_TxK)[:, None].astype(x_BxTxNxH.dtype)
+    frequency_K = base ** (-jnp.arange(H // 2) * 2.0 / H)
+    angle_1xTx1xK = jnp.arange(T)[None, :, None, None] * frequency_K[None, None, None]
+    cos_1xTx1xK, sin_1xTx1xK = (f(angle_1xTx1xK).astype(x_BxTxNxH.dtype) for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(x_BxTxNxH, 2, axis=-1)
-    return jnp.concatenate([a * cos_Tx1xK - b * sin_Tx1xK, b * cos_Tx1xK + a * sin_Tx1xK], axis=-1)
+    return jnp.concatenate([a * cos_1xTx1xK - b * sin_1xTx1xK, b * cos_1xTx1xK + a * sin_1xTx1xK], axis=-1)
 
 
 class Block(nn.Module):
