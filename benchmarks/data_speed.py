@@ -7,6 +7,7 @@ larger than memory (with the resident memory it ends at, over a sparse file); th
 its data, for every scale of the study.
 """
 
+import itertools
 import os
 import pathlib
 import tempfile
@@ -25,8 +26,8 @@ STUDY = flags.DEFINE_string("study", "experiments/text_quickstart.py", "Study wh
 CONTEXT = 256
 
 
-def best(function, repeats: int = 5) -> float:
-    """Seconds of the fastest of several calls: the other users of the machine only ever slow one down."""
+def best(function, repeats: int = 40) -> float:
+    """Seconds of the fastest of many short calls: the other users of the machine only ever slow one down."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -61,15 +62,21 @@ def data_config():
 def reading_speed() -> None:
     dataset = data.load(data_config())
     windows = dataset.num_train_windows
-    count = 1 << 20
+    count = 1 << 16
     seconds = best(lambda: batches.window_starts(0, 12_345, count // 64, 64, windows))
     print(f"window_starts: {count / seconds / 1e6:.1f} M windows/s")
     records = record_speed()
     print(f"array_record, one 257-byte record each: {records / 1e3:8.1f} k sequences/s")
     for batch_size in (8, 64, 512):
         source = batches.BatchSource(dataset, 0, batch_size)
-        steps = 65_536 // batch_size
-        seconds = best(lambda source=source, steps=steps: [source[step] for step in range(steps)])
+        steps, chunk = 4_096 // batch_size, itertools.count()
+
+        def read(source=source, steps=steps, chunk=chunk) -> None:
+            first = next(chunk) * steps  # never what an earlier repeat has left in the processor's cache
+            for step in range(first, first + steps):
+                source[step]
+
+        seconds = best(read)
         rate = steps * batch_size / seconds
         print(f"memory map, batches of {batch_size:<4}: {rate / 1e3:18.1f} k sequences/s ({rate / records:.0f}x)")
 
@@ -87,8 +94,8 @@ def record_speed() -> float:
         writer.close()
         source = grain.MapDataset.source(grain.sources.ArrayRecordDataSource(path)).shuffle(seed=0)
         order = source.map(lambda record: np.frombuffer(record, np.uint8).astype(np.int32))
-        seconds = best(lambda: [order[i] for i in range(10_000)], 3)
-    return 10_000 / seconds
+        seconds = best(lambda: [order[i] for i in range(200)])
+    return 200 / seconds
 
 
 def streaming() -> None:
@@ -123,10 +130,11 @@ def waiting_share() -> None:
 
     study = load_study(STUDY.value)
     dataset = data.load(study.data)
-    batch_size, steps = study.optimizer.batch_size, 200
+    batch_size, steps = study.optimizer.batch_size, 20
     tokens = jax.device_put(np.asarray(dataset.train))
     starts = batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)
-    host = best(lambda: batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)) / steps
+    many = 1_000  # the training loop asks for the windows of many steps at once
+    host = best(lambda: batches.window_starts(0, 0, many, batch_size, dataset.num_train_windows)) / many
     gather = jax.jit(
         lambda t, s: jax.lax.scan(lambda c, x: (c + batches.gather(t, x, dataset.spec.context).sum(), 0), 0, s)[0]
     )
@@ -146,7 +154,7 @@ def waiting_share() -> None:
 
         train = jax.jit(lambda p, s, step=step: jax.lax.scan(step, p, s)[0])
         jax.block_until_ready(train(params, starts))
-        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, starts)), 3) / steps
+        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, starts)), 10) / steps
         share = (host + gathering) / (seconds + host)
         print(f"  {pack.scale:<10} step {seconds * 1e6:8.0f} us, waiting for data {share:.2%}")
 
