@@ -13,6 +13,7 @@ import ladder
 from scaling_jax.results import Records
 
 LONG = ("budgets.tokens=300e3", "execution.checkpoint_seconds=0.5", "execution.dispatch_seconds=0.2", "fit.bootstrap=0")
+PATIENCE = 900  # seconds; only against a test that would hang for ever
 SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
 
 
@@ -50,13 +51,18 @@ def attempts(workdir: pathlib.Path, pack: str) -> int:
     return sum(f"--only_packs={pack}" in path.read_text() for path in (workdir / "attempts").iterdir())
 
 
-def wait_for(condition, seconds: float, what: str, process: subprocess.Popen | None = None) -> None:
-    """Returns when `condition()` holds; the limit is generous, it is there for a test that hangs."""
-    deadline = time.monotonic() + seconds
+def wait_for(condition, what: str, process: subprocess.Popen | None = None) -> None:
+    """Returns when `condition()` holds; fails when `process` ends before."""
+    deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s for {what}"
         assert process is None or process.poll() is None, f"ended with {process.poll()} before {what}"
         time.sleep(0.1)
+
+
+def text(path: pathlib.Path) -> str:
+    """What a file holds; nothing when it is not there yet."""
+    return path.read_text() if path.exists() else ""
 
 
 def checkpoints(workdir: pathlib.Path, pack: str) -> set[str]:

@@ -56,10 +56,10 @@ def test_a_pack_is_told_when_its_worker_is_killed(tmp_path):
     worker = subprocess.Popen(
         [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"]
     )
-    clusters.wait_for((tmp_path / "ready").exists, 60, "the child")
+    clusters.wait_for((tmp_path / "ready").exists, "the child")
     worker.kill()
     worker.wait()
-    clusters.wait_for((tmp_path / "told").exists, 60, "SIGTERM to the child")
+    clusters.wait_for((tmp_path / "told").exists, "SIGTERM to the child")
 
 
 @pytest.mark.slow
@@ -68,7 +68,7 @@ def test_dry_run_on_a_loopback_cluster_of_its_own(tmp_path):
     command = clusters.command(tmp_path, tmp_path / "workdir", clusters.SHORT, *flags)
     env = clusters.environment(tmp_path)
     env.pop("RAY_ADDRESS", None)
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=clusters.PATIENCE)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "--only_packs=" in line]
     assert [line.split(":")[0] for line in lines] == ["w16-d1", "w8-d1"], "longest first"
@@ -102,18 +102,18 @@ def test_a_stopped_driver_and_a_killed_raylet_lose_nothing(tmp_path, cluster):
             return subprocess.Popen(command, env=env, stdout=out, stderr=out)
 
     driver = start()
-    clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1"), 120, "a checkpoint", driver)
+    clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1"), "a checkpoint", driver)
     driver.send_signal(signal.SIGTERM)
-    assert driver.wait(120) == 75
+    assert driver.wait(clusters.PATIENCE) == 75
     saved = clusters.checkpoints(workdir, "w16-d1")
     assert not clusters.losses(workdir), "stopped too late to show anything"
 
     driver = start()
-    clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1") - saved, 120, "a later checkpoint", driver)
+    clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1") - saved, "a later checkpoint", driver)
     cluster.remove_node(node, allow_graceful=False)
     assert not clusters.losses(workdir), "killed too late to show anything"
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    assert driver.wait(240) == 0, log.read_text()
+    assert driver.wait(clusters.PATIENCE) == 0, log.read_text()
 
     assert clusters.attempts(workdir, "w16-d1") == 3
     assert clusters.attempts(workdir, "w8-d1") == 1, "a finished pack does not run twice"

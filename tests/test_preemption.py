@@ -50,6 +50,13 @@ def test_the_second_signal_ends_the_process():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
+def test_one_stop_that_arrives_twice_is_one_stop():
+    with pytest.raises(Preempted), StopSignal() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+
+
 @pytest.fixture(scope="module")
 def command(tmp_path_factory):
     """The command line and its arguments: two packs side by side, chunks of 20 steps, no checkpoint in between."""

@@ -7,22 +7,26 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 from scaling_jax.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_SECONDS = 2.0  # one stop may arrive twice: from whoever stops a group of processes, and through the parent
 
 
 class StopSignal:
     """Context manager around a command that can be stopped and run again.
 
     The first signal raises Preempted; inside `deferred` it is only noted, and calling the object tells. A second signal
-    ends the process at once, unsaved: nothing that was saved before is harmed by that.
+    ends the process at once, unsaved: nothing that was saved before is harmed by that. The same signal again within two
+    seconds is the first one still: Slurm sends it to a step and to its srun, systemd to a unit and to its parent.
     """
 
     def __init__(self):
         self._told: signal.Signals | None = None
+        self._when = 0.0
         self._deferred = False
         self._previous = {}
 
@@ -57,9 +61,11 @@ class StopSignal:
 
     def _handle(self, number, frame) -> None:
         if self._told is not None:
+            if number == self._told and time.monotonic() - self._when < SAME_SECONDS:
+                return
             print("\nscaling-jax: told twice: stopping at once; what was saved stands", file=sys.stderr, flush=True)
             os._exit(1)
-        self._told = signal.Signals(number)
+        self._told, self._when = signal.Signals(number), time.monotonic()
         if not self._deferred:
             self._raise_if_told()
         print(f"\nscaling-jax: {self._told.name}: saving after this chunk", file=sys.stderr, flush=True)
