@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags, logging
 
-from scaling_jax.errors import PREEMPTED, USER_ERROR, Preempted, UserError
+from scaling_jax.errors import PREEMPTED, USER_ERROR, Preempted, UserError, is_disk_full
 
 # Command -> (module with define_flags() and main(args, flags), what it does). Modules load only when asked for.
 COMMANDS = {
@@ -64,6 +64,12 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         if _is_fit_error(error):
             return _complain(str(error))
+        if is_disk_full(error):
+            print(
+                "scaling-jax: the disk is full; what was saved stands: free some space and run the same command again",
+                file=sys.stderr,
+            )
+            return 1
         traceback.print_exc()
         return 1
 

@@ -1,4 +1,8 @@
-"""The one exception that means "your input is wrong": the command line turns it into one line and exit code 2."""
+"""Exceptions and failures that the command line turns into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
 
 USER_ERROR, PREEMPTED = 2, 75  # exit codes of the command line
 
@@ -13,3 +17,16 @@ class InUse(UserError):
 
 class Preempted(RuntimeError):
     """Training was told to stop, has saved, and continues when the same command runs again (exit code 75)."""
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk (or quota) is behind an error, also one that a library has wrapped."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(sign in str(error) for sign in ("No space left on device", "Disk quota exceeded")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -7,6 +7,7 @@ import pathlib
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
@@ -14,16 +15,17 @@ import ladder
 import pandas as pd
 import pytest
 
-# Two packs side by side, two lanes each, three budgets; checkpoints and chunks as often as they can be.
+# Two packs side by side, two lanes each, three budgets; many chunks and checkpoints.
 OPTIONS = (
     "--num_cpu_devices=2",
     "--set=execution.mesh=(1,1,1)",
     "--set=optimizer.learning_rates=(0.01,0.03)",
-    "--set=execution.dispatch_seconds=1e-3",
-    "--set=execution.checkpoint_seconds=1e-3",
+    "--set=execution.dispatch_seconds=0.01",
+    "--set=execution.checkpoint_seconds=0.05",
 )
 KILLS = 12  # of each kind
 SEED = 20240611
+DISK_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,5 +122,42 @@ def test_killed_at_any_instant(undisturbed, tmp_path):
             undisturbed.new_workdir(workdir)
         else:
             killed[kind] += 1
+    assert undisturbed.command.run(*args) == 0, undisturbed.command.said()
+    undisturbed.check(workdir)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of a few MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+def test_full_disk(undisturbed, small_disk):
+    workdir = undisturbed.new_workdir(small_disk / "work")
+    args = (*undisturbed.args, f"--workdir={workdir}")
+    rng = random.Random(SEED)
+    ballast = small_disk / "ballast"
+    for _ in range(4):
+        room = rng.randint(2_000, 400_000)
+        with open(ballast, "wb") as file:
+            file.write(bytes(shutil.disk_usage(small_disk).free - room))
+        code = undisturbed.command.run(*args)
+        said = undisturbed.command.said().splitlines()
+        print(f"{room} bytes of room: exit {code}: {said[-1]}")
+        assert code == 1, undisturbed.command.said()
+        assert said[-1].startswith("scaling-jax: the disk is full")
+        assert "Traceback" not in "\n".join(said[-2:])
+        ballast.unlink()
     assert undisturbed.command.run(*args) == 0, undisturbed.command.said()
     undisturbed.check(workdir)
