@@ -60,7 +60,7 @@ class MockLines(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, count):
         for i in range(count):
-            yield i, {"number": i, "text": f"this is the text of record number {i:05d}, é"}
+            yield i, {"number": i, "text": f"this is the text of record number {i:05d}, é\0"}
 
 
 class MockNumbers(MockLines):

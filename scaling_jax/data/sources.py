@@ -37,7 +37,7 @@ class Source:
       identity: JSON of what would be read, cheap to get (versions, sizes, modification times); with name, splits and
         tokenizer it is the key under which the arrays are kept.
       open: (cache folder, on_progress) -> reader. For text, reader("train" | "validation") yields documents as UTF-8
-        bytes, for tokens arrays of tokens, for images pairs of uint8 [H, W, C] and label. Validation is read first.
+        bytes, for tokens arrays of tokens, for images pairs of uint8 [H, W, C] and label. None where `prepare` is set.
       tokenizer: as in the study, for text; None for images and for what comes as tokens.
       size_hint: bytes the arrays will take, where known.
       info: what a person may want to know about it.
@@ -48,7 +48,7 @@ class Source:
     spec: Spec
     splits: dict[str, str]
     identity: dict[str, Any]
-    open: Callable[[pathlib.Path, Progress], Reader]
+    open: Callable[[pathlib.Path, Progress], Reader] | None
     tokenizer: str | None = None
     size_hint: int | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)

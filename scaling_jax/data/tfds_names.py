@@ -238,7 +238,8 @@ def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None
             image, label = image_keys(builder.info.features)
             return ((example[image], int(example[label])) for example in _examples(records, indices))
         key = text_key(builder)
-        return (example[key] for example in _examples(records, indices) if example[key])
+        # Byte 0 separates documents, so none stays inside.
+        return (text for example in _examples(records, indices) if (text := example[key].replace(b"\0", b"")))
 
     return read
 
