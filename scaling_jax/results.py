@@ -100,17 +100,19 @@ class Records:
     Args:
       workdir: local folder or gs:// path.
       attempt: number of this start of the command, so that chunks of two attempts never share a name.
+      writes: False for all but one of several processes that train together: their writes do nothing.
     """
 
-    def __init__(self, workdir: Any, attempt: int = 0):
+    def __init__(self, workdir: Any, attempt: int = 0, writes: bool = True):
         self.root = as_path(workdir)
         self.attempt = attempt
+        self.writes = writes
         self._seq: dict[str, int] = {}
 
     def write_points(self, kind: str, ident: str, points: Iterable[Mapping[str, Any]]) -> None:
         """One immutable chunk of learning-curve points of `kind` "runs" or "trunks"."""
         points = list(points)
-        if not points:
+        if not points or not self.writes:
             return
         key = f"{kind}/{ident}"
         seq = self._seq[key] = self._seq.get(key, -1) + 1
@@ -119,6 +121,8 @@ class Records:
 
     def write_result(self, row: Mapping[str, Any]) -> None:
         """The run's row, then its `_SUCCESS`."""
+        if not self.writes:
+            return
         folder = self.root / "runs" / row["run_id"]
         write_atomic(folder / "result.json", json.dumps(dict(row), indent=1))
         write_atomic(folder / "_SUCCESS", "")

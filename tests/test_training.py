@@ -132,7 +132,7 @@ def test_accumulate_is_the_mean_over_the_batch(microbatches):
 
     w = jnp.array([0.3, -1.0, 2.0])
     loss, grad = steps.accumulate(value_and_grad, w, x, microbatches)
-    np.testing.assert_allclose(loss, np.mean(np.tanh(x @ w)), rtol=1e-6)
+    np.testing.assert_allclose(loss, np.mean(np.tanh(x @ w)), atol=1e-7)
     np.testing.assert_allclose(grad, np.mean((1 - np.tanh(x @ w) ** 2)[:, None] * x, axis=0), rtol=1e-5)
 
 

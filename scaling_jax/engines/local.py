@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 
-from scaling_jax.errors import Preempted
+from scaling_jax.errors import Preempted, UserError
 from scaling_jax.models import Scaling
 from scaling_jax.plan import Pack
 from scaling_jax.results import Records
 from scaling_jax.study import Study
-from scaling_jax.training import device
+from scaling_jax.training import device, processes
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.layout import choose_layout
@@ -34,7 +35,8 @@ def train_packs(
     """Trains every pack to its last result.
 
     A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
-    devices are independent, so neither changes the other's losses.
+    devices are independent, so neither changes the other's losses. Several processes train one pack after another, each
+    on all devices.
 
     Args:
       packs, study, feed: what to train, on what.
@@ -47,6 +49,12 @@ def train_packs(
       Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
     """
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
+    if not processes.alone():
+        for pack in waiting:
+            if should_stop():
+                raise Preempted("stopped between two packs; everything finished so far is saved")
+            train_pack(pack, study, feed, records, finished, common, jax.devices(), should_stop, on_progress)
+        return
     free = list(jax.devices())
     turn = threading.Condition()
     errors: list[BaseException] = []
@@ -88,12 +96,34 @@ def train_packs(
         raise next((error for error in errors if not isinstance(error, Preempted)), errors[0])
 
 
+def check_devices(study: Study) -> None:
+    """Raises UserError when the study's mesh does not fit the devices of this training."""
+    if study.execution.mesh is None:
+        return
+    wanted, available = math.prod(study.execution.mesh), jax.device_count()
+    if wanted > available or (wanted < available and not processes.alone()):
+        whom = "there are" if processes.alone() else "all processes together have"
+        raise UserError(f"execution.mesh={study.execution.mesh} takes {wanted} devices, and {whom} {available}")
+
+
 def devices_wanted(pack: Pack, study: Study, available: int) -> int:
-    """Devices one pack uses: the study's mesh, else one per lane as far as they go."""
+    """Devices one pack uses."""
+    return math.prod(mesh_shape(pack, study, available))
+
+
+def mesh_shape(pack: Pack, study: Study, available: int) -> tuple[int, int, int]:
+    """Sizes of the (run, data, fsdp) axes of a pack: the study's, else one device per lane as far as they go.
+
+    Several processes must take part with all their devices: what lanes do not fill splits the batch, where it divides.
+    """
     if study.execution.mesh:
-        run, data, fsdp = study.execution.mesh
-        return run * data * fsdp
-    return min(len(pack.lanes), available)
+        return study.execution.mesh
+    if processes.alone():
+        return min(len(pack.lanes), available), 1, 1
+    for run in range(min(len(pack.lanes), available), 0, -1):
+        if available % run == 0 and pack.batch_size % (available // run) == 0:
+            return run, available // run, 1
+    return available, 1, 1
 
 
 def train_pack(
@@ -112,7 +142,7 @@ def train_pack(
     execution = device.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
     scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
     model = study.family.build(pack.width, pack.depth, feed.spec, scaling, execution)
-    mesh = make_mesh(devices, study.execution.mesh or (len(devices), 1, 1))
+    mesh = make_mesh(devices, mesh_shape(pack, study, len(devices)))
 
     def program(layout: str, steps: int) -> LaneProgram:
         resolved = dataclasses.replace(execution, layout=layout)

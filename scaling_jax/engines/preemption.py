@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+from jax.experimental import multihost_utils
+
 from scaling_jax.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -25,6 +27,8 @@ class StopSignal:
     """
 
     def __init__(self):
+        self.shared = False  # with the other processes of a training, once it has joined them
+        self._calls = 0
         self._told: signal.Signals | None = None
         self._when = 0.0
         self._deferred = False
@@ -56,7 +60,10 @@ class StopSignal:
             self._deferred = False
 
     def __call__(self) -> bool:
-        """Whether to stop."""
+        """Whether to stop. Several processes ask equally often, and get the same answer at the same call."""
+        if self.shared:
+            self._calls += 1
+            return multihost_utils.reached_preemption_sync_point(self._calls)
         return self._told is not None
 
     def _handle(self, number, frame) -> None:
@@ -66,7 +73,9 @@ class StopSignal:
             print("\nscaling-jax: told twice: stopping at once; what was saved stands", file=sys.stderr, flush=True)
             os._exit(1)
         self._told, self._when = signal.Signals(number), time.monotonic()
-        if not self._deferred:
+        if self.shared:
+            signal.raise_signal(signal.SIGTERM)  # the one that JAX listens to and tells the others of
+        elif not self._deferred:
             self._raise_if_told()
         print(f"\nscaling-jax: {self._told.name}: saving after this chunk", file=sys.stderr, flush=True)
 

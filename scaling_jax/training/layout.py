@@ -15,7 +15,7 @@ from absl import logging
 from scaling_jax.plan import Pack, phases
 from scaling_jax.results import Records, as_path, write_atomic
 from scaling_jax.study import Execution, Study, content_hash
-from scaling_jax.training import device
+from scaling_jax.training import device, processes
 from scaling_jax.training.lanes import LaneProgram
 
 LAYOUTS = ("vmap", "map", "sequential")
@@ -32,9 +32,18 @@ def choose_layout(
 ) -> str:
     """The layout recorded in the workdir, else the study's, else the fastest in a short timed trial.
 
-    A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training.
+    A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training. Several
+    processes take what the first one reads, and no trial: their clocks would not agree on when it ends.
     """
     path = records.root / "checkpoints" / f"{pack.scale}.layout.json"
+    if not processes.alone():
+        layout = "map" if execution.layout == "auto" else execution.layout
+        if path.exists() and processes.is_leader():
+            layout = json.loads(path.read_text())["layout"]
+        layout = LAYOUTS[int(processes.agree([LAYOUTS.index(layout)])[0])]
+        if processes.is_leader():
+            write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": {}}))
+        return layout
     if path.exists():
         return json.loads(path.read_text())["layout"]
     if execution.layout != "auto":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+LOST_PEER = ("Gloo", "NCCL", "Connection closed by peer", "heartbeat", "coordination service", "CoordinationService")
 
 
 def alone() -> bool:
@@ -28,6 +31,20 @@ def agree(values: Sequence[float]) -> list[float]:
         return multihost_utils.broadcast_one_to_all(np.asarray(values, np.float32)).tolist()
 
 
+def same_everywhere(text: str) -> bool:
+    """Whether every process came with the same text."""
+    if alone():
+        return True
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint32)
+    with jax.transfer_guard("allow"):
+        return bool((multihost_utils.process_allgather(digest) == digest).all())
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a failure says that another process of this training is gone."""
+    return not alone() and any(sign in str(error) for sign in LOST_PEER)
+
+
 def barrier(name: str) -> None:
     """Returns when every process has come here."""
     if not alone():
@@ -44,7 +61,8 @@ def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(one, tree)
+    with jax.transfer_guard("allow"):  # JAX takes this for an implicit transfer
+        return jax.tree.map(one, tree)
 
 
 def fetch(tree: Any) -> Any:
