@@ -65,6 +65,6 @@ class ResidentFeed:
         if self.augment and key is not None:
             from scaling_jax.data.augment import augment
 
-            image_BxHxWxC = augment(key, image_BxHxWxC)
+            image_BxHxWxC = augment(key, image_BxHxWxC, flip=self.dataset.info.get("flip", True))
         image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
         return {"image": image_BxHxWxC, "label": arrays["label"][windows_B]}
