@@ -139,13 +139,23 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "") -> tuple[Pack, .
             f"family {study.family.name!r} trains on {study.family.inputs}, but data.source={study.data.source!r} "
             f"gives {spec.kind}; choose another family or data.source"
         )
-    packs = tuple(_pack(study, spec, dataset_hash, w, d) for w, d in study.ladder.scales())
+    shared = _identity(study, dataset_hash)
+    packs = tuple(_pack(study, spec, shared, w, d) for w, d in study.ladder.scales())
     if not any(pack.runs for pack in packs):
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
     return tuple(pack for pack in packs if pack.runs)
 
 
-def _pack(study: Study, spec: Spec, dataset_hash: str, width: int, depth: int) -> Pack:
+def _identity(study: Study, dataset_hash: str) -> dict:
+    """What determines the losses of all packs alike, as plain JSON types."""
+    resolved = study.to_dict()
+    identity = {k: resolved[k] for k in ("family", "data", "parametrization", "schedule", "evaluation")}
+    swept = ("learning_rates", "weight_decays", "init_scales")
+    identity["optimizer"] = {k: v for k, v in resolved["optimizer"].items() if k not in swept}
+    return identity | {"dataset_hash": dataset_hash, "compute_dtype": study.execution.compute_dtype}
+
+
+def _pack(study: Study, spec: Spec, shared: dict, width: int, depth: int) -> Pack:
     try:
         study.family.check(width, depth, spec)
     except ValueError as error:
@@ -162,12 +172,7 @@ def _pack(study: Study, spec: Spec, dataset_hash: str, width: int, depth: int) -
     )
     if len(set(lanes)) < len(lanes):
         raise UserError("optimizer: the same (learning rate, weight decay, init scale, seed) stands twice in the sweep")
-    resolved = study.to_dict()
-    identity = {k: resolved[k] for k in ("family", "data", "parametrization", "schedule", "evaluation")}
-    identity |= {"width": width, "depth": depth, "dataset_hash": dataset_hash}
-    swept = ("learning_rates", "weight_decays", "init_scales")
-    identity["optimizer"] = {k: v for k, v in resolved["optimizer"].items() if k not in swept}
-    identity["compute_dtype"] = study.execution.compute_dtype
+    identity = shared | {"width": width, "depth": depth}
     runs = []
     for (i, lane), (j, steps) in itertools.product(enumerate(lanes), enumerate(budgets)):
         trunk = identity | {"lane": dataclasses.asdict(lane)}
