@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -88,11 +89,14 @@ def _connect() -> ModuleType:
 
 def _run(ray: ModuleType, jobs: Sequence[base.Job], settings: base.Settings) -> int:
     task = ray.remote(max_calls=1, max_retries=settings.max_retries, retry_exceptions=[Preempted])(train)
-    running, codes = {}, []
-    for job in jobs:
-        request = _resources(ray, job, settings)
-        running[task.options(**request).remote(_command(job, request))] = job
-    while running:
+    waiting, running, codes = deque(jobs), {}, []
+    while waiting or running:
+        # Ray repeats a lost task after all that it was given, so what cannot start yet stays here: a long pack that was
+        # preempted goes on at once. The one task too many is the demand that an autoscaler sees.
+        while waiting and len(running) <= _slots(ray, waiting[0], settings):
+            job = waiting.popleft()
+            request = _resources(ray, job, settings)
+            running[task.options(**request).remote(_command(job, request))] = job
         done, _ = ray.wait(list(running), timeout=1.0)
         for reference in done:
             codes.append(_code(ray, reference))
@@ -140,7 +144,7 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
 
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
-    largest = int(max(node.get(kind, 0) for node in nodes))
+    largest = max(1, *(int(node.get(kind, 0)) for node in nodes))  # at least 1: nodes may be yet to come
     wanted = devices_wanted(pack, study, largest)
     if wanted > largest:
         raise UserError(
@@ -158,10 +162,17 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
     memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, lanes, execution)
     # Ray keeps the order only among tasks that ask for the same: so memory is asked for by those packs only that need
     # more than goes with their cores, and never more than a node has, since the estimate may be wrong.
-    roomy = max((node for node in nodes if node.get("CPU", 0) >= wanted), key=lambda node: node.get("memory", 0))
-    if memory <= roomy.get("memory", 0) * wanted / roomy["CPU"]:
-        return {"num_cpus": wanted}
-    return {"num_cpus": wanted, "memory": int(min(memory, roomy.get("memory", 0)))}
+    fitting = [(n["memory"], n["memory"] * wanted / n["CPU"]) for n in nodes if n.get("CPU", 0) >= wanted]
+    most, share = max(fitting, default=(0, memory))
+    return {"num_cpus": wanted} if memory <= share else {"num_cpus": wanted, "memory": int(min(memory, most))}
+
+
+def _slots(ray: ModuleType, job: base.Job, settings: base.Settings) -> int:
+    """Packs like this one that the cluster trains at once."""
+    kind, nodes = _nodes(ray)
+    request = _resources(ray, job, settings)
+    each = {"CPU": request["num_cpus"], "GPU": request.get("num_gpus"), **request.get("resources", {})}[kind]
+    return sum(int(node.get(kind, 0) // each) for node in nodes)
 
 
 def _command(job: base.Job, request: Mapping[str, Any]) -> list[str]:
