@@ -73,6 +73,7 @@ def bootstrap(problem, z, n, seed, method, clusters):
     ends, settled = np.empty((n, problem.p)), np.empty(n, bool)
     # Resamples are drawn in blocks, so that a million rows do not need a million columns of weights at once.
     block = max(1, min(n, 2**22 // problem.n))
+    starts = [z, *_ways_back(problem, z)]
     for i in range(0, n, block):
         size = min(block, n - i)
         if method == "pairs":
@@ -85,9 +86,29 @@ def bootstrap(problem, z, n, seed, method, clusters):
         else:
             signs = rng.choice((-1.0, 1.0), (size, groups))
             resampled = problem.with_data(target=fitted + r * signs[:, labels])
-        done = descend(resampled, np.repeat(z[None], size, axis=0), tolerance=1e-9, widen=0.3)
-        ends[i : i + size], settled[i : i + size] = done.z, done.settled
+        best = np.full(size, np.inf)
+        for start in starts:
+            done = descend(resampled, np.repeat(start[None], size, axis=0), tolerance=1e-9, widen=0.3)
+            better = done.value < best
+            ends[i : i + size][better], settled[i : i + size][better] = done.z[better], done.settled[better]
+            best = np.minimum(best, done.value)
     return ends, settled
+
+
+def _ways_back(problem, z):
+    """Further starts, for an optimum that ran off to a limit: out there every resample would look flat and stay."""
+    starts = []
+    for i in np.flatnonzero((z <= problem.lower) | (z >= problem.upper)):
+        coordinate = problem.law.coordinates[problem.free[i]]
+        if coordinate.kind != "log":
+            continue
+        low, high = np.add(coordinate.start, problem.spans[coordinate.spans]) if coordinate.spans else coordinate.start
+        for value in np.linspace(low, high, 6)[1:-1]:
+            held = problem.with_data()
+            held.lower, held.upper = problem.lower.copy(), problem.upper.copy()
+            held.lower[i] = held.upper[i] = value
+            starts.append(descend(held, np.where(np.arange(problem.p) == i, value, z)).z[0])
+    return starts
 
 
 def run_off(problem, z, params):

@@ -229,13 +229,9 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign):
         return np.where(good, found, np.inf)
 
     found = look(grid[None])  # one row of sizes for all parameter vectors
-    reachable = np.isfinite(found)
-    if not reachable.any(axis=1).all():
+    if not np.isfinite(found).any(axis=1).all():
         raise FitError(f"C={C:g} buys nothing that the constraints allow; raise C or relax max_N, max_D or allowed.")
-    best = np.argmin(found, axis=1)
-    first, last = np.argmax(reachable, axis=1), COARSE - 1 - np.argmax(reachable[:, ::-1], axis=1)
-    # At a cap the best lies at the edge by design; without one it means that the law has no optimum inside.
-    edge = ((best == first) | (best == last)) & (max_N is None) & (allowed is None)
+    best, edge = _best_inside(found, capped=max_N is not None or allowed is not None)
     centre, width = np.full(s, grid[best]), grid[1] - grid[0]
     centre, width = _closer(look, centre, width, top, 2, slice(None))
     centre, smooth = _vertex(look, centre, top)
@@ -244,6 +240,22 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign):
         centre[rest], _ = _closer(look, centre[rest], width, top, 7, rest)
     N = np.exp(centre) if max_N is None else np.minimum(np.exp(centre), max_N)
     return N, budget.tokens(N, C), sign * look(centre[:, None])[:, 0], edge
+
+
+def _best_inside(found, capped):
+    """Index of the best size of each row, and whether it is only the edge of what was searched.
+
+    Minima inside the range come first: far outside the data many laws fall again, where they mean nothing. Where the
+    sizes are capped, the edge is an answer like any other.
+    """
+    before, after = (np.full_like(found, np.inf) for _ in range(2))
+    before[:, 1:], after[:, :-1] = found[:, :-1], found[:, 1:]
+    reachable = np.isfinite(found)
+    inside = reachable & (found <= before) & (found <= after)
+    if not capped:
+        inside &= np.isfinite(before) & np.isfinite(after)
+    some = inside.any(axis=1)
+    return np.argmin(np.where(inside | ~some[:, None], found, np.inf), axis=1), ~some
 
 
 def _closer(look, centre, width, top, times, who):

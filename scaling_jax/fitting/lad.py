@@ -9,6 +9,8 @@ import numpy as np
 
 from .solve import descend
 
+MANY = 20_000  # rows from which only linear programs are worth their time
+IN_PROGRAM = 2_000  # points a linear program holds at most
 ON = 1e-9  # residuals below this part of their mean size are zero
 
 
@@ -33,11 +35,13 @@ def _candidates(problem, z):
     mean = _mean_size(problem, problem.residuals(z[None])[0])
     if not mean > 0:
         return
-    for threshold in (1e-6, 1e-4):
-        yield _smoothed_end(problem, z, threshold * mean)
+    if problem.n <= MANY:
+        for threshold in (1e-6, 1e-4):
+            yield _smoothed_end(problem, z, threshold * mean)
     yield from _linear_programs(problem, z)
-    for threshold in (1e-2, 1e-3, 1e-5, 1e-7, 1e-8):
-        yield _smoothed_end(problem, z, threshold * mean)
+    if problem.n <= MANY:
+        for threshold in (1e-2, 1e-3, 1e-5, 1e-7, 1e-8):
+            yield _smoothed_end(problem, z, threshold * mean)
 
 
 def _smoothed_end(problem, z, delta):
@@ -59,9 +63,13 @@ def _linear_programs(problem, z, rounds=60):
     for _ in range(rounds):
         r, rows, _ = _terms(problem, z, hessian=False)
         mean = _mean_size(problem, r)
-        reach = radius * mean / np.maximum(np.sum(w * np.abs(rows), axis=1) / w.sum(), 1e-300)
+        size = np.maximum(np.sum(w * np.abs(rows), axis=1) / w.sum(), 1e-300)
+        movable = np.abs(r) / np.maximum(np.sum(np.abs(rows) / size[:, None], axis=0) * mean, 1e-300)
+        if problem.n > IN_PROGRAM:
+            radius = min(radius, float(np.partition(movable, IN_PROGRAM)[IN_PROGRAM]))
+        reach = radius * mean / size
         low, high = np.maximum(-reach, problem.lower - z), np.minimum(reach, problem.upper - z)
-        near = np.flatnonzero((np.abs(r) <= np.abs(rows).T @ reach * 1.001) & (w > 0))
+        near = np.flatnonzero((movable <= radius * 1.001) & (w > 0))
         far = _pulls(problem, r, near)
         up, down = w[near] * problem.objective.above, w[near]
         k = len(near)

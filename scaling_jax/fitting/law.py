@@ -177,7 +177,7 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
     return Law(
         name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",
-        reference=reference, function=lambda p, x: flat(*p.values(), *x.values()), bounds=bounds,
+        reference=reference, function=lambda p, x: flat(*(p[k] for k in names), *(x[k] for k in inputs)), bounds=bounds,
         coordinates=coordinates, positive=positive, custom=True,
     )  # fmt: skip
 

@@ -54,6 +54,7 @@ def save(fit, path):
             "covariance": fit.spread.covariance,
             "inverse": fit.spread.inverse,
             "held": fit.spread.held,
+            "scale": fit.spread.scale,
             "dof": fit.spread.dof,
         },
         "bootstrap": None
@@ -156,7 +157,9 @@ def _fit(record, law):
         certificate=Certificate(**record["certificate"]), fixed=fixed, seed=int(record["seed"]), n=int(record["n"]),
         duplicates=int(record["duplicates"]), ranges={k: tuple(v) for k, v in record["ranges"].items()},
         data_hash=record["data_hash"], versions=record["versions"], _problem=problem, _z=z,
-        _spread=Spread(covariance, inverse, np.array(solver["held"], bool), float(solver["dof"])),
+        _spread=Spread(
+            covariance, inverse, np.array(solver["held"], bool), float(solver["scale"]), float(solver["dof"])
+        ),
         _bootstrap=boot, _saved_warnings=[str(w) for w in record["warnings"]],
     )  # fmt: skip
 

@@ -9,8 +9,8 @@ from .problem import Problem
 from .solve import descend
 from .uncertainty import gradient_by_z, t_quantile
 
-GRID = 20  # values on each side, then again around where the objective crosses the threshold
-FAR = 40.0  # how far, in e-folds of a positive parameter, before its side is called open
+GRID = 20  # values on each side, then half as many again where the objective crosses the threshold
+FAR = 40.0  # how far from ordinary numbers, in e-folds of a positive parameter, before its side is called open
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Alone:
         towards = spread.covariance @ gradient
         variance, plain = float(gradient @ towards), float(gradient @ spread.inverse @ gradient)
         self.deviation = np.sqrt(variance) if variance > 0 else None
-        self.scale = variance / plain if plain > 0 else 0.0
+        self.scale = variance / plain if plain > 0 else spread.scale
         self.along = towards / variance if variance > 0 else np.zeros(problem.p)
 
     def __call__(self, values):
@@ -112,28 +112,26 @@ def _side(search, value, best, threshold, sign, log):
     low, high = search.bounds
     cap = 2.0 if log else 2.0 * abs(value) + 1e-3
     base = min(search.deviation or 0.05 * cap, cap)
-    reach = FAR if log else 1e3 * max(abs(value), base)
-    distance = np.geomspace(0.25 * base, max(reach, base), GRID)
+    # An optimum that ran off lies far from everything: its way back must reach the ordinary numbers.
+    reach = FAR + abs(np.log(value)) if log else 1e3 * max(abs(value), base)
 
     def at(distance):
-        values = value * np.exp(sign * distance) if log else value + sign * distance
-        return np.clip(values, low, high)
+        return np.clip(value * np.exp(sign * distance) if log else value + sign * distance, low, high)
 
-    values = at(distance)
-    objective = search(values)
-    over = np.flatnonzero(objective > threshold)
-    if not len(over):
-        return (high if sign > 0 else low), values, objective
-    near = distance[over[0] - 1] if over[0] else 0.0
-    inner = np.linspace(near, distance[over[0]], GRID + 1)[1:]
-    inner_objective = search(at(inner))
-    k = int(np.argmax(inner_objective > threshold)) if np.any(inner_objective > threshold) else GRID - 1
-    left = (inner[k - 1], inner_objective[k - 1]) if k else (near, objective[over[0] - 1] if over[0] else best)
-    share = (threshold - left[1]) / max(inner_objective[k] - left[1], 1e-300)
-    end = float(at(left[0] + min(max(share, 0.0), 1.0) * (inner[k] - left[0])))
-    order = np.argsort(np.concatenate([distance, inner]))
-    return (
-        end,
-        np.concatenate([values, at(inner)])[order],
-        np.concatenate([objective, inner_objective])[order],
-    )
+    distance = np.geomspace(0.25 * base, reach, GRID)
+    objective = search(at(distance))
+    if not np.any(objective > threshold):
+        return (high if sign > 0 else low), at(distance), objective
+    for _ in range(3):
+        k = int(np.argmax(objective > threshold))
+        near, under = (distance[k - 1], objective[k - 1]) if k else (0.0, best)
+        if distance[k] - near <= 0.05 * distance[k]:
+            break
+        inner = np.linspace(near, distance[k], GRID // 2 + 2)[1:-1]
+        order = np.argsort(np.concatenate([distance, inner]))
+        objective = np.concatenate([objective, search(at(inner))])[order]
+        distance = np.concatenate([distance, inner])[order]
+    k = int(np.argmax(objective > threshold))
+    near, under = (distance[k - 1], objective[k - 1]) if k else (0.0, best)
+    share = (threshold - under) / (objective[k] - under)
+    return float(at(near + share * (distance[k] - near))), at(distance), objective

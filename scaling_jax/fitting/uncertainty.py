@@ -22,12 +22,14 @@ class Spread:
       inverse: (p, p) inverse curvature of the objective, per unit of mean weight: what the covariance would be if
         the objective were a negative log-likelihood.
       held: (p,) which coordinates sit at a bound.
+      scale: mean squared pull over mean curvature: twice the objective over it behaves like a chi-square.
       dof: degrees of freedom of the t quantiles: points (or clusters) minus fitted parameters.
     """
 
     covariance: np.ndarray
     inverse: np.ndarray
     held: np.ndarray
+    scale: float
     dof: float
 
 
@@ -40,15 +42,16 @@ def spread(problem, z, clusters=None):
     free = np.flatnonzero(~held)
     covariance, inverse = np.zeros((problem.p, problem.p)), np.zeros((problem.p, problem.p))
     groups, left = len(r), max(len(r) - len(free), 1)
+    curvature, sides = _curvature(objective, r), objective.sides(r) * objective.scale
+    pull = sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
+    scale = np.sum(w * pull**2) / left / max(np.mean(w * curvature), 1e-300)
     with np.errstate(all="ignore"):  # a parameter without effect has no curvature and gets an infinite variance
         if not len(free):
-            return Spread(covariance, inverse, held, float(max(groups, 1)))
+            return Spread(covariance, inverse, held, float(scale), float(groups))
         unit = 1.0 / np.sqrt(np.maximum(np.sum(w * rows[free] ** 2, axis=1), 1e-300))
         rows = rows[free] * unit[:, None]
-        values, vectors = np.linalg.eigh((rows * (w * _curvature(objective, r))) @ rows.T)
+        values, vectors = np.linalg.eigh((rows * (w * curvature)) @ rows.T)
         bread = (vectors / np.maximum(values, 1e-13 * values.max() + 1e-300)) @ vectors.T
-        sides = objective.sides(r) * objective.scale
-        pull = sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
         scores, correction = rows * (w * pull), len(r) / left
         if clusters is not None:
             labels = np.unique(clusters[used], return_inverse=True)[1]
@@ -59,7 +62,7 @@ def spread(problem, z, clusters=None):
         part = np.ix_(free, free)
         inverse[part] = bread * np.outer(unit, unit)
         covariance[part] = bread @ (scores @ scores.T * correction) @ bread * np.outer(unit, unit)
-    return Spread(covariance, inverse, held, float(max(groups - len(free), 1)))
+    return Spread(covariance, inverse, held, float(scale), float(max(groups - len(free), 1)))
 
 
 def _curvature(objective, r):

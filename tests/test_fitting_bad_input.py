@@ -1,0 +1,141 @@
+"""Wrong input: one clear message, a ValueError, that quotes the value and says the way out."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from fitting_truth import noisy
+
+from scaling_jax import fitting
+
+INPUTS, Y = noisy("chinchilla", 0.01)
+N, D = INPUTS["N"], INPUTS["D"]
+
+
+def spoiled(column, value, row=3):
+    column = column.copy()
+    column[row] = value
+    return column
+
+
+def own(function, **bounds):
+    return fitting.law(function, params=bounds or {"a": (0.1, 10)}, inputs="x")
+
+
+CASES = {
+    "NaN in N": (lambda: fit(N=spoiled(N, np.nan)), r"N = nan at row 3.*drop"),
+    "inf in D": (lambda: fit(D=spoiled(D, np.inf)), r"D = inf at row 3"),
+    "zero N": (lambda: fit(N=spoiled(N, 0)), r"N = 0 at row 3.*positive"),
+    "negative D": (lambda: fit(D=spoiled(D, -2)), r"D = -2 at row 3.*positive"),
+    "NaN in y": (lambda: fit(spoiled(Y, np.nan)), r"y = nan at row 3.*diverged"),
+    "zero y under a logarithm": (lambda: fit(spoiled(Y, 0)), r"y = 0 at row 3.*LeastSquares\(\)"),
+    "negative y under a logarithm": (lambda: fit(spoiled(Y, -1), objective=fitting.LAD()), r"y = -1 at row 3.*ln y"),
+    "columns of different lengths": (lambda: fit(D=D[:5]), rf"D has 5 values but N has {len(N)}"),
+    "y of another length": (lambda: fit(Y[:7]), rf"y has 7 values but N has {len(N)}"),
+    "misnamed column": (
+        lambda: fitting.fit("chinchilla", {"params": N, "D": D}, Y), r"needs the column 'N'.*'params', 'D'"
+    ),
+    "misnamed columns of a table": (
+        lambda: fitting.fit("chinchilla", pd.DataFrame({"n": N, "t": D}), Y), r"columns 'N', 'D'.*'n', 't'.*Rename"
+    ),
+    "y no column": (lambda: fitting.fit("chinchilla", INPUTS, "loss"), r"'loss' is no column.*'N', 'D'"),
+    "an array for a law of two": (lambda: fitting.fit("chinchilla", N, Y), r"reads N, D.*dict"),
+    "fewer points than parameters": (
+        lambda: fitting.fit("chinchilla", {"N": N[:4], "D": D[::20][:4]}, Y[:4]),
+        r"4 different points for 5 parameters.*fixed=",
+    ),
+    "repeats are no new points": (
+        lambda: fitting.fit("chinchilla", {"N": np.tile(N[:4], 9), "D": np.tile(D[:4], 9)}, np.tile(Y[:4], 9)),
+        r"4 different points",
+    ),
+    "all at one N": (lambda: fit(N=np.full_like(N, 1e9)), rf"All {len(N)} points have N = 1e\+09.*Vary N"),
+    "all at one D": (lambda: fit(D=np.full_like(D, 1e9)), r"have D = 1e\+09"),
+    "no rows": (lambda: fitting.fit("chinchilla", {"N": [], "D": []}, []), r"no rows"),
+    "two dimensions": (lambda: fit(N=N.reshape(9, 9)), r"N has shape \(9, 9\).*1-d"),
+    "negative weights": (lambda: fit(weights=spoiled(np.ones(81), -1)), r"weights = -1 at row 3.*use 0"),
+    "all weights zero": (lambda: fit(weights=np.zeros(81)), r"weights are all zero"),
+    "weights of another length": (lambda: fit(weights=np.ones(3)), r"weights has 3 values"),
+    "weights leave too few": (lambda: fit(weights=(np.arange(81) < 3).astype(float)), r"3 different points for 5"),
+    "text": (lambda: fit(N=["many"] * 81), r"N is not numeric: 'many' at row 0"),
+    "numbers as text": (lambda: fit(N=[str(v) for v in N]), r"N is not numeric.*Convert"),
+    "complex numbers": (lambda: fit(N=N + 1j), r"N is not numeric"),
+    "clusters of another length": (lambda: fit(clusters=[1, 2]), r"clusters has shape \(2,\)"),
+    "unknown law": (lambda: fitting.fit("chinchila", INPUTS, Y), r"No law named 'chinchila'. Nearest: chinchilla,"),
+    "no law": (lambda: fitting.fit(None, INPUTS, Y), r"No law named None"),
+    "a bare function": (lambda: fitting.fit(lambda p, x: 1.0, INPUTS, Y), r"bare function.*fitting.law"),
+    "bnsl without breaks": (lambda: fitting.laws["bnsl0"], r"No law named 'bnsl0'"),
+    "an objective by name": (lambda: fit(objective="huber"), r"objective='huber'.*Huber\(delta\)"),
+    "delta": (lambda: fitting.Huber(-1), r"delta=-1.*positive"),
+    "delta as text": (lambda: fitting.Huber("small"), r"delta='small'"),
+    "above": (lambda: fitting.LAD(above=0), r"above=0.*positive"),
+    "unknown fixed": (lambda: fit(fixed={"gamma": 1.0}), r"no parameter 'gamma'; it has E, A, B, alpha, beta"),
+    "fixed out of bounds": (lambda: fit(fixed={"alpha": -1}), r"fixed\['alpha'\] = -1 is outside the bounds \[0, 10\]"),
+    "fixed not a number": (lambda: fit(fixed={"alpha": "x"}), r"fixed\['alpha'\] = 'x' is not a number"),
+    "everything fixed": (lambda: fit(fixed=dict(E=1, A=1, B=1, alpha=1, beta=1)), r"leaves no parameter"),
+    "own law: wrong shape": (lambda: own(lambda p, x: np.zeros(3) * p["a"]), r"returned shape \(3,\).*one number"),
+    "own law: a tuple": (lambda: own(lambda p, x: (p["a"], 1)), r"returned a tuple"),
+    "own law: nothing": (lambda: own(lambda p, x: None), r"returned a NoneType"),
+    "own law: unknown name": (lambda: own(lambda p, x: p["b"] * x["x"]), r"asks for 'b'.*params are a.*inputs x"),
+    "own law: numpy": (lambda: own(lambda p, x: np.exp(x["x"]) * p["a"]), r"jax.numpy"),
+    "own law: mixes points": (
+        lambda: own(lambda p, x: p["a"] * x["x"] / x["x"].mean()), r"mixes data points \(reduce_sum\)"
+    ),
+    "own law: bounds in disorder": (
+        lambda: own(lambda p, x: p["a"], a=(3, 1)), r"bounds of 'a' are \(3, 1\); lo must be below hi"
+    ),
+    "own law: no bounds": (lambda: own(lambda p, x: p["a"], a=3), r"bounds of 'a' are 3; give a pair"),
+    "own law: NaN": (
+        lambda: fitting.fit(own(lambda p, x: p["a"] * (-x["x"]) ** 0.5), np.arange(1.0, 9), np.arange(1.0, 9)),
+        r"no usable value.*y = nan at x=1 \(row 0\) with a=",
+    ),
+    "own law: negative under a logarithm": (
+        lambda: fitting.fit(own(lambda p, x: -p["a"] * x["x"]), np.arange(1.0, 9), np.arange(1.0, 9)),
+        r"no usable value.*y = -.*ln y.*cannot take",
+    ),
+}  # fmt: skip
+
+
+def fit(y=Y, N=N, D=D, objective=None, **options):
+    return fitting.fit("chinchilla", {"N": N, "D": D}, y, objective, **options)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_wrong_input_is_one_clear_message(case):
+    call, message = case
+    with pytest.raises(fitting.FitError, match=message) as error:
+        call()
+    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+
+
+ASKED = {
+    "negative C": (lambda f: f.frontier(-1), r"C = -1: a budget must be positive"),
+    "NaN among C": (lambda f: f.frontier([1e20, np.nan]), r"C = nan"),
+    "C as text": (lambda f: f.frontier("much"), r"C is not numeric: 'much'"),
+    "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e8, D=1e9\) = .*-1"),
+    "prediction without D": (lambda f: f.predict({"N": 1e9}), r"needs the column 'D'"),
+    "prediction at a negative N": (lambda f: f.predict({"N": -1e9, "D": 1e9}), r"N = -1e\+09"),
+    "shapes that do not broadcast": (
+        lambda f: f.predict({"N": [1e9, 2e9], "D": [1e9, 2e9, 3e9]}),
+        r"N \(2,\), D \(3,\)",
+    ),
+    "level in percent": (lambda f: f.predict({"N": 1e9, "D": 1e9}, level=90), r"level=90 must lie between 0 and 1"),
+    "profile of nothing": (lambda f: f.profile("zeta"), r"cannot profile 'zeta': it has E, A, B, alpha, beta"),
+    "no resamples": (lambda f: f.bootstrap(0), r"bootstrap\(n=0\)"),
+    "unknown resampling": (lambda f: f.bootstrap(10, method="jackknife"), r"'jackknife'.*pairs, residual, wild"),
+}
+
+
+@pytest.mark.parametrize("case", ASKED.values(), ids=ASKED)
+def test_wrong_questions_too(case):
+    call, message = case
+    with pytest.raises(fitting.FitError, match=message):
+        call(fit())
+
+
+def test_what_is_allowed():
+    assert fit(np.r_[Y, Y[:4]], np.r_[N, N[:4]], np.r_[D, D[:4]]).duplicates == 4
+    assert fit(N=np.full_like(N, 1e9), fixed={"A": 406.4, "alpha": 0.34}).converged
+    table = pd.DataFrame({"N": N, "D": D, "loss": Y})
+    assert fitting.fit("chinchilla", table, "loss").params == fit().params
+    assert fitting.fit("chinchilla", table.convert_dtypes(), table.loss).params == fit().params
+    whole = fitting.fit("power", [1, 2, 4, 8], [8, 4, 2, 1])
+    assert whole.params == pytest.approx({"A": 8, "alpha": 1})

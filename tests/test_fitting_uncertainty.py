@@ -1,0 +1,210 @@
+"""Uncertainty: covariances against textbook formulas, coverage on simulated data, resampling, open intervals."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fitting_truth import FORMULA, TRUTH, noisy
+from scipy.optimize import minimize
+from scipy.stats import t as student
+
+from scaling_jax import fitting
+
+LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
+
+
+@pytest.fixture(scope="module")
+def line():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 10, 60)
+    y = 2 + 0.5 * x + rng.standard_normal(60) * (0.2 + 0.1 * x)
+    return x, y, fitting.fit(LINE, x, y, fitting.LeastSquares())
+
+
+def test_least_squares_covariance_is_whites(line):
+    x, y, fit = line
+    X = np.stack([np.ones_like(x), x], axis=1)
+    bread = np.linalg.inv(X.T @ X)
+    r = y - X @ (bread @ X.T @ y)
+    hc1 = bread @ (X.T * r**2 @ X) @ bread * 60 / 58
+    assert fit.stderr == pytest.approx({"a": hc1[0, 0] ** 0.5, "b": hc1[1, 1] ** 0.5}, rel=1e-6)
+    half = student.ppf(0.975, 58) * hc1[1, 1] ** 0.5
+    assert fit.interval(0.95)["b"] == pytest.approx((fit.params["b"] - half, fit.params["b"] + half), rel=1e-6)
+
+
+def test_clustered_covariance_is_liang_zegers(line):
+    x, y, _ = line
+    labels = np.repeat(np.arange(12), 5)
+    fit = fitting.fit(LINE, x, y, fitting.LeastSquares(), clusters=labels)
+    X = np.stack([np.ones_like(x), x], axis=1)
+    bread = np.linalg.inv(X.T @ X)
+    r = y - X @ (bread @ X.T @ y)
+    scores = np.stack([(X[labels == g] * r[labels == g, None]).sum(axis=0) for g in range(12)])
+    expected = bread @ scores.T @ scores @ bread * 12 / 11 * 59 / 58
+    assert fit.stderr["b"] == pytest.approx(expected[1, 1] ** 0.5, rel=1e-6)
+
+
+def test_prediction_interval_of_a_line(line):
+    x, y, fit = line
+    X = np.stack([np.ones_like(x), x], axis=1)
+    bread = np.linalg.inv(X.T @ X)
+    r = y - X @ (bread @ X.T @ y)
+    covariance = bread @ (X.T * r**2 @ X) @ bread * 60 / 58
+    at = np.array([1.0, 20.0])
+    half = student.ppf(0.95, 58) * np.sqrt(covariance[0, 0])
+    value, (low, high) = fit.predict([0.0, 5.0], level=0.9)
+    assert (high[0] - low[0]) / 2 == pytest.approx(half, rel=1e-6)
+    half = student.ppf(0.95, 58) * np.sqrt(at @ covariance @ at)
+    assert np.ptp(fit.predict(20.0, level=0.9).interval) / 2 == pytest.approx(half, rel=1e-6)
+
+
+def test_profile_of_a_line_is_its_delta_interval(line):
+    _, _, fit = line
+    assert tuple(fit.profile("b", 0.9)) == pytest.approx(fit.interval(0.9)["b"], rel=1e-3)
+
+
+def test_profile_refits_the_others():
+    inputs, y = noisy("chinchilla", 0.01, seed=4)
+    fit = fitting.fit("chinchilla", inputs, y, fitting.LeastSquares(log=True))
+    profile = fit.profile("alpha")
+    for end in profile:
+        i = int(np.argmin(np.abs(profile.grid - end)))
+        held = profile.grid[i]
+
+        def rss(t, held=held):
+            p = {"E": t[0], "A": np.exp(t[1]), "B": np.exp(t[2]), "alpha": held, "beta": t[3]}
+            return np.sum((np.log(y) - np.log(np.maximum(FORMULA["chinchilla"](p, *inputs.values()), 1e-9))) ** 2)
+
+        p = fit.params
+        start = [p["E"], np.log(p["A"]) + (held - p["alpha"]) * 20, np.log(p["B"]), p["beta"]]
+        found = minimize(rss, start, method="Nelder-Mead", options={"maxiter": 20000, "maxfev": 20000, "xatol": 1e-10, "fatol": 1e-16})  # fmt: skip
+        assert profile.objective[i] == pytest.approx(found.fun, rel=1e-6)
+    lower, upper = profile
+    between = np.interp([lower, upper], profile.grid, profile.objective)
+    assert between == pytest.approx(profile.threshold, rel=0.01)
+
+
+def test_bootstrap_of_a_mean_is_known():
+    y = np.random.default_rng(0).normal(5, 1, 80)
+    law = fitting.law(lambda p, x: p["m"] + 0 * x["x"], params={"m": (-99, 99)}, inputs="x")
+    fit = fitting.fit(law, np.arange(80.0), y, fitting.LeastSquares())
+    exact = np.std(y) / np.sqrt(80)
+    for method in ("pairs", "residual", "wild"):
+        boot = fit.bootstrap(4000, seed=1, method=method)
+        assert boot.samples.shape == (4000, 1) and boot.settled == 1.0
+        assert boot.stderr["m"] == pytest.approx(exact, rel=0.05)
+        assert boot.samples.mean() == pytest.approx(y.mean(), abs=4 * exact / np.sqrt(4000))
+
+
+def test_each_resample_is_a_fit():
+    inputs, y = noisy("chinchilla", 0.01)
+    fit = fitting.fit("chinchilla", inputs, y)
+    boot = fit.bootstrap(8, seed=5)
+    counts = np.random.default_rng(5).multinomial(len(y), np.full(len(y), 1 / len(y)), size=8)
+    for i in (0, 5):
+        alone = fitting.fit("chinchilla", inputs, y, weights=counts[i].astype(float))
+        assert boot.samples[i] == pytest.approx(list(alone.params.values()), rel=1e-4)
+
+
+def test_bootstrap_is_a_function_of_its_seed():
+    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
+    one = fit.bootstrap(50, seed=3).samples
+    other = fit.bootstrap(50, seed=4).samples
+    assert np.array_equal(one, fit.bootstrap(50, seed=3).samples) and not np.array_equal(one, other)
+
+
+def test_branches_of_one_trunk_are_not_independent():
+    # Five branches share their trunk's error: taken as independent, they promise too much.
+    rng = np.random.default_rng(0)
+    x = np.repeat(np.geomspace(1e6, 1e10, 14), 5) * np.tile(np.geomspace(1, 1.5, 5), 14)
+    trunk = np.repeat(np.arange(14), 5)
+    y = 40 * x**-0.2 * np.exp(0.02 * rng.standard_normal(14)[trunk] + 0.002 * rng.standard_normal(70))
+    alone = fitting.fit("power", x, y, fitting.LeastSquares(log=True))
+    together = fitting.fit("power", x, y, fitting.LeastSquares(log=True), clusters=trunk)
+    assert together.params == alone.params
+    for stderr in (lambda f: f.stderr["alpha"], lambda f: f.bootstrap(600).stderr["alpha"],
+                   lambda f: f.bootstrap(600, method="wild").stderr["alpha"]):  # fmt: skip
+        assert 1.6 < stderr(together) / stderr(alone) < 3.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", ["normal", "heavy"])
+def test_intervals_cover(noise):
+    truth, (inputs, exact) = TRUTH["chinchilla"], noisy("chinchilla", 0.0)
+    C = 1e23
+    covered = {"delta": [], "bootstrap": [], "profile": [], "N*": [], "prediction": []}
+    law = fitting.laws["chinchilla"]
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        draw = rng.standard_normal(81) if noise == "normal" else rng.standard_t(3, 81)
+        objective = fitting.LeastSquares(log=True) if noise == "normal" else fitting.Huber(5e-3)
+        fit = fitting.fit("chinchilla", inputs, exact * np.exp(0.01 * draw), objective, starts=6)
+        covered["delta"].append(_inside(fit.interval(0.9)["alpha"], truth["alpha"]))
+        covered["profile"].append(_inside(fit.profile("alpha", 0.9), truth["alpha"]))
+        covered["N*"].append(_inside(fit.frontier(C, level=0.9).interval["N"], law.optimum(truth, C)))
+        at = {"N": 1e10, "D": 1e12}
+        covered["prediction"].append(_inside(fit.predict(at, level=0.9).interval, law(truth, at)))
+        covered["bootstrap"].append(_inside(fit.bootstrap(150).interval(0.9)["alpha"], truth["alpha"]))
+    for what, hits in covered.items():
+        assert 0.82 <= np.mean(hits) <= 0.97, (what, np.mean(hits))  # 0.9 +- 3 standard errors, less at the low end
+
+
+def _inside(interval, value):
+    low, high = interval
+    return bool(low <= value <= high)
+
+
+def test_what_is_not_identified_has_open_ends():
+    # The break lies far beyond the data: nothing says where, and nothing says how sharp.
+    law = fitting.law(
+        lambda p, x: p["A"] * x["x"] ** -0.3 / (1 + x["x"] / p["where"]),
+        params={"A": (0, 99), "where": (1, np.inf)},
+        inputs="x",
+    )
+    x = np.geomspace(1, 1e3, 40)
+    y = 3 * x**-0.3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(40))
+    fit = fitting.fit(law, x, y)
+    assert fit.profile("where").upper == np.inf and fit.profile("where").lower > 1e3
+    assert fit.bootstrap(100).interval(0.9)["where"][1] == np.inf
+    assert fit.bootstrap(100).stderr["where"] == np.inf
+    assert 1e2 < fit.bootstrap(100).interval(0.9)["where"][0] < np.inf
+    assert fit.profile("A").upper < 4
+
+
+def test_a_collinear_design_is_not_given_a_false_number():
+    # D = 20 N exactly: with tied exponents only A + B / 20^alpha matters.
+    N = np.geomspace(1e7, 1e10, 25)
+    y = FORMULA["chinchilla_tied"](TRUTH["chinchilla_tied"], N, 20 * N)
+    y = y * np.exp(0.003 * np.random.default_rng(0).standard_normal(25))
+    fit = fitting.fit("chinchilla_tied", {"N": N, "D": 20 * N}, y)
+    low, high = fit.profile("A")
+    assert low <= fit.params["A"] * 1e-2 or high >= 1e2 * fit.params["A"] or low == 0.0
+    assert any("identified" in w or "told apart" in w for w in fit.warnings)
+    assert np.ptp(fit.interval(0.9)["alpha"]) < 1
+
+
+def test_intervals_take_the_bootstrap_once_it_is_run():
+    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
+    at = {"N": [1e9, 2e9], "D": 1e11}
+    by_delta = fit.interval(0.9), fit.predict(at, level=0.9).interval
+    boot = fit.bootstrap(200)
+    assert fit.interval(0.9) == boot.interval(0.9) != by_delta[0]
+    values = np.array([fit.law(dict(zip(boot.params, row)), at) for row in boot.samples])
+    np.testing.assert_allclose(fit.predict(at, level=0.9).interval, np.quantile(values, [0.05, 0.95], axis=0))
+    assert set(boot.stderr) == {*fit.params, "a", "b"}
+    a = boot.samples[:, 4] / (boot.samples[:, 3] + boot.samples[:, 4])
+    assert boot.stderr["a"] == pytest.approx(np.std(a, ddof=1))
+
+
+def test_fixed_parameters_have_no_spread():
+    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01), fixed={"E": 1.69})
+    assert fit.bootstrap(20).samples.shape == (20, 4) and "E" not in fit.stderr
+    with pytest.raises(fitting.LawError, match="E is fixed"):
+        fit.profile("E")
+
+
+def test_derivative_law_of_one_parameter_profiles():
+    law = fitting.law(lambda p, x: jnp.exp(-p["k"] * x["x"]), params={"k": (0, 10)}, inputs="x")
+    x = np.linspace(0, 2, 40)
+    y = np.exp(-0.7 * x) + 0.01 * np.random.default_rng(0).standard_normal(40)
+    fit = fitting.fit(law, x, y, fitting.LeastSquares())
+    assert tuple(fit.profile("k")) == pytest.approx(fit.interval()["k"], rel=0.01)
