@@ -59,7 +59,7 @@ def test_epoch_huber(epoch):
     "objective, value, params",
     [
         (fitting.LAD(), 1.12949466, dict(A=482.0053, B=2085.432, E=1.81686, alpha=0.347813, beta=0.365854)),
-        (fitting.LeastSquares(), 0.0832038077, dict(A=567.8054, B=7581.85, E=1.8828136, alpha=0.3576151, beta=0.4276206)),
+        (fitting.LeastSquares(), 0.0832038077, dict(A=567.8054, B=7581.85, E=1.88281, alpha=0.357615, beta=0.427621)),
         (fitting.Huber(1e-4), 1.117787482e-4, dict(A=478.689, B=2065.41, E=1.8158, alpha=0.34741, beta=0.36538)),
         (fitting.Huber(1e-2), 4.696224883e-3, dict(A=538.752, B=2905.60, E=1.8381, alpha=0.35442, beta=0.38154)),
         (fitting.Huber(0.1), 5.730943496e-3, dict(A=593.322, B=4875.64, E=1.8646, alpha=0.36025, beta=0.40588)),

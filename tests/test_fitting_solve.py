@@ -76,14 +76,14 @@ def test_least_squares_is_scipys_best_of_many_starts(name):
     fit = fitting.fit(name, inputs, y, fitting.LeastSquares())
     names, columns = list(TRUTH[name]), list(inputs.values())
     rng, best = np.random.default_rng(0), np.inf
+
+    def residuals(t):
+        with np.errstate(all="ignore"):
+            return np.nan_to_num(FORMULA[name](dict(zip(names, t)), *columns) - y, nan=1e3, posinf=1e3, neginf=-1e3)
+
     for _ in range(12):
         start = np.array([TRUTH[name][k] for k in names]) * rng.uniform(0.7, 1.4, len(names))
-        scale = np.abs(start)
-        with np.errstate(all="ignore"):
-            found = least_squares(
-                lambda t: np.nan_to_num(FORMULA[name](dict(zip(names, t)), *columns) - y, nan=1e3, posinf=1e3, neginf=-1e3),
-                start, x_scale=scale, xtol=1e-14, ftol=1e-14, gtol=1e-14,
-            )  # fmt: skip
+        found = least_squares(residuals, start, x_scale=np.abs(start), xtol=1e-14, ftol=1e-14, gtol=1e-14)
         best = min(best, 2 * found.cost)
     assert fit.objective_value <= best * (1 + 1e-9)
     assert fit.objective_value == pytest.approx(best, rel=1e-6)

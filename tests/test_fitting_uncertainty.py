@@ -51,7 +51,7 @@ def test_prediction_interval_of_a_line(line):
     covariance = bread @ (X.T * r**2 @ X) @ bread * 60 / 58
     at = np.array([1.0, 20.0])
     half = student.ppf(0.95, 58) * np.sqrt(covariance[0, 0])
-    value, (low, high) = fit.predict([0.0, 5.0], level=0.9)
+    _, (low, high) = fit.predict([0.0, 5.0], level=0.9)
     assert (high[0] - low[0]) / 2 == pytest.approx(half, rel=1e-6)
     half = student.ppf(0.95, 58) * np.sqrt(at @ covariance @ at)
     assert np.ptp(fit.predict(20.0, level=0.9).interval) / 2 == pytest.approx(half, rel=1e-6)
@@ -76,7 +76,8 @@ def test_profile_refits_the_others():
 
         p = fit.params
         start = [p["E"], np.log(p["A"]) + (held - p["alpha"]) * 20, np.log(p["B"]), p["beta"]]
-        found = minimize(rss, start, method="Nelder-Mead", options={"maxiter": 20000, "maxfev": 20000, "xatol": 1e-10, "fatol": 1e-16})  # fmt: skip
+        options = {"maxiter": 20000, "maxfev": 20000, "xatol": 1e-10, "fatol": 1e-16}
+        found = minimize(rss, start, method="Nelder-Mead", options=options)
         assert profile.objective[i] == pytest.approx(found.fun, rel=1e-6)
     lower, upper = profile
     between = np.interp([lower, upper], profile.grid, profile.objective)
