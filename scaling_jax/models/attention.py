@@ -2,7 +2,7 @@
 
 `xla` and `cudnn` are `jax.nn.dot_product_attention`; `splash` is JAX's own TPU kernel. `blocked` is ours, for CPU:
 batched matmuls over (batch x heads) in a few static query blocks, each against the keys it may see, which skips the
-masked 3/8 of the square and the layout changes that XLA:CPU makes of the 4-dimensional einsum (see benchmarks/).
+masked quarter of the square and the layout changes that XLA:CPU makes of the 4-dimensional einsum (see benchmarks/).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-NUM_QUERY_BLOCKS = 4
+NUM_QUERY_BLOCKS = 2
 
 
 def pick(backend: str, context: int, head_dim: int, dtype) -> str:

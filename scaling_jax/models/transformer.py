@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from scaling_jax.models import accounting, attention
 from scaling_jax.models.family import Counts, Model, Spec, mean_loss, register
+from scaling_jax.models.layers import linear, rms_norm
 from scaling_jax.models.parametrization import EMBEDDING, HIDDEN, OUTPUT, SCALAR, VECTOR, Scaling, normal_init
 
 LOGITS_CHUNK_BYTES = 64 * 2**20  # float32 logits held at once
@@ -77,9 +78,9 @@ class Transformer:
         """Estimated peak bytes of activations of one batch, about XLA's own figure; `execution` is resolved."""
         M, F, T = width, self.mlp_ratio * width, spec.context
         size = jnp.dtype(execution.compute_dtype).itemsize
-        token_layer = 4 * 4 * M + size * (9 * M + 4 * F)  # norms are float32; qkv, turned and not; MLP before and after
+        token_layer = size * (15 * M + 2 * F)  # inputs and outputs of norms, products, rotations; MLP before and after
         if execution.attention in ("xla", "blocked"):  # the others never hold the scores
-            token_layer += 2 * 4 * T * (M // self.head_dim)
+            token_layer += 4 * T * (M // self.head_dim)
         kept = depth * token_layer if not execution.remat else depth * size * M + token_layer
         logits = 3 * min(LOGITS_CHUNK_BYTES, 4 * batch_size * T * spec.vocab_size)
         return batch_size * T * kept + logits
@@ -140,13 +141,6 @@ def role_of(path: tuple[str, ...]) -> str:
     return ROLES.get(path[-1], HIDDEN)
 
 
-def rms_norm(x, gain):
-    """x / rms(x) * gain over the last axis, in float32, back in x's dtype (Zhang & Sennrich, arXiv:1910.07467)."""
-    x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
-    return (x32 * scale * gain.reshape((1,) * (x.ndim - 1) + gain.shape)).astype(x.dtype)
-
-
 def rotary(x_BxTxNxH, base: float):
     """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H)."""
     _, T, _, H = x_BxTxNxH.shape
@@ -175,22 +169,22 @@ class Block(nn.Module):
 
         def matrix(name, rows, columns, factor=1.0):
             std = factor * self.scaling.std(HIDDEN, rows)
-            return self.param(name, normal_init(std), (rows, columns), jnp.float32).astype(self.dtype)
+            return self.param(name, normal_init(std), (rows, columns), jnp.float32)
 
         def gain(name, size):
             return self.param(name, nn.initializers.ones, (size,), jnp.float32)
 
         h_BxTxM = rms_norm(x_BxTxM, gain("attention_gain", M))
-        qkv_BxTx3NxH = (h_BxTxM @ matrix("qkv", M, 3 * M)).reshape(B, T, 3 * (M // H), H)
+        qkv_BxTx3NxH = linear(h_BxTxM, matrix("qkv", M, 3 * M)).reshape(B, T, 3 * (M // H), H)
         q_BxTxNxH, k_BxTxNxH, v_BxTxNxH = jnp.split(qkv_BxTx3NxH, 3, axis=2)
         q_BxTxNxH = rotary(rms_norm(q_BxTxNxH, gain("q_gain", H)), self.options.rope_base)
         k_BxTxNxH = rotary(rms_norm(k_BxTxNxH, gain("k_gain", H)), self.options.rope_base)
         out_BxTxM = attention.causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, self.attention).reshape(B, T, M)
-        x_BxTxM += out_BxTxM @ matrix("out", M, M, branch)
+        x_BxTxM += linear(out_BxTxM, matrix("out", M, M, branch))
 
         h_BxTxM = rms_norm(x_BxTxM, gain("mlp_gain", M))
-        h_BxTxF = ACTIVATIONS[self.options.activation](h_BxTxM @ matrix("up", M, F))
-        return x_BxTxM + h_BxTxF @ matrix("down", F, M, branch)
+        h_BxTxF = ACTIVATIONS[self.options.activation](linear(h_BxTxM, matrix("up", M, F)))
+        return x_BxTxM + linear(h_BxTxF, matrix("down", F, M, branch))
 
 
 class Decoder(nn.Module):
