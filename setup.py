@@ -29,7 +29,7 @@ RAY = ["ray>=2.40"]
 # Trained and given tokenizers, and .zst text.
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
-TEST = [*TRAIN, *TOKENIZERS, *RAY, "pytest>=8", "ruff>=0.14"]
+TEST = [*TRAIN, *TOKENIZERS, *RAY, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"]
 
 setup(
     name="scaling_jax",

@@ -204,7 +204,9 @@ def _find(table: pd.DataFrame, name: str, columns: Mapping[str, str], optional: 
             return by_lower[usual]
     if optional:
         return None
-    raise UserError(f"no column for {name}: the table has {_listed(table)}; map one with --columns={name}=<column>")
+    usual = ", ".join(u for u in USUAL_NAMES.get(name, ())[:3] if u != name)
+    known = f"{name} ({usual})" if usual else name
+    raise UserError(f"no column for {known}: the table has {_listed(table)}; map one with --columns={name}=<column>")
 
 
 def _numbers(table: pd.DataFrame, column: str) -> np.ndarray:
