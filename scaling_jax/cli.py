@@ -45,7 +45,9 @@ def main(argv: Sequence[str]) -> int:
         _forget_flags()
         module.define_flags()
         if any(a in ("-h", "--help", "--helpfull") for a in rest):
-            print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{flags.FLAGS.module_help(module.__name__)}")
+            ours = [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("scaling_jax.")]
+            helps = "\n".join(flags.FLAGS.module_help(name) for name in ours)
+            print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{helps}")
             return 0
         args = flags.FLAGS([f"scaling-jax {command}", *rest])[1:]
         logging.use_absl_handler()
@@ -86,7 +88,7 @@ def usage() -> str:
 def _forget_flags() -> None:
     """Commands share flag names, so what an earlier call in this process defined goes first."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if module.startswith("scaling_jax.commands"):
+        if module.startswith("scaling_jax."):
             for flag in list(defined):
                 delattr(flags.FLAGS, flag.name)
 
