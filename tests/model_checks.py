@@ -1,0 +1,68 @@
+"""What the families' tests share."""
+
+import contextlib
+
+import jax
+import numpy as np
+import optax
+
+from scaling_jax.models import Scaling
+
+DIRECTIONS = {"adamw": optax.scale_by_adam(eps=1e-12), "sgd": optax.trace(0.9)}
+
+
+@contextlib.contextmanager
+def quick_compiles():
+    """Half the compile time, for tests whose programs run once on tiny arrays."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, steps=3):
+    """{(parametrization, optimizer): d ln(rms change of the outputs) / d ln(width)} after a few steps at one peak rate.
+
+    The muP coordinate check (Yang et al. 2022, arXiv:2203.03466, appendix D.1).
+
+    Args:
+      outputs_of: (model, params, batch) -> array whose entries muP keeps of one size.
+      rates: peak rate by optimiser.
+    """
+    changes = {(parametrization, optimizer): [] for parametrization in ("mup", "standard") for optimizer in rates}
+    for width in widths:
+        starts, models = {}, {}
+        for parametrization, optimizer in changes:
+            scaling = Scaling(parametrization, width, widths[0], optimizer)
+            model = models[parametrization, optimizer] = family.build(width, depth, spec, scaling, execution)
+            starts[parametrization] = jax.jit(model.init)(jax.random.key(0))
+
+        # A parametrisation changes initial values and rates, not the functions: one compilation serves all.
+        def gradient_and_outputs(params, model=model):
+            return jax.grad(lambda p: model.loss(p, batch)[0])(params), outputs_of(model, params, batch)
+
+        compiled = jax.jit(gradient_and_outputs)
+        for (parametrization, optimizer), sizes in changes.items():
+            params, direction = starts[parametrization], DIRECTIONS[optimizer]
+            multipliers = jax.tree.map(
+                lambda m, o=optimizer: m * rates[o], models[parametrization, optimizer].lr_multipliers
+            )
+            state, outputs = direction.init(params), []
+            for _ in range(steps + 1):
+                grads, out = compiled(params)
+                outputs.append(np.asarray(out))
+                updates, state = direction.update(grads, state, params)
+                params = jax.tree.map(lambda p, u, m: p - m * u, params, updates, multipliers)
+            sizes.append(np.sqrt(np.mean(np.square(outputs[-1] - outputs[0]))))
+    return {case: np.polyfit(np.log(widths), np.log(sizes), 1)[0] for case, sizes in changes.items()}
+
+
+def assert_mup_is_flat_and_standard_is_not(found):
+    """The same test passes for muP and fails for the standard parametrisation."""
+    for (parametrization, optimizer), slope in found.items():
+        if parametrization == "mup":
+            assert abs(slope) < 0.2, (parametrization, optimizer, slope)
+        else:
+            assert slope > 0.35, (parametrization, optimizer, slope)
