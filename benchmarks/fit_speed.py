@@ -4,9 +4,10 @@
 
 The points are 240 simulated ones with the noise and outliers of Chinchilla's figure 4, or the columns params, tokens
 and loss of a CSV (rows marked `excluded` left out). The published procedure (Hoffmann et al. 2022, Besiroglu et al.
-2024) is L-BFGS-B with numerical gradients from a grid of 4,500 starts, and BFGS from its optimum for each of 4,000 resamples;
-`--share` of its starts and resamples are run and the time is scaled up, 1 runs them all. Prints wall seconds, in
-brackets seconds of processor time, and the ratio of processor times, which other users of the machine change little.
+2024) is L-BFGS-B with numerical gradients from a grid of 4,500 starts, and BFGS from its optimum for each of 4,000
+resamples; `--share` of its starts and resamples are run and the time is scaled up, 1 runs them all. Prints wall
+seconds, in brackets seconds of processor time, and the ratio of processor times, which other users of the machine
+change little.
 """
 
 import csv

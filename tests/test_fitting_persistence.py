@@ -60,12 +60,17 @@ def test_other_laws_come_back(tmp_path, name):
 
 
 def test_open_ends_survive(tmp_path):
-    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
-    boot = fit.bootstrap(10)
-    boot.samples[3, 1] = np.inf
-    text = saved(tmp_path, fit).read_text()
-    json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
-    assert fitting.load(tmp_path / "fit.json").interval(0.99)["A"][1] == np.inf
+    x = np.geomspace(1, 1e3, 40)
+    law = fitting.law(
+        lambda p, x: p["A"] / (1 + x["x"] / p["where"]), params={"A": (0, 9), "where": (1, np.inf)}, inputs="x"
+    )
+    fit = fitting.fit(law, x, 3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(40)))
+    assert fit.bootstrap(40).interval()["where"][1] == np.inf
+    json.loads(saved(tmp_path, fit).read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    loaded = fitting.load(tmp_path / "fit.json", law=law)
+    assert loaded.interval() == fit.interval()
+    interval = loaded.predict(100.0, level=0.9).interval
+    assert np.all(np.isfinite(interval)) and interval[0] < 3 < interval[1] < 3.1
 
 
 def test_your_own_law_must_be_passed(tmp_path):

@@ -17,6 +17,7 @@ class Bootstrap:
 
     Attributes:
       params: names of the fitted parameters, p of them.
+      coordinates: (n, p) samples in the solver's coordinates, all finite: what predictions are made from.
       samples: (n, p) natural units; infinite or zero where a parameter ran off to its end of the range.
       derived: {name: (n,)} samples of derived exponents such as a = beta / (alpha + beta).
       method, seed: how points were resampled.
@@ -24,6 +25,7 @@ class Bootstrap:
     """
 
     params: tuple[str, ...]
+    coordinates: np.ndarray
     samples: np.ndarray
     derived: dict
     method: str
@@ -53,6 +55,15 @@ class Bootstrap:
         return "\n".join([f"{len(self.samples)} {self.method} resamples, seed {self.seed}", *rows])
 
 
+def from_coordinates(problem, z, method, seed, settled):
+    """The `Bootstrap` of samples z (n, p)."""
+    params = run_off(problem, z, problem.natural(z))
+    with np.errstate(all="ignore"):
+        derived = {k: np.asarray(of(params), np.float64) for k, of in problem.law.exponents.items()}
+    samples = np.stack([params[k] for k in problem.free], axis=1)
+    return Bootstrap(problem.free, z, samples, derived, method, seed, settled)
+
+
 def bootstrap(problem, z, n, seed, method, clusters):
     """`n` refits of `problem` around its optimum z.
 
@@ -62,7 +73,7 @@ def bootstrap(problem, z, n, seed, method, clusters):
         sign, one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise.
       clusters: (n_points,) labels or None.
     Returns:
-      coordinates (n, p), settled (n,).
+      `Bootstrap`.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(problem.n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
@@ -92,7 +103,7 @@ def bootstrap(problem, z, n, seed, method, clusters):
             better = done.value < best
             ends[i : i + size][better], settled[i : i + size][better] = done.z[better], done.settled[better]
             best = np.minimum(best, done.value)
-    return ends, settled
+    return from_coordinates(problem, ends, method, seed, float(settled.mean()))
 
 
 def _ways_back(problem, z):

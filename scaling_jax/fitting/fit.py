@@ -157,12 +157,7 @@ class Fit:
         old = self._bootstrap
         if old is not None and (len(old.samples), old.seed, old.method) == (n, seed, method):
             return old
-        z, settled = resampling.bootstrap(self._problem, self._z, n, seed, method, self.clusters)
-        params = resampling.run_off(self._problem, z, self._problem.natural(z))
-        with np.errstate(all="ignore"):
-            derived = {k: np.asarray(of(params), np.float64) for k, of in self.law.exponents.items()}
-        samples = np.stack([params[k] for k in self.free], axis=1)
-        self._bootstrap = resampling.Bootstrap(self.free, samples, derived, method, seed, float(settled.mean()))
+        self._bootstrap = resampling.bootstrap(self._problem, self._z, n, seed, method, self.clusters)
         return self._bootstrap
 
     def profile(self, name, level=0.95):
@@ -246,10 +241,8 @@ class Fit:
         """
         if self._bootstrap is None:
             return uncertainty.delta_interval(self._problem, self._z, self.spread, function, level, log)
-        params = dict(zip(self._bootstrap.params, self._bootstrap.samples.T))
-        params |= {k: np.full(len(self._bootstrap.samples), v) for k, v in self.fixed.items()}
         with np.errstate(all="ignore"):
-            return uncertainty.quantiles(function(params), level)
+            return uncertainty.quantiles(function(self._problem.natural(self._bootstrap.coordinates)), level)
 
 
 def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None, seed=0, starts=None):

@@ -59,8 +59,7 @@ def save(fit, path):
         },
         "bootstrap": None
         if boot is None
-        else {"params": boot.params, "samples": boot.samples, "derived": boot.derived, "method": boot.method,
-              "seed": int(boot.seed), "settled": boot.settled},
+        else {"coordinates": boot.coordinates, "method": boot.method, "seed": int(boot.seed), "settled": boot.settled},
     }  # fmt: skip
     text = json.dumps(_plain(record), indent=1, allow_nan=False)
     path = os.fspath(path)
@@ -129,7 +128,7 @@ def _law(path, record, law):
 
 
 def _fit(record, law):
-    from .bootstrap import Bootstrap
+    from .bootstrap import from_coordinates
     from .fit import Fit
     from .problem import Problem
     from .search import Certificate
@@ -146,11 +145,10 @@ def _fit(record, law):
     if z.shape != (problem.p,) or covariance.shape != (problem.p, problem.p):
         raise FitError(f"{problem.p} fitted parameters, but coordinates of shape {z.shape} and {covariance.shape}")
     if boot is not None:
-        samples = np.array(boot["samples"], np.float64)
+        samples = np.array(boot["coordinates"], np.float64)
         if samples.ndim != 2 or samples.shape[1] != problem.p:
-            raise FitError(f"bootstrap samples have shape {samples.shape}")
-        derived = {k: np.array(v, np.float64) for k, v in boot["derived"].items()}
-        boot = Bootstrap(tuple(boot["params"]), samples, derived, boot["method"], boot["seed"], float(boot["settled"]))
+            raise FitError(f"bootstrap samples of shape {samples.shape}")
+        boot = from_coordinates(problem, samples, boot["method"], boot["seed"], float(boot["settled"]))
     return Fit(
         law=law, params=params, objective=objective_from_dict(record["objective"]),
         objective_value=float(record["objective_value"]), converged=bool(record["converged"]),
