@@ -51,7 +51,6 @@ class Ladder:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         shutil.copy(self.folder / "study.json", path)
-        shutil.copytree(self.folder / "xla_cache", path / "xla_cache")
         return path
 
     def check(self, workdir: pathlib.Path) -> None:

@@ -17,7 +17,7 @@ from scaling_jax.commands.plan_text import plan_text
 from scaling_jax.engines import base, cluster, compile_cache, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
-from scaling_jax.engines.workdir import COMPILE_CACHE, Workdir
+from scaling_jax.engines.workdir import Workdir
 from scaling_jax.errors import InUse, Preempted, UserError
 from scaling_jax.plan import make_plan
 from scaling_jax.results import Records
@@ -74,7 +74,7 @@ def _run(args: list[str], values: Any, stop: StopSignal) -> int:
         raise UserError("the data differ between the processes that train together; give all of them the same")
     packs = make_plan(study, spec, dataset.dataset_hash)
     with _claim(workdir, study, scales, dataset.dataset_hash) as attempt:
-        compile_cache.use(workdir.path / COMPILE_CACHE)
+        compile_cache.use()
         records = Records(workdir.path, attempt, writes=processes.is_leader())
         finished = _finished(records, packs)
         chosen = base.select(packs, values.only_packs)

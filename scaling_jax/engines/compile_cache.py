@@ -1,10 +1,13 @@
-"""JAX's persistent compilation cache, kept in the workdir so that a resumed run does not compile again.
+"""JAX's persistent compilation cache: the user's own, so that a run that goes on does not compile again.
 
-JAX loads what it finds there as machine code: a workdir's cache is to be trusted like a program.
+JAX loads what it finds there as machine code: whoever can write into it can run anything as whoever reads from it. So
+it does not lie in the workdir, which may come from a stranger. Machines of one user, or of people who trust each other,
+share one through JAX_COMPILATION_CACHE_DIR.
 """
 
 from __future__ import annotations
 
+import os
 import pathlib
 import zlib
 from typing import Any
@@ -12,14 +15,17 @@ from typing import Any
 import jax
 
 from scaling_jax.results import as_path, is_remote
+from scaling_jax.training.layout import cache_folder
 
 MIN_COMPILE_SECONDS = 0.3
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
-def use(folder: Any) -> None:
-    """Points JAX at `folder`."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+def use() -> None:
+    """Points JAX at $JAX_COMPILATION_CACHE_DIR, else at `xla` in the user's cache folder."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder() / "xla")
+    remove_torn(folder)
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 

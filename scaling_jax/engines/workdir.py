@@ -13,12 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from scaling_jax.engines import compile_cache, lock
+from scaling_jax.engines import lock
 from scaling_jax.errors import UserError
 from scaling_jax.results import as_path, is_remote, is_temporary, write_atomic
 from scaling_jax.study import Study
 
-COMPILE_CACHE = "xla_cache"
 ABANDONED_SECONDS = 600.0
 
 
@@ -113,7 +112,6 @@ class Workdir:
                 with contextlib.suppress(FileNotFoundError):
                     if is_temporary(path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
                         path.unlink()
-        compile_cache.remove_torn(self.path / COMPILE_CACHE)
 
 
 def _is_housekeeping(name: str) -> bool:
