@@ -4,11 +4,8 @@ import contextlib
 
 import jax
 import numpy as np
-import optax
 
 from scaling_jax.models import Scaling
-
-DIRECTIONS = {"adamw": optax.scale_by_adam(eps=1e-12), "sgd": optax.trace(0.9)}
 
 
 @contextlib.contextmanager
@@ -37,7 +34,8 @@ def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, ste
         for parametrization, optimizer in changes:
             scaling = Scaling(parametrization, width, widths[0], optimizer)
             model = models[parametrization, optimizer] = family.build(width, depth, spec, scaling, execution)
-            starts[parametrization] = jax.jit(model.init)(jax.random.key(0))
+            if parametrization not in starts:  # the optimiser changes rates only
+                starts[parametrization] = jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))
 
         # A parametrisation changes initial values and rates, not the functions: one compilation serves all.
         def gradient_and_outputs(params, model=model):
@@ -45,16 +43,23 @@ def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, ste
 
         compiled = jax.jit(gradient_and_outputs)
         for (parametrization, optimizer), sizes in changes.items():
-            params, direction = starts[parametrization], DIRECTIONS[optimizer]
-            multipliers = jax.tree.map(
-                lambda m, o=optimizer: m * rates[o], models[parametrization, optimizer].lr_multipliers
-            )
-            state, outputs = direction.init(params), []
-            for _ in range(steps + 1):
-                grads, out = compiled(params)
-                outputs.append(np.asarray(out))
-                updates, state = direction.update(grads, state, params)
-                params = jax.tree.map(lambda p, u, m: p - m * u, params, updates, multipliers)
+            params = starts[parametrization]
+            multipliers = models[parametrization, optimizer].lr_multipliers
+            first = second = jax.tree.map(np.zeros_like, params)
+            outputs = []
+            for step in range(1, steps + 2):
+                grads, out = jax.tree.map(np.asarray, compiled(params))
+                outputs.append(out)
+                if optimizer == "adamw":
+                    first = jax.tree.map(lambda a, g: 0.9 * a + 0.1 * g, first, grads)
+                    second = jax.tree.map(lambda a, g: 0.95 * a + 0.05 * g**2, second, grads)
+                    direction = jax.tree.map(
+                        lambda a, b, k=step: a / (1 - 0.9**k) / (np.sqrt(b / (1 - 0.95**k)) + 1e-12), first, second
+                    )
+                else:
+                    direction = first = jax.tree.map(lambda a, g: 0.9 * a + g, first, grads)
+                rate = rates[optimizer]
+                params = jax.tree.map(lambda p, u, m, r=rate: p - np.float32(r * m) * u, params, direction, multipliers)
             sizes.append(np.sqrt(np.mean(np.square(outputs[-1] - outputs[0]))))
     return {case: np.polyfit(np.log(widths), np.log(sizes), 1)[0] for case, sizes in changes.items()}
 

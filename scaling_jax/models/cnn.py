@@ -176,7 +176,7 @@ class Layers(nn.Module):
         shape = (kernel, kernel, x_BxHxWxC.shape[-1], channels)
         std = self.scaling.std(role, math.prod(shape[:3]))
         w_KxKxCxO = convolution.standardise(self.param(name, normal_init(std), shape, jnp.float32))
-        return convolution.conv2d(x_BxHxWxC, w_KxKxCxO.astype(self.dtype), stride, self.convolution)
+        return convolution.conv2d(x_BxHxWxC, w_KxKxCxO, stride, self.convolution)
 
     def norm_relu(self, name: str, x_BxHxWxC):
         C = x_BxHxWxC.shape[-1]

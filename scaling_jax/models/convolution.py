@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from scaling_jax.models.layers import linear
+
 
 def pick(backend: str) -> str:
     """The faster implementation on `backend` ("cpu", "gpu"/"cuda", "tpu")."""
@@ -21,16 +23,17 @@ def conv2d(x_BxHxWxC, w_KxKxCxO, stride: int, implementation: str):
 
     Args:
       x_BxHxWxC: batch x height x width x channels.
-      w_KxKxCxO: window x window x input channels x output channels, same dtype.
+      w_KxKxCxO: window x window x input channels x output channels, float32 master weights.
       stride: of the window in both directions.
       implementation: "xla" or "patches".
 
     Returns:
-      [B, ceil(H / stride), ceil(W / stride), O].
+      [B, ceil(H / stride), ceil(W / stride), O] in the dtype of x.
     """
     if implementation == "patches":
         return _patches(x_BxHxWxC, w_KxKxCxO, stride)
     dims = ("NHWC", "HWIO", "NHWC")
+    w_KxKxCxO = w_KxKxCxO.astype(x_BxHxWxC.dtype)
     return jax.lax.conv_general_dilated(x_BxHxWxC, w_KxKxCxO, (stride, stride), "SAME", dimension_numbers=dims)
 
 
@@ -46,7 +49,7 @@ def _patches(x_BxHxWxC, w_KxKxCxO, stride: int):
         for j in range(K)
     ]
     patches_RxP = jnp.concatenate(windows, axis=-1).reshape(-1, K * K * C)
-    return (patches_RxP @ w_KxKxCxO.reshape(K * K * C, O)).reshape(B, rows, columns, O)
+    return linear(patches_RxP, w_KxKxCxO.reshape(K * K * C, O)).reshape(B, rows, columns, O)
 
 
 def standardise(w_KxKxCxO):
