@@ -72,9 +72,9 @@ class Cli:
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
         """Starts `scaling-jax *args`, after calling `before` in the new process."""
-        process = self._context.Process(
-            target=_child, args=(args, dict(os.environ), str(self.log), self.report, before)
-        )
+        self.log.write_text("")
+        settings = (args, dict(os.environ), str(self.log), self.report, before)
+        process = self._context.Process(target=_child, args=settings)
         process.start()
         return process
 
