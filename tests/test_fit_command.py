@@ -149,7 +149,7 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
 @pytest.mark.parametrize(
     "change, arguments, message",
     [
-        (lambda t: t.drop(columns="tokens"), {}, r"no column for D .*: the table has params_matmul, .*--columns=D=<colu"),
+        (lambda t: t.drop(columns="tokens"), {}, r"no column for D .*: the table has params_matmul, .*--columns=D=<"),
         (lambda t: t, {"columns": {"D": "tokns"}}, r"--columns=D=tokns: the table has params_matmul, tokens"),
         (lambda t: t, {"columns": {"Q": "tokens"}}, r"--columns maps 'Q'; this law takes N, D, y, C"),
         (lambda t: t.head(4), {}, r"4 .*5 parameters"),
