@@ -42,6 +42,9 @@ if ((mps > 1)); then
   # A folder of our own: the service is this user's and ends with this script.
   folder=$(mktemp -d)
   export CUDA_MPS_PIPE_DIRECTORY=$folder CUDA_MPS_LOG_DIRECTORY=$folder
+  # By itself the first process would take most of a GPU's memory.
+  XLA_PYTHON_CLIENT_MEM_FRACTION=$(awk "BEGIN {print 0.9 / $mps}")
+  export XLA_PYTHON_CLIENT_MEM_FRACTION
   nvidia-cuda-mps-control -d
   trap 'echo quit | nvidia-cuda-mps-control; rm -rf "$folder"' EXIT
 fi

@@ -24,7 +24,7 @@ prepare() {
     tar -xzf "$HOME_DIR/source.tar.gz" -C "$HOME_DIR/source" &&
     PYTHONPATH=$HOME_DIR/uv python3 -m uv venv --quiet --allow-existing --python 3.12 "$HOME_DIR/venv" &&
     PYTHONPATH=$HOME_DIR/uv python3 -m uv pip install --quiet --python "$HOME_DIR/venv/bin/python" \
-      "$HOME_DIR/source[train]" "jax[tpu]" &&
+      "$HOME_DIR/source[gcs]" "jax[tpu]" &&
     attribute scaling-jax-flags >"$HOME_DIR/run.flags" &&
     touch "$HOME_DIR/ready"
 }
@@ -80,7 +80,7 @@ finish() {
 if [[ ${1-} == --dry_run ]]; then
   cat <<TEXT
 On every worker, as the systemd unit scaling-jax:
-  $HOME_DIR/venv: Python 3.12, \$launch/source.tar.gz with [train], jax[tpu]
+  $HOME_DIR/venv: Python 3.12, \$launch/source.tar.gz with [gcs], jax[tpu]
   scaling-jax run --flagfile=$HOME_DIR/run.flags --workdir=\$workdir
     exit 0 done, 75 again, 2 give up, else again, $MAX_FAILURES times at most
 On worker 0 then:

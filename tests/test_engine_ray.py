@@ -6,9 +6,15 @@ import subprocess
 import sys
 
 import clusters
+import ladder
 import pytest
 
-from scaling_jax.errors import Preempted
+from scaling_jax.engines import base
+from scaling_jax.engines.preemption import StopSignal
+from scaling_jax.errors import Preempted, UserError
+from scaling_jax.models.family import Spec
+from scaling_jax.plan import make_plan
+from scaling_jax.study import load_study, override
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray reads it when it is imported
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -60,6 +66,90 @@ def test_a_pack_is_told_when_its_worker_is_killed(tmp_path):
     worker.kill()
     worker.wait()
     clusters.wait_for((tmp_path / "told").exists, "SIGTERM to the child")
+
+
+@pytest.mark.parametrize(
+    "flags, what",
+    [
+        (("--engine_option=packs_per_gpu=0",), "packs_per_gpu=0"),
+        (("--engine_option=--gpus=8",), "--gpus=8"),
+        (("--only_packs=w9-d9",), "w16-d1"),
+        ((), "pip install 'scaling_jax[ray]'"),
+    ],
+)
+def test_wrong_input_is_one_line_before_anything_starts(tmp_path, monkeypatch, flags, what):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    command = clusters.command(tmp_path, tmp_path / "workdir", clusters.SHORT, "--engine=ray", *flags)
+    code, _, said = ladder.run_here(*command[3:])
+    assert code == 2
+    assert what in said.splitlines()[-1] and "Traceback" not in said
+    assert not (tmp_path / "workdir").exists()
+
+
+class FakeCluster:
+    """`ray.nodes()` of a cluster with these resources."""
+
+    def __init__(self, *nodes):
+        self._nodes = nodes
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": node} for node in self._nodes]
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch):
+    """What a pack of 3 lanes asks of a cluster: ask(*nodes, options=..., mesh=...) -> Ray's task options."""
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    study = load_study(ladder.write_study(tmp_path))
+
+    def ask(*nodes, options=(), mesh=None, most=None):
+        chosen = override(study, [f"execution.mesh={mesh}"])
+        spec = Spec(kind="tokens", vocab_size=256, context=16)
+        job = base.Job(make_plan(chosen, spec)[0], ("run",))
+        if most is not None:
+            monkeypatch.setattr(ray_engine, "PROCESS_BYTES", most)
+        settings = base.Settings("tiny", chosen, spec, tmp_path, options, 9, False, StopSignal())
+        cluster = FakeCluster(*nodes)
+        request = ray_engine._resources(cluster, job, settings)
+        return request, ray_engine._slots(cluster, job, settings), ray_engine._command(job, request)
+
+    return ask
+
+
+GIB = 2**30
+
+
+def test_a_pack_asks_for_a_device_per_lane_as_far_as_a_node_goes(ask):
+    roomy = {"CPU": 16.0, "memory": 64 * GIB}
+    assert ask({}, roomy, roomy)[:2] == ({"num_cpus": 3}, 10)
+    assert ask({"CPU": 2.0, "memory": 64 * GIB})[:2] == ({"num_cpus": 2}, 1)
+    assert ask(roomy, {"CPU": 4.0, "GPU": 2.0})[:2] == ({"num_gpus": 2.0, "num_cpus": 1}, 1)
+    assert ask({"CPU": 200.0, "TPU": 8.0})[:2] == ({"resources": {"TPU": 4}, "num_cpus": 1}, 2), "1, 2, 4 or 8 chips"
+    assert ask({})[0] == {"num_cpus": 1}, "no node yet"
+
+
+def test_a_pack_is_one_process_with_as_many_devices_as_it_got(ask):
+    command = ask({"CPU": 16.0, "memory": 64 * GIB})[2]
+    assert "--num_cpu_devices=3" in command and "--num_processes=1" in command
+    command = ask({"CPU": 4.0, "GPU": 2.0})[2]
+    assert not any(arg.startswith("--num_cpu_devices") for arg in command) and "--num_processes=1" in command
+
+
+def test_memory_is_asked_for_where_it_is_scarce(ask):
+    node = {"CPU": 16.0, "memory": 64 * GIB}
+    request = ask(node, most=13 * GIB)[0]
+    assert request["num_cpus"] == 3 and 13 * GIB < request["memory"] < 14 * GIB
+    assert ask(node, most=900 * GIB)[0]["memory"] == 64 * GIB, "an estimate must not wait for ever"
+
+
+def test_small_packs_share_a_gpu(ask):
+    node = {"CPU": 4.0, "GPU": 1.0}
+    assert ask(node, options=("packs_per_gpu=4",))[:2] == ({"num_gpus": 0.25, "num_cpus": 1}, 4)
+
+
+def test_a_pack_of_many_hosts_is_refused(ask):
+    with pytest.raises(UserError, match=r"wants 4 devices .* more than 2 GPU; --engine=slurm"):
+        ask({"CPU": 4.0, "GPU": 2.0}, mesh="(1, 4, 1)")
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from scaling_jax.engines import base
 from scaling_jax.engines.preemption import SIGNALS
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
 
+# A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
+ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")
 POLL_SECONDS = 0.2
 STOP_SECONDS = 90.0  # a pack that is told to stop has this long to save
 PROCESS_BYTES = 2**30  # of the interpreter, JAX and compilation, besides what the pack holds
@@ -31,9 +33,8 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
     """Trains every job to exit 0 and returns the exit code of the whole.
 
     Raises:
-      UserError: an unknown option, or a pack that no node has devices for.
+      UserError: Ray is not installed, an unknown option, or a pack that no node has devices for.
       Preempted: this driver was told to stop; the packs under way were told too, and have saved.
-      ModuleNotFoundError: ray is not installed.
     """
     _packs_per_gpu(settings)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -78,8 +79,10 @@ def _connect() -> ModuleType:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name in ("RAY_USAGE_STATS_ENABLED", "RAY_DEDUP_LOGS"):  # reports nothing home; swallows no line of a pack
         os.environ.setdefault(name, "0")
-    import ray
-
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise UserError("--engine=ray needs Ray: pip install 'scaling_jax[ray]'") from error
     if address:
         ray.init(address=address)
     else:
@@ -144,7 +147,7 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
 
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
-    largest = max(1, *(int(node.get(kind, 0)) for node in nodes))  # at least 1: nodes may be yet to come
+    largest = max([1, *(int(node.get(kind, 0)) for node in nodes)])  # at least 1: nodes may be yet to come
     wanted = devices_wanted(pack, study, largest)
     if wanted > largest:
         raise UserError(
@@ -177,7 +180,8 @@ def _slots(ray: ModuleType, job: base.Job, settings: base.Settings) -> int:
 
 def _command(job: base.Job, request: Mapping[str, Any]) -> list[str]:
     """The job's command; on CPU nodes it makes as many devices as it was given cores."""
+    command = [*job.command, *ALONE]
     on_cpu = set(request) <= {"num_cpus", "memory"}
-    if not on_cpu or any(arg.startswith("--num_cpu_devices") for arg in job.command):
-        return list(job.command)
-    return [*job.command, f"--num_cpu_devices={request['num_cpus']}"]
+    if on_cpu and not any(arg.startswith("--num_cpu_devices") for arg in command):
+        command.append(f"--num_cpu_devices={request['num_cpus']}")
+    return command
