@@ -29,7 +29,9 @@ RAY = ["ray>=2.40"]
 # Trained and given tokenizers, and .zst text.
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
-TEST = [*TRAIN, *TOKENIZERS, *RAY, "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14"]
+GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
+TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "gcp-storage-emulator>=2024.8.3"]
+TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
 
 setup(
     name="scaling_jax",
@@ -47,6 +49,7 @@ setup(
         "ray": [*TRAIN, *RAY],
         "tokenizers": [*TRAIN, *TOKENIZERS],
         "prepare": [*TRAIN, *PREPARE],
+        "gcs": [*TRAIN, *GCS],
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.cli:entry"]},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import uuid
 from typing import Any
 
 from scaling_jax.analysis import Analysis
@@ -30,7 +29,7 @@ def write_report(analysis: Analysis, out_dir: Any) -> str:
     pictures = {name: _png(figure) for name, figure in figures.draw(analysis).items()}
     for name in figures.NAMES:
         if name in pictures:
-            _write_bytes(folder / f"{name}.png", pictures[name])
+            write_atomic(folder / f"{name}.png", pictures[name])
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
     text = summary.text(analysis, str(folder))
@@ -44,9 +43,3 @@ def _png(figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
-
-
-def _write_bytes(path: Any, content: bytes) -> None:
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(path)
