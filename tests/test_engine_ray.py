@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import clusters
 import ladder
@@ -46,7 +47,18 @@ def test_a_preempted_task_is_one_that_ray_repeats(tmp_path, monkeypatch, end):
 
 
 def test_a_cancelled_task_tells_its_pack_and_waits_for_it(tmp_path, monkeypatch):
-    fake_python(tmp_path, monkeypatch, f"trap 'touch {tmp_path}/saved; exit 75' TERM; kill -INT $PPID; sleep 60 & wait")
+    train = f"trap 'sleep 0.5; touch {tmp_path}/saved; exit 75' TERM; touch {tmp_path}/ready; sleep 60 & wait"
+    fake_python(tmp_path, monkeypatch, train)
+    sleep, cancelled = time.sleep, []
+
+    def cancel_once(seconds):
+        """As Ray's cancel: a KeyboardInterrupt between two steps of Python, with no signal."""
+        sleep(seconds)
+        if (tmp_path / "ready").exists() and not cancelled:
+            cancelled.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", cancel_once)
     with pytest.raises(KeyboardInterrupt):
         ray_engine.train([])
     assert (tmp_path / "saved").exists()

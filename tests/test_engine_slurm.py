@@ -49,6 +49,16 @@ def test_dry_run_prints_the_submission_and_needs_no_slurm(submit, tmp_path):
     assert not (tmp_path / "workdir").exists()
 
 
+def test_a_job_inherits_what_was_given_also_from_a_flag_file(submit, tmp_path):
+    file = tmp_path / "more.flags"
+    file.write_text("--set=seeds=(0, 1)\n--set=data.context=32\n--verbosity=1\n")
+    code, shown, said = submit({}, "--dry_run", f"--flagfile={file}")
+    assert code == 0, said
+    words = shlex.split(shown)
+    assert [words.count(word) for word in ("--set=seeds=(0, 1)", "--set=data.context=32", "--verbosity=1")] == [1, 1, 1]
+    assert words.count(f"--set={clusters.SHORT[0]}") == 1
+
+
 def test_submits_in_arrays_that_the_cluster_takes(submit, tmp_path):
     code, _, said = submit({"sbatch": "echo 7", "squeue": "", "scontrol": "echo 'MaxArraySize = 2'"})
     assert code == 0, said

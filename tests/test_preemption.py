@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C save and end with 75 after the chunk under way; a second one ends at once."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -98,3 +99,19 @@ def test_told_while_packs_train_side_by_side(command, tmp_path, number):
         whole = tmp_path / "whole"
         assert cli.run(*args[:-1], f"--workdir={whole}") == 0, cli.said()
         pd.testing.assert_frame_equal(ladder.table(tmp_path / "work"), ladder.table(whole), check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_second_process_is_told_who_trains_and_refused(command, tmp_path):
+    cli, args = command
+    args = (*args, f"--workdir={tmp_path / 'work'}", "--set=budgets.tokens=6e6")  # far longer than this test
+    process = cli.start(*args)
+    while process.is_alive() and "trunk" not in cli.said():
+        time.sleep(0.02)
+    code, _, err = ladder.run_here(*args)
+    assert code == 2
+    said = rf"scaling-jax: workdir .* is in use: pack \S+ is trained by pid {process.pid} on \S+ since .*\n"
+    assert re.fullmatch(said, err), err
+    os.kill(process.pid, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 75, cli.said()

@@ -11,8 +11,7 @@ import packs
 import pytest
 
 from scaling_jax.data import batches
-from scaling_jax.errors import Preempted
-from scaling_jax.plan import NO_DECAY, Phase, make_plan, phases
+from scaling_jax.plan import NO_DECAY, Phase, make_plan
 from scaling_jax.training import step as steps
 
 STEPS = 50
@@ -185,32 +184,3 @@ def test_a_row_says_what_was_trained(tmp_path):
     assert row["flops_6nd"] == 6 * counts.params_matmul * 40 * packs.BATCH * packs.CONTEXT
     assert row["epochs"] == 40 * packs.BATCH / packs.make_dataset().num_train_windows
     np.testing.assert_allclose(row["bits_per_byte"], row["loss"] / np.log(2))
-
-
-def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(tmp_path):
-    study = packs.make_study(steps=(50, 100), execution={"dispatch_seconds": 1e-9})
-    program = packs.make_program(study, steps=80)
-    wanted = packs.train(study, tmp_path / "whole", program)
-    trained = []
-
-    class Counting:
-        def __getattr__(self, name):
-            return getattr(program, name)
-
-        def train(self, states, hparams, first, count):
-            trained.append((first, count))
-            return program.train(states, hparams, first, count)
-
-    for attempt in range(1000):
-        asked = iter([False, True])  # told during the second chunk of every attempt
-        before = len(trained)
-        try:
-            got = packs.train(study, tmp_path / "stopped", Counting(), lambda asked=asked: next(asked, True), attempt)
-        except Preempted:
-            assert len(trained) - before <= 2
-        else:
-            break
-    phase_steps = {(p.start, p.stop) for p in phases(study.schedule, (50, 100))}
-    seen = sorted(itertools.chain(*(range(first, first + count) for first, count in trained)))
-    assert seen == sorted(itertools.chain(*(range(*p) for p in phase_steps)))  # no step twice, none left out
-    assert {k: row["loss"] for k, row in got.items()} == {k: row["loss"] for k, row in wanted.items()}

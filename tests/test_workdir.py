@@ -230,5 +230,10 @@ def test_torn_entries_of_the_compilation_cache_go_and_whole_ones_stay(tmp_path):
     (tmp_path / "empty-cache").touch()
     (tmp_path / "unrelated").write_text("kept")
     compile_cache.remove_torn(tmp_path)
-    assert set(os.listdir(tmp_path)) == {*whole, "unrelated"}
+    assert set(os.listdir(tmp_path)) == {*whole, "unrelated", ".checked"}
+    (tmp_path / "later-cache").write_bytes(whole["zlib-cache"][:50])
+    (tmp_path / "seen-cache").touch()
+    os.utime(tmp_path / "seen-cache", (1, 1))  # long before the last look: not read again
+    compile_cache.remove_torn(tmp_path)
+    assert set(os.listdir(tmp_path)) == {*whole, "unrelated", "seen-cache", ".checked"}
     compile_cache.remove_torn(tmp_path / "missing")

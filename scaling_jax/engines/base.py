@@ -98,7 +98,8 @@ def given_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:
     out = [f"--{name}={value}" for name, value in replaced.items()]
     for name in values:
         flag = values[name]
-        if flag.present and name not in RUNS_ALONE and name not in replaced:
+        alias = name != flag.name  # absl lists a flag under its short name, too
+        if flag.present and not alias and name not in RUNS_ALONE and name not in replaced:
             out += flag.serialize().split("\n")  # a flag given many times is a line each
     return tuple(out)
 

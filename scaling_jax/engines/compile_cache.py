@@ -7,8 +7,10 @@ share one through JAX_COMPILATION_CACHE_DIR.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import time
 import zlib
 from typing import Any
 
@@ -18,6 +20,7 @@ from scaling_jax.results import as_path, is_remote
 from scaling_jax.training.layout import cache_folder
 
 MIN_COMPILE_SECONDS = 0.3
+WRITING_SECONDS = 60.0  # an entry may have been under way at the last look
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -30,12 +33,21 @@ def use() -> None:
 
 
 def remove_torn(folder: Any) -> None:
-    """Removes entries that a kill or a full disk cut short: JAX never replaces an entry that is there, good or not."""
+    """Removes entries that a kill or a full disk cut short: JAX never replaces an entry that is there, good or not.
+
+    Looks only at those since the last look, as a cache of many studies is large.
+    """
     if is_remote(folder) or not as_path(folder).exists():
         return
+    marker = pathlib.Path(folder) / ".checked"
+    since, now = marker.stat().st_mtime if marker.exists() else 0.0, time.time()
     for path in pathlib.Path(folder).glob("*-cache"):
-        if not _whole(path.read_bytes()):
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process looks, too
+            if path.stat().st_mtime >= since - WRITING_SECONDS and not _whole(path.read_bytes()):
+                path.unlink()
+    with contextlib.suppress(OSError):  # a full disk, or a cache that may only be read
+        marker.touch()
+        os.utime(marker, (now, now))
 
 
 def _whole(data: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings as python_warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     interval: np.ndarray
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Fit:
     """A fitted law; made by `fit` or `load`.
 
@@ -55,15 +55,15 @@ class Fit:
     ranges: dict
     data_hash: str
     versions: dict
-    data: dict | None = field(default=None, repr=False)
-    y: np.ndarray | None = field(default=None, repr=False)
-    weights: np.ndarray | None = field(default=None, repr=False)
-    clusters: np.ndarray | None = field(default=None, repr=False)
-    _problem: Problem | None = field(default=None, repr=False)
-    _z: np.ndarray | None = field(default=None, repr=False)
-    _spread: uncertainty.Spread | None = field(default=None, repr=False)
-    _bootstrap: resampling.Bootstrap | None = field(default=None, repr=False)
-    _saved_warnings: list | None = field(default=None, repr=False)
+    data: dict | None = None
+    y: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    clusters: np.ndarray | None = None
+    _problem: Problem | None = None
+    _z: np.ndarray | None = None
+    _spread: uncertainty.Spread | None = None
+    _bootstrap: resampling.Bootstrap | None = None
+    _saved_warnings: list | None = None
 
     @property
     def free(self):
@@ -224,6 +224,9 @@ class Fit:
         lines.append(f"  {self.objective}: {self.objective_value:.10g} on {self.n} points{repeats}")
         lines.append(f"  {'converged' if self.converged else 'NOT CONVERGED'}: {self.certificate}")
         return "\n".join(lines + [f"  ! {w}" for w in self.warnings])
+
+    def __repr__(self):
+        return str(self)
 
     def _need_data(self, what):
         if self.data is None:

@@ -107,9 +107,10 @@ def _touch(problem, z, active, rounds):
 
 
 def _newton(problem, z, active, free):
+    step = np.zeros(problem.p)
     r, rows, second = _terms(problem, z)
     if not (np.isfinite(r).all() and np.isfinite(rows).all()):
-        return np.zeros(problem.p)  # z is where the law has no value: stay
+        return step  # z is where the law has no value: stay
     k, f = len(active), int(free.sum())
     pulls = _pulls(problem, r, active)
     on = rows[np.ix_(free, active)]
@@ -120,9 +121,9 @@ def _newton(problem, z, active, free):
     matrix[:f, f:], matrix[f:, :f] = on, on.T
     scale = np.concatenate([1.0 / np.sqrt(np.maximum(np.sum(rows[free] ** 2, axis=1), 1e-300)), np.ones(k)])
     right = np.concatenate([gradient + on @ pulls[active], r[active]]) * scale
-    solution = np.linalg.lstsq(matrix * np.outer(scale, scale), right, rcond=1e-13)[0] * scale
-    step = np.zeros(problem.p)
-    step[free] = solution[:f]
+    system = matrix * np.outer(scale, scale)
+    if np.isfinite(system).all() and np.isfinite(right).all():  # else the second derivatives overflow here: stay
+        step[free] = (np.linalg.lstsq(system, right, rcond=1e-13)[0] * scale)[:f]
     return step
 
 
