@@ -171,7 +171,8 @@ def _terms(problem, z, hessian=True):
         terms = iter(out[2])
         for i in range(problem.p):
             for j in range(i, problem.p):
-                term = np.sum(pulls * slope * np.broadcast_to(next(terms), (1, problem.n))[0])
+                curved = np.broadcast_to(next(terms), (1, problem.n))[0]
+                term = np.sum(pulls * slope * np.where(np.isfinite(curved), curved, 0.0))
                 matrix[i, j] -= term
                 matrix[j, i] = matrix[i, j]
         return matrix

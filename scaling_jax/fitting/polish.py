@@ -34,6 +34,8 @@ def _newton(problem, z, gradient, hessian, damping):
     free = ~(((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0)))
     if not free.any():
         return z
+    if not (np.isfinite(hessian).all() and np.isfinite(gradient).all()):
+        return z
     scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))[free]
     eigen, vectors = np.linalg.eigh(hessian[np.ix_(free, free)] / np.outer(scale, scale))
     lifted = np.maximum(np.abs(eigen), 1e-15 * np.abs(eigen).max()) + damping  # downhill whatever the curvature
@@ -80,7 +82,9 @@ def derivatives(problem, z, hessian=True):
     k = 0
     for i in range(problem.p):
         for j in range(i, problem.p):
-            second = np.sum(psi * slope * np.broadcast_to(out[2][k], f[None].shape)[0])
+            # Where a sharp break overflows, its true second derivative has long vanished.
+            curved = np.broadcast_to(out[2][k], f[None].shape)[0]
+            second = np.sum(psi * slope * np.where(np.isfinite(curved), curved, 0.0))
             matrix[i, j] -= second
             if i != j:
                 matrix[j, i] -= second
