@@ -160,6 +160,7 @@ def _pack(study: Study, spec: Spec, shared: dict, width: int, depth: int) -> Pac
         study.family.check(width, depth, spec)
     except ValueError as error:
         raise UserError(f"scale {scale_name(width, depth)}: {error}") from error
+    _check_mesh(study, width, scale_name(width, depth))
     counts = study.family.counts(width, depth, spec)
     optimizer = study.optimizer
     tokens_per_step = optimizer.batch_size * spec.context
@@ -202,6 +203,24 @@ def _pack(study: Study, spec: Spec, shared: dict, width: int, depth: int) -> Pac
         runs=tuple(runs),
         trained_steps=sum(p.stop - p.start for p in phases(study.schedule, budgets)),
     )
+
+
+def _check_mesh(study: Study, width: int, scale: str) -> None:
+    """Raises UserError when a batch or the parameters do not divide over the study's mesh."""
+    execution = study.execution
+    _, data, fsdp = execution.mesh or (1, 1, 1)
+    for name, size, parts, settings in (
+        ("optimizer", study.optimizer.batch_size, data * fsdp * execution.microbatches, ("mesh", "microbatches")),
+        ("evaluation", study.evaluation.batch_size, data * fsdp, ("mesh",)),
+    ):
+        if size % parts:
+            why = " and ".join(f"execution.{setting}={getattr(execution, setting)}" for setting in settings)
+            raise UserError(f"{name}.batch_size={size} is not divisible by {parts}, the parts that {why} make of it")
+    if width % fsdp:
+        raise UserError(
+            f"scale {scale}: width {width} is not divisible by {fsdp}, the parts that execution.mesh={execution.mesh} "
+            "makes of the parameters"
+        )
 
 
 def _budgets(study: Study, counts: Counts, tokens_per_step: int, scale: str) -> tuple[int, ...]:

@@ -210,6 +210,7 @@ class Execution:
       layout: of the lanes inside a device; "auto" times them once per shape and machine.
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.
+      feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
       scan_layers, remat: compile depth once; recompute activations in the backward pass. "auto" by depth and memory.
       attention: "auto" picks by backend.
       dispatch_seconds: aimed time of one dispatch, which holds as many steps as fit.
@@ -221,6 +222,7 @@ class Execution:
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     microbatches: PositiveInt = 1
+    feed: Literal["auto", "resident", "stream"] = "auto"
     scan_layers: bool | Literal["auto"] = "auto"
     remat: bool | Literal["auto"] = "auto"
     attention: Literal["auto", "xla", "blocked", "cudnn", "splash"] = "auto"

@@ -23,7 +23,7 @@ from scaling_jax.plan import make_plan
 from scaling_jax.results import Records
 from scaling_jax.study import Study
 from scaling_jax.training import device, processes
-from scaling_jax.training.feed import ResidentFeed
+from scaling_jax.training.feed import make_feed
 from scaling_jax.training.loop import missing
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
@@ -128,7 +128,7 @@ def _train(todo, study: Study, dataset, records: Records, finished, stop: StopSi
         "code_version": device.code_version(),
         "device": device.describe(),
     }
-    feed = ResidentFeed(dataset, study.data.augment)
+    feed = make_feed(dataset, study.execution, study.data.augment)
     peak, _ = device.peak_flops()
     report = Reporter(todo, peak) if processes.is_leader() else lambda progress: None
     with stop.deferred():

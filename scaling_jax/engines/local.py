@@ -150,6 +150,7 @@ def train_pack(
 
     layout = choose_layout(execution, pack, study, mesh, records, program)
     compiled = program(layout, buffer_steps(pack, study))
+    compiled.compile()
     with PackCheckpoints(
         records.root / "checkpoints" / pack.scale,
         study.execution.keep_checkpoints,

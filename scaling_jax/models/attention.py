@@ -12,6 +12,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from scaling_jax.models import partition
+
 NUM_QUERY_BLOCKS = 2
 
 
@@ -28,6 +30,17 @@ def pick(backend: str, context: int, head_dim: int, dtype) -> str:
     return "xla"
 
 
+def cudnn_refuses(context: int, head_dim: int) -> str:
+    """Why cuDNN cannot take this shape on this machine (its version, the chip's age); empty when it can."""
+    x = jax.ShapeDtypeStruct((1, context, 1, head_dim), jnp.bfloat16)
+    attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    try:
+        jax.eval_shape(jax.grad(lambda q, k, v: attend(q, k, v).sum().astype(jnp.float32)), x, x, x)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
 def causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, implementation: str):
     """softmax(q k^T / sqrt(H)) v over the keys at or before each query; softmax in float32.
 
@@ -41,8 +54,11 @@ def causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, implementation: str):
     if implementation == "blocked":
         return _blocked(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
     if implementation == "splash":
-        return _splash(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
-    return jax.nn.dot_product_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, is_causal=True, implementation=implementation)
+        return partition.on_each_part(_splash, q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
+    attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
+    if implementation == "cudnn":
+        return partition.on_each_part(attend, q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
+    return attend(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
 
 
 def _blocked(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH):

@@ -10,8 +10,32 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from scaling_jax.models import partition
+
 NORM_EPSILON = 1e-6
 EXACT = jax.lax.Precision.HIGHEST  # float32 sums stay float32 where matmuls default to less
+
+
+@jax.custom_vjp
+def embed(table_VxM, tokens_BxT):
+    """Rows of the table, [B, T, M]; every device adds up the gradient of its own part of the batch."""
+    return table_VxM[tokens_BxT]
+
+
+def _embed_forward(table_VxM, tokens_BxT):
+    return embed(table_VxM, tokens_BxT), (table_VxM, tokens_BxT)
+
+
+def _embed_backward(residuals, g_BxTxM):
+    table_VxM, tokens_BxT = residuals
+
+    def scatter(tokens_BxT, g_BxTxM):
+        return jnp.zeros(table_VxM.shape, table_VxM.dtype).at[tokens_BxT].add(g_BxTxM)
+
+    return partition.on_each_part(scatter, tokens_BxT, g_BxTxM, summed=True), None
+
+
+embed.defvjp(_embed_forward, _embed_backward)
 
 
 @jax.custom_vjp

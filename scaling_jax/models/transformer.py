@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling_jax.models import accounting, attention
+from scaling_jax.models import accounting, attention, partition
 from scaling_jax.models.family import Counts, Model, Spec, mean_loss, register
-from scaling_jax.models.layers import linear, rms_norm
+from scaling_jax.models.layers import embed, linear, rms_norm
 from scaling_jax.models.parametrization import EMBEDDING, HIDDEN, OUTPUT, SCALAR, VECTOR, Scaling, normal_init
 
 LOGITS_CHUNK_BYTES = 64 * 2**20  # float32 logits held at once
@@ -184,7 +184,7 @@ class Block(nn.Module):
 
         h_BxTxM = rms_norm(x_BxTxM, gain("mlp_gain", M))
         h_BxTxF = ACTIVATIONS[self.options.activation](linear(h_BxTxM, matrix("up", M, F)))
-        return x_BxTxM + linear(h_BxTxF, matrix("down", F, M, branch))
+        return partition.split_batch(x_BxTxM + linear(h_BxTxF, matrix("down", F, M, branch)))
 
 
 class Decoder(nn.Module):
@@ -204,7 +204,7 @@ class Decoder(nn.Module):
     def __call__(self, tokens_BxT):
         M, V = self.width, self.vocab_size
         embed_VxM = self.param("embed", normal_init(self.scaling.std(EMBEDDING, V)), (V, M), jnp.float32)
-        x_BxTxM = embed_VxM[tokens_BxT].astype(self.dtype)
+        x_BxTxM = partition.split_batch(embed(embed_VxM, tokens_BxT).astype(self.dtype))
         block = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
         fields = (self.options, M, self.depth, self.scaling, self.dtype, self.attention)
         # Explicit names: Linen's automatic ones change under scan and remat, and old checkpoints would not load.
@@ -229,20 +229,22 @@ def summed_cross_entropy(x_BxTxM, head_MxV, targets_BxT):
     B, T, M = x_BxTxM.shape
     V = head_MxV.shape[1]
 
-    def summed(x_CxM, targets_C):
-        logits_CxV = jnp.einsum("cm,mv->cv", x_CxM, head_MxV, preferred_element_type=jnp.float32)
-        log_z_C = jax.nn.logsumexp(logits_CxV, axis=-1)
-        picked_C = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=-1)[:, 0]
-        return jnp.sum(log_z_C - picked_C)
+    def summed(x_BxCxM, targets_BxC):
+        x_RxM, targets_R = x_BxCxM.reshape(-1, M), targets_BxC.reshape(-1)
+        logits_RxV = jnp.einsum("rm,mv->rv", x_RxM, head_MxV, preferred_element_type=jnp.float32)
+        log_z_R = jax.nn.logsumexp(logits_RxV, axis=-1)
+        picked_R = jnp.take_along_axis(logits_RxV, targets_R[:, None], axis=-1)[:, 0]
+        return jnp.sum(log_z_R - picked_R)
 
-    x_RxM, targets_R = x_BxTxM.reshape(B * T, M), targets_BxT.reshape(B * T)
-    chunks = _num_chunks(B * T, 4 * V)
+    chunks = _num_chunks(T, 4 * V * -(-B // partition.num_parts()))
     if chunks == 1:
-        return summed(x_RxM, targets_R)
-    # Recomputed in the backward pass: one chunk of logits is all that ever lives.
+        return summed(x_BxTxM, targets_BxT)
+    # Recomputed in the backward pass: one chunk of logits is all that ever lives. Chunks run along T, since B is what
+    # devices split.
     body = jax.checkpoint(summed)
-    x_KxCxM, targets_KxC = x_RxM.reshape(chunks, -1, M), targets_R.reshape(chunks, -1)
-    total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), (x_KxCxM, targets_KxC))
+    x_KxBxCxM = x_BxTxM.reshape(B, chunks, T // chunks, M).swapaxes(0, 1)
+    targets_KxBxC = targets_BxT.reshape(B, chunks, T // chunks).swapaxes(0, 1)
+    total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), (x_KxBxCxM, targets_KxBxC))
     return total
 
 

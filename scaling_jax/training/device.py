@@ -11,6 +11,7 @@ import time
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 
 import scaling_jax
 from scaling_jax.models import attention
@@ -87,9 +88,19 @@ def describe() -> str:
     return f"{kind} x{jax.device_count()}"
 
 
-def resolve(execution: Execution, width: int, depth: int, spec: Spec, head_dim: int | None) -> Execution:
-    """`execution` with every "auto" but the layout decided for this scale on this backend."""
-    backend = jax.default_backend()
+def resolve(
+    execution: Execution, width: int, depth: int, spec: Spec, head_dim: int | None, backend: str | None = None
+) -> Execution:
+    """`execution` with every "auto" but the layout and the feed decided for this scale.
+
+    Args:
+      execution: of the study.
+      width, depth, spec: of the scale.
+      head_dim: of its attention; None without.
+      backend: "cpu", "gpu", "tpu"; this process's by default. Programs for others are built to be lowered, not run.
+    """
+    here = jax.default_backend()
+    backend = backend or here
     dtype = execution.compute_dtype
     if dtype == "auto":
         dtype = "float32" if backend == "cpu" else "bfloat16"
@@ -98,6 +109,9 @@ def resolve(execution: Execution, width: int, depth: int, spec: Spec, head_dim: 
     kernel = execution.attention
     if kernel == "auto":
         kernel = attention.pick(backend, spec.context, head_dim, jnp.dtype(dtype)) if head_dim else "xla"
+        if kernel == "cudnn" and backend == here and (reason := attention.cudnn_refuses(spec.context, head_dim)):
+            logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
+            kernel = "xla"
     return dataclasses.replace(execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel)
 
 

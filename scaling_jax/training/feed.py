@@ -1,26 +1,68 @@
-"""How batches reach the step: the data lives on the devices, and only window numbers travel.
+"""How batches reach the step: from arrays on the devices by window number, or streamed from the disk.
 
-A batch is a pure function of (seed, step), so lanes and branches of one seed see the same batches in the same order.
+A batch is a pure function of (seed, step), so lanes and branches of one seed see the same batches in the same order,
+however they come.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from scaling_jax.data import batches
 from scaling_jax.data.dataset import Dataset
+from scaling_jax.errors import UserError
+from scaling_jax.study import Execution
 from scaling_jax.training import processes
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # images reach the model as (x / 255 - mean) / std
+RESIDENT_SHARE = 0.25  # of a device's memory that the data may take
+MAX_RESIDENT_ITEMS = 2**31 - 1  # offsets on the device are int32
+
+Reader = Callable[[int, int, int], Any]  # (seed, first step, number of steps) -> inputs, a leading axis of steps
+
+
+def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> ResidentFeed | StreamFeed:
+    """The feed that `execution.feed` asks for; "auto" keeps data on the devices that takes little of their memory.
+
+    Args:
+      dataset: materialised data.
+      execution: `feed` is read.
+      augment: crop and flip training images.
+
+    Raises:
+      UserError: data that 32-bit offsets cannot address is to be resident.
+    """
+    fits = dataset.train.size <= MAX_RESIDENT_ITEMS
+    if execution.feed == "resident" and not fits:
+        raise UserError(
+            f"execution.feed='resident' cannot address {dataset.train.size:,} items with 32-bit offsets; use 'stream'"
+        )
+    small = dataset.train.nbytes + dataset.validation.nbytes <= RESIDENT_SHARE * device_memory()
+    if execution.feed == "resident" or (execution.feed == "auto" and fits and small):
+        return ResidentFeed(dataset, augment)
+    logging.info("%.1f GB of training data are streamed", dataset.train.nbytes / 1e9)
+    return StreamFeed(dataset, augment)
+
+
+def device_memory() -> int:
+    """Bytes of one device's memory; CPU devices share the machine's."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    stats = device.memory_stats() or {}
+    return stats.get("bytes_limit", 16 * 2**30)
 
 
 class ResidentFeed:
-    """Training and validation arrays, replicated on each mesh that asks for them once.
+    """Training and validation arrays, replicated on each mesh that asks for them once; only window numbers travel.
 
     Args:
       dataset: materialised data.
@@ -47,24 +89,89 @@ class ResidentFeed:
                 self._placed[key] = processes.put(jax.tree.map(np.asarray, host), everywhere)
             return self._placed[key]
 
-    def inputs(self, seed: int, first_step: int, num_steps: int, batch_size: int) -> np.ndarray:
-        """Window numbers [num_steps, batch_size] of the steps from `first_step`."""
-        return batches.window_starts(seed, first_step, num_steps, batch_size, self.dataset.num_train_windows)
+    def reader(self, batch_size: int) -> Reader:
+        """Gives window numbers, [num_steps, batch_size]."""
+        num_windows = self.dataset.num_train_windows
+        return lambda seed, first, count: batches.window_starts(seed, first, count, batch_size, num_windows)
+
+    def abstract_inputs(self, batch_size: int) -> Any:
+        """ShapeDtypeStructs of the inputs of one step."""
+        return jax.ShapeDtypeStruct((batch_size,), np.int32)
 
     def validation_inputs(self, examples: int, batch_size: int) -> np.ndarray:
         """Window numbers [batches, batch_size] of the fixed validation set, cut to whole batches."""
-        windows = batches.validation_windows(self.dataset.num_validation_windows, examples)
-        batch_size = min(batch_size, len(windows))
-        return windows[: len(windows) // batch_size * batch_size].reshape(-1, batch_size)
+        return _validation_windows(self.dataset, examples, batch_size)
 
     def make_batch(self, arrays: dict[str, Any], windows_B, key=None):
         """The model's batch of these windows; under jit. `key` (training images only) draws the augmentation."""
         if self.spec.kind == "tokens":
             return batches.gather(arrays["x"], windows_B, self.spec.context)
-        image_BxHxWxC = arrays["x"][windows_B]
-        if self.augment and key is not None:
-            from scaling_jax.data.augment import augment
+        return _image_batch(self, arrays["x"][windows_B], arrays["label"][windows_B], key)
 
-            image_BxHxWxC = augment(key, image_BxHxWxC, flip=self.dataset.info.get("flip", True))
-        image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
-        return {"image": image_BxHxWxC, "label": arrays["label"][windows_B]}
+
+class StreamFeed:
+    """Batches read ahead from memory-mapped arrays on grain's threads, for data that does not fit; the same batches.
+
+    Args:
+      dataset: materialised data.
+      augment: crop and flip training images.
+    """
+
+    def __init__(self, dataset: Dataset, augment: bool = False):
+        self.dataset = dataset
+        self.spec = dataset.spec
+        self.augment = augment and self.spec.kind == "images"
+
+    def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+        """Nothing lies on the devices."""
+        return {"train": {}, "validation": {}}
+
+    def reader(self, batch_size: int) -> Reader:
+        """Gives what `batches.stream` gives, on a leading axis of steps; reads ahead where steps follow each other."""
+        streams: dict[int, tuple[int, Iterator[Any]]] = {}  # by seed: the next step, and the batches from it on
+
+        def read(seed: int, first_step: int, num_steps: int) -> Any:
+            next_step, stream = streams.pop(seed, (-1, iter(())))
+            if next_step != first_step:
+                stream = batches.stream(self.dataset, seed, batch_size, first_step)
+            steps = [next(stream) for _ in range(num_steps)]
+            streams[seed] = (first_step + num_steps, stream)
+            return jax.tree.map(lambda *parts: np.stack(parts), *steps)
+
+        return read
+
+    def abstract_inputs(self, batch_size: int) -> Any:
+        """ShapeDtypeStructs of the inputs of one step."""
+        if self.spec.kind == "tokens":
+            return jax.ShapeDtypeStruct((batch_size, self.spec.context + 1), np.int32)
+        image = jax.ShapeDtypeStruct((batch_size, *self.dataset.train.shape[1:]), self.dataset.train.dtype)
+        return {"image": image, "label": jax.ShapeDtypeStruct((batch_size,), np.int32)}
+
+    def validation_inputs(self, examples: int, batch_size: int) -> Any:
+        """The fixed validation set, cut to whole batches, as batches on a leading axis."""
+        d, windows_NxB = self.dataset, _validation_windows(self.dataset, examples, batch_size)
+        if self.spec.kind == "images":
+            return {"image": d.validation[windows_NxB], "label": d.validation_labels[windows_NxB]}
+        offsets = windows_NxB[..., None].astype(np.int64) * self.spec.context + np.arange(self.spec.context + 1)
+        return np.asarray(d.validation[offsets], np.int32)
+
+    def make_batch(self, arrays: dict[str, Any], batch, key=None):
+        """The model's batch; under jit. `key` (training images only) draws the augmentation."""
+        if self.spec.kind == "tokens":
+            return batch
+        return _image_batch(self, batch["image"], batch["label"], key)
+
+
+def _validation_windows(dataset: Dataset, examples: int, batch_size: int) -> np.ndarray:
+    windows = batches.validation_windows(dataset.num_validation_windows, examples)
+    batch_size = min(batch_size, len(windows))
+    return windows[: len(windows) // batch_size * batch_size].reshape(-1, batch_size)
+
+
+def _image_batch(feed, image_BxHxWxC, label_B, key):
+    if feed.augment and key is not None:
+        from scaling_jax.data.augment import augment
+
+        image_BxHxWxC = augment(key, image_BxHxWxC, flip=feed.dataset.info.get("flip", True))
+    image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
+    return {"image": image_BxHxWxC, "label": label_B}

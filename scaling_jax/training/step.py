@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.study import Optimizer
 from scaling_jax.training import schedule
@@ -104,9 +105,11 @@ def accumulate(value_and_grad, params, batch, microbatches: int):
     """(mean loss, mean gradient) of a batch taken in `microbatches` equal parts, one after another."""
     if microbatches == 1:
         return value_and_grad(params, batch)
-    parts = jax.tree.map(lambda x: x.reshape(microbatches, x.shape[0] // microbatches, *x.shape[1:]), batch)
+    # Every microbatches-th row: each device's rows stay its own where the batch is split over devices.
+    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
     def body(total, part):
+        part = jax.tree.map(partition.split_batch, part)
         return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
 
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
