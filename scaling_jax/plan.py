@@ -259,17 +259,32 @@ def _budgets(study: Study, counts: Counts, tokens_per_step: int, scale: str) -> 
     return tuple(sorted(steps))
 
 
-def memory_bytes(study: Study, pack: Pack, spec: Spec, lanes_per_device: int, execution) -> int:
-    """Estimated peak bytes on one device: parameters, optimiser state, gradients, and activations per live lane.
+def memory_bytes(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int], execution) -> int:
+    """Estimated peak bytes on one device: a step's, and the states of the trunk that wait while a branch trains.
 
-    `execution` is resolved. Trunk and branch states are both held; lanes mapped one after another share activations.
+    Args:
+      mesh: sizes of the (run, data, fsdp) axes.
+      execution: resolved.
     """
-    moments = 2 if study.optimizer.name == "adamw" else 1
-    state = 4 * pack.counts.params_total * (1 + moments)
-    gradients = 4 * pack.counts.params_total
+    lanes = math.ceil(len(pack.lanes) / mesh[0])
+    return step_bytes(study, pack, spec, mesh, execution) + lanes * _state_bytes(study, pack) // mesh[2]
+
+
+def step_bytes(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int], execution) -> int:
+    """Estimated peak bytes of the compiled step on one device (beside XLA's own in benchmarks/memory.md): states,
+    gradients, and activations of the lanes that are live at once (all under vmap, else one)."""
+    run, data, fsdp = mesh
+    lanes = math.ceil(len(pack.lanes) / run)
+    gradients = 4 * pack.counts.params_total * (2 if execution.microbatches > 1 else 1)  # a part's and their sum
     if execution.compute_dtype == "bfloat16":
-        gradients += 2 * pack.counts.params_total  # the half-precision copy of the weights
-    batch = math.ceil(pack.batch_size / execution.microbatches)
+        # Half-precision weights; a scan over layers holds all of them, as they are and as the backward pass wants them.
+        gradients += (6 if execution.scan_layers else 2) * pack.counts.params_total
+    batch = math.ceil(pack.batch_size / (execution.microbatches * data * fsdp))
     activations = study.family.activation_bytes(pack.width, pack.depth, spec, batch, execution)
-    live = lanes_per_device if execution.layout == "vmap" else 1
-    return int(2 * lanes_per_device * state + live * (gradients + activations))
+    live = lanes if execution.layout == "vmap" else 1
+    return int(lanes * _state_bytes(study, pack) // fsdp + live * (gradients // fsdp + activations))
+
+
+def _state_bytes(study: Study, pack: Pack) -> int:
+    """Parameters and the optimiser's moments of one lane."""
+    return 4 * pack.counts.params_total * (3 if study.optimizer.name == "adamw" else 2)

@@ -1,6 +1,5 @@
-"""The whole train step program of a big scale lowers for accelerators, with the attention kernel chosen there."""
+"""The whole train program of a big scale: it lowers for accelerators, and takes the memory that was planned."""
 
-import dataclasses
 import re
 
 import jax
@@ -11,7 +10,7 @@ import pytest
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import Lane
+from scaling_jax.plan import make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
 from scaling_jax.training import device
 from scaling_jax.training.feed import ResidentFeed
@@ -21,8 +20,8 @@ WIDTH, DEPTH, CONTEXT, VOCAB, BATCH = 1024, 16, 2048, 32_768, 16
 CUDNN = [jax.export.DisabledSafetyCheck.custom_call(f"__cudnn$fmhaSoftmax{end}") for end in ("", "Backward")]
 
 
-def exported(backend: str, mesh: tuple[int, int, int], layout: str = "map", num_lanes: int = 1) -> str:
-    """StableHLO of the chunk of steps that a pack of this scale runs on `backend`."""
+def big_program(backend: str, mesh=(1, 1, 1), num_lanes=1, **execution) -> tuple[LaneProgram, int]:
+    """(the program that a pack of this scale runs on `backend`, its planned bytes on a device)."""
     spec = Spec("tokens", VOCAB, CONTEXT)
     tokens = np.zeros(CONTEXT * BATCH + 1, np.uint16)
     study = Study(
@@ -30,17 +29,23 @@ def exported(backend: str, mesh: tuple[int, int, int], layout: str = "map", num_
         family=Transformer(head_dim=128),
         ladder=Ladder(widths=(WIDTH,), depths=(DEPTH,)),
         budgets=Budgets(tokens=(1e9,)),
-        optimizer=Optimizer(batch_size=BATCH),
+        optimizer=Optimizer(learning_rates=tuple(0.01 * (i + 1) for i in range(num_lanes)), batch_size=BATCH),
         data=Data(context=CONTEXT),
         evaluation=Evaluation(examples=BATCH, batch_size=BATCH),
+        execution=Execution(**{"layout": "map"} | execution),
     )
-    execution = device.resolve(Execution(layout=layout), WIDTH, DEPTH, spec, 128, backend)
+    (pack,) = make_plan(study, spec)
+    execution = device.resolve(study.execution, WIDTH, DEPTH, spec, 128, backend)
     model = study.family.build(WIDTH, DEPTH, spec, Scaling("mup", WIDTH, 256), execution)
-    lanes = [Lane(0.01 * (i + 1), 0.0, 1.0, 0) for i in range(num_lanes)]
     devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)
     feed = ResidentFeed(Dataset(spec, tokens, tokens, "d" * 16, 1.0, len(tokens), {}))
-    program = LaneProgram(model, study, dataclasses.replace(execution, layout=layout), devices, lanes, feed, 64)
-    function, arguments = program.train_program()
+    program = LaneProgram(model, study, execution, devices, pack.lanes, feed, 64)
+    return program, step_bytes(study, pack, spec, mesh, execution)
+
+
+def exported(backend: str, mesh: tuple[int, int, int], layout: str, num_lanes: int) -> str:
+    """StableHLO of the chunk of steps."""
+    function, arguments = big_program(backend, mesh, num_lanes, layout=layout)[0].train_program()
     platform = {"gpu": "cuda"}.get(backend, backend)
     return jax.export.export(function, platforms=[platform], disabled_checks=CUDNN)(*arguments).mlir_module()
 
@@ -59,3 +64,21 @@ def test_train_program_lowers(backend, kernel, mesh, layout, num_lanes, monkeypa
     assert re.search(rf"dot_general.*tensor<{lanes}1024x4096xbf16>", text)
     assert re.search(rf"dot_general.*bf16>.*-> tensor<{lanes}1024x4096xf32>", text)
     assert not re.search(r"tensor<[^>]*2048x2048x[^>]*>", text), "scores are held in memory"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "changes", "within"),
+    [
+        ((1, 1, 1), {"remat": True}, 0.15),
+        ((1, 1, 1), {"remat": False}, 0.15),
+        ((1, 1, 1), {"remat": True, "microbatches": 8, "attention": "xla"}, 0.15),
+        ((1, 2, 2), {"remat": True}, 0.2),
+    ],
+)
+def test_planned_memory_is_about_that_of_xla(mesh, changes, within):
+    program, planned = big_program("cpu", mesh, **changes)
+    function, arguments = program.train_program()
+    found = function.lower(*arguments).compile().memory_analysis()
+    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    assert planned == pytest.approx(held + found.temp_size_in_bytes, rel=within)

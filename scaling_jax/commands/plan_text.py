@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scaling_jax.engines.local import devices_wanted
+from scaling_jax.engines.local import mesh_shape
 from scaling_jax.engines.progress import clock, si
 from scaling_jax.models.family import Spec
 from scaling_jax.plan import Pack, memory_bytes, phases
@@ -30,8 +30,7 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
         execution = device.resolve(
             study.execution, pack.width, pack.depth, spec, getattr(study.family, "head_dim", None)
         )
-        lanes = -(-len(pack.lanes) // devices_wanted(pack, study, jax.device_count()))
-        memory = memory_bytes(study, pack, spec, lanes, execution)
+        memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
         marginal = _marginal_steps(study, pack)
         for budget, steps in enumerate(pack.budgets):
             run = pack.run(0, budget)

@@ -141,7 +141,7 @@ def _packs_per_gpu(settings: base.Settings) -> int:
 
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
-    from scaling_jax.engines.local import devices_wanted
+    from scaling_jax.engines.local import devices_wanted, mesh_shape
     from scaling_jax.plan import memory_bytes
     from scaling_jax.training import device
 
@@ -161,8 +161,8 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
         return {"resources": {"TPU": 1 << (wanted - 1).bit_length()}, "num_cpus": 1}
     head_dim = getattr(study.family, "head_dim", None)
     execution = device.resolve(study.execution, pack.width, pack.depth, settings.spec, head_dim)
-    lanes = -(-len(pack.lanes) // wanted)
-    memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, lanes, execution)
+    mesh = mesh_shape(pack, study, wanted)
+    memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, mesh, execution)
     # Ray keeps the order only among tasks that ask for the same: so memory is asked for by those packs only that need
     # more than goes with their cores, and never more than a node has, since the estimate may be wrong.
     fitting = [(n["memory"], n["memory"] * wanted / n["CPU"]) for n in nodes if n.get("CPU", 0) >= wanted]

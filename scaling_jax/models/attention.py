@@ -41,6 +41,11 @@ def cudnn_refuses(context: int, head_dim: int) -> str:
     return ""
 
 
+def scores_share(implementation: str) -> float:
+    """Share of the square of scores that is computed and held: the blocks that are not wholly masked."""
+    return (NUM_QUERY_BLOCKS + 1) / (2 * NUM_QUERY_BLOCKS) if implementation == "blocked" else 1.0
+
+
 def causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, implementation: str):
     """softmax(q k^T / sqrt(H)) v over the keys at or before each query; softmax in float32.
 

@@ -75,15 +75,19 @@ class Transformer:
         )
 
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
-        """Estimated peak bytes of activations of one batch, about XLA's own figure; `execution` is resolved."""
+        """Estimated peak bytes of activations of one batch, beside XLA's own in benchmarks/memory.md; `execution` is
+        resolved."""
         M, F, T = width, self.mlp_ratio * width, spec.context
         size = jnp.dtype(execution.compute_dtype).itemsize
-        token_layer = size * (15 * M + 2 * F)  # inputs and outputs of norms, products, rotations; MLP before and after
-        if execution.attention in ("xla", "blocked"):  # the others never hold the scores
-            token_layer += 4 * T * (M // self.head_dim)
-        kept = depth * token_layer if not execution.remat else depth * size * M + token_layer
+        # Kept for the backward pass: inputs and outputs of norms, products and rotations, the MLP before and after.
+        kept, live = 15 * M + 2 * F, 2 * F + 7 * M  # live: gradients within the layer that is differentiated
+        if execution.attention in ("xla", "blocked"):  # scores before and after softmax; the kernels never hold them
+            share = attention.scores_share(execution.attention)
+            kept += 2 * share * T * (M // self.head_dim)
+            live += T * (M // self.head_dim) / (attention.NUM_QUERY_BLOCKS if execution.attention == "blocked" else 1)
+        layers = depth * M + kept + live if execution.remat else depth * kept + live
         logits = 3 * min(LOGITS_CHUNK_BYTES, 4 * batch_size * T * spec.vocab_size)
-        return batch_size * T * kept + logits
+        return int(batch_size * T * size * layers) + logits
 
     def build(self, width: int, depth: int, spec: Spec, scaling: Scaling, execution: Any) -> Model:
         """One scale as pure functions; `execution` is resolved (nothing "auto")."""
