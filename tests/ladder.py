@@ -68,7 +68,8 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["scaling_jax.commands.run", "tensorflow_datasets", "ladder"])
+        commands = [f"scaling_jax.commands.{name}" for name in ("run", "train", "report")]
+        self._context.set_forkserver_preload([*commands, "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
         """Starts `scaling-jax *args`, after calling `before` in the new process."""

@@ -62,8 +62,8 @@ SlurmctldPort={controller}
 SlurmdPort={daemon}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
-# A job that was queued again may start once its credential has expired.
-AuthInfo=socket={munge_socket},cred_expire=3
+# A job that was queued again starts once its credential has expired; fewer than 5 seconds are 120.
+AuthInfo=socket={munge_socket},cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
