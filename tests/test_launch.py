@@ -44,6 +44,7 @@ case "$*" in
     cp "${files#*scaling-jax-flags=}" run.flags
     [ ! -e no_create ] ;;
   storage\\ ls*/_SUCCESS) [ -e success ] ;;
+  storage\\ ls*/failed) [ -e failed ] ;;
   storage\\ cat*/failed) cat failed 2>/dev/null ;;
   storage\\ rm*/failed) rm -f failed ;;
   storage\\ cp*\\ -\\ *) cat > "$(basename "${*: -1}")" ;;
@@ -301,6 +302,17 @@ def test_only_worker_0_tears_down(machine):
     assert boot(machine, "0", WORKER="1").returncode == 0
     assert len(starts(machine)) == 1
     assert not machine.calls("delete")
+
+
+def test_what_one_worker_gives_up_ends_all(machine):
+    """Worker 1 fails where the others only see a lost peer: they do not wait for it for ever."""
+    assert boot(machine, "2", WORKER="1").returncode == 0
+    assert (machine.folder / "failed").read_text() == "2\n"
+    assert not machine.calls("delete")
+    assert boot(machine, "75 75 0", WORKER="0").returncode == 0
+    assert len(starts(machine)) == 2, "once each"
+    assert (machine.folder / "failed").read_text() == "2\n", "what went wrong, not that a peer was lost"
+    assert len(machine.calls("delete ladder")) == 1
 
 
 @pytest.mark.parametrize("codes, tried, last", [("1 1 1", 3, 1), ("75 1 75 137 1", 5, 1), ("2", 1, 2)])
