@@ -56,7 +56,9 @@ persist() {
     [[ -z $stopping ]] || exit 0 # the machine goes; tpu_vm.sh asks for another
     case $code in
       0 | 2) return ;;
-      "$PREEMPTED") ;; # another worker was told to stop
+      "$PREEMPTED") # another worker was told to stop, or has given up
+        ! gcloud storage ls "$launch/failed" >/dev/null 2>&1 || return 0
+        ;;
       *)
         failures=$((failures + 1))
         ((failures < MAX_FAILURES)) || return 0
@@ -66,13 +68,14 @@ persist() {
   done
 }
 
-# Worker 0 alone: what went wrong to the bucket, then the machine away, so that nothing is billed on.
+# What went wrong to the bucket, from whichever worker; then worker 0 alone sends the machine away, so that nothing is
+# billed on.
 finish() {
-  [[ $(attribute agent-worker-number || echo 0) == 0 ]] || return 0
-  if ((code != 0)); then
+  if ((code != 0 && code != PREEMPTED)); then
     journalctl -u scaling-jax -n 500 --no-pager | gcloud storage cp --quiet - "$launch/log.txt" || true
     echo "$code" | gcloud storage cp --quiet - "$launch/failed" || true
   fi
+  [[ $(attribute agent-worker-number || echo 0) == 0 ]] || return 0
   gcloud compute tpus queued-resources delete "$(attribute scaling-jax-name)" --zone="$(attribute scaling-jax-zone)" \
     --force --quiet --async
 }
@@ -83,8 +86,8 @@ On every worker, as the systemd unit scaling-jax:
   $HOME_DIR/venv: Python 3.12, \$launch/source.tar.gz with [gcs], jax[tpu]
   scaling-jax run --flagfile=$HOME_DIR/run.flags --workdir=\$workdir
     exit 0 done, 75 again, 2 give up, else again, $MAX_FAILURES times at most
-On worker 0 then:
-  on failure: \$launch/log.txt and \$launch/failed
+Then, on failure: \$launch/log.txt and \$launch/failed, which ends the other workers, too
+On worker 0 at last:
   gcloud compute tpus queued-resources delete \$name --zone=\$zone --force --quiet --async
 \$workdir, \$launch, \$name and \$zone come from the instance's metadata.
 TEXT

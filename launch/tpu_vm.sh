@@ -87,13 +87,16 @@ parse() {
   fi
 }
 
+# gcloud compute tpus queued-resources VERB NAME, or shows it.
 queued() {
-  gcloud compute tpus queued-resources "$@" "${place[@]}"
+  local verb=$1
+  shift
+  act gcloud compute tpus queued-resources "$verb" "$name" "${place[@]}" "$@"
 }
 
 # The state of the request; NONE when there is none, UNKNOWN when Google cannot be asked.
 state() {
-  if queued describe "$name" --format='value(state.state)' 2>"$scratch/error"; then
+  if queued describe --format='value(state.state)' 2>"$scratch/error"; then
     return
   elif grep -qi 'not.found' "$scratch/error"; then
     echo NONE
@@ -113,7 +116,7 @@ upload() {
 create() {
   printf '%s\n' "${run_flags[@]}" >"$scratch/run.flags" # absl's flag file: one a line
   local metadata="scaling-jax-workdir=$workdir,scaling-jax-launch=$launch,scaling-jax-name=$name,scaling-jax-zone=$zone"
-  act gcloud compute tpus queued-resources create "$name" "${place[@]}" --node-id="$name" \
+  queued create --node-id="$name" \
     --accelerator-type="$accelerator_type" --runtime-version="$runtime_version" ${spot:+"$spot"} \
     --network="$network" ${internal_ips:+"$internal_ips"} ${service_account:+--service-account="$service_account"} \
     --scopes=https://www.googleapis.com/auth/cloud-platform --metadata="$metadata" \
@@ -121,7 +124,12 @@ create() {
 }
 
 delete() {
-  act queued delete "$name" --force --quiet
+  queued delete --force --quiet
+}
+
+# Of a study that is over: worker 0 deletes too, and may have been faster.
+last_delete() {
+  delete || say "not deleted by this call; see: tpu_vm.sh status $name"
 }
 
 # Stands when the study is over: _SUCCESS is the workdir's own, `failed` is what startup.sh leaves.
@@ -139,12 +147,12 @@ follow() {
     now=$(state) # before the markers: a study that ends in between has its marker already
     if finished; then
       say "done: $workdir"
-      [[ $now == NONE ]] || delete
+      [[ $now == NONE ]] || last_delete
       return 0
     fi
     if code=$(failed); then
       say "the study failed with exit code $code; its log is $launch/log.txt"
-      [[ $now == NONE ]] || delete
+      [[ $now == NONE ]] || last_delete
       return "$((code == 2 ? 2 : 1))"
     fi
     [[ $now == "$last" ]] || say "$name: $now"
@@ -153,13 +161,12 @@ follow() {
       ACTIVE) failures=0 ;;
       SUSPENDED)
         say "preempted; asking for another"
-        delete
-        create || failures=$((failures + 1))
+        { delete && create; } || failures=$((failures + 1))
         ;;
       FAILED)
         failures=$((failures + 1))
-        queued describe "$name" --format='value(state.failedData.error.message)' >&2 || true
-        delete
+        queued describe --format='value(state.failedData.error.message)' >&2 || true
+        delete || true
         ((failures >= MAX_FAILURES)) || create || true
         ;;
       NONE) create || failures=$((failures + 1)) ;;
@@ -187,7 +194,7 @@ case $action in
     trap 'say "stopped following; $name goes on. The same command follows it again; delete ends it"; exit 130' INT TERM
     follow
     ;;
-  status) act state ;;
+  status) state ;;
   logs) act gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=0 --command="journalctl -u scaling-jax -n 100 -f" ;;
   delete) delete ;;
 esac

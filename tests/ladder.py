@@ -68,7 +68,8 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["scaling_jax.commands.run", "tensorflow_datasets", "ladder"])
+        commands = [f"scaling_jax.commands.{name}" for name in ("run", "train", "report")]
+        self._context.set_forkserver_preload([*commands, "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
         """Starts `scaling-jax *args`, after calling `before` in the new process."""
@@ -103,6 +104,17 @@ def _child(args, environ, log, report, before) -> None:
     code = cli.main(["scaling-jax", *map(str, args)])
     sys.stdout.flush(), sys.stderr.flush()
     os._exit(code)
+
+
+def refuse_pickles() -> None:
+    """For `before=`: ends this process when anything is unpickled by name, as code in a pickle is called."""
+
+    def refuse(event, args):
+        if event == "pickle.find_class":
+            print(f"unpickled: {args}", file=sys.stderr, flush=True)
+            os._exit(99)
+
+    sys.addaudithook(refuse)
 
 
 def table(workdir: pathlib.Path) -> pd.DataFrame:

@@ -45,7 +45,7 @@ def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None
     )
 
 
-def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128) -> LaneProgram:
+def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128, feed=None) -> LaneProgram:
     """The compiled pack of a study's only scale."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
     execution = device.resolve(study.execution, pack.width, pack.depth, SPEC, 8)
@@ -53,7 +53,8 @@ def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128) -> 
     model = study.family.build(pack.width, pack.depth, SPEC, scaling, execution)
     execution = dataclasses.replace(execution, layout=layout)
     devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)
-    return LaneProgram(model, study, execution, devices, lanes or pack.lanes, ResidentFeed(make_dataset()), steps)
+    feed = feed or ResidentFeed(make_dataset())
+    return LaneProgram(model, study, execution, devices, lanes or pack.lanes, feed, steps)
 
 
 def run_phase(program, phase, states=None):

@@ -38,7 +38,7 @@ def start(folder: pathlib.Path) -> Iterator[dict[str, str]]:
     daemons = [
         ["munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *files],
         ["slurmctld", "-D", "-i", "-L", str(folder / "slurmctld.log")],
-        ["slurmd", "-D", "-N", "node", "-L", str(folder / "slurmd.log")],
+        ["slurmd", "-D", "-N", "localhost", "-L", str(folder / "slurmd.log")],
     ]
     with contextlib.ExitStack() as stack:
         for command in daemons:
@@ -62,8 +62,8 @@ SlurmctldPort={controller}
 SlurmdPort={daemon}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmUser=root
-# A job that was queued again may start once its credential has expired.
-AuthInfo=socket={munge_socket},cred_expire=3
+# A job that was queued again starts once its credential has expired; fewer than 5 seconds are 120.
+AuthInfo=socket={munge_socket},cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -84,9 +84,9 @@ KillWait=60
 MaxArraySize=1001
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName=node NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 CPUs=1 State=UNKNOWN
-PartitionName=low Nodes=node Default=YES PriorityTier=1 GraceTime=60
-PartitionName=high Nodes=node PriorityTier=10 PreemptMode=OFF
+NodeName=localhost NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 CPUs=1 State=UNKNOWN
+PartitionName=low Nodes=localhost Default=YES PriorityTier=1 GraceTime=60
+PartitionName=high Nodes=localhost PriorityTier=10 PreemptMode=OFF
 """
 
 

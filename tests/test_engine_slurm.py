@@ -148,6 +148,11 @@ def test_a_real_slurm_preempts_queues_again_and_finishes(tmp_path):
         assert "exit 75" in log and "start 2" in log, log
         assert "all packs are done" in again()
         assert not slurm_node.jobs(env)
+        # Two tasks of one step find each other without flags.
+        together = ["srun", "--ntasks=2", "--overcommit", *(arg for arg in command if not arg.startswith("--engine"))]
+        done = subprocess.run(together, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("study 'tiny': cpu x2,") == done.stderr.count("nothing to train") == 1, done.stderr
     assert clusters.attempts(workdir, "w16-d1") == 2
     assert clusters.attempts(workdir, "w8-d1") == 1, "a finished pack does not run twice"
     assert sorted(clusters.losses(workdir).values()) == sorted(clusters.calm_losses().values()), "bit by bit"

@@ -43,7 +43,9 @@ case "$*" in
     [ -s "${files%%,*}" ] || exit 98
     cp "${files#*scaling-jax-flags=}" run.flags
     [ ! -e no_create ] ;;
+  *queued-resources\\ delete*) [ ! -e no_delete ] ;;
   storage\\ ls*/_SUCCESS) [ -e success ] ;;
+  storage\\ ls*/failed) [ -e failed ] ;;
   storage\\ cat*/failed) cat failed 2>/dev/null ;;
   storage\\ rm*/failed) rm -f failed ;;
   storage\\ cp*\\ -\\ *) cat > "$(basename "${*: -1}")" ;;
@@ -155,6 +157,19 @@ def test_worker_0_has_torn_down_already(cloud):
     assert not cloud.calls("create") and not cloud.calls("delete")
 
 
+def test_a_delete_that_comes_too_late_is_no_failure(cloud):
+    (cloud.folder / "no_delete").touch()
+    done = cloud.run("ACTIVE ACTIVE+success")
+    assert done.returncode == 0
+    assert "not deleted by this call" in done.stderr
+
+
+def test_a_suspended_request_that_cannot_be_deleted_is_given_up(cloud):
+    (cloud.folder / "no_delete").touch()
+    assert cloud.run("ACTIVE SUSPENDED").returncode == 1
+    assert len(cloud.calls("delete")) == 3 and not cloud.calls("create")
+
+
 def test_an_unreachable_cloud_is_asked_again(cloud):
     done = cloud.run("ACTIVE OFFLINE OFFLINE OFFLINE OFFLINE ACTIVE+success")
     assert done.returncode == 0
@@ -203,7 +218,9 @@ def test_wrong_input_is_one_line(cloud, arguments, what):
     "script, arguments, shows",
     [
         ("tpu_vm.sh", None, "gcloud compute tpus queued-resources create ladder"),
-        ("tpu_vm.sh", ["delete", "ladder", "--zone=z", "--dry_run"], "+ queued delete ladder"),
+        ("tpu_vm.sh", ["delete", "ladder", "--zone=z", "--dry_run"], "+ gcloud compute tpus queued-resources delete"),
+        ("tpu_vm.sh", ["status", "ladder", "--zone=z", "--dry_run"], "+ gcloud compute tpus queued-resources describe"),
+        ("tpu_vm.sh", ["logs", "ladder", "--zone=z", "--dry_run"], "+ gcloud compute tpus tpu-vm ssh ladder"),
         ("startup.sh", ["--dry_run"], "scaling-jax run --flagfile="),
         ("gpu_box.sh", ["--dry_run", "--", "--study=a.py"], "scaling-jax run --study=a.py"),
         ("gpu_box.sh", ["--mps=4", "--dry_run", "--", "--study=a.py"], "packs_per_gpu=4"),
@@ -301,6 +318,17 @@ def test_only_worker_0_tears_down(machine):
     assert boot(machine, "0", WORKER="1").returncode == 0
     assert len(starts(machine)) == 1
     assert not machine.calls("delete")
+
+
+def test_what_one_worker_gives_up_ends_all(machine):
+    """Worker 1 fails where the others only see a lost peer: they do not wait for it for ever."""
+    assert boot(machine, "2", WORKER="1").returncode == 0
+    assert (machine.folder / "failed").read_text() == "2\n"
+    assert not machine.calls("delete")
+    assert boot(machine, "75 75 0", WORKER="0").returncode == 0
+    assert len(starts(machine)) == 2, "once each"
+    assert (machine.folder / "failed").read_text() == "2\n", "what went wrong, not that a peer was lost"
+    assert len(machine.calls("delete ladder")) == 1
 
 
 @pytest.mark.parametrize("codes, tried, last", [("1 1 1", 3, 1), ("75 1 75 137 1", 5, 1), ("2", 1, 2)])

@@ -1,7 +1,10 @@
 """Several processes over loopback train what one trains; any may be stopped or killed, and more or fewer go on."""
 
+import argparse
+import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -12,20 +15,24 @@ import ladder
 import numpy as np
 import pandas as pd
 import pytest
+from packs import SPEC, make_study
 
 from scaling_jax import cli
-from scaling_jax.engines import cluster
+from scaling_jax.engines import cluster, local
+from scaling_jax.errors import UserError
+from scaling_jax.plan import make_plan
+from scaling_jax.training import processes
 
 BATCH = 64 * 16  # tokens
-# One scale and two lanes, so that two devices hold a lane each; long enough to be interrupted, with rates and a batch
-# that do not blow up the rounding of sums in another order.
+# One scale and two lanes, so that two devices hold a lane each; rates and a batch that do not blow up the rounding of
+# sums in another order. A save after every few steps leaves time to interrupt.
 OPTIONS = (
     "--set=ladder.widths=8",
     "--set=optimizer.learning_rates=(0.002,0.005)",
     "--set=optimizer.batch_size=64",
-    f"--set=budgets.tokens=({150 * BATCH},{450 * BATCH})",
-    "--set=execution.dispatch_seconds=0.05",
-    "--set=execution.checkpoint_seconds=0.3",
+    f"--set=budgets.tokens=({30 * BATCH},{90 * BATCH})",
+    "--set=execution.dispatch_seconds=0.005",
+    "--set=execution.checkpoint_seconds=0.005",
 )
 
 
@@ -36,9 +43,9 @@ def free_port() -> int:
 
 
 class Gang:
-    """One run on `count` processes with a CPU device each."""
+    """One run on `count` processes with a CPU device each; the last one may be given `different` flags."""
 
-    def __init__(self, home: pathlib.Path, workdir: pathlib.Path, count: int, *options: str, devices: int = 1):
+    def __init__(self, home, workdir: pathlib.Path, count: int, *options: str, devices=1, different=()):
         self.logs = [home / f"{workdir.name}-{count}-{i}.log" for i in range(count)]
         port = free_port()
         common = ["run", f"--study={home / 'tiny.py'}", f"--workdir={workdir}", f"--num_cpu_devices={devices}"]
@@ -47,6 +54,7 @@ class Gang:
             member = [f"--coordinator_address=127.0.0.1:{port}", f"--num_processes={count}", f"--process_id={i}"]
             with open(log, "w") as file:
                 command = [*common, *OPTIONS, *options, *(member if count > 1 else ())]
+                command += different if i == count - 1 else ()
                 command = [sys.executable, "-m", "scaling_jax", *command]
                 self.processes.append(subprocess.Popen(command, stdout=file, stderr=file))
 
@@ -62,6 +70,13 @@ class Gang:
         pid = self.processes[i].pid
         return int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
+    def stop(self, i: int, number: int) -> None:
+        """Signals process i: all save at the same step, and exit 75."""
+        self.processes[i].send_signal(number)
+        assert set(self.codes()) == {75}, self.said()
+        saved = {re.search(r"saved at step \d+ of phase \d+", log.read_text())[0] for log in self.logs}
+        assert len(saved) == 1, self.said()
+
     def codes(self) -> list[int]:
         return [process.wait() for process in self.processes]
 
@@ -72,6 +87,7 @@ def home(tmp_path_factory):
     ladder.write_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles faster
         yield folder
 
 
@@ -103,29 +119,49 @@ def test_lanes_on_two_processes_are_those_of_one_bit_by_bit_through_kills(home, 
         assert codes[1 - victim] == 75, gang.said()
         assert time.monotonic() - begin < 60
         assert "was lost" in gang.logs[1 - victim].read_text()
+    gang = Gang(home, workdir, 2)
+    gang.wait_for_training()
+    gang.stop(0, signal.SIGTERM)
     pd.testing.assert_frame_equal(train(home, workdir, 2), alone, check_exact=True)
 
 
 @pytest.mark.slow
 def test_two_then_one_then_four_processes(home, alone):
+    """Parameters split over two processes, then whole on one, then batch and parameters over four, streamed."""
     workdir = home / "resized"
-    gang = Gang(home, workdir, 2)
+    gang = Gang(home, workdir, 2, "--set=execution.mesh=(1,1,2)")
     gang.wait_for_training()
-    gang.processes[1].send_signal(signal.SIGINT)
-    assert gang.codes() == [75, 75], gang.said()
+    gang.stop(1, signal.SIGTERM)
     gang = Gang(home, workdir, 1)
     gang.wait_for_training()
-    gang.processes[0].send_signal(signal.SIGTERM)
-    assert gang.codes() == [75], gang.said()
-    table = train(home, workdir, 4)  # two lanes, each on two devices that share its batch
+    gang.stop(0, signal.SIGINT)
+    split = ("--set=execution.mesh=(1,2,2)", "--set=execution.feed=stream", "--set=execution.checkpoint_seconds=60")
+    table = train(home, workdir, 4, *split)
     np.testing.assert_allclose(table["loss"], alone["loss"], rtol=1e-5)
     assert list(table["run_id"]) == list(alone["run_id"])
+    attempts = [json.loads(path.read_text())["command"] for path in sorted((workdir / "attempts").iterdir())]
+    assert len(attempts) == 3, "one process of each gang writes"
+    assert "--process_id=0" in attempts[0] and "--process_id=0" in attempts[2]
+
+
+def test_several_processes_take_all_devices(monkeypatch):
+    """What lanes do not fill splits the batch, where it divides; a process alone leaves devices to the next pack."""
+    study = make_study(rates=(0.01, 0.02))
+    (pack,) = make_plan(study, SPEC)
+    assert local.mesh_shape(pack, study, 8) == (2, 1, 1)
+    monkeypatch.setattr(processes, "alone", lambda: False)
+    assert local.mesh_shape(pack, study, 2) == (2, 1, 1)
+    assert local.mesh_shape(pack, study, 8) == (2, 4, 1)
+    assert local.mesh_shape(pack, study, 16) == (16, 1, 1), "4 rows do not divide over 8 devices"
+    assert local.mesh_shape(pack, study, 3) == (3, 1, 1)
 
 
 @pytest.mark.slow
-def test_parameters_split_over_processes(home, alone):
-    table = train(home, home / "fsdp", 2, "--set=execution.mesh=(1,1,2)")
-    np.testing.assert_allclose(table["loss"], alone["loss"], rtol=1e-5)
+def test_processes_that_came_with_different_flags_are_refused(home):
+    gang = Gang(home, home / "different", 2, different=("--set=seeds=(5,)",))
+    assert gang.codes() == [2, 2], gang.said()
+    assert all("the study or its flags differs" in log.read_text() for log in gang.logs), gang.said()
+    assert not (home / "different").exists()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +201,23 @@ def test_clusters_are_recognised(monkeypatch):
     assert wanted(monkeypatch, OMPI_COMM_WORLD_SIZE="2")
     assert wanted(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1", JOB_COMPLETION_INDEX="0")
     assert not wanted(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1")  # any pod
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_a_process_that_cannot_find_the_others_does_not_train_alone(monkeypatch, index):
+    """Kubernetes without the package that JAX asks for its pods: the second knows that there is a first."""
+    assert wanted(monkeypatch, KUBERNETES_SERVICE_HOST="10.0.0.1", JOB_COMPLETION_INDEX=index)
+
+    def initialize(**timeouts):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    values = argparse.Namespace(coordinator_address=None)
+    if index == "0":
+        cluster.join(values)
+    else:
+        with pytest.raises(UserError, match=r"cannot find the others .*jax\[k8s\]"):
+            cluster.join(values)
 
 
 def test_one_process_needs_no_supervisor(home, monkeypatch):

@@ -94,7 +94,7 @@ def test_told_while_packs_train_side_by_side(command, tmp_path, number):
     assert last.endswith("run the same command again to go on")
     assert not list((tmp_path / "work" / "locks").iterdir())
     if number == signal.SIGTERM:
-        assert cli.run(*args) == 0, cli.said()
+        assert cli.run(*args, before=ladder.refuse_pickles) == 0, cli.said()  # a workdir is data
         assert "taking over" not in cli.said()
         whole = tmp_path / "whole"
         assert cli.run(*args[:-1], f"--workdir={whole}") == 0, cli.said()

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import flags
 
 from scaling_jax.commands.finish import finish
 from scaling_jax.engines import base
@@ -20,14 +19,6 @@ from scaling_jax.plan import make_plan
 from scaling_jax.results import Records, is_remote
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training.loop import missing
-
-
-def define_flags() -> None:
-    flags.DEFINE_enum("engine", "local", ["local", *base.ENGINES], "Where packs run: here, or on a cluster.")
-    flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); what every engine repeats.")
-    flags.DEFINE_multi_string("engine_option", [], "Handed to sbatch or xpk as it is. May be given many times.")
-    flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
-    flags.DEFINE_bool("dry_run", False, "Show what the engine would do, and do nothing.")
 
 
 def dispatch(study: Study, spec: Spec, workdir: Workdir, values: Any, stop: StopSignal) -> int:

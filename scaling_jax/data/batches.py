@@ -108,7 +108,7 @@ def stream(
     first_step: int = 0,
     num_steps: int | None = None,
     *,
-    rows: slice = slice(None),
+    rows: slice | np.ndarray = slice(None),
     threads: int = 2,
     prefetch: int = 16,
 ) -> Iterator[Any]:
@@ -123,7 +123,7 @@ def stream(
       batch_size: windows (images) per step, over all processes.
       first_step: where to begin, or go on.
       num_steps: steps to give; without end by default.
-      rows: this process's part of every batch.
+      rows: this process's part of every batch, a slice or row numbers.
       threads: that read.
       prefetch: batches read ahead.
 
@@ -140,7 +140,7 @@ def stream(
 class BatchSource:
     """Batches by step, for random access: what grain calls a data source."""
 
-    def __init__(self, dataset: Any, seed: int, batch_size: int, rows: slice = slice(None), num_steps: int = 2**62):
+    def __init__(self, dataset: Any, seed: int, batch_size: int, rows: Any = slice(None), num_steps: int = 2**62):
         self._dataset, self._num_steps = dataset, num_steps
         # Many steps' windows cost hardly more than one's.
         self._block = max(1, BLOCK // batch_size)

@@ -13,18 +13,13 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+from scaling_jax.engines import ENGINES
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import PREEMPTED, USER_ERROR, UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.plan import Pack
 from scaling_jax.study import Study
 
-# Engine -> module, loaded only when asked for. "local" is this process and needs none.
-ENGINES = {
-    "ray": "scaling_jax.engines.ray_engine",
-    "slurm": "scaling_jax.engines.slurm",
-    "xpk": "scaling_jax.engines.xpk",
-}
 RUNS_ALONE = {"engine", "engine_option", "max_retries", "dry_run", "only_packs"}  # flags that a job does not inherit
 
 

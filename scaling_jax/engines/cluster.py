@@ -50,14 +50,19 @@ def wanted(values: Any) -> bool:
     return given["num_processes"] > 1
 
 
-def _started_together() -> bool:
-    """Whether Slurm, Open MPI, an indexed Kubernetes job or a TPU host says that there are others."""
+def _surely_several() -> bool:
+    """Whether Slurm, Open MPI or an indexed Kubernetes job says that there are others."""
     env = os.environ
     slurm = "SLURM_STEP_NODELIST" in env and int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     mpi = int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    kubernetes = "KUBERNETES_SERVICE_HOST" in env and "JOB_COMPLETION_INDEX" in env
+    return slurm or mpi or ("KUBERNETES_SERVICE_HOST" in env and int(env.get("JOB_COMPLETION_INDEX", 0)) > 0)
+
+
+def _started_together() -> bool:
+    """Whether there are others, or may be: the first pod of an indexed Kubernetes job and a TPU host do not know."""
+    first_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ
     tpu = importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
-    return bool(slurm or mpi or kubernetes or tpu)
+    return bool(_surely_several() or first_pod or tpu)
 
 
 def is_member() -> bool:
@@ -102,6 +107,11 @@ def join(values: Any) -> None:
     try:
         jax.distributed.initialize(**timeouts)
     except (ValueError, RuntimeError) as error:
+        if _surely_several():  # each training alone would be as many trainings of the same
+            raise UserError(
+                f"this is one of several processes, but JAX cannot find the others ({error}); on Kubernetes "
+                "pip install 'jax[k8s]', or give --coordinator_address, --num_processes and --process_id"
+            ) from error
         logging.warning("this looks like one process of a cluster, but JAX cannot tell (%s): training alone", error)
 
 

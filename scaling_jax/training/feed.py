@@ -27,10 +27,14 @@ RESIDENT_SHARE = 0.25  # of a device's memory that the data may take
 MAX_RESIDENT_ITEMS = 2**31 - 1  # offsets on the device are int32
 
 Reader = Callable[[int, int, int], Any]  # (seed, first step, number of steps) -> inputs, a leading axis of steps
+Rows = slice | np.ndarray  # of every batch: what this process's devices hold (`processes.own_rows`)
+ALL = slice(None)
 
 
-def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> ResidentFeed | StreamFeed:
+def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> Feed:
     """The feed that `execution.feed` asks for; "auto" keeps data on the devices that takes little of their memory.
+
+    Several processes take what the first one decides, from its own memory.
 
     Args:
       dataset: materialised data.
@@ -45,7 +49,7 @@ def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> 
         raise UserError(
             f"execution.feed='resident' cannot address {dataset.train.size:,} items with 32-bit offsets; use 'stream'"
         )
-    small = dataset.train.nbytes + dataset.validation.nbytes <= RESIDENT_SHARE * device_memory()
+    (small,) = processes.agree([dataset.train.nbytes + dataset.validation.nbytes <= RESIDENT_SHARE * device_memory()])
     if execution.feed == "resident" or (execution.feed == "auto" and fits and small):
         return ResidentFeed(dataset, augment)
     logging.info("%.1f GB of training data are streamed", dataset.train.nbytes / 1e9)
@@ -61,8 +65,8 @@ def device_memory() -> int:
     return stats.get("bytes_limit", 16 * 2**30)
 
 
-class ResidentFeed:
-    """Training and validation arrays, replicated on each mesh that asks for them once; only window numbers travel.
+class Feed:
+    """What both kinds know.
 
     Args:
       dataset: materialised data.
@@ -73,6 +77,13 @@ class ResidentFeed:
         self.dataset = dataset
         self.spec = dataset.spec
         self.augment = augment and self.spec.kind == "images"
+
+
+class ResidentFeed(Feed):
+    """Training and validation arrays, replicated on each mesh that asks for them once; only window numbers travel."""
+
+    def __init__(self, dataset: Dataset, augment: bool = False):
+        super().__init__(dataset, augment)
         self._placed: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
@@ -89,10 +100,10 @@ class ResidentFeed:
                 self._placed[key] = processes.put(jax.tree.map(np.asarray, host), everywhere)
             return self._placed[key]
 
-    def reader(self, batch_size: int) -> Reader:
-        """Gives window numbers, [num_steps, batch_size]."""
+    def reader(self, batch_size: int, rows: Rows = ALL) -> Reader:
+        """Gives window numbers, [num_steps, rows]."""
         num_windows = self.dataset.num_train_windows
-        return lambda seed, first, count: batches.window_starts(seed, first, count, batch_size, num_windows)
+        return lambda seed, first, count: batches.window_starts(seed, first, count, batch_size, num_windows)[:, rows]
 
     def abstract_inputs(self, batch_size: int) -> Any:
         """ShapeDtypeStructs of the inputs of one step."""
@@ -109,31 +120,21 @@ class ResidentFeed:
         return _image_batch(self, arrays["x"][windows_B], arrays["label"][windows_B], key)
 
 
-class StreamFeed:
-    """Batches read ahead from memory-mapped arrays on grain's threads, for data that does not fit; the same batches.
-
-    Args:
-      dataset: materialised data.
-      augment: crop and flip training images.
-    """
-
-    def __init__(self, dataset: Dataset, augment: bool = False):
-        self.dataset = dataset
-        self.spec = dataset.spec
-        self.augment = augment and self.spec.kind == "images"
+class StreamFeed(Feed):
+    """Batches read ahead from memory-mapped arrays on grain's threads, for data that does not fit; the same batches."""
 
     def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
         """Nothing lies on the devices."""
         return {"train": {}, "validation": {}}
 
-    def reader(self, batch_size: int) -> Reader:
+    def reader(self, batch_size: int, rows: Rows = ALL) -> Reader:
         """Gives what `batches.stream` gives, on a leading axis of steps; reads ahead where steps follow each other."""
         streams: dict[int, tuple[int, Iterator[Any]]] = {}  # by seed: the next step, and the batches from it on
 
         def read(seed: int, first_step: int, num_steps: int) -> Any:
             next_step, stream = streams.pop(seed, (-1, iter(())))
             if next_step != first_step:
-                stream = batches.stream(self.dataset, seed, batch_size, first_step)
+                stream = batches.stream(self.dataset, seed, batch_size, first_step, rows=rows)
             steps = [next(stream) for _ in range(num_steps)]
             streams[seed] = (first_step + num_steps, stream)
             return jax.tree.map(lambda *parts: np.stack(parts), *steps)

@@ -32,7 +32,8 @@ from scaling_jax.training import step as steps
 
 AXES = ("run", "data", "fsdp")
 P = jax.sharding.PartitionSpec
-BUFFER_BYTES = 64 * 2**20  # of one dispatch's inputs on each device
+BUFFER_BYTES = 64 * 2**20  # of one dispatch's inputs
+INPUTS = P(None, None, partition.BATCH_AXES)  # [seeds, steps, batch, ...]: where a batch is split, so is what is read
 
 
 def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.sharding.Mesh:
@@ -78,7 +79,8 @@ class LaneProgram:
         self.shape = "cosine" if study.schedule.name == "cosine" else "linear"
         self.arrays = feed.arrays(mesh)
         self.validation = self._put(feed.validation_inputs(study.evaluation.examples, study.evaluation.batch_size), P())
-        self._read = feed.reader(self.batch_size)
+        self._rows = processes.own_rows(self._sharding(P(partition.BATCH_AXES)), self.batch_size)
+        self._read = feed.reader(self.batch_size, self._rows)
         self._step_inputs = feed.abstract_inputs(self.batch_size)
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds))))
@@ -193,7 +195,7 @@ class LaneProgram:
         scalar = self._abstract(np.int32(0), P())
         leading = (len(self.seeds), self.buffer_steps)
         inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), self._step_inputs)
-        inputs = self._abstract(inputs, P())
+        inputs = self._abstract(inputs, INPUTS)
         hparams = self._abstract(self._hparams(self.groups[0], None), P("run"))
         arrays = self._abstract(self.arrays["train"], P())
         return train, (self._abstract_state(), hparams, inputs, scalar, scalar, arrays)
@@ -258,12 +260,15 @@ class LaneProgram:
         }
 
     def _inputs(self, first_step: int, num_steps: int) -> Any:
-        """What the feed gives for these steps of every seed, [seeds, buffer_steps, ...], zero beyond `num_steps`."""
+        """What the feed gives for these steps of every seed, [seeds, buffer_steps, batch, ...].
+
+        Zero beyond `num_steps`, and in rows that no device of this process holds.
+        """
 
         def pad(like, *by_seed):
             out = np.zeros((len(by_seed), self.buffer_steps, *like.shape), like.dtype)
             for row, x in zip(out, by_seed):
-                row[:num_steps] = x
+                row[:num_steps, self._rows] = x
             return out
 
         return jax.tree.map(pad, self._step_inputs, *(self._read(seed, first_step, num_steps) for seed in self.seeds))
@@ -295,7 +300,7 @@ class LaneProgram:
           (states, losses): losses is a tuple of device arrays [lanes of the group, buffer_steps].
         """
         start, count = self._put((np.int32(first_step), np.int32(num_steps)), P())
-        inputs = self._put(self._inputs(first_step, num_steps), P())
+        inputs = self._put(self._inputs(first_step, num_steps), INPUTS)
         out = [
             self._train(state, hps, inputs, start, count, self.arrays["train"]) for state, hps in zip(states, hparams)
         ]

@@ -52,8 +52,16 @@ def barrier(name: str) -> None:
             multihost_utils.sync_global_devices(name)
 
 
+def own_rows(sharding: jax.sharding.Sharding, size: int) -> slice | np.ndarray:
+    """Which of `size` rows, split by `sharding`, lie on this process's devices: all of them, or their numbers."""
+    if alone():
+        return slice(None)
+    parts = sharding.addressable_devices_indices_map((size,)).values()
+    return np.unique(np.concatenate([np.arange(size)[index] for index in parts]))
+
+
 def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Host arrays, the same on every process, onto the devices of all of them; each takes what its devices need."""
+    """Host arrays onto the devices of all processes; each process takes, and must have, only what its devices hold."""
     if alone():
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
