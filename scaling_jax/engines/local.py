@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import math
 import threading
@@ -18,8 +19,10 @@ from scaling_jax.study import Study
 from scaling_jax.training import device, processes
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.lanes import LaneProgram, make_mesh
-from scaling_jax.training.layout import choose_layout
+from scaling_jax.training.layout import choose_layout, wants_trial
 from scaling_jax.training.loop import PackTrainer, Progress, buffer_steps, phase_ends
+
+AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
 def train_packs(
@@ -35,8 +38,8 @@ def train_packs(
     """Trains every pack to its last result.
 
     A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
-    devices are independent, so neither changes the other's losses. Several processes train one pack after another, each
-    on all devices.
+    devices are independent, so neither changes the other's losses. While accelerators train, the pack that is next is
+    compiled. Several processes train one pack after another, each on all devices.
 
     Args:
       packs, study, feed: what to train, on what.
@@ -53,7 +56,8 @@ def train_packs(
         for pack in waiting:
             if should_stop():
                 raise Preempted("stopped between two packs; everything finished so far is saved")
-            train_pack(pack, study, feed, records, finished, common, jax.devices(), should_stop, on_progress)
+            program = build_program(pack, study, feed, records, jax.devices())
+            train_program(program, pack, study, records, finished, common, should_stop, on_progress)
         return
     free = list(jax.devices())
     turn = threading.Condition()
@@ -64,7 +68,8 @@ def train_packs(
 
     def work(pack: Pack, devices: list[Any]) -> None:
         try:
-            train_pack(pack, study, feed, records, finished, common, devices, stop, on_progress)
+            program = ahead.program(pack, devices)
+            train_program(program, pack, study, records, finished, common, stop, on_progress)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -73,7 +78,7 @@ def train_packs(
                 turn.notify_all()
 
     threads = []
-    with turn:
+    with _Ahead(study, feed, records) as ahead, turn:
         while waiting and not stop():
             taken = None
             for pack in waiting:  # the longest that fits
@@ -82,6 +87,7 @@ def train_packs(
                     taken = pack
                     break
             if taken is None:
+                ahead.start(waiting[0])
                 turn.wait(0.5)  # wakes for signals, too
                 continue
             waiting.remove(taken)
@@ -126,18 +132,41 @@ def mesh_shape(pack: Pack, study: Study, available: int) -> tuple[int, int, int]
     return available, 1, 1
 
 
-def train_pack(
-    pack: Pack,
-    study: Study,
-    feed: Any,
-    records: Records,
-    finished: Collection[str],
-    common: dict[str, Any],
-    devices: Sequence[Any],
-    should_stop: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
-) -> None:
-    """Trains one pack on these devices."""
+class _Ahead:
+    """Compiles the pack that comes next, on the devices that it will get, while others train."""
+
+    def __init__(self, study: Study, feed: Any, records: Records):
+        self._study, self._feed, self._records = study, feed, records
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "ahead")
+        self._next: tuple[Any, concurrent.futures.Future[LaneProgram]] | None = None
+
+    def start(self, pack: Pack) -> None:
+        """Begins, unless a pack is being compiled already, or this one wants the devices to try its layouts on."""
+        devices = jax.devices()[: devices_wanted(pack, self._study, jax.device_count())]
+        shape = mesh_shape(pack, self._study, len(devices))
+        if self._next or jax.default_backend() not in AHEAD_BACKENDS:
+            return
+        if not wants_trial(self._study.execution, pack, shape[0], self._records):
+            build = self._pool.submit(build_program, pack, self._study, self._feed, self._records, devices)
+            self._next = (pack.scale, devices), build
+
+    def program(self, pack: Pack, devices: list[Any]) -> LaneProgram:
+        """The compiled program, now or as soon as it is ready."""
+        if self._next and self._next[0][0] == pack.scale:
+            ((_, expected), build), self._next = self._next, None
+            if devices == expected:
+                return build.result()
+        return build_program(pack, self._study, self._feed, self._records, devices)
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self._pool.shutdown(wait=False)
+
+
+def build_program(pack: Pack, study: Study, feed: Any, records: Records, devices: Sequence[Any]) -> LaneProgram:
+    """The pack's program on these devices, compiled."""
     head_dim = getattr(study.family, "head_dim", None)
     execution = device.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
     scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
@@ -149,12 +178,26 @@ def train_pack(
         return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
 
     layout = choose_layout(execution, pack, study, mesh, records, program)
-    compiled = program(layout, buffer_steps(pack, study))
-    compiled.compile()
+    chosen = program(layout, buffer_steps(pack, study))
+    chosen.compile()
+    return chosen
+
+
+def train_program(
+    program: LaneProgram,
+    pack: Pack,
+    study: Study,
+    records: Records,
+    finished: Collection[str],
+    common: dict[str, Any],
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """Trains one pack from wherever it stands."""
     with PackCheckpoints(
         records.root / "checkpoints" / pack.scale,
         study.execution.keep_checkpoints,
         phase_ends(pack, study),
         len(pack.lanes),
     ) as checkpoints:
-        PackTrainer(pack, study, compiled, records, checkpoints, finished, common, should_stop, on_progress).run()
+        PackTrainer(pack, study, program, records, checkpoints, finished, common, should_stop, on_progress).run()

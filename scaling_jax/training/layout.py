@@ -35,7 +35,7 @@ def choose_layout(
     A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training. Several
     processes take what the first one reads, and no trial: their clocks would not agree on when it ends.
     """
-    path = records.root / "checkpoints" / f"{pack.scale}.layout.json"
+    path = _record(pack, records)
     if not processes.alone():
         layout = "map" if execution.layout == "auto" else execution.layout
         if path.exists() and processes.is_leader():
@@ -46,14 +46,21 @@ def choose_layout(
         return layout
     if path.exists():
         return json.loads(path.read_text())["layout"]
-    if execution.layout != "auto":
-        layout, seconds = execution.layout, {}
-    elif len(pack.lanes) <= mesh.shape["run"]:
-        layout, seconds = "map", {}  # one lane a device: all layouts are the same program
-    else:
+    if wants_trial(execution, pack, mesh.shape["run"], records):
         layout, seconds = _trial(execution, pack, study, mesh, program)
+    else:  # one lane a device: all layouts are the same program
+        layout, seconds = "map" if execution.layout == "auto" else execution.layout, {}
     write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": seconds}))
     return layout
+
+
+def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Records) -> bool:
+    """Whether the layouts are to be timed: nothing is recorded, the study leaves it open, and devices share lanes."""
+    return execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
+
+
+def _record(pack: Pack, records: Records) -> Any:
+    return records.root / "checkpoints" / f"{pack.scale}.layout.json"
 
 
 def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]]:

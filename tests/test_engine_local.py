@@ -1,0 +1,81 @@
+"""Packs on the devices of one process: the next is compiled while another trains."""
+
+import dataclasses
+
+import jax
+import packs
+import pytest
+
+from scaling_jax.engines import local
+from scaling_jax.plan import make_plan
+from scaling_jax.results import Records
+from scaling_jax.study import Execution, Ladder
+from scaling_jax.training.feed import ResidentFeed
+from scaling_jax.training.lanes import LaneProgram
+
+RATES = (0.01, 0.02, 0.03, 0.04)  # a lane on each of the four devices: packs train one after another
+COMMON = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
+
+
+def train(folder, monkeypatch, ahead: bool, layout: str = "map") -> tuple[dict, list[tuple[str, int]]]:
+    """(losses by run_id, what happened in order: programs to compile and chunks trained, by width) of three scales."""
+    events = []
+    study = packs.make_study(steps=(40, 80), rates=RATES)
+    study = dataclasses.replace(
+        study,
+        ladder=Ladder(widths=(8, 16, 24), depths=(1,)),
+        execution=Execution(layout=layout, dispatch_seconds=1e-9),
+    )
+    monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),) if ahead else ())
+    compile_all = LaneProgram.compile
+
+    def compiled(program):
+        events.append(("compiled", program.state_shapes["params"]["embed"].shape[-1]))
+        compile_all(program)
+
+    monkeypatch.setattr(LaneProgram, "compile", compiled)
+    plan = make_plan(study, packs.SPEC, "d" * 16)
+    widths = {pack.scale: pack.width for pack in plan}
+    records = Records(folder, 0)
+    local.train_packs(
+        plan,
+        study,
+        ResidentFeed(packs.make_dataset()),
+        records,
+        (),
+        COMMON,
+        lambda: False,
+        lambda progress: events.append(("trained", widths[progress.scale])),
+    )
+    monkeypatch.setattr(LaneProgram, "compile", compile_all)
+    return {run_id: row["loss"] for run_id, row in records.finished().items()}, events
+
+
+@pytest.mark.slow
+def test_the_next_pack_is_compiled_while_another_trains_and_losses_stay(tmp_path, monkeypatch):
+    alone, one_by_one = train(tmp_path / "alone", monkeypatch, ahead=False)
+    together, events = train(tmp_path / "together", monkeypatch, ahead=True)
+    assert together == alone
+    assert len(alone) == 3 * len(RATES) * 2
+    order = [width for what, width in events if what == "compiled"]
+    assert order == [24, 16, 8]  # the longest first, each once
+    for events_of, earlier in ((one_by_one, False), (events, True)):
+        for before, width in ((24, 16), (16, 8)):
+            last = max(i for i, event in enumerate(events_of) if event == ("trained", before))
+            assert (events_of.index(("compiled", width)) < last) == earlier
+
+
+def test_layouts_are_tried_on_free_devices_only(tmp_path, monkeypatch):
+    """Six lanes on four devices: the layout has to be timed, and nothing else may run meanwhile."""
+    monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),))
+    study = packs.make_study(steps=(40,), rates=(*RATES, 0.05, 0.06))
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    records = Records(tmp_path, 0)
+    asked = []
+    monkeypatch.setattr(local, "build_program", lambda pack, study, feed, records, devices: asked.append(study))
+    for layout in ("auto", "map"):
+        with local._Ahead(dataclasses.replace(study, execution=Execution(layout=layout)), None, records) as ahead:
+            ahead.start(pack)
+            ahead.program(pack, jax.devices())
+    # Tried: once, when its devices are free. Given: ahead, and not again.
+    assert [s.execution.layout for s in asked] == ["auto", "map"]
