@@ -66,7 +66,7 @@ CASES = {
     "an objective by name": (lambda: fit(objective="huber"), r"objective='huber'.*Huber\(delta\)"),
     "delta": (lambda: fitting.Huber(-1), r"delta=-1.*positive"),
     "delta as text": (lambda: fitting.Huber("small"), r"delta='small'"),
-    "above": (lambda: fitting.LAD(above=0), r"above=0.*positive"),
+    "no penalty": (lambda: fitting.LAD(overestimate_penalty=0), r"overestimate_penalty=0.*positive"),
     "unknown fixed": (lambda: fit(fixed={"gamma": 1.0}), r"no parameter 'gamma'; it has E, A, B, alpha, beta"),
     "fixed out of bounds": (lambda: fit(fixed={"alpha": -1}), r"fixed\['alpha'\] = -1 is outside the bounds \[0, 10\]"),
     "fixed not a number": (lambda: fit(fixed={"alpha": "x"}), r"fixed\['alpha'\] = 'x' is not a number"),

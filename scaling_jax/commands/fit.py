@@ -155,7 +155,8 @@ def _write_figures(report, path: pathlib.Path) -> str:
     try:
         from scaling_jax.report import fit_figures
     except ModuleNotFoundError as error:
-        return f"\nno figures: they need {(error.name or '').partition('.')[0]}, which is not installed"
+        missing = (error.name or "").partition(".")[0]
+        return f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[train]')"
     lines = []
     for name, figure in report.figures():
         place = path.with_name(f"{path.stem}_{name}.png")

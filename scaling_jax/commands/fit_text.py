@@ -148,16 +148,14 @@ class Report:
             return ""
         at = self.fit.frontier(self.target, level=self.level)
         lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D)"]
-        for name, label, show in (
-            ("N", "N*", short),
-            ("D", "D*", short),
-            ("loss", self.read.names["y"], "{:.4f}".format),
-        ):
+        y_name = self.read.names["y"]
+        width = max(len("D*/N*"), len(y_name))
+        for name, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", y_name, "{:.4f}".format)):
             value = float(np.squeeze(getattr(at, name)))
             low, high = (float(np.squeeze(end)) for end in at.interval[name])
-            lines.append(f"  {label:<6} {show(value):>8}  [{show(low)}, {show(high)}]")
+            lines.append(f"  {label:<{width}} {show(value):>8}  [{show(low)}, {show(high)}]")
         N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
-        lines.append(f"  {'D*/N*':<6} {D / N:>8.1f}")
+        lines.append(f"  {'D*/N*':<{width}} {D / N:>8.1f}")
         if set(self.fit.law.inputs) == {"N", "D"}:
             lines.append(f"  {fitting.extrapolation(self.fit, {'N': N, 'D': D})}")
         return "\n".join(lines)

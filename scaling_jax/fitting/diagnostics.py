@@ -161,7 +161,8 @@ def _about_influence(fit) -> Iterator[str]:
     moved = list(found.moves)[int(np.argmax(np.abs(found.shift)))]
     worst = ", ".join(str(int(i)) for i in found.flagged[:8]) + (", ..." if found.flagged.size > 8 else "")
     yield (
-        f"{found.flagged.size} of {fit.y.size} points are influential (rows {worst}; residual up to "
+        f"{found.flagged.size} of {fit.y.size} points {'is' if found.flagged.size == 1 else 'are'} influential "
+        f"(row{'s' * (found.flagged.size > 1)} {worst}; residual up to "
         f"{np.max(np.abs(found.residuals[found.flagged])) / found.scale:.0f} robust standard deviations): without them "
         f"{moved} goes from {found.params[moved]:.4g} to {found.without[moved]:.4g}; see fitting.influence(fit)"
     )

@@ -82,7 +82,7 @@ def frontier(fit, C, level=None, *, cost=None, inputs=None, **options):
         loss=loss.reshape(shape),
         level=level,
         interval=interval,
-        extrapolation=_beyond(fit.ranges, 6.0 * N * D).reshape(shape),
+        extrapolation=_beyond(fit.ranges, N, D).reshape(shape),
         method="closed form" if _closed(fit.law, cost, **options) else "numerical",
         warnings=[f"no best size inside the search at C = {c:.4g}: a term has left the law" for c in flat[edge[0]]],
     )
@@ -102,12 +102,13 @@ def _budgets(law, C, inputs):
     return flat.reshape(np.shape(C))
 
 
-def _beyond(ranges, compute):
+def _beyond(ranges, N, D):
     """Decades of compute beyond the data's: positive above, negative below, 0 inside."""
     if "C" not in ranges:
-        return np.zeros_like(compute)
+        return np.zeros_like(N)
     low, high = ranges["C"]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # a term that left the law gives 0 and infinity
+        compute = 6.0 * N * D
         return np.maximum(np.log10(compute / high), 0.0) + np.minimum(np.log10(compute / low), 0.0)
 
 
