@@ -18,6 +18,8 @@ from .text import short, table
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
 # Relative standard error from which a parameter is not determined.
 UNDETERMINED = 0.5
+# Mean residual over mean distance of y from its median above which a law is no better than a constant.
+UNEXPLAINED = 0.9
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
 
@@ -31,6 +33,7 @@ def warnings(fit) -> list[str]:
     linear = linearise(fit)
     return [
         *_about_convergence(fit),
+        *_about_explained(fit),
         *_about_bounds(fit),
         *_about_inputs(fit),
         *_about_flatness(fit, linear),
@@ -43,6 +46,18 @@ def warnings(fit) -> list[str]:
 def _about_convergence(fit) -> Iterator[str]:
     if not fit.converged:
         yield f"NOT CONVERGED: do not use these numbers ({fit.certificate})"
+
+
+def _about_explained(fit) -> Iterator[str]:
+    """A law that can only fall, fitted to something that rises, ends as a constant: converged, and worth nothing."""
+    counts = fit.weights > 0
+    y = np.asarray(fit.objective.transform(fit.y[counts]), np.float64)
+    around, left = np.abs(y - np.median(y)).mean(), np.abs(fit.residuals[counts]).mean()
+    if fit.converged and left > UNEXPLAINED * around > 1e-9:
+        yield (
+            f"the law explains next to nothing: y lies as far from it ({left:.3g} on average) as from a constant "
+            f"({around:.3g}); does y rise where {fit.law.name} can only fall, or is a column mistaken?"
+        )
 
 
 def _about_bounds(fit) -> Iterator[str]:

@@ -78,7 +78,7 @@ def _about_dips(result):
             dips.append(sweep)
     if dips:
         yield (
-            f"{_of(dips, result)} dip{'s' * (len(dips) == 1)} more than once ({_budgets(dips)}): noise picks the lowest; "
+            f"{_of(dips, result)} dip{_s(dips)} more than once ({_budgets(dips)}): noise picks the lowest; "
             "method='cubic' smooths it"
         )
 
@@ -88,7 +88,7 @@ def _about_shape(result):
     off = [s for s, u in positions if OFF_CENTRE < abs(u) <= 1]
     if off:
         yield (
-            f"{_of(off, result)} {'is' if len(off) == 1 else 'are'} swept off centre ({_budgets(off)}): the optimum is in the outer half of "
+            f"{_of(off, result)} {_are(off)} swept off centre ({_budgets(off)}): the optimum is in the outer half of "
             "the sizes tried" + ("" if result.method == "akima" else ", which biases a polynomial")
         )
     # Sizes tried relative to the optimum: a trend over budgets turns into a bias of the exponent.
@@ -104,8 +104,8 @@ def _about_shape(result):
         wide = [s for s, _ in positions if s.span > WIDE]
         if wide:
             yield (
-                f"{_of(wide, result)} span{'s' * (len(wide) == 1)} more than {WIDE:.0f}x in N ({_budgets(wide)}): too wide for a "
-                f"{result.method}; use method='akima' or window=5"
+                f"{_of(wide, result)} span{_s(wide)} more than {WIDE:.0f}x in N ({_budgets(wide)}): too wide for "
+                f"a {result.method}; use method='akima' or window=5"
             )
 
 
@@ -165,6 +165,14 @@ def _of(some, result) -> str:
 
 def _have(some) -> str:
     return "has" if len(some) == 1 else "have"
+
+
+def _are(some) -> str:
+    return "is" if len(some) == 1 else "are"
+
+
+def _s(some) -> str:
+    return "s" if len(some) == 1 else ""
 
 
 def _budgets(some, limit: int = 4) -> str:

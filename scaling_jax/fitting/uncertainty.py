@@ -131,7 +131,7 @@ def delta_interval(problem, z, spread_, function, level, log):
     variance = np.einsum("i...,ij,j...->...", np.nan_to_num(gradient), spread_.covariance, np.nan_to_num(gradient))
     half = t_quantile(level, spread_.dof) * np.sqrt(np.maximum(variance, 0.0))
     half = np.where(np.isfinite(gradient).all(axis=0), half, np.inf)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # open ends of a value that is itself 0 or infinite
         low, high = (np.exp(centre + s * half) if log else centre + s * half for s in (-1, 1))
     return np.stack([low, high])
 
