@@ -124,7 +124,8 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
 def _strongest_correlation(linear: Linearised) -> str:
     covariance = linear.covariance()
     deviation = np.sqrt(np.diag(covariance))
-    correlation = np.abs(covariance / np.outer(deviation, deviation)) - np.eye(deviation.size)
+    with np.errstate(all="ignore"):  # a parameter without effect correlates with nothing
+        correlation = np.nan_to_num(np.abs(covariance / np.outer(deviation, deviation))) - np.eye(deviation.size)
     i, j = np.unravel_index(np.argmax(correlation), correlation.shape)
     names = linear.problem.free
     return (

@@ -20,9 +20,10 @@ def polish(problem, z, steps=40):
         for _ in range(14):
             trial = _newton(problem, z, gradient, hessian, damping)
             new = problem.value(trial[None])[0]
-            if new <= value * (1 + 1e-11) + 1e-300:  # near the optimum values are all rounding: gradients decide
+            if new <= value * (1 + 1e-9) + 1e-300:  # near the optimum values are all rounding: gradients decide
                 there = derivatives(problem, trial)
-                if new < value * (1 - 1e-11) or relative(problem, trial, there[0], there[2]) < error:
+                smaller = relative(problem, trial, there[0], there[2]) / error
+                if new < value * (1 - 1e-11) or smaller < (1.0 if new <= value * (1 + 1e-11) else 0.1):
                     break
             damping = max(10 * damping, 1e-10)
         else:
