@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .data import number
 from .errors import FitError
 
 COARSE, FINE = 400, 33  # sizes tried over the whole range, and in each closer look around the best
@@ -38,6 +39,7 @@ def best_sizes(
         columns = law_columns(law, N, D, inputs)
         value = law({k: v[:, None] for k, v in params.items()}, columns)
         return N, D, value, ~(np.isfinite(N) & (N > 0) & (D > 0))
+    max_N, max_D = (None if v is None else number(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D)))
     budget = _Budget(cost, max_D)
     sign = -1.0 if maximize else 1.0
     parts = [_search(law, params, c, budget, max_N, allowed, inputs, sign, middle) for c in C]
@@ -90,6 +92,8 @@ class _Budget:
 
 def _vectorised(cost):
     """A cost as a function of arrays, whatever it was written for."""
+    if not callable(cost):
+        raise FitError(f"cost={cost!r} must be a function, e.g. lambda N, D: 6 * N * D.")
 
     def call(N, D):
         try:
@@ -105,6 +109,8 @@ def _vectorised(cost):
         raise FitError(
             f"cost(N=1e8, D=1e9) = {probe[0]!r}: a cost must be positive and finite, e.g. lambda N, D: 6 * N * D."
         )
+    if not call(np.array([1e8]), np.array([1e16])) > call(np.array([1e8]), np.array([1e6])):
+        raise FitError("the cost of N=1e8 is no higher for D=1e16 than for D=1e6: a cost must increase with N and D.")
     return call
 
 

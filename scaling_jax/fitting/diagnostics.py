@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from .data import column
 from .errors import FitError, FitWarning
 from .influence import influence
 from .linearised import Linearised, linearise
@@ -252,11 +253,12 @@ def sensitivity(
         points[f"without {outliers.size} influential"] = kept
     if conventions and "N" not in fit.law.inputs:
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
-    counts = {"as fitted": None, **(conventions or {})}
+    n = len(fit.y)
+    counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
     starts = [fit.params] if fit.certificate.starts > STARTS else None
     rows = []
     for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else {**fit.data, "N": np.asarray(sizes, np.float64)}
+        data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
         for chosen_name, chosen in points.items():
             for name, objective in unique.items():
                 with python_warnings.catch_warnings():

@@ -144,6 +144,9 @@ class LeastSquares(Objective):
 
 
 def _set(objective, log, overestimate_penalty, shift):
+    for name, value in (("overestimate_penalty", overestimate_penalty), ("shift", shift)):
+        if not isinstance(value, (int, float, np.number)):
+            raise FitError(f"{name}={value!r} must be a number.")
     object.__setattr__(objective, "log", bool(log))
     object.__setattr__(objective, "overestimate_penalty", float(overestimate_penalty))
     object.__setattr__(objective, "shift", float(shift))
