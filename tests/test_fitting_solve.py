@@ -126,6 +126,20 @@ def test_increasing_metrics():
     assert falling_error.params["k"] == pytest.approx(-6, rel=1e-6)
 
 
+def test_a_metric_of_both_signs_has_a_floor_below_zero(tmp_path):
+    inputs, y = noisy("chinchilla", 0.0)
+    reward = y - 3.0 + 0.003 * np.random.default_rng(0).standard_normal(len(y))
+    fit = fitting.fit("chinchilla", inputs, reward, LSQ)
+    shifted = fitting.fit("chinchilla", inputs, reward + 3.0, LSQ)
+    assert reward.min() < 0 < reward.max() and fit.converged
+    assert fit.params == pytest.approx(shifted.params | {"E": shifted.params["E"] - 3.0}, rel=1e-6)
+    low, high = fit.interval(0.95)["E"]
+    assert low < fit.params["E"] < high < 0
+    fit.to_json(tmp_path / "fit.json")
+    again = fitting.load(tmp_path / "fit.json")
+    assert again.interval(0.95) == fit.interval(0.95) and fitting.laws["chinchilla"].bounds["E"][0] == 0
+
+
 def test_m4_rises_as_it_falls():
     x = np.geomspace(1e6, 1e10, 40)
     falling = fitting.laws["m4"](TRUTH["m4"] | {"E": 0.2, "E0": 0.9}, {"x": x})

@@ -53,7 +53,7 @@ class Report:
             name = self.fit.law.inputs[0]
             label = self.read.names[name]
             if len(self.fit.law.inputs) == 1:
-                yield "law", fit_figures.law_of_one(self.fit, y_label=y_label, x_label=label)
+                yield "law", fit_figures.law_of_one(self.fit, level=self.level, y_label=y_label, x_label=label)
             else:
                 yield "residuals", fit_figures.residuals(self.fit, self.fit.data[name], scale_label=label)
             return

@@ -43,6 +43,8 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
         raise FitError(f"seed={seed!r} must be a whole number, zero or more.")
     free = [k for k in law.params if k not in (fixed or {})]
     rows = read(law, data, y, weights, clusters, objective, free)
+    if np.any(rows.y < 0):
+        law = law.signed
     problem = Problem(law, rows.inputs, rows.y, rows.weights, objective, fixed)
     z, certificate = search.minimise(problem, seed, _own_starts(problem, starts))
     if law.canonical is not None:

@@ -54,6 +54,7 @@ kaplan = Law(
 chinchilla = Law(
     name="chinchilla",
     params=("E", "A", "B", "alpha", "beta"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^beta",
     reference="Hoffmann et al. 2022, arXiv:2203.15556, approach 3",
@@ -69,6 +70,7 @@ chinchilla = Law(
 chinchilla_tied = Law(
     name="chinchilla_tied",
     params=("E", "A", "B", "alpha"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^alpha",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, sec. 3: alpha = beta",
@@ -90,6 +92,7 @@ def _outer(name, other, exponent):
 chinchilla_outer = Law(
     name="chinchilla_outer",
     params=("E", "A", "B", "alpha", "beta", "gamma"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + (A / N^alpha + B / D^beta)^gamma",
     reference="Beck et al. 2025 (xLSTM Scaling Laws), arXiv:2510.02228",
@@ -128,6 +131,7 @@ def _data_constrained(p, x):
 data_constrained = Law(
     name="data_constrained",
     params=("E", "A", "B", "alpha", "beta", "R_D*", "R_N*"),
+    levels=("E",),
     inputs=("N", "D", "U"),
     equation="L = E + A / N'^alpha + B / D'^beta, D' = U (1 + R_D* (1 - exp(-R_D / R_D*))), N' likewise with R_N*",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, eq. 5-6; U unique tokens, R_D = D/U - 1",
@@ -152,6 +156,7 @@ data_constrained = Law(
 overtraining = Law(
     name="overtraining",
     params=("E", "a", "b", "eta"),
+    levels=("E",),
     inputs=("N", "M"),
     equation="L = E + (a M^eta + b M^-eta) C^-eta, C = 6 N^2 M, M = D/N",
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 4; eta is half of chinchilla_tied's alpha",

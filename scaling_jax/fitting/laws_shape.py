@@ -9,6 +9,7 @@ from .laws_x import ANY, LEVEL, POSITIVE, centred, exp, power
 shape = Law(
     name="shape",
     params=("E", "A", "B", "P", "T", "alpha", "beta", "gamma", "zeta"),
+    levels=("E",),
     inputs=("width", "depth", "N", "D"),
     equation="L = E + A / width^alpha + B / depth^beta + P / N^gamma + T / D^zeta",
     reference="McLeish et al. 2025 (Gemstones), arXiv:2502.06857, sec. 4.2",

@@ -46,6 +46,7 @@ power_law = Law(
 power_offset = Law(
     name="power_offset",
     params=("E", "A", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E + A / x^alpha",
     reference="Henighan et al. 2020, arXiv:2010.14701; alpha < 0 grows from the floor E",
@@ -57,6 +58,7 @@ power_offset = Law(
 power_shifted = Law(
     name="power_shifted",
     params=("E", "A", "x0", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E + A / (x + x0)^alpha",
     reference="Zhai et al. 2022, arXiv:2106.04560, eq. 1: flat below x0, a power law above it",
@@ -92,6 +94,7 @@ def _m4(p, x):
 m4 = Law(
     name="m4",
     params=("E", "E0", "A", "c", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="|y - E| / |E0 - y|^alpha = A / x^c",
     reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 to E, down or up",
@@ -157,6 +160,7 @@ def _breaks_in_order(p):
 saturating = Law(
     name="saturating",
     params=("E", "A", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E - A / x^alpha",
     reference="accuracy that rises to a ceiling E: the complement of power_offset (Henighan et al. 2020)",

@@ -123,6 +123,8 @@ def _law(path, record, law):
             law = laws[record["law"]]
         except LawError as err:
             raise FileError(f"{path}: {err}") from None
+    if any(float(record["params"].get(k, 0.0)) < 0 for k in law.levels):
+        law = law.signed
     if set(record["params"]) != set(law.params):
         raise FileError(
             f"{path} has the parameters {', '.join(record['params'])}, law {law.name!r} has {', '.join(law.params)}."
