@@ -87,6 +87,11 @@ class Law:
     from_nd: Callable | None = None
     to_nd: Callable | None = None
 
+    def __post_init__(self):
+        bounds = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in self.bounds.items())
+        text = f"{self.equation}\n\n{self.reference}\n\nInputs: {', '.join(self.inputs)}. Parameters: {bounds}."
+        object.__setattr__(self, "__doc__", text)  # of this law: what help and notebooks show
+
     def __call__(self, params, inputs):
         """y at `params` and `inputs`, two dicts of numbers or arrays that broadcast: float64 array."""
         values = [np.asarray(params[k], np.float64) for k in self.params]
