@@ -130,6 +130,34 @@ def test_the_usual_names_are_found_and_said():
     assert "C = 6 N D" in text
 
 
+def test_flops_that_are_not_6nd_are_said():
+    table = sweeps()
+    assert "times 6 N D" not in fit_table(table, resamples=20)
+    table.flops *= np.where(np.arange(len(table)) % 2, 1.0, 1.5)
+    assert "flops is 1.00 to 1.50 times 6 N D: the law's frontier counts C as 6 N D" in fit_table(table, resamples=20)
+
+
+def test_laws_without_a_frontier_say_why_and_are_drawn(tmp_path):
+    table = sweeps().assign(unique=1e9)
+    text = fit_table(table, law="data_constrained", columns={"U": "unique"}, resamples=20)
+    assert (
+        "no frontier\n  'data_constrained' of N, D, U has no frontier of N and D as asked: give inputs={\"U\"" in text
+    )
+    N, E = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 6), 2.0 ** np.arange(6)))
+    moe = pd.DataFrame({"n": N, "experts": E, "loss": np.exp(2.6 - 0.08 * np.log(N) - 0.1 * np.log(E))})
+    moe.loss *= np.exp(0.01 * np.random.default_rng(0).standard_normal(36))
+    text = fit_table(moe, law="moe", columns={"N": "n"}, out=tmp_path / "fit.json", resamples=20)
+    assert "frontier at" not in text and "no frontier" not in text and (tmp_path / "fit_residuals.png").exists()
+
+
+def test_the_asymmetric_objective_has_a_flag(tmp_path, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv", index=False)
+    args = (f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20")
+    assert run("fit", *args, "--overestimate_penalty=10") == 0
+    assert "Huber(delta=0.001) on ln y, overestimates x 10, SUM over points" in capsys.readouterr().out
+    assert fitting.load(tmp_path / "fit.json").objective == fitting.Huber(1e-3, overestimate_penalty=10)
+
+
 def test_clusters_reach_the_bootstrap():
     text = fit_table(sweeps(), cluster_column="trunk", resamples=20)
     assert "cluster bootstrap" in text

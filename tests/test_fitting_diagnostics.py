@@ -99,6 +99,14 @@ def test_clean_data_give_no_warnings():
     assert fitting.fit("chinchilla", *runs(noise=0.0)).warnings == []
 
 
+def test_a_law_that_explains_nothing_says_so():
+    N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)))
+    rising = 4 * N**0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(36))
+    fit = fitting.fit("chinchilla", {"N": N, "D": D}, rising)
+    assert any("explains next to nothing" in w and "rise" in w for w in fit.warnings)
+    assert not any("explains" in w for w in fitting.fit("lr_optimum", {"N": N, "D": D}, rising).warnings)
+
+
 def test_collinear_inputs_are_named():
     data, loss = runs(spread=0.05)
     warnings = fitting.fit("chinchilla", data, loss).warnings

@@ -2,6 +2,7 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fitting_truth import FORMULA, TRUTH, noisy
@@ -173,6 +174,29 @@ def test_laws_without_a_frontier_say_so():
         fitting.fit("power", np.geomspace(1, 100, 9), np.geomspace(9, 1, 9)).frontier(1e20)
     with pytest.raises(fitting.FitError, match="no frontier"):
         fitting.fit("lr_optimum", *noisy("lr_optimum", 0.0)).frontier(1e20)
+
+
+def test_a_dip_far_outside_the_data_is_not_the_optimum():
+    inputs, y = noisy("chinchilla", 0.0)
+
+    def dented(p, x):  # the same law where the data are, and a deeper minimum at N = 1e20
+        plain = p["E"] + 406.4 / x["N"] ** 0.34 + 410.7 / x["D"] ** 0.28
+        return plain * (1 - 0.99 * jnp.exp(-((jnp.log(x["N"]) - 46.0) ** 2) / 8))
+
+    law = fitting.law(dented, params={"E": (0, 5)}, inputs=("N", "D"))
+    at = fitting.fit(law, inputs, y).frontier([1e20, 1e23])
+    np.testing.assert_allclose(at.N, fitting.laws["chinchilla"].optimum(TRUTH["chinchilla"], at.C), rtol=1e-6)
+    assert not at.warnings
+
+
+def test_an_optimum_that_the_data_do_not_speak_of_is_called_so():
+    inputs, _ = noisy("chinchilla", 0.0)
+    law = fitting.law(
+        lambda p, x: p["E"] + 1e3 / x["N"] ** 0.3 + 1e-40 * x["N"] ** 2.0, params={"E": (0, 5)}, inputs=("N", "D")
+    )
+    fit = fitting.fit(law, inputs, law({"E": 1.5}, inputs))
+    (warning,) = fit.frontier(1e21).warnings
+    assert "nothing that these data speak of" in warning and "5e+07 to 5e+09" in warning
 
 
 def test_a_term_that_left_the_law_is_warned_about():

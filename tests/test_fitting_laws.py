@@ -101,6 +101,13 @@ def test_catalogue():
         assert set(law.bounds) == set(law.coordinates) == set(law.params)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_law_documents_itself(name):
+    law = fitting.laws[name]
+    assert law.equation in law.__doc__ and law.reference in law.__doc__ and "20" in law.reference
+    assert all(f"{k} in [" in law.__doc__ for k in law.params)
+
+
 def test_breaks_are_numbered_by_where_they_are():
     inputs, y = noisy("bnsl2", 0.0)
     params = fitting.fit("bnsl2", inputs, y, fitting.LeastSquares(log=True)).params

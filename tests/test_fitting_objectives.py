@@ -56,27 +56,27 @@ def test_weight_zero_leaves_a_row_out():
     assert zero.params == pytest.approx(without.params, rel=1e-7)
 
 
-def test_points_above_the_law_may_count_less():
+def test_overestimates_are_penalised_as_olmo_does():
     # One rung in three is under-tuned: its loss lies above what it could be, never below.
     inputs, y = noisy("power_offset", 0.002)
     y = np.where(np.arange(len(y)) % 3 == 0, y * 1.05, y)
     errors = {}
-    for above in (1.0, 0.1):
-        fit = fitting.fit("power_offset", inputs, y, fitting.Huber(1e-2, above=above))
-        r = fit.residuals
-        assert fit.objective_value == pytest.approx(np.sum(huber(1e-2, r) * np.where(r > 0, above, 1.0)), rel=1e-12)
+    for penalty in (0.1, 1.0, 10.0):
+        fit = fitting.fit("power_offset", inputs, y, fitting.Huber(1e-2, overestimate_penalty=penalty))
+        r = np.log(y) - np.log(fit.predict(inputs))  # negative where the law predicts too much
+        assert fit.objective_value == pytest.approx(np.sum(huber(1e-2, r) * np.where(r < 0, penalty, 1.0)), rel=1e-12)
         assert fit.converged
-        errors[above] = abs(fit.predict(1e13) / fitting.laws["power_offset"](
+        errors[penalty] = abs(fit.predict(1e13) / fitting.laws["power_offset"](
             {"E": 1.7, "A": 400.0, "alpha": 0.34}, {"x": 1e13}) - 1)  # fmt: skip
-    assert errors[0.1] < 0.5 * errors[1.0]
+    assert errors[10.0] < 0.5 * errors[1.0] < 0.5 * errors[0.1]
 
 
 def test_asymmetric_lad_is_a_quantile():
-    # With a constant law, LAD with weight w above minimises at the quantile w / (1 + w).
+    # With a constant law, LAD with penalty w minimises at the quantile 1 / (1 + w): the larger, the lower the law.
     y = np.random.default_rng(0).lognormal(size=101)
     law = fitting.law(lambda p, x: p["m"] + 0 * x["x"], params={"m": (0, 100)}, inputs="x")
-    for above, q in ((1.0, 0.5), (3.0, 0.75), (0.25, 0.2)):
-        fit = fitting.fit(law, np.arange(101.0), y, fitting.LAD(log=False, above=above))
+    for penalty, q in ((1.0, 0.5), (3.0, 0.25), (0.25, 0.8)):
+        fit = fitting.fit(law, np.arange(101.0), y, fitting.LAD(log=False, overestimate_penalty=penalty))
         assert fit.params["m"] == pytest.approx(np.quantile(y, q, method="inverted_cdf"), rel=1e-12)
 
 
@@ -88,7 +88,7 @@ def test_shift():
 
 @pytest.mark.parametrize(
     "objective",
-    [fitting.Huber(2e-3, above=0.5), fitting.LAD(log=False), fitting.LeastSquares(log=True, shift=1.0)],
+    [fitting.Huber(2e-3, overestimate_penalty=2), fitting.LAD(log=False), fitting.LeastSquares(log=True, shift=1.0)],
 )
 def test_objective_survives_a_dictionary(objective):
     assert objective_from_dict(objective.to_dict()) == objective

@@ -17,7 +17,7 @@ def saved(tmp_path, fit):
     return path
 
 
-@pytest.mark.parametrize("objective", [None, fitting.LAD(), fitting.LeastSquares(log=True, above=0.5)])
+@pytest.mark.parametrize("objective", [None, fitting.LAD(), fitting.LeastSquares(log=True, overestimate_penalty=2)])
 @pytest.mark.parametrize("resampled", [False, True])
 def test_everything_but_the_data_comes_back(tmp_path, objective, resampled):
     inputs, y = noisy("chinchilla", 0.01)

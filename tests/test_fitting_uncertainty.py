@@ -178,6 +178,8 @@ def test_a_collinear_design_is_not_given_a_false_number():
     y = FORMULA["chinchilla_tied"](TRUTH["chinchilla_tied"], N, 20 * N)
     y = y * np.exp(0.003 * np.random.default_rng(0).standard_normal(25))
     fit = fitting.fit("chinchilla_tied", {"N": N, "D": 20 * N}, y)
+    assert fit.stderr["A"] > 100 * fit.params["A"] and fit.interval()["A"][1] > 1e9
+    assert fit.stderr["E"] < 0.02 and fit.stderr["alpha"] < 0.01
     low, high = fit.profile("A")
     assert low <= fit.params["A"] * 1e-2 or high >= 1e2 * fit.params["A"] or low == 0.0
     assert any("identified" in w or "told apart" in w for w in fit.warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import warnings
@@ -36,6 +37,10 @@ def define_flags() -> None:
     flags.DEFINE_string("weight_column", "", "Weights of the rows.")
     flags.DEFINE_enum("objective", "huber", OBJECTIVES, "What is minimised, summed over rows.")
     flags.DEFINE_float("delta", 1e-3, "Where Huber's cost turns linear, in ln y.", lower_bound=1e-300)
+    flags.DEFINE_float(
+        "overestimate_penalty", 1.0, "Cost of points below the law times this; 10 follows the lower edge of losses.",
+        lower_bound=1e-300,
+    )  # fmt: skip
     flags.DEFINE_float("cut_flops", None, "Also fit only runs below this compute, and judge the law on the others.")
     flags.DEFINE_list("budgets", [], "Nominal compute budgets of IsoFLOP sweeps, e.g. 6e18,1e19; found when not given.")
     flags.DEFINE_float("level", 0.95, "Of all intervals.", lower_bound=0.0, upper_bound=1.0)
@@ -67,7 +72,7 @@ def main(args: list[str], values: Any) -> int:
         load_table(values.results),
         source=values.results,
         law=values.law,
-        objective=_objective(values.objective, values.delta),
+        objective=_objective(values.objective, values.delta, values.overestimate_penalty),
         out=values.out,
         target_flops=values.target_flops,
         columns=columns,
@@ -155,7 +160,8 @@ def _write_figures(report, path: pathlib.Path) -> str:
     try:
         from scaling_jax.report import fit_figures
     except ModuleNotFoundError as error:
-        return f"\nno figures: they need {(error.name or '').partition('.')[0]}, which is not installed"
+        missing = (error.name or "").partition(".")[0]
+        return f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[train]')"
     lines = []
     for name, figure in report.figures():
         place = path.with_name(f"{path.stem}_{name}.png")
@@ -164,16 +170,16 @@ def _write_figures(report, path: pathlib.Path) -> str:
     return "".join(lines)
 
 
-def _objective(name: str, delta: float):
+def _objective(name: str, delta: float, overestimate_penalty: float):
     from scaling_jax import fitting
 
     makers = {
-        "huber": lambda: fitting.Huber(delta),
+        "huber": functools.partial(fitting.Huber, delta),
         "lad": fitting.LAD,
         "least_squares": fitting.LeastSquares,
-        "log_least_squares": lambda: fitting.LeastSquares(log=True),
+        "log_least_squares": functools.partial(fitting.LeastSquares, log=True),
     }
-    return makers[name]()
+    return makers[name](overestimate_penalty=overestimate_penalty)
 
 
 def _numbers(flag: str, texts: list[str]) -> list[float] | None:

@@ -25,6 +25,7 @@ USUAL_NAMES = {
     "M": ("M", "tokens_per_param"),
     "y": ("y", "loss", "val_loss", "validation_loss", "final_loss"),
 }
+COUNTED_APART = 0.05  # in ln C: by this much FLOPs may differ from 6 N D without a word
 N_CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
 
 
@@ -119,6 +120,12 @@ def read_columns(
     if C is not None:
         counted = take("C", optional=True)
         if counted is not None:
+            ratio = counted / C
+            if np.max(np.abs(np.log(ratio))) > COUNTED_APART:
+                notes.append(
+                    f"{names['C']} is {ratio.min():.2f} to {ratio.max():.2f} times 6 N D: the law's frontier counts "
+                    "C as 6 N D, the IsoFLOP sweeps and the envelope as the table does"
+                )
             C = counted
         else:
             names["C"] = "6 N D"

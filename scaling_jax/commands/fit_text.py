@@ -50,11 +50,14 @@ class Report:
 
         y_label = self.read.names["y"]
         if self.read.C is None:
+            name = self.fit.law.inputs[0]
+            label = self.read.names[name]
             if len(self.fit.law.inputs) == 1:
-                (name,) = self.fit.law.inputs
-                yield "law", fit_figures.law_of_one(self.fit, y_label=y_label, x_label=self.read.names[name])
+                yield "law", fit_figures.law_of_one(self.fit, level=self.level, y_label=y_label, x_label=label)
+            else:
+                yield "residuals", fit_figures.residuals(self.fit, self.fit.data[name], scale_label=label)
             return
-        if self._has_frontier:
+        if not self._no_frontier:
             yield (
                 "loss",
                 fit_figures.loss_vs_compute(
@@ -70,7 +73,7 @@ class Report:
             yield (
                 "allocation",
                 fit_figures.allocation(
-                    self.fit.frontier if self._has_frontier else None,
+                    None if self._no_frontier else self.fit.frontier,
                     {k: v.optima for k, v in optima.items() if v is not None},
                     self.target,
                 ),
@@ -91,14 +94,15 @@ class Report:
             return None
 
     @functools.cached_property
-    def _has_frontier(self) -> bool:
+    def _no_frontier(self) -> str:
+        """Why there is no frontier; empty when there is one."""
         if self.target is None:
-            return False
+            return "the law has no compute"
         try:
             self.fit.frontier(self.target)
-        except fitting.FitError:
-            return False
-        return True
+        except fitting.FitError as error:
+            return str(error)
+        return ""
 
     @functools.cached_property
     def _intervals(self) -> dict:
@@ -144,23 +148,21 @@ class Report:
         return "\n".join(lines)
 
     def _frontier(self) -> str:
-        if not self._has_frontier:
-            return ""
+        if self._no_frontier:
+            return f"no frontier\n  {self._no_frontier}" if self.target is not None and self.fit.law.a_loss else ""
         at = self.fit.frontier(self.target, level=self.level)
         lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D)"]
-        for name, label, show in (
-            ("N", "N*", short),
-            ("D", "D*", short),
-            ("loss", self.read.names["y"], "{:.4f}".format),
-        ):
+        y_name = self.read.names["y"]
+        width = max(len("D*/N*"), len(y_name))
+        for name, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", y_name, "{:.4f}".format)):
             value = float(np.squeeze(getattr(at, name)))
             low, high = (float(np.squeeze(end)) for end in at.interval[name])
-            lines.append(f"  {label:<6} {show(value):>8}  [{show(low)}, {show(high)}]")
+            lines.append(f"  {label:<{width}} {show(value):>8}  [{show(low)}, {show(high)}]")
         N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
-        lines.append(f"  {'D*/N*':<6} {D / N:>8.1f}")
+        lines.append(f"  {'D*/N*':<{width}} {D / N:>8.1f}")
         if set(self.fit.law.inputs) == {"N", "D"}:
             lines.append(f"  {fitting.extrapolation(self.fit, {'N': N, 'D': D})}")
-        return "\n".join(lines)
+        return "\n".join(lines + [f"  ! {w}" for w in at.warnings])
 
     def _holdout(self) -> str:
         if self.cut is None:

@@ -13,7 +13,8 @@ from .design import next_runs
 from .diagnostics import sensitivity
 from .envelope import Envelope, envelope
 from .errors import DataError, FileError, FitError, FitWarning, LawError
-from .fit import Fit, fit
+from .fit import fit
+from .fitted import Fit
 from .holdout import extrapolation, holdout
 from .influence import influence
 from .isoflop import IsoFlop, isoflop, power_law

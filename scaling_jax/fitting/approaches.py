@@ -65,7 +65,7 @@ class Approaches:
             low, high = (f(self.estimates, key=lambda k: self.estimates[k].N) for f in (min, max))
             out.append(
                 f"at C = {self.target:.3g} N* is between {short(self.estimates[low].N)} ({LABELS[low]}) and "
-                f"{short(self.estimates[high].N)} ({LABELS[high]}): {self.spread:.2f}x apart"
+                f"{short(self.estimates[high].N)} ({LABELS[high]}): {_times(self.spread)} apart"
             )
         for one, other in itertools.combinations(self.estimates, 2):
             (low1, high1), (low2, high2) = self.estimates[one].interval, self.estimates[other].interval
@@ -78,9 +78,15 @@ class Approaches:
 
     @property
     def warnings(self) -> list[str]:
-        """Those of the envelope and the sweeps, each with the approach it is about; the law's are `.fit.warnings`."""
+        """Those of the envelope, the sweeps and the law's frontier, each with the approach it is about.
+
+        The law's own are `.fit.warnings`.
+        """
         found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola}
-        return [f"{LABELS[k]}: {w}" for k, v in found.items() if v is not None for w in v.warnings]
+        said = {k: v.warnings for k, v in found.items() if v is not None}
+        if "parametric" in self.estimates:
+            said["parametric"] = self.fit.frontier(self.target).warnings
+        return [f"{LABELS[k]}: {w}" for k, sentences in said.items() for w in sentences]
 
     def __repr__(self) -> str:
         rows = [
@@ -148,6 +154,10 @@ def approaches(
         parabola=found.get("parabola"),
         fit=found.get("parametric"),
     )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}x" if ratio < 100 else f"{ratio:.3g}x"
 
 
 def _parametric(found, target: float) -> Estimate:

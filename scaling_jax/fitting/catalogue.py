@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from . import laws_nd, laws_x
+from . import laws_nd, laws_shape, laws_x
 from .errors import LawError
 from .law import Law
 
@@ -16,7 +16,7 @@ class _Laws(Mapping):
     """Laws by name; `bnsl<n>` exists for every n >= 1 and is listed for n = 1, 2, 3."""
 
     def __init__(self):
-        self._laws = {law.name: law for law in (*laws_x.LAWS, *laws_nd.LAWS)}
+        self._laws = {law.name: law for law in (*laws_x.LAWS, *laws_nd.LAWS, *laws_shape.LAWS)}
 
     def __getitem__(self, name):
         if isinstance(name, str):

@@ -99,12 +99,7 @@ def read(law, data, y, weights, clusters, objective, free):
     inputs = inputs_of(law, data)
     first = law.inputs[0]
     n = len(inputs[first])
-    if isinstance(y, str):
-        columns = list(getattr(data, "columns", data))
-        if y not in columns:
-            raise DataError(f"y={y!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
-        y = data[y]
-    y = column(y, "y", n, first)
+    y = column_y(data, y, n, first)
     if n == 0:
         raise DataError("There are no rows to fit.")
     for k, v in inputs.items():
@@ -137,6 +132,26 @@ def read(law, data, y, weights, clusters, objective, free):
         clusters = np.unique(clusters, return_inverse=True)[1]
     _require_enough(law, inputs, weights, free)
     return Rows(inputs, y, weights, clusters)
+
+
+def column_y(data, y, length=None, like=None):
+    """y, (n,), which may be given as the name of a column of the data."""
+    if isinstance(y, str):
+        columns = list(getattr(data, "columns", data))
+        if y not in columns:
+            raise DataError(f"y={y!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
+        y = data[y]
+    return column(y, "y", length, like)
+
+
+def number(value, name, example):
+    """A positive finite number. Raises DataError otherwise."""
+    try:
+        if np.isfinite(value) and value > 0:
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise DataError(f"{name}={value!r} must be a positive number, e.g. {example}.")
 
 
 def _require(good, values, name, rule, way_out):

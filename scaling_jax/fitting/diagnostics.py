@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from .data import column
 from .errors import FitError, FitWarning
 from .influence import influence
 from .linearised import Linearised, linearise
@@ -18,6 +19,8 @@ from .text import short, table
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
 # Relative standard error from which a parameter is not determined.
 UNDETERMINED = 0.5
+# Mean residual over mean distance of y from its median above which a law is no better than a constant.
+UNEXPLAINED = 0.9
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
 
@@ -31,6 +34,7 @@ def warnings(fit) -> list[str]:
     linear = linearise(fit)
     return [
         *_about_convergence(fit),
+        *_about_explained(fit),
         *_about_bounds(fit),
         *_about_inputs(fit),
         *_about_flatness(fit, linear),
@@ -43,6 +47,18 @@ def warnings(fit) -> list[str]:
 def _about_convergence(fit) -> Iterator[str]:
     if not fit.converged:
         yield f"NOT CONVERGED: do not use these numbers ({fit.certificate})"
+
+
+def _about_explained(fit) -> Iterator[str]:
+    """A law that can only fall, fitted to something that rises, ends as a constant: converged, and worth nothing."""
+    counts = fit.weights > 0
+    y = np.asarray(fit.objective.transform(fit.y[counts]), np.float64)
+    around, left = np.abs(y - np.median(y)).mean(), np.abs(fit.residuals[counts]).mean()
+    if fit.converged and left > UNEXPLAINED * around > 1e-9:
+        yield (
+            f"the law explains next to nothing: y lies as far from it ({left:.3g} on average) as from a constant "
+            f"({around:.3g}); does y rise where {fit.law.name} can only fall, or is a column mistaken?"
+        )
 
 
 def _about_bounds(fit) -> Iterator[str]:
@@ -109,7 +125,8 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
 def _strongest_correlation(linear: Linearised) -> str:
     covariance = linear.covariance()
     deviation = np.sqrt(np.diag(covariance))
-    correlation = np.abs(covariance / np.outer(deviation, deviation)) - np.eye(deviation.size)
+    with np.errstate(all="ignore"):  # a parameter without effect correlates with nothing
+        correlation = np.nan_to_num(np.abs(covariance / np.outer(deviation, deviation))) - np.eye(deviation.size)
     i, j = np.unravel_index(np.argmax(correlation), correlation.shape)
     names = linear.problem.free
     return (
@@ -161,7 +178,8 @@ def _about_influence(fit) -> Iterator[str]:
     moved = list(found.moves)[int(np.argmax(np.abs(found.shift)))]
     worst = ", ".join(str(int(i)) for i in found.flagged[:8]) + (", ..." if found.flagged.size > 8 else "")
     yield (
-        f"{found.flagged.size} of {fit.y.size} points are influential (rows {worst}; residual up to "
+        f"{found.flagged.size} of {fit.y.size} points {'is' if found.flagged.size == 1 else 'are'} influential "
+        f"(row{'s' * (found.flagged.size > 1)} {worst}; residual up to "
         f"{np.max(np.abs(found.residuals[found.flagged])) / found.scale:.0f} robust standard deviations): without them "
         f"{moved} goes from {found.params[moved]:.4g} to {found.without[moved]:.4g}; see fitting.influence(fit)"
     )
@@ -235,11 +253,12 @@ def sensitivity(
         points[f"without {outliers.size} influential"] = kept
     if conventions and "N" not in fit.law.inputs:
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
-    counts = {"as fitted": None, **(conventions or {})}
+    n = len(fit.y)
+    counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
     starts = [fit.params] if fit.certificate.starts > STARTS else None
     rows = []
     for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else {**fit.data, "N": np.asarray(sizes, np.float64)}
+        data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
         for chosen_name, chosen in points.items():
             for name, objective in unique.items():
                 with python_warnings.catch_warnings():

@@ -12,7 +12,6 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.extend.core import Literal
 
 
 def _special(name):
@@ -85,6 +84,8 @@ class _Program:
         return self._seen[key]
 
     def _inline(self, jaxpr, consts, slots):
+        from jax.extend.core import Literal  # a tenth of our import time, needed only to trace
+
         env = dict(zip(jaxpr.invars, slots))
         env.update((var, self._constant(np.asarray(c)[()])) for var, c in zip(jaxpr.constvars, consts))
 

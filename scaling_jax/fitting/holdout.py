@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from .data import column, column_y, inputs_of, number
 from .errors import FitError
 from .linearised import linearise
 
@@ -57,8 +58,8 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
     """
     from .fit import fit
 
-    y = np.asarray(y, np.float64)
-    scale = scale_of(law, data) if C is None else np.asarray(C, np.float64)
+    y, cut = column_y(data, y), number(cut, "cut", "1e20")
+    scale = scale_of(law, data) if C is None else column(C, "C")
     if scale.shape != y.shape:
         raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
     train = scale < cut
@@ -117,7 +118,8 @@ def extrapolation(fit, query: Mapping) -> Extrapolation:
       fit: a `Fit`.
       query: columns of the law's inputs, as for `fit.predict`.
     """
-    query = {k: np.atleast_1d(np.asarray(query[k], np.float64)) for k in fit.law.inputs}
+    query = {k: np.atleast_1d(v) for k, v in inputs_of(fit.law, query, fitting=False).items()}
+    query = dict(zip(query, np.broadcast_arrays(*query.values())))
     ranges = {k: (fit.data[k], query[k]) for k in fit.law.inputs}
     compute = fit.law.compute(fit.data)
     if compute is not None:
@@ -150,10 +152,10 @@ def scale_of(law, data: Mapping) -> np.ndarray:
     from .catalogue import find_law
 
     law = find_law(law)
-    columns = {k: np.asarray(data[k], np.float64) for k in law.inputs if k in data}
-    compute = law.compute(columns) if len(columns) == len(law.inputs) else None
+    columns = inputs_of(law, data)
+    compute = law.compute(columns)
     if compute is not None:
         return np.asarray(compute, np.float64)
-    if len(law.inputs) == 1 and columns:
+    if len(law.inputs) == 1:
         return columns[law.inputs[0]]
     raise FitError(f"{law.name} has inputs {', '.join(law.inputs)} and no C = 6 N D to cut by: pass C=")

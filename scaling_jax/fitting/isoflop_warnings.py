@@ -40,7 +40,7 @@ def _about_points(result):
         )
     thin = [s for s in result.sweeps if np.unique(s.N).size < 5]
     if thin:
-        yield f"{_of(thin, result)} have fewer than 5 sizes ({_budgets(thin)}): their optima are weak"
+        yield f"{_of(thin, result)} {_have(thin)} fewer than 5 sizes ({_budgets(thin)}): their optima are weak"
     if result.optima.size < 4:
         yield f"only {result.optima.size} budgets have an optimum: exponents from so few are a rough guide"
 
@@ -51,7 +51,7 @@ def _about_edges(result):
     outside = [s for s, u in _positions(result) if abs(u) > 1]
     if outside:
         yield (
-            f"{_of(outside, result)} have their optimum outside the sizes tried ({_budgets(outside)}): "
+            f"{_of(outside, result)} {_have(outside)} an optimum outside the sizes tried ({_budgets(outside)}): "
             "it is extrapolated; add runs on that side"
         )
     if result.method == "akima":
@@ -62,7 +62,7 @@ def _about_edges(result):
                 lonely.append(sweep)
         if lonely:
             yield (
-                f"{_of(lonely, result)} have a single size beyond the lowest ({_budgets(lonely)}): "
+                f"{_of(lonely, result)} {_have(lonely)} a single size beyond the lowest ({_budgets(lonely)}): "
                 "the optimum is at the edge of the sweep; add runs on that side"
             )
 
@@ -78,7 +78,7 @@ def _about_dips(result):
             dips.append(sweep)
     if dips:
         yield (
-            f"{_of(dips, result)} dip more than once ({_budgets(dips)}): noise picks the lowest; "
+            f"{_of(dips, result)} dip{_s(dips)} more than once ({_budgets(dips)}): noise picks the lowest; "
             "method='cubic' smooths it"
         )
 
@@ -88,7 +88,7 @@ def _about_shape(result):
     off = [s for s, u in positions if OFF_CENTRE < abs(u) <= 1]
     if off:
         yield (
-            f"{_of(off, result)} are swept off centre ({_budgets(off)}): the optimum is in the outer half of "
+            f"{_of(off, result)} {_are(off)} swept off centre ({_budgets(off)}): the optimum is in the outer half of "
             "the sizes tried" + ("" if result.method == "akima" else ", which biases a polynomial")
         )
     # Sizes tried relative to the optimum: a trend over budgets turns into a bias of the exponent.
@@ -104,8 +104,8 @@ def _about_shape(result):
         wide = [s for s, _ in positions if s.span > WIDE]
         if wide:
             yield (
-                f"{_of(wide, result)} span more than {WIDE:.0f}x in N ({_budgets(wide)}): too wide for a "
-                f"{result.method}; use method='akima' or window=5"
+                f"{_of(wide, result)} span{_s(wide)} more than {WIDE:.0f}x in N ({_budgets(wide)}): too wide for "
+                f"a {result.method}; use method='akima' or window=5"
             )
 
 
@@ -161,6 +161,18 @@ def _positions(result):
 
 def _of(some, result) -> str:
     return f"{len(some)} of {len(result.sweeps)} budgets"
+
+
+def _have(some) -> str:
+    return "has" if len(some) == 1 else "have"
+
+
+def _are(some) -> str:
+    return "is" if len(some) == 1 else "are"
+
+
+def _s(some) -> str:
+    return "s" if len(some) == 1 else ""
 
 
 def _budgets(some, limit: int = 4) -> str:

@@ -7,6 +7,7 @@ sum_{i not in A} w_i sign(r_i) dr_i + sum_{i in A} m_i dr_i = 0. A Huber cost wi
 
 import numpy as np
 
+from .polish import UNSEEN
 from .solve import descend
 
 MANY = 20_000  # rows from which only linear programs are worth their time
@@ -71,7 +72,7 @@ def _linear_programs(problem, z, rounds=60):
         low, high = np.maximum(-reach, problem.lower - z), np.minimum(reach, problem.upper - z)
         near = np.flatnonzero((movable <= radius * 1.001) & (w > 0))
         far = _pulls(problem, r, near)
-        up, down = w[near] * problem.objective.above, w[near]
+        up, down = w[near], w[near] * problem.objective.overestimate_penalty
         k = len(near)
         cost = np.concatenate([-(rows @ far), up, down])
         equal = hstack([csr_array(rows[:, near].T), identity(k), -identity(k)], format="csr")
@@ -135,12 +136,13 @@ def lad_gradient(problem, z):
     unit = 1.0 if problem.objective.log else np.mean(np.abs(problem.y))
     active = np.flatnonzero((np.abs(r) <= ON * _mean_size(problem, r) + 1e-13 * unit) & (problem.weights > 0))
     pull = rows @ _pulls(problem, r, active)
-    size = np.abs(rows) @ (problem.weights * problem.objective.sides(r)) + 1e-300
+    size = np.abs(rows) @ (problem.weights * problem.objective.sides(r))
+    size = np.maximum(size, UNSEEN * problem.objective.value(r, problem.weights)) + 1e-300
     low, high = z <= problem.lower, z >= problem.upper
     free = ~(low | high)
     if len(active) and free.any():
         matrix = rows[np.ix_(free, active)] / size[free, None]
-        lower, upper = -problem.weights[active], problem.weights[active] * problem.objective.above
+        lower, upper = -problem.weights[active] * problem.objective.overestimate_penalty, problem.weights[active]
         m = lsq_linear(matrix, -pull[free] / size[free], (lower, upper), method="bvls", tol=1e-15).x
         pull = pull + rows[:, active] @ m
     held = (low & (pull < 0)) | (high & (pull > 0))

@@ -1,7 +1,7 @@
 """What a law is: a function of parameters and inputs, and what the solver may know about it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import jax.numpy as jnp
@@ -57,6 +57,7 @@ class Law:
       may_be_constant: inputs that need not vary, such as the unique tokens U.
       usual: ranges of parameters within which an optimum is preferred to a slightly lower one outside, where the
         published constants mean something. An optimum outside is taken when there is none inside, and reported.
+      levels: parameters that y tends to where its terms vanish; they may be negative where y is (see `signed`).
       a_loss: whether y is something that N and D make small, so that a frontier has a meaning.
       canonical: params -> params of the same law with its interchangeable parts in order.
       custom: whether it is the user's own function, which a saved fit cannot carry.
@@ -77,6 +78,7 @@ class Law:
     positive: bool = True
     may_be_constant: tuple[str, ...] = ()
     usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    levels: tuple[str, ...] = ()
     a_loss: bool = True
     canonical: Callable | None = None
     custom: bool = False
@@ -84,6 +86,11 @@ class Law:
     exponents: Mapping[str, Callable] = field(default_factory=dict)
     from_nd: Callable | None = None
     to_nd: Callable | None = None
+
+    def __post_init__(self):
+        bounds = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in self.bounds.items())
+        text = f"{self.equation}\n\n{self.reference}\n\nInputs: {', '.join(self.inputs)}. Parameters: {bounds}."
+        object.__setattr__(self, "__doc__", text)  # of this law: what help and notebooks show
 
     def __call__(self, params, inputs):
         """y at `params` and `inputs`, two dicts of numbers or arrays that broadcast: float64 array."""
@@ -94,6 +101,11 @@ class Law:
 
     def __repr__(self):
         return f"<law {self.name}: {self.equation}>"
+
+    @cached_property
+    def signed(self):
+        """The same law for a y that takes both signs (a reward, a log-odds): its levels may be negative."""
+        return replace(self, bounds={**self.bounds, **{k: (-INF, INF) for k in self.levels}}) if self.levels else self
 
     @cached_property
     def _value(self):

@@ -1,4 +1,4 @@
-"""Laws of several variables: parameters N, tokens D, and what else shapes a training run."""
+"""Laws of the loss in parameters N and tokens D (and unique tokens U, or tokens per parameter M)."""
 
 import jax.numpy as jnp
 
@@ -54,6 +54,7 @@ kaplan = Law(
 chinchilla = Law(
     name="chinchilla",
     params=("E", "A", "B", "alpha", "beta"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^beta",
     reference="Hoffmann et al. 2022, arXiv:2203.15556, approach 3",
@@ -69,6 +70,7 @@ chinchilla = Law(
 chinchilla_tied = Law(
     name="chinchilla_tied",
     params=("E", "A", "B", "alpha"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^alpha",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, sec. 3: alpha = beta",
@@ -90,6 +92,7 @@ def _outer(name, other, exponent):
 chinchilla_outer = Law(
     name="chinchilla_outer",
     params=("E", "A", "B", "alpha", "beta", "gamma"),
+    levels=("E",),
     inputs=("N", "D"),
     equation="L = E + (A / N^alpha + B / D^beta)^gamma",
     reference="Beck et al. 2025 (xLSTM Scaling Laws), arXiv:2510.02228",
@@ -128,6 +131,7 @@ def _data_constrained(p, x):
 data_constrained = Law(
     name="data_constrained",
     params=("E", "A", "B", "alpha", "beta", "R_D*", "R_N*"),
+    levels=("E",),
     inputs=("N", "D", "U"),
     equation="L = E + A / N'^alpha + B / D'^beta, D' = U (1 + R_D* (1 - exp(-R_D / R_D*))), N' likewise with R_N*",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, eq. 5-6; U unique tokens, R_D = D/U - 1",
@@ -152,6 +156,7 @@ data_constrained = Law(
 overtraining = Law(
     name="overtraining",
     params=("E", "a", "b", "eta"),
+    levels=("E",),
     inputs=("N", "M"),
     equation="L = E + (a M^eta + b M^-eta) C^-eta, C = 6 N^2 M, M = D/N",
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 4; eta is half of chinchilla_tied's alpha",
@@ -172,24 +177,6 @@ overtraining = Law(
     from_nd=lambda x: {"N": x["N"], "M": x["D"] / x["N"]},
     to_nd=lambda x: (x["N"], x["N"] * x["M"]),
 )
-
-shape = Law(
-    name="shape",
-    params=("E", "A", "B", "P", "T", "alpha", "beta", "gamma", "zeta"),
-    inputs=("width", "depth", "N", "D"),
-    equation="L = E + A / width^alpha + B / depth^beta + P / N^gamma + T / D^zeta",
-    reference="McLeish et al. 2025 (Gemstones), arXiv:2502.06857, sec. 4.2",
-    function=lambda p, x: p["E"]
-    + p["A"] * power(x["width"], -p["alpha"])
-    + p["B"] * power(x["depth"], -p["beta"])
-    + p["P"] * power(x["N"], -p["gamma"])
-    + p["T"] * power(x["D"], -p["zeta"]),
-    bounds={k: POSITIVE for k in "EABPT"} | {k: EXPONENT_BOUNDS for k in ("alpha", "beta", "gamma", "zeta")},
-    coordinates={
-        "E": LEVEL, "A": centred("alpha", "width"), "B": centred("beta", "depth"), "P": centred("gamma", "N"),
-        "T": centred("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
-    },
-)  # fmt: skip
 
 
 def _farseer(p, x):
@@ -249,57 +236,4 @@ farseer = Law(
     },
 )  # fmt: skip
 
-moe = Law(
-    name="moe",
-    params=("a", "b", "c", "d"),
-    inputs=("N", "E"),
-    equation="ln L = a ln N + b ln E + c ln N ln E + d",
-    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, without the saturating transform of E)",
-    function=lambda p, x: jnp.exp(
-        p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
-    ),
-    bounds={k: ANY for k in "abcd"},
-    # Around the centre of the data: ln L = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
-    coordinates={
-        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.3, 0.1)),
-        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.3, 0.1)),
-        "c": Coordinate("plain", start=(-0.05, 0.05)),
-        "d": Coordinate(
-            "plain",
-            None,
-            lambda p, m: m["y"] - p["a"] * m["N"] - p["b"] * m["E"] - p["c"] * m["N"] * m["E"],
-            start=(-0.5, 0.5),
-        ),
-    },
-)
-
-
-def _hyperparameter(name, equation, reference):
-    return Law(
-        name=name,
-        params=("A", "alpha", "beta"),
-        inputs=("N", "D"),
-        equation=equation,
-        reference=reference,
-        function=lambda p, x: p["A"] * power(x["N"], p["alpha"]) * power(x["D"], p["beta"]),
-        bounds={"A": POSITIVE, "alpha": (-10.0, 10.0), "beta": (-10.0, 10.0)},
-        coordinates={
-            "A": Coordinate("linear", lambda p, m: exp(m["y"] - p["alpha"] * m["N"] - p["beta"] * m["D"])),
-            "alpha": Coordinate("plain", start=(-1.0, 1.0)),
-            "beta": Coordinate("plain", start=(-1.0, 1.0)),
-        },
-        a_loss=False,
-    )
-
-
-lr_optimum = _hyperparameter(
-    "lr_optimum", "lr = A N^alpha D^beta", "Li et al. 2025 (Step Law), arXiv:2503.04715, eq. 1"
-)
-batch_optimum = _hyperparameter(
-    "batch_optimum", "batch = A N^alpha D^beta", "Li et al. 2025 (Step Law), arXiv:2503.04715, eq. 1 (there alpha = 0)"
-)
-
-LAWS = (
-    kaplan, chinchilla, chinchilla_tied, chinchilla_outer, data_constrained, overtraining, shape, farseer, moe,
-    lr_optimum, batch_optimum,
-)  # fmt: skip
+LAWS = (kaplan, chinchilla, chinchilla_tied, chinchilla_outer, data_constrained, overtraining, farseer)

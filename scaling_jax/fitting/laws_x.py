@@ -46,6 +46,7 @@ power_law = Law(
 power_offset = Law(
     name="power_offset",
     params=("E", "A", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E + A / x^alpha",
     reference="Henighan et al. 2020, arXiv:2010.14701; alpha < 0 grows from the floor E",
@@ -57,6 +58,7 @@ power_offset = Law(
 power_shifted = Law(
     name="power_shifted",
     params=("E", "A", "x0", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E + A / (x + x0)^alpha",
     reference="Zhai et al. 2022, arXiv:2106.04560, eq. 1: flat below x0, a power law above it",
@@ -72,9 +74,9 @@ power_shifted = Law(
 
 
 def _m4(p, x):
-    """y that solves (y - E) / (E0 - y)^alpha = A / x^c, by Newton's method on the log-odds u of its place."""
+    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, by Newton on the log-odds u of its place."""
     gap, alpha = p["E0"] - p["E"], p["alpha"]
-    target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(gap)
+    target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
     # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u:
     # from the asymptote on the right side Newton's steps cannot overshoot.
     asymptote = target / jnp.maximum(alpha, 1e-2)
@@ -92,17 +94,18 @@ def _m4(p, x):
 m4 = Law(
     name="m4",
     params=("E", "E0", "A", "c", "alpha"),
+    levels=("E",),
     inputs=("x",),
-    equation="(y - E) / (E0 - y)^alpha = A / x^c",
-    reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 down to E",
+    equation="|y - E| / |E0 - y|^alpha = A / x^c",
+    reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 to E, down or up",
     function=_m4,
-    bounds={"E": POSITIVE, "E0": POSITIVE, "A": POSITIVE, "c": (0.0, 20.0), "alpha": (0.0, 20.0)},
+    bounds={"E": POSITIVE, "E0": ANY, "A": POSITIVE, "c": (0.0, 20.0), "alpha": (0.0, 20.0)},
     coordinates={
         "E": LEVEL,
         "E0": Coordinate("linear", lambda p, m: exp(m["y"]), lambda p, m: p["E"]),
         "A": Coordinate(
             "log",
-            lambda p, m: exp(p["c"] * m["x"] + (1.0 - p["alpha"]) * log(p["E0"] - p["E"])),
+            lambda p, m: exp(p["c"] * m["x"] + (1.0 - p["alpha"]) * log(abs(p["E0"] - p["E"]))),
             start=(-4.0, 4.0),
             limits=(-60.0, 60.0),
         ),
@@ -157,12 +160,18 @@ def _breaks_in_order(p):
 saturating = Law(
     name="saturating",
     params=("E", "A", "alpha"),
+    levels=("E",),
     inputs=("x",),
     equation="y = E - A / x^alpha",
     reference="accuracy that rises to a ceiling E: the complement of power_offset (Henighan et al. 2020)",
     function=lambda p, x: p["E"] - p["A"] * power(x["x"], -p["alpha"]),
-    bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (0.0, 20.0)},
-    coordinates={"E": LEVEL, "A": centred("alpha", "x"), "alpha": Coordinate("plain", start=(0.02, 2.0))},
+    bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (1e-5, 20.0)},
+    # Value and slope at the centre of x: smooth through y = c + s ln x, which alpha -> 0 leaves.
+    coordinates={
+        "alpha": Coordinate("plain", start=(0.02, 2.0)),
+        "A": Coordinate("linear", lambda p, m: exp(p["alpha"] * m["x"] + m["y"]) / p["alpha"]),
+        "E": Coordinate("linear", lambda p, m: exp(m["y"]), lambda p, m: p["A"] * exp(-p["alpha"] * m["x"])),
+    },
 )
 
 sigmoid = Law(
@@ -189,10 +198,11 @@ exponential = Law(
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 5: top-1 error from loss; k < 0 for accuracy",
     function=lambda p, x: p["eps"] - p["k"] * jnp.exp(-p["gamma"] * x["loss"]),
     bounds={"eps": ANY, "k": ANY, "gamma": POSITIVE},
+    # Value and slope at the centre of the losses: smooth through the straight line that gamma -> 0 leaves.
     coordinates={
-        "eps": LEVEL,
-        "gamma": Coordinate("log", lambda p, m: exp(-m["loss"]), start=(-4.0, 5.0), limits=(-12.0, 8.0)),
-        "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]))),
+        "gamma": Coordinate("log", lambda p, m: exp(-m["loss"]), start=(-4.0, 5.0), limits=(-9.0, 8.0)),
+        "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]) - m["loss"]) / p["gamma"]),
+        "eps": Coordinate("linear", lambda p, m: exp(m["y"]), lambda p, m: p["k"] * exp(-p["gamma"] * exp(m["loss"]))),
     },
 )
 

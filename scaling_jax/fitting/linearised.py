@@ -40,8 +40,9 @@ class Linearised:
         """(p, p) covariance of z as for least squares with the robust scale; huge along flat directions."""
         norm = np.maximum(np.linalg.norm(self.slopes, axis=0), 1e-300)
         _, s, vt = np.linalg.svd(self.slopes / norm, full_matrices=False)
-        half = vt / np.maximum(s, 1e-10 * s[0])[:, None] / norm
-        return self.scale**2 * half.T @ half
+        with np.errstate(all="ignore"):  # a parameter without effect has an infinite variance
+            half = vt / np.maximum(s, 1e-10 * s[0])[:, None] / norm
+            return self.scale**2 * half.T @ half
 
     def natural(self, step: np.ndarray) -> dict[str, np.ndarray]:
         """Natural-unit parameters at z + step."""

@@ -18,14 +18,16 @@ class Objective:
 
     Attributes:
       log: whether residuals are taken between logarithms.
-      above: factor on the cost of points above the law (y > f). A rung that is not tuned to its best has too
-        high a loss and never too low a one, so with above=0.3, say, such points pull the law up less (the idea
-        of OLMo's model ladders, Bhagia et al. 2024, arXiv:2412.04403). 1 is symmetric.
+      overestimate_penalty: factor on the cost of points that the law overestimates (f > y); 1 is symmetric. The name
+        and meaning of OLMo-core's model ladders. A rung that is not tuned to its best has too high a loss and never
+        too low a one: its loss overestimates what the size can reach, and should pull less. Above 1 (OLMo: 10) points
+        above the law count that much less than those below, and the law follows the lower edge of the losses.
+        For a metric that under-tuning makes too small, such as accuracy, take it below 1.
       shift: added to y and f before the logarithm; 1 gives Caballero's ln(1 + y).
     """
 
     log: bool = True
-    above: float = 1.0
+    overestimate_penalty: float = 1.0
     shift: float = 0.0
 
     reduction = "sum"
@@ -33,8 +35,10 @@ class Objective:
     scale = 1.0  # of the cost, relative to r^2 / 2 below delta
 
     def __post_init__(self):
-        if not (np.isfinite(self.above) and self.above > 0):
-            raise FitError(f"above={self.above!r} must be a positive number; 1 is symmetric.")
+        if not (np.isfinite(self.overestimate_penalty) and self.overestimate_penalty > 0):
+            raise FitError(
+                f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number; 1 is symmetric."
+            )
         if not (np.isfinite(self.shift) and self.shift >= 0):
             raise FitError(f"shift={self.shift!r} must be zero or a positive number.")
         if self.shift and not self.log:
@@ -56,7 +60,9 @@ class Objective:
 
     def sides(self, residuals):
         """Factor on each point's cost for the side of the law it is on (1 when symmetric)."""
-        return 1.0 if self.above == 1 else np.where(residuals > 0, self.above, 1.0)
+        if self.overestimate_penalty == 1:
+            return 1.0
+        return np.where(residuals < 0, self.overestimate_penalty, 1.0)
 
     def cost(self, residuals):
         """Cost of each residual, same shape."""
@@ -72,7 +78,7 @@ class Objective:
 
     def __str__(self):
         space = f"ln(y + {self.shift:g})" if self.shift else "ln y" if self.log else "y"
-        side = "" if self.above == 1 else f", points above x {self.above:g}"
+        side = "" if self.overestimate_penalty == 1 else f", overestimates x {self.overestimate_penalty:g}"
         return f"{self._label()} on {space}{side}, SUM over points"
 
     def to_dict(self):
@@ -90,11 +96,11 @@ class Huber(Objective):
 
     delta: float = 1e-3
 
-    def __init__(self, delta=1e-3, *, log=True, above=1.0, shift=0.0):
+    def __init__(self, delta=1e-3, *, log=True, overestimate_penalty=1.0, shift=0.0):
         if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
             raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
         object.__setattr__(self, "delta", float(delta))
-        _set(self, log, above, shift)
+        _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals):
         size = np.abs(residuals)
@@ -111,8 +117,8 @@ class LAD(Objective):
 
     delta = 0.0
 
-    def __init__(self, *, log=True, above=1.0, shift=0.0):
-        _set(self, log, above, shift)
+    def __init__(self, *, log=True, overestimate_penalty=1.0, shift=0.0):
+        _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals):
         return np.abs(residuals) * self.sides(residuals)
@@ -127,8 +133,8 @@ class LeastSquares(Objective):
 
     scale = 2.0
 
-    def __init__(self, log=False, *, above=1.0, shift=0.0):
-        _set(self, log, above, shift)
+    def __init__(self, log=False, *, overestimate_penalty=1.0, shift=0.0):
+        _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals):
         return residuals * residuals * self.sides(residuals)
@@ -137,9 +143,12 @@ class LeastSquares(Objective):
         return "least squares"
 
 
-def _set(objective, log, above, shift):
+def _set(objective, log, overestimate_penalty, shift):
+    for name, value in (("overestimate_penalty", overestimate_penalty), ("shift", shift)):
+        if not isinstance(value, (int, float, np.number)):
+            raise FitError(f"{name}={value!r} must be a number.")
     object.__setattr__(objective, "log", bool(log))
-    object.__setattr__(objective, "above", float(above))
+    object.__setattr__(objective, "overestimate_penalty", float(overestimate_penalty))
     object.__setattr__(objective, "shift", float(shift))
     Objective.__post_init__(objective)
 

@@ -63,7 +63,10 @@ def save(fit, path):
     }  # fmt: skip
     text = json.dumps(_plain(record), indent=1, allow_nan=False)
     path = os.fspath(path)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".tmp")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".tmp")
+    except OSError as err:
+        raise FileError(f"{path} cannot be written: {err.strerror}.") from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -120,6 +123,8 @@ def _law(path, record, law):
             law = laws[record["law"]]
         except LawError as err:
             raise FileError(f"{path}: {err}") from None
+    if any(float(record["params"].get(k, 0.0)) < 0 for k in law.levels):
+        law = law.signed
     if set(record["params"]) != set(law.params):
         raise FileError(
             f"{path} has the parameters {', '.join(record['params'])}, law {law.name!r} has {', '.join(law.params)}."
@@ -129,7 +134,7 @@ def _law(path, record, law):
 
 def _fit(record, law):
     from .bootstrap import from_coordinates
-    from .fit import Fit
+    from .fitted import Fit
     from .problem import Problem
     from .search import Certificate
     from .uncertainty import Spread

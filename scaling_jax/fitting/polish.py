@@ -2,6 +2,8 @@
 
 import numpy as np
 
+UNSEEN = 1e-4  # of the objective: what a coordinate must be able to move to count on its own scale
+
 
 def polish(problem, z, steps=40):
     """Newton's method with the exact Hessian of the objective, within the bounds, from a nearby z (p,).
@@ -18,9 +20,10 @@ def polish(problem, z, steps=40):
         for _ in range(14):
             trial = _newton(problem, z, gradient, hessian, damping)
             new = problem.value(trial[None])[0]
-            if new <= value * (1 + 1e-11) + 1e-300:  # near the optimum values are all rounding: gradients decide
+            if new <= value * (1 + 1e-9) + 1e-300:  # near the optimum values are all rounding: gradients decide
                 there = derivatives(problem, trial)
-                if new < value * (1 - 1e-11) or relative(problem, trial, there[0], there[2]) < error:
+                smaller = relative(problem, trial, there[0], there[2]) / error
+                if new < value * (1 - 1e-11) or smaller < (1.0 if new <= value * (1 + 1e-11) else 0.1):
                     break
             damping = max(10 * damping, 1e-10)
         else:
@@ -59,7 +62,8 @@ def derivatives(problem, z, hessian=True):
     """Exact gradient (p,), Hessian (p, p) of the objective at z (p,), and the size (p,) gradients are compared to.
 
     The size of component j is the sum of |cost'(r_i)| |dr_i/dz_j|: what it would be if no terms cancelled. Where
-    residuals vanish (noise-free data) it is kept from vanishing with them.
+    residuals vanish (noise-free data) it is kept from vanishing with them, and where a coordinate has all but left
+    the law (a break sharper than the data can see) it is kept from vanishing beside the objective.
     """
     objective, w = problem.objective, problem.weights
     out = problem.evaluate(z[None], order=2 if hessian else 1)
@@ -72,7 +76,7 @@ def derivatives(problem, z, hessian=True):
     rows = jacobian * slope
     gradient = -rows @ psi
     floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))
-    size = np.abs(rows) @ (np.abs(psi) + w * sides * floor) + 1e-300
+    size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), UNSEEN * objective.value(r, w)) + 1e-300
     if not hessian:
         return gradient, None, size
     matrix = (rows * (w * sides * inside)) @ rows.T

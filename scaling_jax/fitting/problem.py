@@ -91,7 +91,7 @@ class Problem:
         """The same problem under a Huber cost that is quadratic within delta."""
         other = self.with_data()
         old = self.objective
-        other.objective = Huber(delta, log=old.log, above=old.above, shift=old.shift)
+        other.objective = Huber(delta, log=old.log, overestimate_penalty=old.overestimate_penalty, shift=old.shift)
         return other
 
     def rows(self, index):

@@ -13,7 +13,7 @@ GRID = 20  # values on each side, then half as many again where the objective cr
 FAR = 40.0  # how far from ordinary numbers, in e-folds of a positive parameter, before its side is called open
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
     """A profile interval; unpacks to (lower, upper).
 
@@ -43,6 +43,11 @@ class Profile:
 
     def __len__(self):
         return 2
+
+    def __repr__(self):
+        return (
+            f"{self.name} = {self.value:.6g}, profile interval [{self.lower:.6g}, {self.upper:.6g}] ({self.level:.0%})"
+        )
 
 
 def profile(problem, z, spread, name, level):

@@ -1,4 +1,9 @@
-"""From data to the optimum and its certificate: starts, descents, polish, and how many starts agree."""
+"""From data to the optimum and its certificate: starts, descents, polish, and how many starts agree.
+
+Laws with few parameters have one basin that most starts fall into. Broken laws have many: where fewer than three in
+four starts agree, the best ends are moved on (some coordinates drawn anew, the others kept) and descended again
+until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003).
+"""
 
 from dataclasses import asdict, dataclass, replace
 
@@ -7,9 +12,11 @@ import numpy as np
 from .lad import lad_gradient, lad_polish
 from .polish import derivatives, polish, relative
 from .solve import descend
-from .starts import choose
+from .starts import choose, moved
 
 STARTS = 24
+ENOUGH, MORE_STARTS = 0.75, 96  # share of starts that must agree, and how many more there are where they do not
+ELITE, COPIES, STALE, ROUNDS = 12, 32, 3, 24  # best ends moved on, copies of each, rounds without gain, rounds at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
 GRADIENT_TOLERANCE = 1e-8
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
@@ -27,6 +34,8 @@ class Certificate:
       next_best: objective value of the best other optimum that a start ended in; None if there was none.
       rows: how many rows the starts were compared on (all of them up to 4096).
       lower_outside: {"value", "params"} of a lower optimum outside the law's usual ranges, which was not taken.
+      moved, moved_agree: how many further descents began at the best ends moved on, and how many of them ended in
+        this optimum; 0 where the starts agreed.
     """
 
     gradient: float
@@ -35,10 +44,13 @@ class Certificate:
     next_best: float | None
     rows: int
     lower_outside: dict | None = None
+    moved: int = 0
+    moved_agree: int = 0
 
     def __str__(self):
+        more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
         other = "no other optimum seen" if self.next_best is None else f"next best optimum {self.next_best:.10g}"
-        return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree, {other}"
+        return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree{more}, {other}"
 
     def to_dict(self):
         return asdict(self)
@@ -79,19 +91,51 @@ def _minimise(problem, seed, starts):
     else:
         z = np.atleast_2d(starts)
     ends = _descend(sample, z, 100)
-    for round_ in (1, 2):
-        if starts is not None or _agree(sample, ends.value).sum() > max(2, len(z) // 8):
-            break
-        # Few starts agree: this law has many optima on these data, so look much longer before believing one.
-        more = _descend(sample, choose(sample, 4**round_ * STARTS, seed + round_), 200)
-        ends = type(ends)(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+    independent = len(ends.value)
+    if starts is None and _agree(sample, ends.value).sum() < ENOUGH * independent:
+        ends = _joined(ends, _descend(sample, choose(sample, MORE_STARTS, seed + 1), 200))
+        independent = len(ends.value)
+        ends = _move_on(sample, ends, seed)
     z, gradient = _finish(problem, sample, ends)
     agree = _agree(sample, ends.value)
     others = ends.value[ends.settled & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
     next_best = float(others.min()) if len(others) else None
     if next_best is not None and sample is not problem:
         next_best *= problem.weights.sum() / sample.weights.sum()
-    return z, Certificate(gradient, len(ends.value), int(agree.sum()), next_best, sample.n)
+    return z, Certificate(
+        gradient, independent, int(agree[:independent].sum()), next_best, sample.n,
+        moved=len(agree) - independent, moved_agree=int(agree[independent:].sum()),
+    )  # fmt: skip
+
+
+def _move_on(problem, ends, seed):
+    """`ends` and those of descents from the best of them, moved on until STALE rounds bring nothing better."""
+    stale = 0
+    for round_ in range(ROUNDS):
+        best = ends.value.min()
+        elite = _best_apart(problem, ends, ELITE)
+        z = moved(problem, ends.z[elite], COPIES, seed + round_)
+        ends = _joined(ends, _descend(problem, z, 200))
+        stale = 0 if ends.value.min() < best * (1 - SAME) - _noise(problem) else stale + 1
+        if stale == STALE or best <= _noise(problem):
+            break
+    return ends
+
+
+def _joined(ends, more):
+    return type(ends)(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+
+
+def _best_apart(problem, ends, most, worst=np.inf):
+    """Indices of the best ends that differ in value, at most `most`, none above `worst`."""
+    order, value = np.argsort(ends.value), ends.value
+    picked = [order[0]]
+    for i in order[1:]:
+        if len(picked) == most or not value[i] <= worst:
+            break
+        if value[i] > value[picked[-1]] * (1 + SAME) + _noise(problem):
+            picked.append(i)
+    return picked
 
 
 def _descend(problem, z, max_steps):
@@ -101,20 +145,20 @@ def _descend(problem, z, max_steps):
 
 def _finish(problem, sample, ends):
     """Polishes the best ends (the few best apart, in case the sample or the smoothing misjudged them)."""
-    order = np.argsort(ends.value)
-    picked, value = [order[0]], ends.value
-    for i in order[1:]:
-        if len(picked) == 3 or value[i] > 1.05 * value[order[0]] + _noise(sample):
-            break
-        if value[i] > value[picked[-1]] * (1 + SAME) + _noise(sample):
-            picked.append(i)
-    z = ends.z[picked]
+    z = ends.z[_best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))]
     if sample is not problem:
         z = descend(problem, z).z
     finish = lad_polish if problem.objective.delta == 0 else polish
     z = np.stack([finish(problem, row) for row in z])
     best = z[np.argmin(problem.value(z))]
-    return best, relative_gradient(problem, best)
+    gradient = relative_gradient(problem, best)
+    for _ in range(3):  # a long flat valley takes more steps than the search gives
+        if gradient <= GRADIENT_TOLERANCE:
+            break
+        longer = descend(problem, best, max_steps=2000 if sample is problem else 200, tolerance=1e-16, widen=0.02)
+        best = finish(problem, longer.z[0] if longer.value[0] <= problem.value(best[None])[0] else best)
+        gradient = relative_gradient(problem, best)
+    return best, gradient
 
 
 def relative_gradient(problem, z):

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .catalogue import find_law
+from .data import column, column_y, inputs_of, number
 from .errors import FitError
 from .holdout import rows, scale_of
+from .law import Law
 from .text import table
 
 FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -94,22 +96,26 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     """
     from .fit import fit
 
-    laws = [find_law(law) for law in laws]
+    laws = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
     if not laws:
         raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
-    y = np.asarray(y, np.float64)
-    scale = _shared_scale(laws, data) if C is None else np.asarray(C, np.float64)
+    y = column_y(data, y)
+    scale = _shared_scale(laws, data) if C is None else column(C, "C")
     if scale.shape != y.shape:
         raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
-    train = scale < (np.inf if cut is None else cut)
+    train = scale < (np.inf if cut is None else number(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
     weights = options.pop("weights", None)
-    weights = np.ones(y.size) if weights is None else np.asarray(weights, np.float64)
+    weights = np.ones(y.size) if weights is None else column(weights, "weights", y.size, "y")
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
     candidates, impossible = [], {}
     for law in laws:
-        mine = {k: np.asarray(data[k], np.float64) for k in law.inputs if k in data}
+        try:
+            mine = inputs_of(law, data)
+        except FitError as error:
+            impossible[law.name] = str(error)
+            continue
 
         def fitted(mask, law=law, mine=mine):
             return fit(law, rows(mine, mask), y[mask], weights=weights[mask], **options)

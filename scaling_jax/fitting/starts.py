@@ -28,6 +28,14 @@ def spread(n, dimensions, seed):
 def candidates(problem, n, seed):
     """(n, p) spread over the start ranges of the law's coordinates, linear ones at 1 (their unit)."""
     z = np.ones((n, problem.p))
+    rest, lo, hi = _ranges(problem)
+    if len(rest):
+        z[:, rest] = lo + (hi - lo) * spread(n, len(rest), seed)
+    return np.clip(z, problem.lower, problem.upper)
+
+
+def _ranges(problem):
+    """Indices of the coordinates that are not linear, and the ends of the ranges where they start."""
     rest = np.flatnonzero(~problem.linear)
     ranges = []
     for i in rest:
@@ -36,10 +44,24 @@ def candidates(problem, n, seed):
         if c.spans:
             lo, hi = np.add((lo, hi), problem.spans[c.spans])
         ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
-    if len(rest):
-        lo, hi = np.array(ranges).T
-        z[:, rest] = lo + (hi - lo) * spread(n, len(rest), seed)
-    return np.clip(z, problem.lower, problem.upper)
+    return rest, *np.array(ranges).reshape(-1, 2).T
+
+
+def moved(problem, z, n, seed):
+    """n copies of every row of z (b, p): a random part of the coordinates drawn anew or shaken, the others kept."""
+    rng = np.random.default_rng(seed)
+    copies = np.repeat(z, n, axis=0)
+    rest, lo, hi = _ranges(problem)
+    if not len(rest):
+        return copies
+    old = copies[:, rest]
+    new = rng.uniform(lo, hi, old.shape)
+    shaken = old + 0.1 * (hi - lo) * rng.standard_normal(old.shape)
+    new = np.where(rng.random(old.shape) < 0.5, new, shaken)
+    chosen = rng.random(old.shape) < 0.4
+    chosen[np.arange(len(old)), rng.integers(len(rest), size=len(old))] = True
+    copies[:, rest] = np.where(chosen, new, old)
+    return project(problem, np.clip(copies, problem.lower, problem.upper))
 
 
 def project(problem, z):

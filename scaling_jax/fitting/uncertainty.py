@@ -51,7 +51,9 @@ def spread(problem, z, clusters=None):
         unit = 1.0 / np.sqrt(np.maximum(np.sum(w * rows[free] ** 2, axis=1), 1e-300))
         rows = rows[free] * unit[:, None]
         values, vectors = np.linalg.eigh((rows * (w * curvature)) @ rows.T)
-        bread = (vectors / np.maximum(values, 1e-13 * values.max() + 1e-300)) @ vectors.T
+        floor = 1e-13 * values.max() + 1e-300
+        flat, steep = values <= floor, np.maximum(values, floor)
+        bread = (vectors / steep) @ vectors.T
         scores, correction = rows * (w * pull), len(r) / left
         if clusters is not None:
             labels = np.unique(clusters[used], return_inverse=True)[1]
@@ -61,7 +63,13 @@ def spread(problem, z, clusters=None):
             scores, correction = summed.T, groups / max(groups - 1, 1) * (len(r) - 1) / left
         part = np.ix_(free, free)
         inverse[part] = bread * np.outer(unit, unit)
-        covariance[part] = bread @ (scores @ scores.T * correction) @ bread * np.outer(unit, unit)
+        middle = vectors.T @ scores
+        middle = (middle @ middle.T) * correction / np.outer(steep, steep)
+        # No curvature means no pull either, and 0 / 0 is rounding: flat directions get the variance of the steepness
+        # that rounding could hide.
+        middle[flat], middle[:, flat] = 0.0, 0.0
+        middle[flat, flat] = scale / floor
+        covariance[part] = vectors @ middle @ vectors.T * np.outer(unit, unit)
     return Spread(covariance, inverse, held, float(scale), float(max(groups - len(free), 1)))
 
 
@@ -123,7 +131,7 @@ def delta_interval(problem, z, spread_, function, level, log):
     variance = np.einsum("i...,ij,j...->...", np.nan_to_num(gradient), spread_.covariance, np.nan_to_num(gradient))
     half = t_quantile(level, spread_.dof) * np.sqrt(np.maximum(variance, 0.0))
     half = np.where(np.isfinite(gradient).all(axis=0), half, np.inf)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):  # open ends of a value that is itself 0 or infinite
         low, high = (np.exp(centre + s * half) if log else centre + s * half for s in (-1, 1))
     return np.stack([low, high])
 

@@ -113,7 +113,9 @@ def isoflop(result, *, held_out: Mapping | None = None, y_label: str = "loss", t
     return figure
 
 
-def residuals(fit, C, *, held_out: Mapping | None = None, color_by=None, color_label="parameters N") -> Figure:
+def residuals(
+    fit, C, *, held_out: Mapping | None = None, color_by=None, color_label="parameters N", scale_label="training FLOPs"
+) -> Figure:
     """Predicted against observed, and the relative residual against compute (or any other scale).
 
     Args:
@@ -121,7 +123,7 @@ def residuals(fit, C, *, held_out: Mapping | None = None, color_by=None, color_l
       C: (n,) the scale of the second panel for the fitted runs, usually FLOPs.
       held_out: columns of the law's inputs, C and y of runs that the fit has not seen.
       color_by: (n,) positive values for the colours; None takes N where the law has it.
-      color_label: what they are.
+      color_label: what they are. scale_label: what C is.
     """
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -157,7 +159,7 @@ def residuals(fit, C, *, held_out: Mapping | None = None, color_by=None, color_l
     _log_axes(left, "observed", "predicted", log_values=True)
     _style(right)
     right.set_xscale("log")
-    right.set_xlabel("training FLOPs")
+    right.set_xlabel(scale_label)
     right.set_ylabel("observed / predicted - 1 (%)")
     if norm is not None:
         _size_bar(figure, right, norm, color_label)
