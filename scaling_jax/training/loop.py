@@ -215,6 +215,7 @@ class PackTrainer:
             "layout": self.program.execution.layout,
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
+            "unique_tokens": self.program.feed.dataset.unique_tokens,
             "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
             "diverged_step": diverged_step if not healthy else None,
         }
