@@ -95,6 +95,18 @@ def test_hold_out_keeps_the_expensive_runs_out_and_scores_them():
     assert abs(raised.worst) == (raised.rows.predicted / raised.rows.y - 1).abs().max()
 
 
+def test_what_seeds_scatter_is_no_error_of_the_prediction():
+    """Held-out runs of three seeds, of which two are 6% off to either side: the mean is predicted."""
+    table = simulated.ladder(noise=0.0, seeds=(0, 1, 2), rates=(0.02,))
+    largest = table.flops > 8e12
+    table.loc[largest & (table.seed == 0), "loss"] *= 1.06
+    table.loc[largest & (table.seed == 1), "loss"] /= 1.06
+    found = analysis.analyse(table, None, QUICK)
+    assert found.hold_out.rmsle < 1e-6 and abs(found.hold_out.worst) < 1e-6
+    assert found.hold_out.rows.error.abs().max() == pytest.approx(0.06, rel=1e-3)
+    assert gate(found, "predicts what it has not seen").passed
+
+
 def test_a_law_that_fails_on_the_largest_runs_fails_the_gate():
     table = simulated.ladder()
     good = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")

@@ -3,6 +3,7 @@
 Mock data: a builder of this file, and a stock builder's download cache seeded with a small text.
 """
 
+import importlib.util
 import io
 import json
 import multiprocessing
@@ -89,15 +90,9 @@ def prepared(tmp_path):
 def no_tensorflow(monkeypatch):
     """Makes importing TensorFlow fail, as where it is not installed."""
 
-    class Finder:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name == "tensorflow":
-                raise ModuleNotFoundError("No module named 'tensorflow'", name=name)
-
-    if "tensorflow" in sys.modules:
-        pytest.skip("TensorFlow is imported already")
-    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    if importlib.util.find_spec("tensorflow"):
+        pytest.skip("TensorFlow is installed, and what asked for it at import would not believe that it is gone")
+    monkeypatch.setitem(sys.modules, "tensorflow", None)  # find_spec finds nothing, and importing it raises
 
 
 def load(source, data_dir, cache, **options):

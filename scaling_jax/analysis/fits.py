@@ -33,9 +33,9 @@ class HoldOut:
       rows: one row per held-out run, in order of C: run_id, scale, seed, N, D, C, y, predicted, low, high (interval
         of the prediction), error = predicted / y - 1.
       inputs: the law's inputs of these rows.
-      rmsle: root mean square of ln(predicted / y).
+      rmsle: root mean square of ln(predicted / y), y averaged over seeds: how they scatter is no fault of the law.
       bias: mean of ln(predicted / y); positive predicts too much.
-      worst: the error of largest size, with its sign.
+      worst: the error of largest size, with its sign, of a mean over seeds.
     """
 
     cut: float
@@ -135,7 +135,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
         return None, f"the {len(seen)} of {len(runs)} runs below {cut:.3g} FLOPs cannot predict the others: {error}"
     rows = held[["run_id", "scale", "seed", "N", "D", "C", "y"]]
     rows = rows.assign(predicted=value, low=low, high=high, error=value / held.y - 1)
-    log_error = np.log(value / held.y)
+    log_error = np.log(value / held.y).groupby([held.scale, held.D]).mean()
     found = HoldOut(
         cut=float(cut),
         fit=fit,
@@ -143,7 +143,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
         inputs=inputs,
         rmsle=float(np.sqrt(np.mean(log_error**2))),
         bias=float(log_error.mean()),
-        worst=float(rows.error[rows.error.abs().idxmax()]),
+        worst=float(np.expm1(log_error[np.expm1(log_error).abs().idxmax()])),
     )
     return found, ""
 
