@@ -1,10 +1,11 @@
 """How fast data is read, all ratios measured side by side in one run:
 
-    python benchmarks/data_speed.py [--sparse_gb=10] [--study=experiments/text_quickstart.py]
+    python benchmarks/data_speed.py [--sparse_gb=10] [--study=experiments/text_quickstart.py ...]
 
 Prints, for sequences of 257 bytes on one core: records of an array_record file, the memory map, and the stream of data
-larger than memory (with the resident memory it ends at, over a sparse file); then the share of a training step spent on
-its data, for every scale of the study.
+larger than memory (with its resident memory over a sparse file); then, for every scale of the studies, the share of a
+training step that waits for its data, from the device (window numbers and gathering) and streamed from the disk.
+data_speed.md holds the last measured table.
 """
 
 import itertools
@@ -18,11 +19,13 @@ from absl import app, flags
 
 from scaling_jax import data
 from scaling_jax.data import batches, cache, python_sources
+from scaling_jax.data.augment import augment_key
 from scaling_jax.models.family import Spec
 from scaling_jax.study import load_study
 
 SPARSE_GB = flags.DEFINE_float("sparse_gb", 10.0, "Size of the sparse file that is streamed.")
-STUDY = flags.DEFINE_string("study", "experiments/text_quickstart.py", "Study whose scales are timed.")
+QUICKSTARTS = ["experiments/text_quickstart.py", "experiments/image_quickstart.py"]
+STUDIES = flags.DEFINE_multi_string("study", QUICKSTARTS, "Studies whose scales are timed.")
 CONTEXT = 256
 
 
@@ -107,40 +110,59 @@ def streaming() -> None:
             file.truncate(size)
         tokens = np.memmap(path, np.uint8, mode="r")
         dataset = data.Dataset(Spec("tokens", 256, CONTEXT), tokens, tokens, "", 1.0, size, {})
-        before, batch_size, steps = resident_mb(), 256, 2_000
+        before, batch_size, steps, marks = resident_mb(), 256, 8_000, []
         start = time.perf_counter()
-        peak = before
         for i, _ in enumerate(batches.stream(dataset, 0, batch_size, num_steps=steps)):
-            if i % 100 == 0:
-                peak = max(peak, resident_mb())
+            if i % (steps // 4) == steps // 4 - 1:
+                marks.append(f"{resident_mb():.0f}")
         seconds = time.perf_counter() - start
         print(
             f"stream of a sparse {SPARSE_GB.value:g} GB file: {steps * batch_size / seconds / 1e3:.1f} k sequences/s, "
-            f"resident memory {before:.0f} -> at most {max(peak, resident_mb()):.0f} MB"
+            f"resident memory {before:.0f} MB before, then after each quarter {', '.join(marks)} MB"
         )
 
 
-def waiting_share() -> None:
-    """Share of a training step that its data takes: gathering on the device and window numbers on the host."""
+def waiting_share(path: str) -> None:
+    """Shares of a training step that its data take, for every scale of a study, from the devices and from the disk."""
     import jax
 
     from scaling_jax.models.parametrization import Scaling
     from scaling_jax.plan import make_plan
     from scaling_jax.training import device
+    from scaling_jax.training.feed import ResidentFeed, StreamFeed
+    from scaling_jax.training.lanes import make_mesh
 
-    study = load_study(STUDY.value)
+    study = load_study(path)
     dataset = data.load(study.data)
     batch_size, steps = study.optimizer.batch_size, 20
-    tokens = jax.device_put(np.asarray(dataset.train))
-    starts = batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)
+    feed = ResidentFeed(dataset, study.data.augment)
+    arrays = feed.arrays(make_mesh(jax.devices()[:1], (1, 1, 1)))["train"]
     many = 1_000  # the training loop asks for the windows of many steps at once
-    host = best(lambda: batches.window_starts(0, 0, many, batch_size, dataset.num_train_windows)) / many
-    gather = jax.jit(
-        lambda t, s: jax.lax.scan(lambda c, x: (c + batches.gather(t, x, dataset.spec.context).sum(), 0), 0, s)[0]
+    read, windows = feed.reader(batch_size), feed.reader(batch_size)(0, 0, steps)
+    host = best(lambda: read(0, 0, many)) / many
+
+    def batch_of(windows_B, step, augmented):
+        key = augment_key(0, step) if augmented and feed.augment else None
+        return feed.make_batch(arrays, windows_B, key)
+
+    def making(augmented: bool) -> float:
+        """Seconds per step of making its batch on the device."""
+
+        def body(total, numbers):
+            made = batch_of(*numbers, augmented)
+            return total + sum(x.sum() for x in jax.tree.leaves(made)), None
+
+        program = jax.jit(lambda w: jax.lax.scan(body, 0.0, (w, np.arange(steps)))[0])
+        program(windows).block_until_ready()
+        return best(lambda: program(windows).block_until_ready()) / steps
+
+    gathering, whole = making(False), making(True)
+    print(
+        f"{study.name}, batches of {batch_size}: {host * 1e6:.1f} us of host and {gathering * 1e6:.1f} us of gathering"
     )
-    gather(tokens, starts).block_until_ready()
-    gathering = best(lambda: gather(tokens, starts).block_until_ready()) / steps
-    print(f"per step: {host * 1e6:.1f} us on the host, {gathering * 1e6:.1f} us gathering on the device")
+    if feed.augment:
+        print(f"  cropping and flipping, on the device: {(whole - gathering) * 1e6:.1f} us")
+    print("  scale         step   from the device   from the disk")
     for pack in make_plan(study, dataset.spec):
         head_dim = getattr(study.family, "head_dim", None)
         execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
@@ -148,15 +170,30 @@ def waiting_share() -> None:
         model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
         params = model.init(jax.random.key(0))
 
-        def step(params, windows, model=model):
-            grads = jax.grad(lambda p: model.loss(p, batches.gather(tokens, windows, dataset.spec.context))[0])(params)
+        def step(params, numbers, model=model):
+            grads = jax.grad(lambda p: model.loss(p, batch_of(*numbers, True))[0])(params)
             return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
 
-        train = jax.jit(lambda p, s, step=step: jax.lax.scan(step, p, s)[0])
-        jax.block_until_ready(train(params, starts))
-        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, starts)), 10) / steps
+        train = jax.jit(lambda p, w, step=step: jax.lax.scan(step, p, (w, np.arange(steps)))[0])
+        jax.block_until_ready(train(params, windows))
+        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, windows)), 10) / steps
+        waited = streamed(StreamFeed(dataset), batch_size, lambda: jax.block_until_ready(train(params, windows)), steps)
         share = (host + gathering) / (seconds + host)
-        print(f"  {pack.scale:<10} step {seconds * 1e6:8.0f} us, waiting for data {share:.2%}")
+        print(f"  {pack.scale:<8} {seconds * 1e6:6.0f} us {share:17.2%} {waited:15.2%}")
+
+
+def streamed(feed, batch_size: int, train, steps: int, rounds: int = 20) -> float:
+    """Share of the time that a loop of reading `steps` batches and training on as many waits for the batches."""
+    read, waited, begin = feed.reader(batch_size), 0.0, time.perf_counter()
+    for i in range(rounds):
+        start = time.perf_counter()
+        read(0, i * steps, steps)
+        if i:  # the first read starts the threads
+            waited += time.perf_counter() - start
+        else:
+            begin = time.perf_counter()
+        train()
+    return waited / (time.perf_counter() - begin)
 
 
 def main(_) -> None:
@@ -165,7 +202,8 @@ def main(_) -> None:
     first_and_second_load()
     reading_speed()
     streaming()
-    waiting_share()
+    for study in STUDIES.value:
+        waiting_share(study)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 40% of the largest compute predict those above it to about 2% (loss) and 3% (error).
 
 The images come from Debian's package (`apt-get install dataset-fashion-mnist`) or from where TFDS has them prepared.
-Without either the study is a smoke test on scikit-learn's digits, which are too few for a law: half a minute.
+Without either the study is a smoke test on scikit-learn's digits, which are too few for a law: a minute.
 
 Why these numbers:
 
@@ -21,7 +21,7 @@ Why these numbers:
   standardisation makes the network indifferent to the scale of its weights.
 """
 
-from absl import logging
+import sys
 
 from scaling_jax.data import image_sets
 from scaling_jax.models import CNN
@@ -38,13 +38,15 @@ from scaling_jax.study import (
     Study,
 )
 
+SMOKE_TEST = (
+    "image_quickstart: no Fashion-MNIST here (`apt-get install dataset-fashion-mnist`); this is a smoke test on "
+    "1,437 digits of 8x8, too few for a law"
+)
+
 
 def get_study() -> Study:
     if not image_sets.has_fashion_mnist():
-        logging.warning(
-            "no Fashion-MNIST here (`apt-get install dataset-fashion-mnist`): this is a smoke test on 1,437 digits of "
-            "8x8, too few for a law"
-        )
+        print(SMOKE_TEST, file=sys.stderr)
         return smoke_test()
     return Study(
         name="image_quickstart",

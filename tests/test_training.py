@@ -183,4 +183,5 @@ def test_a_row_says_what_was_trained(tmp_path):
     assert row["flops"] == 40 * packs.BATCH * packs.CONTEXT * counts.flops_per_token
     assert row["flops_6nd"] == 6 * counts.params_matmul * 40 * packs.BATCH * packs.CONTEXT
     assert row["epochs"] == 40 * packs.BATCH / packs.make_dataset().num_train_windows
+    assert row["unique_tokens"] == packs.make_dataset().unique_tokens
     np.testing.assert_allclose(row["bits_per_byte"], row["loss"] / np.log(2))

@@ -156,10 +156,7 @@ def _hold_out(analysis: Analysis) -> str:
     found = analysis.hold_out
     if found is None:
         return _section("Held-out runs", f"<p>{escape(analysis.no_hold_out)}</p>") if analysis.fit is not None else ""
-    said = (
-        f"A fit on the runs below {tables.flops(found.cut)} FLOPs predicts the others: RMSLE {found.rmsle:.2%}, bias "
-        f"{found.bias:+.2%}, worst {found.worst:+.2%}."
-    )
+    said = f"A fit on the runs below {tables.flops(found.cut)} FLOPs predicts the others: {summary.errors(found)}."
     return _section("Held-out runs", f'<p class="soft small">{escape(said)}</p>{_table(tables.hold_out(analysis))}')
 
 

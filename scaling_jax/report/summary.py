@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax import fitting
-from scaling_jax.analysis import Analysis
+from scaling_jax.analysis import Analysis, HoldOut
 from scaling_jax.analysis.gates import plural
 from scaling_jax.fitting.text import short
 from scaling_jax.fitting.text import table as aligned
@@ -118,8 +118,14 @@ def _score(analysis: Analysis) -> str:
     found = analysis.hold_out
     return (
         f"hold-out: {plural(len(found.rows), 'run')} of {tables.flops(found.cut)} FLOPs or more, predicted from the "
-        f"others: RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}"
+        f"others: {errors(found)}"
     )
+
+
+def errors(found: HoldOut) -> str:
+    """How far the predictions of the held-out runs are off."""
+    seeds = " (means over seeds)" if found.rows.duplicated(["scale", "D"]).any() else ""
+    return f"RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}{seeds}"
 
 
 def _checks(analysis: Analysis) -> str:

@@ -222,6 +222,8 @@ class PackTrainer:
         if healthy and self.program.feed.spec.kind == "tokens":
             bits = metrics["loss"] / np.log(2.0)
             row["bits_per_byte"] = float(bits / self.program.feed.dataset.bytes_per_token)
+            if (unigram := self.program.feed.dataset.info.get("unigram_nats")) is not None:
+                row["unigram_normalized"] = metrics["loss"] - unigram
         self.records.write_result(row)
 
     def _flush_points(self) -> None:
