@@ -123,7 +123,11 @@ def streaming() -> None:
 
 
 def waiting_share(path: str) -> None:
-    """Shares of a training step that its data take, for every scale of a study, from the devices and from the disk."""
+    """Shares of a training step that its data take, for every scale of a study, from the devices and from the disk.
+
+    From the devices: window numbers on the host, and by how much a step that gathers its batch is slower than one that
+    is handed it. From the disk: for how long the loop waits for its batches.
+    """
     import jax
 
     from scaling_jax.models.parametrization import Scaling
@@ -134,65 +138,56 @@ def waiting_share(path: str) -> None:
 
     study = load_study(path)
     dataset = data.load(study.data)
-    batch_size, steps = study.optimizer.batch_size, 20
-    feed = ResidentFeed(dataset, study.data.augment)
-    arrays = feed.arrays(make_mesh(jax.devices()[:1], (1, 1, 1)))["train"]
-    many = 1_000  # the training loop asks for the windows of many steps at once
-    read, windows = feed.reader(batch_size), feed.reader(batch_size)(0, 0, steps)
-    host = best(lambda: read(0, 0, many)) / many
-
-    def batch_of(windows_B, step, augmented):
-        key = augment_key(0, step) if augmented and feed.augment else None
-        return feed.make_batch(arrays, windows_B, key)
-
-    def making(augmented: bool) -> float:
-        """Seconds per step of making its batch on the device."""
-
-        def body(total, numbers):
-            made = batch_of(*numbers, augmented)
-            return total + sum(x.sum() for x in jax.tree.leaves(made)), None
-
-        program = jax.jit(lambda w: jax.lax.scan(body, 0.0, (w, np.arange(steps)))[0])
-        program(windows).block_until_ready()
-        return best(lambda: program(windows).block_until_ready()) / steps
-
-    gathering, whole = making(False), making(True)
-    print(
-        f"{study.name}, batches of {batch_size}: {host * 1e6:.1f} us of host and {gathering * 1e6:.1f} us of gathering"
-    )
-    if feed.augment:
-        print(f"  cropping and flipping, on the device: {(whole - gathering) * 1e6:.1f} us")
-    print("  scale         step   from the device   from the disk")
+    batch_size, steps, many = study.optimizer.batch_size, 20, 1_000
+    feeds = ResidentFeed(dataset, study.data.augment), StreamFeed(dataset, study.data.augment)
+    arrays = feeds[0].arrays(make_mesh(jax.devices()[:1], (1, 1, 1)))["train"]
+    inputs = [feed.reader(batch_size)(0, 0, steps) for feed in feeds]
+    read = feeds[0].reader(batch_size)
+    host = best(lambda: read(0, 0, many)) / many  # the loop asks for the windows of many steps at once
+    print(f"{study.name}, batches of {batch_size}; window numbers {host * 1e6:.1f} us a step")
+    print("  scale         step   from the devices   from the disk")
     for pack in make_plan(study, dataset.spec):
         head_dim = getattr(study.family, "head_dim", None)
         execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
         scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width)
         model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
-        params = model.init(jax.random.key(0))
+        programs = [_program(model, feed, arrays, steps) for feed in feeds]
+        params, seconds = model.init(jax.random.key(0)), [float("inf")] * 2
+        for repeat in range(31):  # side by side, so that the machine's other users slow both
+            for i, (program, given) in enumerate(zip(programs, inputs)):
+                start = time.perf_counter()
+                jax.block_until_ready(program(params, given))
+                if repeat:
+                    seconds[i] = min(seconds[i], (time.perf_counter() - start) / steps)
+        share = (host + max(seconds[0] - seconds[1], 0)) / (seconds[0] + host)
+        waited = _streamed(feeds[1], batch_size, lambda x, p=params, f=programs[1]: jax.block_until_ready(f(p, x)))
+        print(f"  {pack.scale:<8} {seconds[0] * 1e6:6.0f} us {share:18.2%} {waited:15.2%}")
 
-        def step(params, numbers, model=model):
-            grads = jax.grad(lambda p: model.loss(p, batch_of(*numbers, True))[0])(params)
-            return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
 
-        train = jax.jit(lambda p, w, step=step: jax.lax.scan(step, p, (w, np.arange(steps)))[0])
-        jax.block_until_ready(train(params, windows))
-        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, windows)), 10) / steps
-        waited = streamed(StreamFeed(dataset), batch_size, lambda: jax.block_until_ready(train(params, windows)), steps)
-        share = (host + gathering) / (seconds + host)
-        print(f"  {pack.scale:<8} {seconds * 1e6:6.0f} us {share:17.2%} {waited:15.2%}")
+def _program(model, feed, arrays, steps: int):
+    """(params, inputs of `steps` steps) -> params, trained on what `feed` makes of them."""
+    import jax
+
+    def step(params, numbers):
+        given, number = numbers
+        batch = feed.make_batch(arrays, given, augment_key(0, number))
+        grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
+        return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
+
+    return jax.jit(lambda params, given: jax.lax.scan(step, params, (given, np.arange(steps)))[0])
 
 
-def streamed(feed, batch_size: int, train, steps: int, rounds: int = 20) -> float:
-    """Share of the time that a loop of reading `steps` batches and training on as many waits for the batches."""
-    read, waited, begin = feed.reader(batch_size), 0.0, time.perf_counter()
+def _streamed(feed, batch_size: int, train, steps: int = 20, rounds: int = 20) -> float:
+    """Share of its time that a loop of reading `steps` batches and training on them waits for the batches."""
+    read, waited, begin = feed.reader(batch_size), 0.0, 0.0
     for i in range(rounds):
         start = time.perf_counter()
-        read(0, i * steps, steps)
-        if i:  # the first read starts the threads
-            waited += time.perf_counter() - start
-        else:
+        given = read(0, i * steps, steps)
+        if i == 0:  # starts the threads
             begin = time.perf_counter()
-        train()
+        else:
+            waited += time.perf_counter() - start
+        train(given)
     return waited / (time.perf_counter() - begin)
 
 
