@@ -31,14 +31,20 @@ def source(data: Data) -> Source:
     if data.source == "digits":
         _digits_file()
         spec = Spec("images", 10, 1, (8, 8, 1))
-        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, info={"flip": False})
+        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, disk_mb=1, info={"flip": False})
     if _prepared_fashion_mnist(data.data_dir).is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
         from scaling_jax.data import tfds_names
 
         return tfds_names.source(data)
     spec = Spec("images", 10, 1, (28, 28, 1))
     return own.source(
-        "FashionMnist", data, name="fashion_mnist/3.0.1", spec=spec, validation="test", info={"flip": True}
+        "FashionMnist",
+        data,
+        name="fashion_mnist/3.0.1",
+        spec=spec,
+        disk_mb=110,
+        validation="test",
+        info={"flip": True},
     )
 
 
