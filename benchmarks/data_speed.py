@@ -1,10 +1,11 @@
 """How fast data is read, all ratios measured side by side in one run:
 
-    python benchmarks/data_speed.py [--sparse_gb=10] [--study=experiments/text_quickstart.py]
+    python benchmarks/data_speed.py [--sparse_gb=10] [--study=experiments/text_quickstart.py ...]
 
 Prints, for sequences of 257 bytes on one core: records of an array_record file, the memory map, and the stream of data
-larger than memory (with the resident memory it ends at, over a sparse file); then the share of a training step spent on
-its data, for every scale of the study.
+larger than memory (with its resident memory over a sparse file); then, for every scale of the studies, the share of a
+training step that waits for its data, from the device (window numbers and gathering) and streamed from the disk.
+data_speed.md holds the last measured table.
 """
 
 import itertools
@@ -18,11 +19,13 @@ from absl import app, flags
 
 from scaling_jax import data
 from scaling_jax.data import batches, cache, python_sources
+from scaling_jax.data.augment import augment_key
 from scaling_jax.models.family import Spec
 from scaling_jax.study import load_study
 
 SPARSE_GB = flags.DEFINE_float("sparse_gb", 10.0, "Size of the sparse file that is streamed.")
-STUDY = flags.DEFINE_string("study", "experiments/text_quickstart.py", "Study whose scales are timed.")
+QUICKSTARTS = ["experiments/text_quickstart.py", "experiments/image_quickstart.py"]
+STUDIES = flags.DEFINE_multi_string("study", QUICKSTARTS, "Studies whose scales are timed.")
 CONTEXT = 256
 
 
@@ -107,56 +110,85 @@ def streaming() -> None:
             file.truncate(size)
         tokens = np.memmap(path, np.uint8, mode="r")
         dataset = data.Dataset(Spec("tokens", 256, CONTEXT), tokens, tokens, "", 1.0, size, {})
-        before, batch_size, steps = resident_mb(), 256, 2_000
+        before, batch_size, steps, marks = resident_mb(), 256, 8_000, []
         start = time.perf_counter()
-        peak = before
         for i, _ in enumerate(batches.stream(dataset, 0, batch_size, num_steps=steps)):
-            if i % 100 == 0:
-                peak = max(peak, resident_mb())
+            if i % (steps // 4) == steps // 4 - 1:
+                marks.append(f"{resident_mb():.0f}")
         seconds = time.perf_counter() - start
         print(
             f"stream of a sparse {SPARSE_GB.value:g} GB file: {steps * batch_size / seconds / 1e3:.1f} k sequences/s, "
-            f"resident memory {before:.0f} -> at most {max(peak, resident_mb()):.0f} MB"
+            f"resident memory {before:.0f} MB before, then after each quarter {', '.join(marks)} MB"
         )
 
 
-def waiting_share() -> None:
-    """Share of a training step that its data takes: gathering on the device and window numbers on the host."""
+def waiting_share(path: str) -> None:
+    """Shares of a training step that its data take, for every scale of a study, from the devices and from the disk.
+
+    From the devices: window numbers on the host, and by how much a step that gathers its batch is slower than one that
+    is handed it. From the disk: for how long the loop waits for its batches.
+    """
     import jax
 
     from scaling_jax.models.parametrization import Scaling
     from scaling_jax.plan import make_plan
     from scaling_jax.training import device
+    from scaling_jax.training.feed import ResidentFeed, StreamFeed
+    from scaling_jax.training.lanes import make_mesh
 
-    study = load_study(STUDY.value)
+    study = load_study(path)
     dataset = data.load(study.data)
-    batch_size, steps = study.optimizer.batch_size, 20
-    tokens = jax.device_put(np.asarray(dataset.train))
-    starts = batches.window_starts(0, 0, steps, batch_size, dataset.num_train_windows)
-    many = 1_000  # the training loop asks for the windows of many steps at once
-    host = best(lambda: batches.window_starts(0, 0, many, batch_size, dataset.num_train_windows)) / many
-    gather = jax.jit(
-        lambda t, s: jax.lax.scan(lambda c, x: (c + batches.gather(t, x, dataset.spec.context).sum(), 0), 0, s)[0]
-    )
-    gather(tokens, starts).block_until_ready()
-    gathering = best(lambda: gather(tokens, starts).block_until_ready()) / steps
-    print(f"per step: {host * 1e6:.1f} us on the host, {gathering * 1e6:.1f} us gathering on the device")
+    batch_size, steps, many = study.optimizer.batch_size, 20, 1_000
+    feeds = ResidentFeed(dataset, study.data.augment), StreamFeed(dataset, study.data.augment)
+    arrays = feeds[0].arrays(make_mesh(jax.devices()[:1], (1, 1, 1)))["train"]
+    inputs = [feed.reader(batch_size)(0, 0, steps) for feed in feeds]
+    read = feeds[0].reader(batch_size)
+    host = best(lambda: read(0, 0, many)) / many  # the loop asks for the windows of many steps at once
+    print(f"{study.name}, batches of {batch_size}; window numbers {host * 1e6:.1f} us a step")
+    print("  scale         step   from the devices   from the disk")
     for pack in make_plan(study, dataset.spec):
         head_dim = getattr(study.family, "head_dim", None)
         execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
         scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width)
         model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
-        params = model.init(jax.random.key(0))
+        programs = [_program(model, feed, arrays, steps) for feed in feeds]
+        params, seconds = model.init(jax.random.key(0)), [float("inf")] * 2
+        for repeat in range(31):  # side by side, so that the machine's other users slow both
+            for i, (program, given) in enumerate(zip(programs, inputs)):
+                start = time.perf_counter()
+                jax.block_until_ready(program(params, given))
+                if repeat:
+                    seconds[i] = min(seconds[i], (time.perf_counter() - start) / steps)
+        share = (host + max(seconds[0] - seconds[1], 0)) / (seconds[0] + host)
+        waited = _streamed(feeds[1], batch_size, lambda x, p=params, f=programs[1]: jax.block_until_ready(f(p, x)))
+        print(f"  {pack.scale:<8} {seconds[0] * 1e6:6.0f} us {share:18.2%} {waited:15.2%}")
 
-        def step(params, windows, model=model):
-            grads = jax.grad(lambda p: model.loss(p, batches.gather(tokens, windows, dataset.spec.context))[0])(params)
-            return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
 
-        train = jax.jit(lambda p, s, step=step: jax.lax.scan(step, p, s)[0])
-        jax.block_until_ready(train(params, starts))
-        seconds = best(lambda train=train, params=params: jax.block_until_ready(train(params, starts)), 10) / steps
-        share = (host + gathering) / (seconds + host)
-        print(f"  {pack.scale:<10} step {seconds * 1e6:8.0f} us, waiting for data {share:.2%}")
+def _program(model, feed, arrays, steps: int):
+    """(params, inputs of `steps` steps) -> params, trained on what `feed` makes of them."""
+    import jax
+
+    def step(params, numbers):
+        given, number = numbers
+        batch = feed.make_batch(arrays, given, augment_key(0, number))
+        grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
+        return jax.tree.map(lambda p, g: p - 1e-6 * g, params, grads), None
+
+    return jax.jit(lambda params, given: jax.lax.scan(step, params, (given, np.arange(steps)))[0])
+
+
+def _streamed(feed, batch_size: int, train, steps: int = 20, rounds: int = 20) -> float:
+    """Share of its time that a loop of reading `steps` batches and training on them waits for the batches."""
+    read, waited, begin = feed.reader(batch_size), 0.0, 0.0
+    for i in range(rounds):
+        start = time.perf_counter()
+        given = read(0, i * steps, steps)
+        if i == 0:  # starts the threads
+            begin = time.perf_counter()
+        else:
+            waited += time.perf_counter() - start
+        train(given)
+    return waited / (time.perf_counter() - begin)
 
 
 def main(_) -> None:
@@ -165,7 +197,8 @@ def main(_) -> None:
     first_and_second_load()
     reading_speed()
     streaming()
-    waiting_share()
+    for study in STUDIES.value:
+        waiting_share(study)
 
 
 if __name__ == "__main__":

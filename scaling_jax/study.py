@@ -184,7 +184,9 @@ class HoldOut:
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Fit:
     """Attributes:
-    law: a name of `scaling_jax.fitting.laws`.
+    law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
+    metric: the column of the results table that the law describes; of accuracy and macro_f1 what they lack of 1.
+    also: further metrics that are fitted and drawn in the same way.
     params: which count is N.
     huber_delta: of the Huber loss on ln(loss).
     bootstrap: resamples behind the intervals.
@@ -194,6 +196,7 @@ class Fit:
 
     law: str = "chinchilla"
     metric: str = "loss"
+    also: tuple[str, ...] = ()
     params: Literal["params_total", "params_non_embedding", "params_matmul"] = "params_matmul"
     huber_delta: PositiveFloat = 1e-3
     bootstrap: Annotated[int, Field(ge=0)] = 1000

@@ -95,6 +95,18 @@ def test_hold_out_keeps_the_expensive_runs_out_and_scores_them():
     assert abs(raised.worst) == (raised.rows.predicted / raised.rows.y - 1).abs().max()
 
 
+def test_what_seeds_scatter_is_no_error_of_the_prediction():
+    """Held-out runs of three seeds, of which two are 6% off to either side: the mean is predicted."""
+    table = simulated.ladder(noise=0.0, seeds=(0, 1, 2), rates=(0.02,))
+    largest = table.flops > 8e12
+    table.loc[largest & (table.seed == 0), "loss"] *= 1.06
+    table.loc[largest & (table.seed == 1), "loss"] /= 1.06
+    found = analysis.analyse(table, None, QUICK)
+    assert found.hold_out.rmsle < 1e-6 and abs(found.hold_out.worst) < 1e-6
+    assert found.hold_out.rows.error.abs().max() == pytest.approx(0.06, rel=1e-3)
+    assert gate(found, "predicts what it has not seen").passed
+
+
 def test_a_law_that_fails_on_the_largest_runs_fails_the_gate():
     table = simulated.ladder()
     good = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")
@@ -231,6 +243,69 @@ def test_any_metric_and_law_of_the_runs():
     )
     assert set(found.runs.chosen.lr) == {0.02}  # the highest accuracy is the best
     assert found.frontier.empty and found.unit == "samples"
+    assert found.metric == "error" and found.y_label == "validation error (1 - accuracy)"
+    np.testing.assert_allclose(found.runs.chosen.y, 1 - found.runs.chosen.accuracy)
+
+
+@pytest.mark.parametrize("metric, called", [("error", "error"), ("accuracy", "error"), ("macro_f1", "1 - macro F1")])
+def test_further_metrics_get_a_law_of_their_own(metric, called):
+    table = simulated.ladder(noise=0.0)
+    E, lacks = 0.05, 0.05 + 3.0 / table.params_matmul**0.4 + 40.0 / table.tokens**0.45
+    table = table.assign(error=lacks, accuracy=1 - lacks, macro_f1=1 - lacks)
+    # The other rate is the better one by this metric: each metric chooses its own runs.
+    table.loc[table.lr == 0.02, ["error", "accuracy", "macro_f1"]] = [0.9, 0.1, 0.1]
+    alone = analysis.analyse(table, None, QUICK)
+    found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "also": [metric]}})
+    assert found.fit.params == alone.fit.params and found.gates == alone.gates
+    other = found.also[metric]
+    assert other.metric == called and set(other.runs.chosen.lr) == {0.01}
+    assert other.fit.params["E"] == pytest.approx(E, rel=1e-4)
+    assert other.fit.params["beta"] == pytest.approx(0.45, rel=1e-4)
+    assert other.hold_out.rmsle < 1e-6 and len(other.frontier) == len(found.frontier)
+
+
+def test_a_further_metric_that_cannot_be_fitted_withholds_nothing():
+    table = simulated.ladder().assign(error=0.0)
+    found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "also": ["error", "f1"]}})
+    assert found.fit is not None and not found.also
+    assert found.warnings[0].startswith("error is not fitted: run") and "not a positive number" in found.warnings[0]
+    assert "no column 'f1'" in found.warnings[1]
+
+
+REPEATS = "no data seen again"
+UNIQUE = 4e6
+
+
+def repeated(unique=UNIQUE, worth=3.0, **kwargs):
+    """A ladder on so many unique tokens, where repeats are worth less than new ones (arXiv:2305.16264, eq. 5)."""
+    table = simulated.ladder(noise=0.0, flops=(), tokens=np.geomspace(5e5, 6.4e7, 8), rates=(0.02,), **kwargs)
+    new = np.minimum(table.tokens, unique)
+    effective = new * (1 - worth * np.expm1(-np.maximum(table.tokens / unique - 1, 0) / worth))
+    loss = simulated.loss(table.params_matmul, effective)
+    return table.assign(loss=loss, unique_tokens=unique, epochs=table.tokens / unique)
+
+
+def test_repeated_data_are_flagged():
+    assert gate(analysis.analyse(repeated(unique=1e9), None, QUICK), REPEATS).passed
+    few = gate(analysis.analyse(repeated(unique=2e7), None, QUICK), REPEATS)
+    many = gate(analysis.analyse(repeated(), None, QUICK), REPEATS)
+    assert (few.passed, many.passed) == (None, False)
+    assert "10 runs of 40 go through the data up to 3.2 times" in few.detail
+    assert "up to 16 times" in many.detail and "fit.law=data_constrained" in many.detail
+
+
+def test_a_law_that_weighs_repeats_is_chosen_where_repeats_matter():
+    auto = QUICK | {"fit": {"bootstrap": 0, "law": "auto"}}
+    found = analysis.analyse(repeated(), None, auto)
+    assert found.fit.law.name == "data_constrained" and gate(found, REPEATS).passed
+    assert found.fit.params["R_D*"] == pytest.approx(3.0, rel=0.05)
+    assert found.hold_out.rmsle < 2e-3
+    # The frontier knows that there are no more than so many unique tokens.
+    last = found.frontier.iloc[-1]
+    inputs = {"N": np.array([last.N]), "D": np.array([last.D]), "U": np.array([UNIQUE])}
+    assert last.y == pytest.approx(found.fit.predict(inputs)[0], rel=1e-9)
+    # Where it would say what a plainer law says, the plainer one is taken.
+    assert analysis.analyse(repeated(unique=3e7, worth=1e6), None, auto).fit.law.name == "chinchilla"
 
 
 def test_no_training_library_is_imported():

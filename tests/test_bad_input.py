@@ -101,6 +101,7 @@ def test_no_study(home, args):
         ("budgets.tokens=128", "min_steps"),
         ("budgets.tokens=()", "give at least one of budgets"),
         ("schedule.warmup_steps=1000", "no step is left after"),
+        ("fit.law=chinchila", "fit.law: No law named 'chinchila'. Nearest: chinchilla"),
     ],
 )
 def test_override(home, assignment, match):

@@ -1,5 +1,7 @@
 """Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of one's own (mock pictures)."""
 
+import pathlib
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from scaling_jax import data
 from scaling_jax.data import image_sets
 from scaling_jax.errors import UserError
-from scaling_jax.study import Data
+from scaling_jax.models import Spec
+from scaling_jax.plan import make_plan
+from scaling_jax.study import Data, load_study
 
 
 def load(source, tmp_path, **options):
@@ -119,3 +123,19 @@ def test_wrong_image_folders(kind, tmp_path):
     with pytest.raises(UserError, match=match) as error:
         load(path, tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_image_quickstart_says_when_it_is_but_a_smoke_test(present, tmp_path, monkeypatch, capsys):
+    for where in ("debian", "tfds"):
+        monkeypatch.setattr(image_sets, "DEBIAN_FASHION_MNIST", tmp_path / "debian" / where)
+        monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / where))
+        if present:
+            (tmp_path / where / {"debian": "debian", "tfds": "fashion_mnist"}[where]).mkdir(parents=True)
+        study = load_study(pathlib.Path(__file__).parents[1] / "experiments" / "image_quickstart.py")
+        said = capsys.readouterr().err
+        assert study.data.source == ("fashion_mnist" if present else "digits")
+        assert said == "" if present else ("smoke test" in said and "dataset-fashion-mnist" in said)
+        assert study.fit.also == ("error",)
+        spec = Spec("images", 10, 1, (28, 28, 1) if present else (8, 8, 1))
+        assert len({run.run_id for pack in make_plan(study, spec) for run in pack.runs}) == (40 if present else 24)

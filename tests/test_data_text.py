@@ -235,6 +235,14 @@ def test_cache_that_cannot_be_written(folder, tmp_path):
         load(folder, tmp_path / "file")
 
 
+@pytest.mark.parametrize("source", ["python_sources", "english"])
+def test_disk_too_small_for_a_built_in_is_said_before_anything_is_written(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("usage", (), {"free": 20_000_000}))
+    with pytest.raises(UserError, match=f"{source}/.* takes about 0.* GB and .* has 0.02 GB free"):
+        load(source, tmp_path / "cache")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
 def test_later_loads_import_nothing_heavy(folder, tmp_path):
     load(folder, tmp_path / "cache")
     code = (

@@ -71,6 +71,7 @@ def test_counts_of_the_mlp_are_the_real_parameters(width, depth):
     params, counts = jax.eval_shape(model.init, jax.random.key(0)), MLP().counts(width, depth, DIGITS)
     assert counts.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert counts.params_non_embedding == counts.params_total - params["head"].size
+    assert all(leaf.size for leaf in jax.tree.leaves(params)), "an array without entries cannot be checkpointed"
 
 
 @pytest.mark.parametrize("depth", [1, 3])

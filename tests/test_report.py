@@ -14,6 +14,7 @@ from scaling_jax import analysis, report
 from scaling_jax.report import figures, summary
 
 SETTINGS = {"name": "simulated", "fit": {"bootstrap": 20}, "hold_out": {"cut": 0.4}}
+ALSO = SETTINGS | {"fit": {"bootstrap": 20, "also": ["error"]}}
 
 
 def with_diverged():
@@ -22,6 +23,11 @@ def with_diverged():
     table.loc[(table.lr == 0.04) & (table.width > 40), ["status", "loss"]] = ["diverged", np.nan]
     table.loc[3, "status"] = "failed"
     return table
+
+
+def as_images(table):
+    error = 0.04 + 2.0 / table.params_matmul**0.35 + 25.0 / table.tokens**0.4
+    return table.assign(error=error, accuracy=1 - error, macro_f1=0.99 - error, epochs=table.tokens / 8e6)
 
 
 LADDERS = {
@@ -33,13 +39,15 @@ LADDERS = {
         widths=[int(16 * 1.6**i) for i in range(16)], flops=np.geomspace(1e12, 1e20, 6), tokens=(), rates=(0.02,)
     ),
     "none finished": lambda: simulated.ladder().assign(status="diverged", loss=np.nan),
+    "images": lambda: as_images(simulated.ladder(flops=(), tokens=(1e6, 3e6, 1e7, 3e7), rates=(0.02,))),
 }
 
 
 @pytest.fixture(scope="module", params=LADDERS)
 def found(request):
     table = LADDERS[request.param]()
-    return analysis.analyse(table, simulated.curves(table, points=20), SETTINGS)
+    settings = ALSO if request.param == "images" else SETTINGS
+    return analysis.analyse(table, simulated.curves(table, points=20), settings)
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +110,26 @@ def test_report_writes_pictures_page_and_json(usual, tmp_path):
 
 
 def test_pictures_of_an_earlier_report_go(tmp_path):
-    (tmp_path / "isoflop.png").write_bytes(b"of an earlier report")
+    for name in ("isoflop", "error_vs_compute", "someone's"):
+        (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
     table = simulated.ladder(widths=(32,), flops=(1e12, 3e12), tokens=())
     report.write_report(analysis.analyse(table, None, SETTINGS), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"loss_vs_compute.png"}
+    assert {path.name for path in tmp_path.glob("*.png")} == {"loss_vs_compute.png", "someone's.png"}
+
+
+def test_a_further_metric_has_its_pictures_text_and_numbers(tmp_path):
+    table = as_images(simulated.ladder(rates=(0.02,)))
+    found = analysis.analyse(table, None, ALSO)
+    text = report.write_report(found, tmp_path)
+    other = found.also["error"]
+    assert {"error_vs_compute.png", "error_n_and_d.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert f"E {other.fit.params['E']:.4g}" in text and f"RMSLE {other.hold_out.rmsle:.2%}" in text
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("data:image/png") == len(list(tmp_path.glob("*.png")))
+    assert "Validation error (1 - accuracy)" in page and f"RMSLE {other.hold_out.rmsle:.2%}" in page
+    read = json.loads((tmp_path / "summary.json").read_text())["also"]["error"]
+    assert read["hold_out"]["rmsle"] == other.hold_out.rmsle
+    assert {k: read["law"]["params"][k]["value"] for k in other.fit.params} == other.fit.params
 
 
 def test_json_holds_the_numbers_of_the_analysis(found):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 
 from scaling_jax.data import batches
 from scaling_jax.plan import NO_DECAY, Phase, make_plan
+from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
 
 STEPS = 50
@@ -183,4 +185,27 @@ def test_a_row_says_what_was_trained(tmp_path):
     assert row["flops"] == 40 * packs.BATCH * packs.CONTEXT * counts.flops_per_token
     assert row["flops_6nd"] == 6 * counts.params_matmul * 40 * packs.BATCH * packs.CONTEXT
     assert row["epochs"] == 40 * packs.BATCH / packs.make_dataset().num_train_windows
+    assert row["unique_tokens"] == packs.make_dataset().unique_tokens
     np.testing.assert_allclose(row["bits_per_byte"], row["loss"] / np.log(2))
+
+
+def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(layouts, "time", types.SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
+
+    class Trial:
+        compiled = False
+
+        def hparams(self, phase):
+            return ()
+
+        def init(self):
+            return ()
+
+        def train(self, states, hparams, first_step, num_steps):
+            now[0] += num_steps * 0.25 + (0 if self.compiled else 1000)
+            self.compiled = True
+            return states, np.zeros(num_steps)
+
+    (pack,) = make_plan(packs.make_study(), packs.SPEC, "d" * 16)
+    assert layouts._time(Trial(), packs.make_study(), pack) == 0.25

@@ -26,12 +26,12 @@ from scaling_jax.analysis.fits import (
 )
 from scaling_jax.analysis.gates import Gate, about_frontier, about_runs, gates, plural
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
-from scaling_jax.analysis.runs import Runs, read_runs
+from scaling_jax.analysis.runs import Runs, read_runs, y_name
 from scaling_jax.errors import UserError
 
 DEFAULTS = {
     "law": "chinchilla", "metric": "loss", "params": "params_matmul", "huber_delta": 1e-3, "bootstrap": 1000,
-    "level": 0.9, "target_flops": (), "cut": 0.5,
+    "level": 0.9, "target_flops": (), "also": (), "cut": 0.5,
 }  # fmt: skip
 TARGETS = (10.0, 100.0)
 LADDER_ROWS, CURVE_POINTS = 3, 25
@@ -43,7 +43,7 @@ class Analysis:
 
     Attributes:
       name: of the study.
-      settings: law, metric, params, huber_delta, bootstrap, level, target_flops, cut, as used.
+      settings: law, metric, params, huber_delta, bootstrap, level, target_flops, also, cut, as used.
       selection: the ranking that chose the law where the study left it open ("auto"), or None.
       runs: the table, sorted into what is fitted and what is not.
       curves: learning curves as given, or None.
@@ -58,6 +58,7 @@ class Analysis:
       isoflop, envelope: the other approaches; the hull is None where the runs have none.
       approaches: one row per law and approach: approach, a (N* ~ C^a), low, high, N (N* at the largest target).
       gates: checks; `warnings`: what else makes the numbers less sure than they look.
+      also: the same of the study's further metrics, by name; they have no `also` of their own.
     """
 
     name: str
@@ -78,11 +79,12 @@ class Analysis:
     approaches: pd.DataFrame
     gates: tuple[Gate, ...]
     warnings: tuple[str, ...]
+    also: Mapping[str, Analysis] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> str:
-        """Which column is y."""
-        return self.settings["metric"]
+        """What y is in a word or two: its column, or what that lacks of 1."""
+        return y_name(self.settings["metric"])
 
     @property
     def unit(self) -> str:
@@ -93,7 +95,7 @@ class Analysis:
     def y_label(self) -> str:
         """y in words."""
         if self.metric != "loss":
-            return self.metric
+            return f"validation {self.metric}" + (" (1 - accuracy)" if self.metric == "error" else "")
         return f"validation loss (nats per {self.unit[:-1]})"
 
     @property
@@ -134,14 +136,24 @@ def analyse(table: pd.DataFrame, curves: pd.DataFrame | None, settings: Mapping[
     except fitting.FitError as error:
         raise UserError(f"fit.law: {error}") from error
     runs = read_runs(table, settings_used["metric"], settings_used["params"])
-    return _analyse(str(settings.get("name", "study")), settings_used, runs, curves)
+    name = str(settings.get("name", "study"))
+    also, not_fitted = {}, []
+    for metric in dict.fromkeys(settings_used["also"]):
+        try:
+            further = read_runs(table, metric, settings_used["params"])
+        except UserError as error:  # no reason to withhold the rest
+            not_fitted.append(f"{metric} is not fitted: {error}")
+            continue
+        also[metric] = _analyse(name, settings_used | {"metric": metric, "also": ()}, further, None)
+    found = _analyse(name, settings_used, runs, curves)
+    return dataclasses.replace(found, also=also, warnings=(*not_fitted, *found.warnings))
 
 
 def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None) -> Analysis:
     chosen = runs.chosen
     selection, no_selection = None, ""
     if settings["law"] == AUTO:
-        law, selection, no_selection = choose_law(chosen, settings)
+        law, selection, no_selection = choose_law(chosen, settings, runs.repeated is not None)
         settings = settings | {"law": law}
     fit, no_fit = None, ""
     try:
@@ -195,7 +207,7 @@ def _frontiers(fit, chosen: pd.DataFrame, cost: Cost | None, settings: dict):
     rows = np.unique([*np.geomspace(smallest, largest, LADDER_ROWS), *targets])
     dense = np.unique([*np.geomspace(rows[0], rows[-1], CURVE_POINTS), *rows])
     try:
-        curve, warnings = frontier(fit, dense, cost, largest, settings)
+        curve, warnings = frontier(fit, dense, cost, chosen, settings)
     except fitting.FitError as error:
         return none, none, [f"no frontier: {error}"]
     return curve[np.isin(dense, rows)].reset_index(drop=True), curve, warnings

@@ -17,6 +17,8 @@ PARAM_COLUMNS = ("name", "value", "low", "high")
 AUTO = "auto"
 # Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
+FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
+EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is no reason to take it
 # Budgets are rounded to whole steps: one meant to be exactly at the cut may lie a little below it.
 ROUNDING = 0.99
 
@@ -31,9 +33,9 @@ class HoldOut:
       rows: one row per held-out run, in order of C: run_id, scale, seed, N, D, C, y, predicted, low, high (interval
         of the prediction), error = predicted / y - 1.
       inputs: the law's inputs of these rows.
-      rmsle: root mean square of ln(predicted / y).
+      rmsle: root mean square of ln(predicted / y), y averaged over seeds: how they scatter is no fault of the law.
       bias: mean of ln(predicted / y); positive predicts too much.
-      worst: the error of largest size, with its sign.
+      worst: the error of largest size, with its sign, of a mean over seeds.
     """
 
     cut: float
@@ -74,17 +76,25 @@ def fit_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> fitting.Fit:
     return fit
 
 
-def choose_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, fitting.Selection | None, str]:
+def choose_law(
+    runs: pd.DataFrame, settings: Mapping[str, Any], repeated: bool
+) -> tuple[str, fitting.Selection | None, str]:
     """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
+
+    Args:
+      runs: chosen.
+      settings: of the analysis.
+      repeated: whether runs see data again.
 
     Returns:
       (name, the ranking, ""), or (the first candidate, None, why there is no ranking).
     """
     seen = runs[runs["C"] < settings["cut"] * runs["C"].max() * ROUNDING]
-    columns = {"N": seen["N"].to_numpy(), "D": seen["D"].to_numpy()}
+    candidates = (*CANDIDATES, FOR_REPEATED) if repeated and "U" in seen else CANDIDATES
+    columns = {name: seen[name].to_numpy() for name in ("N", "D", "U") if name in seen}
     try:
         ranking = fitting.select(
-            CANDIDATES,
+            candidates,
             columns,
             seen.y.to_numpy(),
             C=seen["C"].to_numpy(),
@@ -92,6 +102,9 @@ def choose_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[str, fi
         )
     except fitting.FitError as error:
         return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
+    best, *others = ranking.candidates
+    if best.name == FOR_REPEATED and others and best.score > EARNS_ITS_PARAMETERS * others[0].score:
+        ranking = dataclasses.replace(ranking, candidates=[others[0], best, *others[1:]])
     return ranking.candidates[0].name, ranking, ""
 
 
@@ -101,7 +114,7 @@ def other_laws(runs, ranking, C: float, cost: Cost | None, settings) -> dict[str
     for candidate in ranking.candidates[1:] if ranking is not None else ():
         try:
             fit = fit_law(runs, {**settings, "law": candidate.name, "bootstrap": 0})
-            out[candidate.name] = fit, float(fit.frontier(C, cost=cost).N)
+            out[candidate.name] = fit, float(fit.frontier(C, cost=cost, inputs=data_at_hand(fit, runs)).N)
         except fitting.FitError:
             continue
     return out
@@ -122,7 +135,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
         return None, f"the {len(seen)} of {len(runs)} runs below {cut:.3g} FLOPs cannot predict the others: {error}"
     rows = held[["run_id", "scale", "seed", "N", "D", "C", "y"]]
     rows = rows.assign(predicted=value, low=low, high=high, error=value / held.y - 1)
-    log_error = np.log(value / held.y)
+    log_error = np.log(value / held.y).groupby([held.scale, held.D]).mean()
     found = HoldOut(
         cut=float(cut),
         fit=fit,
@@ -130,7 +143,7 @@ def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut |
         inputs=inputs,
         rmsle=float(np.sqrt(np.mean(log_error**2))),
         bias=float(log_error.mean()),
-        worst=float(rows.error[rows.error.abs().idxmax()]),
+        worst=float(np.expm1(log_error[np.expm1(log_error).abs().idxmax()])),
     )
     return found, ""
 
@@ -152,8 +165,13 @@ def params_table(fit: fitting.Fit, settings: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=PARAM_COLUMNS)
 
 
+def data_at_hand(fit: fitting.Fit, runs: pd.DataFrame) -> dict[str, float] | None:
+    """What the law reads besides N and D when compute grows and the data do not: the most unique tokens of a run."""
+    return {"U": float(runs.U.max())} if "U" in fit.law.inputs else None
+
+
 def frontier(
-    fit: fitting.Fit, C: Sequence[float], cost: Cost | None, largest: float, settings: Mapping[str, Any]
+    fit: fitting.Fit, C: Sequence[float], cost: Cost | None, runs: pd.DataFrame, settings: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, list[str]]:
     """Loss-minimal N, D and y at each C with their intervals, `FRONTIER_COLUMNS`, and what is doubtful about them.
 
@@ -162,9 +180,9 @@ def frontier(
     """
     C = np.asarray(C, float)
     level = settings["level"] if settings["bootstrap"] >= 2 else None
-    found = fit.frontier(C, cost=cost, level=level)
+    found = fit.frontier(C, cost=cost, level=level, inputs=data_at_hand(fit, runs))
     columns = {"C": C, "N": found.N, "D": found.D, "y": found.loss}
     for name, key in (("N", "N"), ("D", "D"), ("y", "loss")):
         low, high = (np.full(C.shape, np.nan),) * 2 if level is None else found.interval[key]
         columns |= {f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns | {"beyond": C / largest})[list(FRONTIER_COLUMNS)], list(found.warnings)
+    return pd.DataFrame(columns | {"beyond": C / runs.C.max()})[list(FRONTIER_COLUMNS)], list(found.warnings)

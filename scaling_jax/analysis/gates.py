@@ -10,7 +10,7 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.fits import HoldOut
-from scaling_jax.analysis.runs import Runs
+from scaling_jax.analysis.runs import ONE_EPOCH, Runs
 from scaling_jax.fitting.text import short
 from scaling_jax.results import DIVERGED, DONE, FAILED
 
@@ -18,6 +18,7 @@ MAX_CORRELATION = 0.6
 MAX_HOLD_OUT_ERROR = 0.03
 MAX_MISFIT = 3.0
 OUTSIDE = 1.2
+MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeats are worth almost what new data are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +69,15 @@ def _gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> Iterator[
             detail += f", over {MAX_CORRELATION}: their exponents are hard to tell apart; cross budgets and scales"
         yield Gate("N and D vary apart", abs(r) < MAX_CORRELATION, detail)
 
+    if "epochs" in runs.chosen:
+        yield _repeats(runs, fit)
+
     scales = runs.scales
     if len(scales) < 2:
         yield Gate("bigger is better", None, plural(len(scales), "scale"))
     else:
         pairs = list(zip(scales[:-1].itertuples(), scales[1:].itertuples()))
-        worse = [(a, b) for a, b in pairs if runs.sign * b.y_longest >= runs.sign * a.y_longest]
+        worse = [(a, b) for a, b in pairs if b.y_longest >= a.y_longest]
         # On fewer tokens a larger scale may well be worse: that is the frontier, not a fault.
         faults = [(a, b) for a, b in worse if b.longest >= a.longest]
         named = [f"{b.scale} {b.y_longest:.4g} after {a.scale} {a.y_longest:.4g}" for a, b in faults or worse]
@@ -96,6 +100,19 @@ def _gates(runs: Runs, fit, hold_out: HoldOut | None, why_not: str) -> Iterator[
         detail = f"worst error {hold_out.worst:+.1%} on {plural(len(hold_out.rows), 'held-out run')}"
         passed = abs(hold_out.worst) <= MAX_HOLD_OUT_ERROR
         yield Gate("predicts what it has not seen", passed, f"{detail} (limit {MAX_HOLD_OUT_ERROR:.0%})")
+
+
+def _repeats(runs: Runs, fit) -> Gate:
+    name = "no data seen again"
+    if runs.repeated is None:
+        return Gate(name, True, "every run stays within one epoch")
+    again = int((runs.chosen.epochs > ONE_EPOCH).sum())
+    said = f"{plural(again, 'run')} of {len(runs.chosen)} go through the data up to {runs.repeated:.3g} times"
+    if fit is not None and "U" in fit.law.inputs:
+        return Gate(name, True, f"{said}; the law weighs repeats")
+    if runs.repeated <= MAX_EPOCHS * ONE_EPOCH:
+        return Gate(name, None, f"{said}, and D counts that as new data: nearly true up to {MAX_EPOCHS:g}")
+    return Gate(name, False, f"{said}, and D counts that as new data: set fit.law=data_constrained, or get more data")
 
 
 def _pinned(runs: Runs) -> Iterator[str]:

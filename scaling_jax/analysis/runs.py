@@ -11,7 +11,9 @@ import pandas as pd
 from scaling_jax.errors import UserError
 from scaling_jax.results import DIVERGED, DONE, FAILED
 
-HIGHER_IS_BETTER = ("accuracy",)
+# Of these more is better: what they lack of 1 is what a law describes.
+LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}
+ONE_EPOCH = 1.001  # budgets are rounded to whole steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Runs:
       noise_runs: how many runs it is estimated from.
       pinned: scale -> what is said about a best rate at the edge of the rates swept.
       rates: how many rates were swept.
-      sign: 1 where a lower y is better, -1 where a higher one is.
+      repeated: the most epochs of a chosen run, where one saw data again, else None.
     """
 
     table: pd.DataFrame
@@ -39,7 +41,7 @@ class Runs:
     noise_runs: int
     pinned: Mapping[str, str]
     rates: int
-    sign: float
+    repeated: float | None
 
     def of_status(self, status: str) -> pd.DataFrame:
         """The runs with this status."""
@@ -47,7 +49,9 @@ class Runs:
 
 
 def read_runs(table: pd.DataFrame, metric: str, params: str) -> Runs:
-    """Sorts the results table; `metric` becomes y, `params` N, `tokens` D and `flops` C.
+    """Sorts the results table; `metric` becomes y, `params` N, `tokens` D, `flops` C and `unique_tokens` U.
+
+    Accuracy and macro F1 become y = 1 - value.
 
     Raises:
       UserError: no rows, missing columns, corpora mixed, or a finished run with a value that is no positive number.
@@ -66,8 +70,12 @@ def read_runs(table: pd.DataFrame, metric: str, params: str) -> Runs:
         raise UserError(f"the results table has status {unknown[0]!r}; known are {DONE}, {DIVERGED}, {FAILED}")
     table = table.drop_duplicates("run_id", keep="last").reset_index(drop=True)
     table = table.assign(N=table[params], D=table["tokens"], C=table["flops"], y=table[metric])
+    if metric in LACKING:
+        table["y"] = 1 - pd.to_numeric(table[metric], errors="coerce")
+    if "unique_tokens" in table:
+        table["U"] = pd.to_numeric(table["unique_tokens"], errors="coerce")
     done = table[table.status == DONE]
-    _check_numbers(done, {"N": params, "D": "tokens", "C": "flops", "y": metric})
+    _check_numbers(done, {"N": params, "D": "tokens", "C": "flops", "y": y_name(metric)})
     hashes = list(dict.fromkeys(done.dataset_hash.astype(str)))
     if len(hashes) > 1:
         raise UserError(
@@ -76,20 +84,31 @@ def read_runs(table: pd.DataFrame, metric: str, params: str) -> Runs:
         )
     # Runs that did not finish may lack numbers, and what a file holds of them may be text.
     table = table.assign(**{k: pd.to_numeric(table[k], errors="coerce").astype(float) for k in "NDCy"})
-    sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
-    best = _best(table[table.status == DONE], sign)
+    best = _best(table[table.status == DONE])
     trunk = best["trunk_id"] if "trunk_id" in best else best[["scale", "lr", "seed"]].astype(str).agg("/".join, axis=1)
     best = best.assign(trunk=trunk.to_numpy())
     return Runs(
         table=table,
         chosen=best.reset_index(drop=True),
-        scales=scale_table(best, sign),
+        scales=scale_table(best),
         counts={s: int((table.status == s).sum()) for s in (DONE, DIVERGED, FAILED)},
         **_noise(best),
-        pinned=_pinned_rates(table, best, sign),
+        pinned=_pinned_rates(table, best),
         rates=int(table.lr.nunique()),
-        sign=sign,
+        repeated=_repeated(best),
     )
+
+
+def y_name(metric: str) -> str:
+    """What y is in a word or two."""
+    return LACKING.get(metric, metric)
+
+
+def _repeated(best: pd.DataFrame) -> float | None:
+    if "epochs" not in best:
+        return None
+    most = float(pd.to_numeric(best["epochs"], errors="coerce").max())
+    return most if most > ONE_EPOCH else None
 
 
 def _check_numbers(done: pd.DataFrame, columns: Mapping[str, str]) -> None:
@@ -104,12 +123,12 @@ def _check_numbers(done: pd.DataFrame, columns: Mapping[str, str]) -> None:
             )
 
 
-def _best(done: pd.DataFrame, sign: float) -> pd.DataFrame:
-    ranked = done.assign(_rank=sign * done.y).sort_values(["_rank", "run_id"], kind="stable")
-    return ranked.drop_duplicates(["scale", "tokens", "seed"]).drop(columns="_rank").sort_values(["C", "N", "run_id"])
+def _best(done: pd.DataFrame) -> pd.DataFrame:
+    ranked = done.sort_values(["y", "run_id"], kind="stable")
+    return ranked.drop_duplicates(["scale", "tokens", "seed"]).sort_values(["C", "N", "run_id"])
 
 
-def scale_table(best: pd.DataFrame, sign: float) -> pd.DataFrame:
+def scale_table(best: pd.DataFrame) -> pd.DataFrame:
     """One row per scale: N, the number of budgets, and its best run (y, D, C, lr) at its largest and at any budget.
 
     Columns: scale, N, budgets, y (best at any budget), D, C, lr (of that run), longest (the largest D), y_longest (the
@@ -117,7 +136,7 @@ def scale_table(best: pd.DataFrame, sign: float) -> pd.DataFrame:
     """
     rows = []
     for scale, group in best.groupby("scale", sort=False):
-        group = group.assign(rank=sign * group.y).sort_values("rank", kind="stable")
+        group = group.sort_values("y", kind="stable")
         top, longest = group.iloc[0], group.loc[group.D.idxmax()]
         rows.append((scale, top.N, group.D.nunique(), top.y, top.D, top.C, top.lr, longest.D, longest.y))
     frame = pd.DataFrame(rows, columns=["scale", "N", "budgets", "y", "D", "C", "lr", "longest", "y_longest"])
@@ -136,7 +155,7 @@ def _noise(best: pd.DataFrame) -> dict:
     return {"noise": float(np.sqrt(squares / freedom)), "noise_runs": int(repeated.sum())}
 
 
-def _pinned_rates(table: pd.DataFrame, best: pd.DataFrame, sign: float) -> dict[str, str]:
+def _pinned_rates(table: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
     """Scales where every budget's best rate is the lowest or the highest tried; a diverged rate counts as tried."""
     pinned = {}
     for scale, group in best.groupby("scale", sort=False):

@@ -26,7 +26,20 @@ def read_study(args: list[str], values: Any) -> Study:
         raise UserError(f"unexpected argument {args[0]!r}; flags are --name=value")
     if not values.study:
         raise UserError("which study? give --study=FILE.py, for example --study=experiments/text_quickstart.py")
-    return load_study(values.study, values.set)
+    study = load_study(values.study, values.set)
+    check_law(study.fit.law)
+    return study
+
+
+def check_law(name: str) -> None:
+    """Raises UserError when there is no such law, before hours of training rather than after."""
+    from scaling_jax import analysis, fitting
+
+    try:
+        if name != analysis.AUTO:
+            fitting.laws[name]
+    except fitting.FitError as error:
+        raise UserError(f"fit.law: {error}") from error
 
 
 def start_jax(values: Any) -> None:

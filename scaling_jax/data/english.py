@@ -32,7 +32,9 @@ DIGITS = {digit: value for value, digit in enumerate(f"{ascii_uppercase}{ascii_l
 def source(data: Data) -> Source:
     """The built-in source `english`."""
     spec = Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context)
-    return own.source("English", data, name=f"english/dictionaries/{VERSION}", spec=spec, config="dictionaries")
+    return own.source(
+        "English", data, name=f"english/dictionaries/{VERSION}", spec=spec, disk_mb=70, config="dictionaries"
+    )
 
 
 def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:

@@ -31,16 +31,31 @@ def source(data: Data) -> Source:
     if data.source == "digits":
         _digits_file()
         spec = Spec("images", 10, 1, (8, 8, 1))
-        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, info={"flip": False})
-    prepared = pathlib.Path(data.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    if (prepared / "fashion_mnist").is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
+        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, disk_mb=1, info={"flip": False})
+    if _prepared_fashion_mnist(data.data_dir).is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
         from scaling_jax.data import tfds_names
 
         return tfds_names.source(data)
     spec = Spec("images", 10, 1, (28, 28, 1))
     return own.source(
-        "FashionMnist", data, name="fashion_mnist/3.0.1", spec=spec, validation="test", info={"flip": True}
+        "FashionMnist",
+        data,
+        name="fashion_mnist/3.0.1",
+        spec=spec,
+        disk_mb=110,
+        validation="test",
+        info={"flip": True},
     )
+
+
+def has_fashion_mnist() -> bool:
+    """Whether `fashion_mnist` needs no download: Debian's package is installed, or TFDS has it prepared."""
+    return DEBIAN_FASHION_MNIST.is_dir() or _prepared_fashion_mnist(None).is_dir()
+
+
+def _prepared_fashion_mnist(data_dir: str | None) -> pathlib.Path:
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(folder).expanduser() / "fashion_mnist"
 
 
 def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -53,9 +53,9 @@ def entry(
 
 def check_space(root: pathlib.Path, source: Source) -> None:
     """Raises UserError when the arrays of `source` would not fit on the disk of the cache."""
-    free = shutil.disk_usage(root).free
-    if source.size_hint and source.size_hint > free:
+    free, needed = shutil.disk_usage(root).free, source.disk_hint or source.size_hint
+    if needed and needed > free:
         raise UserError(
-            f"{source.name} takes about {source.size_hint / 1e9:.2f} GB and {str(root)!r} has {free / 1e9:.2f} GB "
+            f"{source.name} takes about {needed / 1e9:.2f} GB and {str(root)!r} has {free / 1e9:.2f} GB "
             "free: set SCALING_JAX_CACHE to a larger disk or take a part of the split, such as 'train[:10%]'"
         )

@@ -17,6 +17,7 @@ def source(
     *,
     name: str,
     spec: Spec,
+    disk_mb: int,
     validation: str = "validation",
     info: dict[str, Any] | None = None,
     **options: Any,
@@ -27,6 +28,7 @@ def source(
       builder: name of the class.
       data: the study's data.
       name, spec, info: as in `Source`; the name determines what is read.
+      disk_mb: what records and arrays take, rounded up.
       validation: the builder's split to validate on.
       **options: of the class.
     """
@@ -50,5 +52,6 @@ def source(
         identity={},
         open=open_,
         tokenizer=data.tokenizer if spec.kind == "tokens" else None,
+        disk_hint=disk_mb * 10**6,
         info=info or {},
     )

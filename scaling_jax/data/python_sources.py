@@ -86,6 +86,7 @@ def source(data: Data) -> Source:
         "PythonSources",
         data,
         name=f"python_sources/{config}/{VERSION}",
+        disk_mb=110,
         spec=Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context),
         info={"packages": versions},
         config=config,

@@ -40,6 +40,7 @@ class Source:
         bytes, for tokens arrays of tokens, for images pairs of uint8 [H, W, C] and label. None where `prepare` is set.
       tokenizer: as in the study, for text; None for images and for what comes as tokens.
       size_hint: bytes the arrays will take, where known.
+      disk_hint: bytes that making them takes in the cache, prepared records included, where that is more.
       info: what a person may want to know about it.
       prepare: for a source that has to be downloaded first: (cache folder, on_progress) -> the source that can be read.
     """
@@ -51,6 +52,7 @@ class Source:
     open: Callable[[pathlib.Path, Progress], Reader] | None
     tokenizer: str | None = None
     size_hint: int | None = None
+    disk_hint: int | None = None
     info: dict[str, Any] = dataclasses.field(default_factory=dict)
     prepare: Callable[[pathlib.Path, Progress], Source] | None = None
 

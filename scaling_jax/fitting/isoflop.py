@@ -274,7 +274,7 @@ def _exponents(C: np.ndarray, draws: np.ndarray) -> np.ndarray:
     present = np.isfinite(draws)
     x = np.where(present, np.log(C)[:, None, None], np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
-        dx = x - np.nanmean(x, axis=0)
+        dx = x - np.nansum(x, axis=0) / present.sum(0)
         slopes = np.nansum(dx * draws, axis=0) / np.nansum(dx**2, axis=0)
     return slopes[:, np.isfinite(slopes).all(0) & (present.all(1).sum(0) >= 2)].T
 

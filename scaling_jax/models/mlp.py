@@ -55,12 +55,14 @@ class MLP:
 
         def init(key):
             keys = jax.random.split(key, 3)
-            return {
+            params = {
                 "input": scaling.std(INPUT, P) * jax.random.normal(keys[0], (P, M)),
-                "hidden": scaling.std(HIDDEN, M) * jax.random.normal(keys[1], (depth - 1, M, M)),
                 "bias": jnp.zeros((depth, M)),
                 "head": scaling.std(OUTPUT, M) * jax.random.normal(keys[2], (M, K)),
             }
+            if depth > 1:  # arrays without entries cannot be checkpointed
+                params["hidden"] = scaling.std(HIDDEN, M) * jax.random.normal(keys[1], (depth - 1, M, M))
+            return params
 
         def logits(params, image_BxHxWxC):
             params = jax.tree.map(lambda p: p.astype(dtype), params)

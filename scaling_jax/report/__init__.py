@@ -27,11 +27,11 @@ def write_report(analysis: Analysis, out_dir: Any) -> str:
     folder = as_path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {name: _png(figure) for name, figure in figures.draw(analysis).items()}
-    for name in figures.NAMES:
-        if name in pictures:
-            write_atomic(folder / f"{name}.png", pictures[name])
-        else:
-            (folder / f"{name}.png").unlink(missing_ok=True)
+    for name, picture in pictures.items():
+        write_atomic(folder / f"{name}.png", picture)
+    for path in folder.glob("*.png"):
+        if path.stem not in pictures and figures.is_name(path.stem):
+            path.unlink()
     text = summary.text(analysis, str(folder))
     write_atomic(folder / "summary.json", json.dumps(summary.as_json(analysis), indent=1, allow_nan=False) + "\n")
     write_atomic(folder / "summary.txt", text + "\n")

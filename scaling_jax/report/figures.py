@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -14,21 +12,16 @@ from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.fitting.text import short
+from scaling_jax.report import style
 from scaling_jax.report.fit_figures import COLORS, GREY, HELD_OUT, INK
+from scaling_jax.report.slices import has_slices, slices
 from scaling_jax.results import DIVERGED
 
 STARS = ("*", "p", "P", "X", "h")
-NAMES = ("loss_vs_compute", "learning_curves", "isoflop", "residuals", "allocation")
+NAMES = ("loss_vs_compute", "learning_curves", "isoflop", "residuals", "allocation", "n_and_d")
+PER_METRIC = ("vs_compute", "n_and_d")
 SMOOTHING_BINS = 40
-MAX_LEGEND = 14
-LIGHTEST = 0.88  # the end of the colour map is unreadable on white
 FORECAST = (0, (4, 2))
-HELD_OUT_EDGE = {"edgecolors": HELD_OUT, "linewidths": 1.3}
-COUNTS = {
-    "params_matmul": "matmul parameters",
-    "params_non_embedding": "non-embedding parameters",
-    "params_total": "parameters",
-}
 
 
 def draw(analysis: Analysis) -> dict[str, Figure]:
@@ -44,13 +37,25 @@ def draw(analysis: Analysis) -> dict[str, Figure]:
         figures["residuals"] = residuals(analysis)
     if len(analysis.frontier):
         figures["allocation"] = allocation(analysis)
+    if has_slices(analysis):
+        figures["n_and_d"] = slices(analysis)
+    for metric, other in analysis.also.items():
+        if len(other.runs.chosen):
+            figures[f"{metric}_vs_compute"] = loss_vs_compute(other)
+        if has_slices(other):
+            figures[f"{metric}_n_and_d"] = slices(other)
     return figures
+
+
+def is_name(stem: str) -> bool:
+    """Whether a picture of this file stem is one that a report may have drawn."""
+    return stem in NAMES or stem.endswith(tuple(f"_{name}" for name in PER_METRIC))
 
 
 def learning_curves(analysis: Analysis) -> Figure:
     """Training loss against tokens and against FLOPs, a colour per scale; dots are the final validation losses."""
-    figure, axes = _figure(10.4, 4.6, 2)
-    runs, colors = analysis.runs, scale_colors(analysis)
+    figure, axes = style.figure(10.4, 4.6, 2)
+    runs, colors = analysis.runs, style.scale_colors(analysis)
     by_run = {run_id: rows.sort_values("step") for run_id, rows in analysis.curves.groupby("run_id")}
     drawn = [(run, smooth(by_run[run.run_id])) for run in runs.chosen.itertuples() if run.run_id in by_run]
     lost = [by_run[i][np.isfinite(by_run[i].loss)] for i in runs.of_status(DIVERGED).run_id if i in by_run]
@@ -66,13 +71,13 @@ def learning_curves(analysis: Analysis) -> Figure:
             fill = [colors[scale] for scale in runs.chosen.scale]
             ax.scatter(runs.chosen[end], runs.chosen.y, c=fill, s=18, edgecolors="white", linewidths=0.5, zorder=3)
         ax.set_yscale("log")
-        _style(ax, analysis.unit if x == "tokens" else "training FLOPs", "training loss" if x == "tokens" else "")
+        style.axes(ax, analysis.unit if x == "tokens" else "training FLOPs", "training loss" if x == "tokens" else "")
     # A diverged loss may rise without end: the others decide what is shown.
     shown = [curve.loss for _, curve in drawn] + ([runs.chosen.y] if final else [])
     for ax in axes if shown else ():
         ax.set_ylim(min(map(min, shown)) * 0.97, max(map(max, shown)) * 1.03)
-        _plain_numbers(ax.yaxis)
-    handles = _scale_handles(analysis, colors)
+        style.plain_numbers(ax.yaxis)
+    handles = style.scale_handles(analysis, colors)
     handles += [Line2D([], [], marker="o", ls="", color=GREY, ms=5, label="final, validation")] if final else []
     handles += [Line2D([], [], color=HELD_OUT, ls=(0, (3, 2)), marker="x", label="diverged")] if lost else []
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
@@ -81,30 +86,30 @@ def learning_curves(analysis: Analysis) -> Figure:
 
 def loss_vs_compute(analysis: Analysis) -> Figure:
     """Every finished run by compute and loss, the frontier out to the targets, and what was predicted blindly."""
-    figure, (ax,) = _figure(8.6, 5.2, 1)
-    runs, colors = analysis.runs, scale_colors(analysis)
+    figure, (ax,) = style.figure(8.6, 5.2, 1)
+    runs, colors = analysis.runs, style.scale_colors(analysis)
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
     for scale, rows in runs.chosen.groupby("scale", sort=False):
         line = rows.groupby("D", as_index=False)[["C", "y"]].mean().sort_values("C")
         ax.plot(line.C, line.y, color=colors[scale], lw=1.1, alpha=0.8, zorder=2)
         seen = rows[~rows.run_id.isin(held)]
         ax.scatter(seen.C, seen.y, color=colors[scale], s=30, edgecolors="white", linewidths=0.5, zorder=4)
-    handles = _scale_handles(analysis, colors)
+    handles = style.scale_handles(analysis, colors)
     if analysis.hold_out is not None:
         rows = analysis.hold_out.rows
         ax.vlines(rows.C, rows.low, rows.high, color=HELD_OUT, lw=1.2, zorder=4)
         ax.scatter(rows.C, rows.predicted, marker="_", color=HELD_OUT, s=70, linewidths=1.6, zorder=5)
         fill = [colors[scale] for scale in rows.scale]
-        ax.scatter(rows.C, rows.y, marker="D", c=fill, s=26, zorder=5, **HELD_OUT_EDGE)
+        ax.scatter(rows.C, rows.y, marker="D", c=fill, s=26, zorder=5, **style.HELD_OUT_EDGE)
         handles += [
             Line2D([], [], marker="D", ls="", color=GREY, mec=HELD_OUT, mew=1.3, label="held out"),
             Line2D([], [], marker="_", ls="", color=HELD_OUT, ms=9, mew=1.6, label="its prediction"),
         ]
     if len(analysis.curve):
         handles += _frontier(ax, analysis)
-    _style(ax, "training FLOPs", analysis.y_label)
+    style.axes(ax, "training FLOPs", analysis.y_label)
     ax.set_yscale("log")
-    _plain_numbers(ax.yaxis)
+    style.plain_numbers(ax.yaxis)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
@@ -113,8 +118,8 @@ def _frontier(ax: Axes, analysis: Analysis) -> list:
     """Draws L*(C) with its interval, dashed and starred beyond the runs; returns its legend."""
     curve = analysis.curve
     ax.fill_between(curve.C, curve.y_low, curve.y_high, color=INK, alpha=0.13, lw=0, zorder=1)
-    for part, style in _inside_and_beyond(analysis):
-        ax.plot(part.C, part.y, color=INK, lw=1.8, ls=style, zorder=3)
+    for part, dashes in _inside_and_beyond(analysis):
+        ax.plot(part.C, part.y, color=INK, lw=1.8, ls=dashes, zorder=3)
     targets = analysis.frontier[analysis.frontier.beyond > 1.01]
     level = f"{analysis.settings['level']:.0%} interval"
     handles = [Line2D([], [], color=INK, lw=1.8, label="frontier $L^*(C)$"), Patch(color=INK, alpha=0.13, label=level)]
@@ -129,13 +134,13 @@ def _frontier(ax: Axes, analysis: Analysis) -> list:
 
 def isoflop(analysis: Analysis) -> Figure:
     """Loss against N at equal compute with its optima, and (dashed) what the law says of the same budgets."""
-    figure, (ax,) = _figure(8.6, 5.2, 1)
+    figure, (ax,) = style.figure(8.6, 5.2, 1)
     sweeps, handles = analysis.isoflop, []
     budgets = sorted(sweeps.points.budget.unique())
     optima = {} if sweeps.found is None else {float(o.C): o for o in sweeps.found.optima}
     for i, budget in enumerate(budgets):
         rows = sweeps.points[sweeps.points.budget == budget].sort_values("N")
-        color = COLORS(LIGHTEST * i / max(len(budgets) - 1, 1))
+        color = COLORS(style.LIGHTEST * i / max(len(budgets) - 1, 1))
         grid = np.geomspace(rows.N.iloc[0], rows.N.iloc[-1], 200)
         curve = Akima1DInterpolator(np.log(rows.N), np.log(rows.y))(np.log(np.clip(grid, grid[0], rows.N.iloc[-1])))
         ax.plot(grid, np.exp(curve), color=color, lw=1.3, zorder=2)
@@ -151,41 +156,41 @@ def isoflop(analysis: Analysis) -> Figure:
         if budget in optima:
             best = optima[budget]
             ax.plot([best.N], [best.loss], marker="*", ms=15, color=color, mec=INK, mew=0.8, zorder=5)
-    if len(handles) > MAX_LEGEND:
-        handles = [handles[i] for i in np.linspace(0, len(handles) - 1, MAX_LEGEND).round().astype(int)]
+    if len(handles) > style.MAX_LEGEND:
+        handles = [handles[i] for i in np.linspace(0, len(handles) - 1, style.MAX_LEGEND).round().astype(int)]
     handles += [Line2D([], [], marker="*", ls="", ms=12, color=GREY, mec=INK, label="lowest")] if optima else []
     handles += [Line2D([], [], color=GREY, lw=1, ls=":", label=analysis.settings["law"])] if analysis.fit else []
     if sweeps.interpolated:
         label = "read between\na scale's budgets"
         handles.append(Line2D([], [], marker="o", ls="", color="white", mec=GREY, label=label))
-    _style(ax, COUNTS[analysis.settings["params"]], analysis.y_label)
+    style.axes(ax, style.COUNTS[analysis.settings["params"]], analysis.y_label)
     ax.set_yscale("log")
-    _plain_numbers(ax.yaxis)
-    _few_labels(ax.xaxis)
+    style.plain_numbers(ax.yaxis)
+    style.few_labels(ax.xaxis)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 
 def residuals(analysis: Analysis) -> Figure:
     """Predicted against observed and the error against compute: of the hold-out fit where there is one."""
-    figure, (left, right) = _figure(10.4, 4.4, 2)
-    colors, found, chosen = scale_colors(analysis), analysis.hold_out, analysis.runs.chosen
+    figure, (left, right) = style.figure(10.4, 4.4, 2)
+    colors, found, chosen = style.scale_colors(analysis), analysis.hold_out, analysis.runs.chosen
     fit = analysis.fit if found is None else found.fit
     seen = chosen if found is None else chosen[~chosen.run_id.isin(found.rows.run_id)]
     groups = [(seen, fit.predict(fit.data), {"s": 26, "edgecolors": "white", "linewidths": 0.5})]
     if found is not None:
-        groups.append((found.rows, found.rows.predicted, {"s": 32, "marker": "D"} | HELD_OUT_EDGE))
-    for rows, predicted, style in groups:
+        groups.append((found.rows, found.rows.predicted, {"s": 32, "marker": "D"} | style.HELD_OUT_EDGE))
+    for rows, predicted, marks in groups:
         fill = [colors[scale] for scale in rows.scale]
-        left.scatter(rows.y, predicted, c=fill, zorder=3, **style)
-        right.scatter(rows.C, 100 * (predicted / rows.y - 1), c=fill, zorder=3, **style)
+        left.scatter(rows.y, predicted, c=fill, zorder=3, **marks)
+        right.scatter(rows.C, 100 * (predicted / rows.y - 1), c=fill, zorder=3, **marks)
     left.axline((seen.y.mean(), seen.y.mean()), slope=1, color=GREY, lw=1, ls="--", zorder=2)
     right.axhline(0, color=GREY, lw=1, ls="--", zorder=2)
-    _style(left, f"observed {analysis.metric}", f"predicted {analysis.metric}")
+    style.axes(left, f"observed {analysis.metric}", f"predicted {analysis.metric}")
     left.set_xscale("linear")
     left.set_aspect("equal", adjustable="datalim")
-    _style(right, "training FLOPs", "predicted / observed - 1 (%)")
-    handles = _scale_handles(analysis, colors)
+    style.axes(right, "training FLOPs", "predicted / observed - 1 (%)")
+    handles = style.scale_handles(analysis, colors)
     if found is not None:
         handles.append(Line2D([], [], marker="D", ls="", color=GREY, mec=HELD_OUT, mew=1.3, label="held out"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
@@ -194,13 +199,13 @@ def residuals(analysis: Analysis) -> Figure:
 
 def allocation(analysis: Analysis) -> Figure:
     """N* and D* against compute: the frontier with its interval, beside the optima of the other approaches."""
-    figure, axes = _figure(10.4, 4.4, 2)
+    figure, axes = style.figure(10.4, 4.4, 2)
     curve = analysis.curve
     others = {"IsoFLOP": (analysis.isoflop.found, "o"), "lowest hull": (analysis.envelope, "s")}
-    for ax, name, label in zip(axes, "ND", (COUNTS[analysis.settings["params"]], analysis.unit)):
+    for ax, name, label in zip(axes, "ND", (style.COUNTS[analysis.settings["params"]], analysis.unit)):
         ax.fill_between(curve.C, curve[f"{name}_low"], curve[f"{name}_high"], color=INK, alpha=0.13, lw=0, zorder=1)
-        for part, style in _inside_and_beyond(analysis):
-            ax.plot(part.C, part[name], color=INK, lw=1.8, ls=style, zorder=3)
+        for part, dashes in _inside_and_beyond(analysis):
+            ax.plot(part.C, part[name], color=INK, lw=1.8, ls=dashes, zorder=3)
         ax.scatter(
             analysis.runs.chosen.C, analysis.runs.chosen[name], color=GREY, s=10, alpha=0.6, linewidths=0, zorder=2
         )
@@ -210,7 +215,7 @@ def allocation(analysis: Analysis) -> Figure:
                     found.optima.C, found.optima[name], color=COLORS(0.2 + 0.4 * i), marker=marker, s=36,
                     edgecolors="white", linewidths=0.5, zorder=4,
                 )  # fmt: skip
-        _style(ax, "training FLOPs", label)
+        style.axes(ax, "training FLOPs", label)
         ax.set_yscale("log")
         ax.set_title(f"${name}^*(C)$", fontsize=11)
     handles = [
@@ -224,12 +229,6 @@ def allocation(analysis: Analysis) -> Figure:
     ]
     axes[0].legend(handles=handles, frameon=False, loc="upper left", fontsize=9)
     return figure
-
-
-def scale_colors(analysis: Analysis) -> dict[str, tuple]:
-    """Scale -> colour, dark to light in the order of N; without the map's lightest end, unreadable on white."""
-    scales = list(analysis.runs.scales.scale)
-    return {scale: COLORS(LIGHTEST * i / max(len(scales) - 1, 1)) for i, scale in enumerate(scales)}
 
 
 def smooth(rows: pd.DataFrame) -> pd.DataFrame:
@@ -248,46 +247,3 @@ def _inside_and_beyond(analysis: Analysis) -> tuple:
     # The point next to the border belongs to both, so that the line has no gap.
     border = int(np.searchsorted(curve["C"], largest * 0.9999))
     return (curve[: border + 1], "-"), (curve[border:], FORECAST)
-
-
-def _scale_handles(analysis: Analysis, colors: dict[str, tuple]) -> list[Line2D]:
-    scales = list(analysis.runs.scales.itertuples())
-    if len(scales) > MAX_LEGEND:
-        scales = [scales[i] for i in np.linspace(0, len(scales) - 1, MAX_LEGEND).round().astype(int)]
-    return [
-        Line2D([], [], color=colors[s.scale], lw=2, marker="o", ms=5, label=f"{s.scale}  ({short(s.N)})")
-        for s in scales
-    ]
-
-
-def _figure(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(np.atleast_1d(figure.subplots(1, panels, sharey=False)))
-
-
-def _style(ax: Axes, x_label: str, y_label: str) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(True, which="major", color="#e6e6e6", lw=0.7)
-    ax.set_axisbelow(True)
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-    ax.set_xlabel(x_label)
-    ax.set_ylabel(y_label)
-
-
-def _few_labels(axis) -> None:
-    """A log axis of hardly more than a decade: 1, 2, 5 in short numbers; matplotlib would label every digit."""
-    low, high = axis.get_view_interval()
-    if high / low < 60:
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
-
-
-def _plain_numbers(axis) -> None:
-    """Losses span less than a decade: ticks are plain numbers, not powers of ten."""
-    low, high = axis.get_view_interval()
-    if high / low < 30:
-        axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
-        axis.set_minor_locator(ticker.NullLocator())

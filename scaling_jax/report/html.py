@@ -18,6 +18,8 @@ CAPTIONS = {
     "learning_curves": "Learning curves of the best rate per scale: trunk and cool-downs.",
     "isoflop": "IsoFLOP curves: loss against size at equal compute; stars are the optima, dots what the law says.",
     "residuals": "How the law fits: predicted against observed, and the residual against compute.",
+    "n_and_d": "The law cut two ways: against size at each amount of data, and against data at each size. Dots are "
+    "runs, lines the law through all of them.",
     "allocation": "How compute is best split into parameters and data, beside the other approaches.",
 }
 FORMS = {"N": short, "D": short, "y": tables.loss}
@@ -29,7 +31,7 @@ body { margin:0; background:var(--back); color:var(--ink); font:16px/1.5 system-
   "Helvetica Neue",Arial,sans-serif; -webkit-text-size-adjust:100% }
 main { max-width:1060px; margin:0 auto; padding:24px 16px 64px }
 h1 { font-size:1.7rem; line-height:1.2; margin:8px 0 4px; overflow-wrap:anywhere }
-h2 { font-size:1.15rem; margin:0 0 12px } h2.next { margin-top:20px }
+h2 { font-size:1.15rem; margin:0 0 12px } h2.next { margin-top:20px } h1.next { margin-top:36px }
 p { margin:6px 0 }
 section { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:18px 20px; margin:16px 0 }
 .soft { color:var(--soft) } .small { font-size:.875rem }
@@ -72,7 +74,9 @@ def page(analysis: Analysis, pictures: Mapping[str, bytes]) -> str:
     body += [_figure(name, pictures[name], "") for name in ("loss_vs_compute",) if name in pictures]
     body += [_frontier(analysis), _hold_out(analysis), _law(analysis), _checks(analysis)]
     why = {"isoflop": f" No exponent: {analysis.isoflop.why}." if analysis.isoflop.why else ""}
-    body += [_figure(name, png, why.get(name, "")) for name, png in pictures.items() if name != "loss_vs_compute"]
+    body += [_figure(n, png, why.get(n, "")) for n, png in pictures.items() if n in CAPTIONS and n != "loss_vs_compute"]
+    for metric, other in analysis.also.items():
+        body.append(_also(metric, other, pictures))
     if len(analysis.runs.scales):
         body.append(_section("Scales", _table(tables.scales(analysis))))
     body.append(_section("", f"<details><summary>All runs</summary>{_table(tables.runs(analysis))}</details>"))
@@ -152,10 +156,7 @@ def _hold_out(analysis: Analysis) -> str:
     found = analysis.hold_out
     if found is None:
         return _section("Held-out runs", f"<p>{escape(analysis.no_hold_out)}</p>") if analysis.fit is not None else ""
-    said = (
-        f"A fit on the runs below {tables.flops(found.cut)} FLOPs predicts the others: RMSLE {found.rmsle:.2%}, bias "
-        f"{found.bias:+.2%}, worst {found.worst:+.2%}."
-    )
+    said = f"A fit on the runs below {tables.flops(found.cut)} FLOPs predicts the others: {summary.errors(found)}."
     return _section("Held-out runs", f'<p class="soft small">{escape(said)}</p>{_table(tables.hold_out(analysis))}')
 
 
@@ -173,6 +174,15 @@ def _law(analysis: Analysis) -> str:
     )
 
 
+def _also(metric: str, other: Analysis, pictures: Mapping[str, bytes]) -> str:
+    """What a further metric's law says: its picture, frontier, held-out runs and parameters."""
+    drawn = {name: pictures.get(f"{metric}_{name}") for name in ("vs_compute", "n_and_d")}
+    captions = {"vs_compute": CAPTIONS["loss_vs_compute"].replace("Loss", other.metric.capitalize(), 1)}
+    parts = [_figure(name, png, "", captions.get(name)) for name, png in drawn.items() if png]
+    parts[1:1] = [_frontier(other), _hold_out(other), _law(other)]
+    return f'<h1 class="next">{escape(other.y_label.capitalize())}</h1>' + "\n".join(part for part in parts if part)
+
+
 def _checks(analysis: Analysis) -> str:
     items = "".join(
         f'<li class="{MARKS[g.passed][0]}"><i>{MARKS[g.passed][1]}</i>{escape(g.name)} '
@@ -185,9 +195,9 @@ def _checks(analysis: Analysis) -> str:
     return _section("Checks", f'<ul class="checks">{items}</ul>{warnings}')
 
 
-def _figure(name: str, picture: bytes, remark: str) -> str:
+def _figure(name: str, picture: bytes, remark: str, caption: str | None = None) -> str:
     data = base64.b64encode(picture).decode()
-    caption = escape(CAPTIONS[name] + remark)
+    caption = escape((caption or CAPTIONS[name]) + remark)
     # Pictures of different widths keep one size of text.
     width = int.from_bytes(picture[16:20]) * 2 // 3
     return (

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax import fitting
-from scaling_jax.analysis import Analysis
+from scaling_jax.analysis import Analysis, HoldOut
 from scaling_jax.analysis.gates import plural
 from scaling_jax.fitting.text import short
 from scaling_jax.fitting.text import table as aligned
@@ -27,7 +27,8 @@ def text(analysis: Analysis, folder: str) -> str:
       analysis: what is summed up.
       folder: where the report's files are, for the last line.
     """
-    parts = [_wrap(header(analysis)), _law(analysis), _hold_out(analysis), _frontier(analysis), _checks(analysis)]
+    parts = [_wrap(header(analysis)), _law(analysis), _hold_out(analysis), _frontier(analysis)]
+    parts += [*(_also(other) for other in analysis.also.values()), _checks(analysis)]
     if len(analysis.runs.scales):
         parts.insert(1, _table(tables.scales(analysis)))
     last = f"report: {folder}/index.html  (figures, summary.json beside it)"
@@ -54,6 +55,7 @@ def objective(fit: fitting.Fit) -> str:
 def inputs(analysis: Analysis) -> str:
     """Which columns the law read."""
     columns = {"N": analysis.settings["params"], "D": analysis.unit, "x": "flops", "M": f"{analysis.unit}/N"}
+    columns["U"] = f"unique {analysis.unit}"
     return ", ".join(f"{name} = {columns.get(name, name)}" for name in analysis.fit.law.inputs)
 
 
@@ -82,11 +84,7 @@ def _hold_out(analysis: Analysis) -> str:
     found = analysis.hold_out
     if found is None:
         return "" if analysis.fit is None else "\n" + _wrap(f"no hold-out: {analysis.no_hold_out}")
-    score = (
-        f"hold-out: {plural(len(found.rows), 'run')} of {tables.flops(found.cut)} FLOPs or more, predicted from the "
-        f"others: RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}"
-    )
-    return "\n" + _wrap(score) + "\n" + _table(tables.hold_out(analysis))
+    return "\n" + _wrap(_score(analysis)) + "\n" + _table(tables.hold_out(analysis))
 
 
 def _frontier(analysis: Analysis) -> str:
@@ -99,6 +97,35 @@ def _frontier(analysis: Analysis) -> str:
         target = tables.flops(analysis.frontier.C.iloc[-1])
         lines.append(_wrap(f"N* at {target} FLOPs (N* ~ C^a) by {by}", "  "))
     return "\n" + "\n".join(lines)
+
+
+def _also(other: Analysis) -> str:
+    """A further metric in a few lines: its law, how well it predicts, its frontier's end."""
+    if other.fit is None:
+        return "\n" + _wrap(f"{other.metric}: no law fitted: {other.no_fit}")
+    values = " ".join(f"{name} {value:.4g}" for name, value in other.fit.params.items())
+    lines = [_wrap(f"{other.metric}  {other.fit.law.equation.replace('L =', other.metric + ' =')}   {values}", "")]
+    if other.hold_out is not None:
+        lines.append(_wrap(_score(other), "  "))
+    if len(other.frontier):
+        far = other.frontier.iloc[-1]
+        at = f"at {tables.flops(far.C)} FLOPs {tables.loss(far.y)} {tables.interval(far.y_low, far.y_high)}"
+        lines.append(_wrap(f"{at} with N* {short(far.N)} and D* {short(far.D)}", "  "))
+    return "\n" + "\n".join(lines)
+
+
+def _score(analysis: Analysis) -> str:
+    found = analysis.hold_out
+    return (
+        f"hold-out: {plural(len(found.rows), 'run')} of {tables.flops(found.cut)} FLOPs or more, predicted from the "
+        f"others: {errors(found)}"
+    )
+
+
+def errors(found: HoldOut) -> str:
+    """How far the predictions of the held-out runs are off."""
+    seeds = " (means over seeds)" if found.rows.duplicated(["scale", "D"]).any() else ""
+    return f"RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}{seeds}"
 
 
 def _checks(analysis: Analysis) -> str:
@@ -148,6 +175,8 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
             "fit": analysis.no_fit, "hold_out": analysis.no_hold_out, "isoflop": analysis.isoflop.why,
         },
     }  # fmt: skip
+    if analysis.also:
+        out["also"] = {metric: as_json(other) for metric, other in analysis.also.items()}
     if fit is not None:
         out["law"] = {
             "name": fit.law.name,

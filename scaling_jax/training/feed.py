@@ -117,7 +117,9 @@ class ResidentFeed(Feed):
         """The model's batch of these windows; under jit. `key` (training images only) draws the augmentation."""
         if self.spec.kind == "tokens":
             return batches.gather(arrays["x"], windows_B, self.spec.context)
-        return _image_batch(self, arrays["x"][windows_B], arrays["label"][windows_B], key)
+        # A slice per image: XLA:CPU gathers pixel by pixel where indices might lie outside.
+        image_BxHxWxC = jax.vmap(lambda i: jax.lax.dynamic_index_in_dim(arrays["x"], i, keepdims=False))(windows_B)
+        return _image_batch(self, image_BxHxWxC, arrays["label"][windows_B], key)
 
 
 class StreamFeed(Feed):

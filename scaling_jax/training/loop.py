@@ -215,12 +215,15 @@ class PackTrainer:
             "layout": self.program.execution.layout,
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
+            "unique_tokens": self.program.feed.dataset.unique_tokens,
             "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
             "diverged_step": diverged_step if not healthy else None,
         }
         if healthy and self.program.feed.spec.kind == "tokens":
             bits = metrics["loss"] / np.log(2.0)
             row["bits_per_byte"] = float(bits / self.program.feed.dataset.bytes_per_token)
+            if (unigram := self.program.feed.dataset.info.get("unigram_nats")) is not None:
+                row["unigram_normalized"] = metrics["loss"] - unigram
         self.records.write_result(row)
 
     def _flush_points(self) -> None:

@@ -1,0 +1,75 @@
+"""What the pictures of a report share: colours by scale, axes, ticks, legends."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from scaling_jax.analysis import Analysis
+from scaling_jax.fitting.text import short
+from scaling_jax.report.fit_figures import COLORS, HELD_OUT
+
+MAX_LEGEND = 14
+LIGHTEST = 0.88  # the end of the colour map is unreadable on white
+HELD_OUT_EDGE = {"edgecolors": HELD_OUT, "linewidths": 1.3}
+COUNTS = {
+    "params_matmul": "matmul parameters",
+    "params_non_embedding": "non-embedding parameters",
+    "params_total": "parameters",
+}
+
+
+def scale_colors(analysis: Analysis) -> dict[str, tuple]:
+    """Scale -> colour, dark to light in the order of N; without the map's lightest end, unreadable on white."""
+    scales = list(analysis.runs.scales.scale)
+    return {scale: COLORS(LIGHTEST * i / max(len(scales) - 1, 1)) for i, scale in enumerate(scales)}
+
+
+def scale_handles(analysis: Analysis, colors: dict[str, tuple]) -> list[Line2D]:
+    """The legend's lines of the scales; of very many some."""
+    scales = list(analysis.runs.scales.itertuples())
+    if len(scales) > MAX_LEGEND:
+        scales = [scales[i] for i in np.linspace(0, len(scales) - 1, MAX_LEGEND).round().astype(int)]
+    return [
+        Line2D([], [], color=colors[s.scale], lw=2, marker="o", ms=5, label=f"{s.scale}  ({short(s.N)})")
+        for s in scales
+    ]
+
+
+def figure(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels side by side; sizes in inches."""
+    drawn = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn, list(np.atleast_1d(drawn.subplots(1, panels, sharey=False)))
+
+
+def axes(ax: Axes, x_label: str, y_label: str) -> None:
+    """Light lines, a logarithmic x axis, labels."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="#e6e6e6", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+    ax.set_xlabel(x_label)
+    ax.set_ylabel(y_label)
+
+
+def few_labels(axis) -> None:
+    """A log axis of hardly more than a decade: 1, 2, 5 in short numbers; matplotlib would label every digit."""
+    low, high = axis.get_view_interval()
+    if high / low < 60:
+        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
+
+
+def plain_numbers(axis) -> None:
+    """Losses span less than a decade: ticks are plain numbers, not powers of ten."""
+    low, high = axis.get_view_interval()
+    if high / low < 30:
+        axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
+        axis.set_minor_locator(ticker.NullLocator())
