@@ -62,8 +62,8 @@ def _run(args: list[str], values: Any, stop: StopSignal) -> int:
         cluster.join(values)
         stop.shared = not processes.alone()
     local.check_devices(study)
-    _say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
     dataset = data.load(study.data, on_progress=_data_progress())
+    _say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
     for what, identity in (
         ("the code", device.code_version()),
         ("the study or its flags", [study.to_dict(), scales]),
