@@ -10,21 +10,23 @@ from scaling_jax.engines import local
 from scaling_jax.plan import make_plan
 from scaling_jax.results import Records
 from scaling_jax.study import Execution, Ladder
+from scaling_jax.training import layout
 from scaling_jax.training.feed import ResidentFeed
-from scaling_jax.training.lanes import LaneProgram
+from scaling_jax.training.lanes import LaneProgram, make_mesh
 
 RATES = (0.01, 0.02, 0.03, 0.04)  # a lane on each of the four devices: packs train one after another
+SIX_RATES = (*RATES, 0.05, 0.06)
 COMMON = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
 
 
-def train(folder, monkeypatch, ahead: bool, layout: str = "map") -> tuple[dict, list[tuple[str, int]]]:
+def train(folder, monkeypatch, ahead: bool) -> tuple[dict, list[tuple[str, int]]]:
     """(losses by run_id, what happened in order: programs to compile and chunks trained, by width) of three scales."""
     events = []
     study = packs.make_study(steps=(40, 80), rates=RATES)
     study = dataclasses.replace(
         study,
         ladder=Ladder(widths=(8, 16, 24), depths=(1,)),
-        execution=Execution(layout=layout, dispatch_seconds=1e-9),
+        execution=Execution(layout="map", dispatch_seconds=1e-9),
     )
     monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),) if ahead else ())
     compile_all = LaneProgram.compile
@@ -68,14 +70,36 @@ def test_the_next_pack_is_compiled_while_another_trains_and_losses_stay(tmp_path
 def test_layouts_are_tried_on_free_devices_only(tmp_path, monkeypatch):
     """Six lanes on four devices: the layout has to be timed, and nothing else may run meanwhile."""
     monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),))
-    study = packs.make_study(steps=(40,), rates=(*RATES, 0.05, 0.06))
+    monkeypatch.setattr(layout, "WORTH_SECONDS", 0.0)
+    study = packs.make_study(steps=(40,), rates=SIX_RATES)
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     records = Records(tmp_path, 0)
     asked = []
     monkeypatch.setattr(local, "build_program", lambda pack, study, feed, records, devices: asked.append(study))
-    for layout in ("auto", "map"):
-        with local._Ahead(dataclasses.replace(study, execution=Execution(layout=layout)), None, records) as ahead:
+    for name in ("auto", "map"):
+        with local._Ahead(dataclasses.replace(study, execution=Execution(layout=name)), None, records) as ahead:
             ahead.start(pack)
             ahead.program(pack, jax.devices())
     # Tried: once, when its devices are free. Given: ahead, and not again.
     assert [s.execution.layout for s in asked] == ["auto", "map"]
+
+
+@pytest.mark.parametrize("worth", [0.0, 60.0])
+def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypatch, worth):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(layout, "WORTH_SECONDS", worth)
+    seconds = {"vmap": 2.0, "map": 3.0, "sequential": 1.0}
+    timed = []
+    monkeypatch.setattr(layout, "_time", lambda name, study, pack: timed.append(name) or seconds[name])
+    study = dataclasses.replace(packs.make_study(steps=(40,), rates=SIX_RATES), execution=Execution())
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    mesh, records = make_mesh(jax.devices(), (4, 1, 1)), Records(tmp_path / "work", 0)
+
+    def choose():
+        return layout.choose_layout(study.execution, pack, study, mesh, records, lambda name, steps: name)
+
+    assert choose() == ("sequential" if worth == 0 else "map")
+    assert timed == (list(seconds) if worth == 0 else [])
+    seconds["sequential"] = 9.0
+    assert choose() == ("sequential" if worth == 0 else "map")  # what was recorded stays
+    assert len(timed) <= 3

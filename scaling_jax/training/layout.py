@@ -20,6 +20,8 @@ from scaling_jax.training.lanes import LaneProgram
 
 LAYOUTS = ("vmap", "map", "sequential")
 TRIAL_SECONDS = 1.0
+WORTH_SECONDS = 60.0  # of training; compiling and timing three layouts takes about ten on two cores
+LOW_SHARE = 0.1  # of the peak: small scales reach no more
 
 
 def choose_layout(
@@ -48,15 +50,17 @@ def choose_layout(
         return json.loads(path.read_text())["layout"]
     if wants_trial(execution, pack, mesh.shape["run"], records):
         layout, seconds = _trial(execution, pack, study, mesh, program)
-    else:  # one lane a device: all layouts are the same program
+    else:  # "map" where it is open: with one lane a device all are the same, and it is seldom far behind
         layout, seconds = "map" if execution.layout == "auto" else execution.layout, {}
     write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": seconds}))
     return layout
 
 
 def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Records) -> bool:
-    """Whether the layouts are to be timed: nothing is recorded, the study leaves it open, and devices share lanes."""
-    return execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
+    """Whether the layouts are to be timed: nothing is recorded, the study leaves it open, devices share lanes, and the
+    training is long enough for it to pay."""
+    undecided = execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
+    return undecided and pack.trained_flops / (LOW_SHARE * device.peak_flops()[0]) > WORTH_SECONDS
 
 
 def _record(pack: Pack, records: Records) -> Any:
