@@ -211,7 +211,7 @@ class Execution:
     Attributes:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
       layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
-        to train, and is "map" elsewhere.
+        to train, and is "sequential" elsewhere.
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.

@@ -88,7 +88,7 @@ def test_layouts_are_tried_on_free_devices_only(tmp_path, monkeypatch):
 def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypatch, worth):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(layout, "WORTH_SECONDS", worth)
-    seconds = {"vmap": 2.0, "map": 3.0, "sequential": 1.0}
+    seconds = {"vmap": 2.0, "map": 1.0, "sequential": 3.0}
     timed = []
     monkeypatch.setattr(layout, "_time", lambda name, study, pack: timed.append(name) or seconds[name])
     study = dataclasses.replace(packs.make_study(steps=(40,), rates=SIX_RATES), execution=Execution())
@@ -98,8 +98,8 @@ def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypat
     def choose():
         return layout.choose_layout(study.execution, pack, study, mesh, records, lambda name, steps: name)
 
-    assert choose() == ("sequential" if worth == 0 else "map")
+    assert choose() == ("map" if worth == 0 else "sequential")
     assert timed == (list(seconds) if worth == 0 else [])
-    seconds["sequential"] = 9.0
-    assert choose() == ("sequential" if worth == 0 else "map")  # what was recorded stays
+    seconds["map"] = 9.0
+    assert choose() == ("map" if worth == 0 else "sequential")  # what was recorded stays
     assert len(timed) <= 3

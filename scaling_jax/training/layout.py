@@ -50,8 +50,10 @@ def choose_layout(
         return json.loads(path.read_text())["layout"]
     if wants_trial(execution, pack, mesh.shape["run"], records):
         layout, seconds = _trial(execution, pack, study, mesh, program)
-    else:  # "map" where it is open: with one lane a device all are the same, and it is seldom far behind
-        layout, seconds = "map" if execution.layout == "auto" else execution.layout, {}
+    elif execution.layout != "auto":
+        layout, seconds = execution.layout, {}
+    else:  # one lane a device: all layouts are the same program; more: one after another is seldom far behind
+        layout, seconds = "map" if len(pack.lanes) <= mesh.shape["run"] else "sequential", {}
     write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": seconds}))
     return layout
 
