@@ -27,7 +27,7 @@ SHARE = flags.DEFINE_float("share", 0.25, "Share of the learning rates that the 
 RUN = flags.DEFINE_string("run", None, "Internal: folder, width, depth, tokens and rate of the run of this process.")
 SCALES = {16: 2, 32: 2, 48: 2, 64: 2}
 BUDGETS = (100_000, 200_000, 400_000, 800_000)
-OUR_RATES, PLAIN_RATES = (0.007, 0.014, 0.02, 0.028), (1e-3, 2e-3, 4e-3, 8e-3)
+OUR_RATES, PLAIN_RATES = (0.007, 0.014, 0.02, 0.028), (4e-3, 2e-3, 8e-3, 1e-3)
 BATCH, VALIDATION = 4, 256
 STUDY = f"""
 from scaling_jax.models import Transformer
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     number = len(SCALES) * len(BUDGETS) * len(PLAIN_RATES)
     assert len(table) == number
     print(f"\n{number} runs: ours {ours:.0f} s, one process per run {script:.0f} s: {script / ours:.1f}x\n")
-    print("| d | best loss, ours | best loss, script |\n|--:|--:|--:|")
+    print(f"| d | best loss, ours | best loss, script ({len(rates)} of {len(PLAIN_RATES)} rates) |\n|--:|--:|--:|")
     for width in SCALES:
         best = table[(table.width == width) & (table.tokens == table.tokens.max())].loss.min()
         theirs = min(loss for (w, t, _), loss in losses.items() if (w, t) == (width, BUDGETS[-1]))
