@@ -12,7 +12,7 @@ import ladder
 
 from scaling_jax.results import Records
 
-LONG = ("budgets.tokens=300e3", "execution.checkpoint_seconds=0.5", "execution.dispatch_seconds=0.2", "fit.bootstrap=0")
+LONG = ("budgets.tokens=800e3", "execution.checkpoint_seconds=0.5", "execution.dispatch_seconds=0.2", "fit.bootstrap=0")
 PATIENCE = 900  # seconds; only against a test that would hang for ever
 SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
 

@@ -33,7 +33,7 @@ def test_neighbours_are_what_they_would_be(layout, mesh):
         states_later, _ = packs.run_phase(program, LATER, program.copy(states))
         return program.fetch(states), losses, program.fetch(states_later)
 
-    program = packs.make_program(study, layout, mesh, lanes=(HEALTHY,) * 3)
+    program = packs.make_program(study, layout, mesh, lanes=(Lane(0.01, 0.1, 1.0, 1), HEALTHY, HEALTHY))
     undisturbed, wanted, _ = train(HEALTHY)
     assert [int(lane["diverged_step"]) for lane in undisturbed] == [-1, -1, -1]
     for sick in SICK.values():

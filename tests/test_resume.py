@@ -114,7 +114,9 @@ def test_a_finished_pack_is_not_touched(tmp_path, program):
 
 
 def test_curves_are_those_of_the_undisturbed_run(tmp_path, program):
-    study = packs.make_study(steps=(100, 200))  # chunks of 20 steps and more
+    study = packs.make_study(
+        steps=(100, 200), execution={"dispatch_seconds": 1e6}
+    )  # chunks of 20 steps, then of the rest
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     program = packs.make_program(study, steps=200)
     packs.train(study, whole, program)
