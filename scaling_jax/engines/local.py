@@ -142,11 +142,11 @@ class _Ahead:
 
     def start(self, pack: Pack) -> None:
         """Begins, unless a pack is being compiled already, or this one wants the devices to try its layouts on."""
-        devices = jax.devices()[: devices_wanted(pack, self._study, jax.device_count())]
-        shape = mesh_shape(pack, self._study, len(devices))
         if self._next or jax.default_backend() not in AHEAD_BACKENDS:
             return
+        shape = mesh_shape(pack, self._study, jax.device_count())
         if not wants_trial(self._study.execution, pack, shape[0], self._records):
+            devices = jax.devices()[: math.prod(shape)]
             build = self._pool.submit(build_program, pack, self._study, self._feed, self._records, devices)
             self._next = (pack.scale, devices), build
 
