@@ -212,7 +212,7 @@ def _log_floor(p, m):
     return _level("a3", "gamma")(p, m) + m["y"]
 
 
-_CURVATURE = Coordinate("plain", start=(-0.3, 0.3))
+_CURVATURE = Coordinate("plain", start=(-1.0, 1.0))
 
 farseer = Law(
     name="farseer",
@@ -227,11 +227,11 @@ farseer = Law(
     # has its level and slope taken at the centre of D.
     coordinates={
         "alpha": _CURVATURE, "beta": _CURVATURE, "gamma": _CURVATURE,
-        "a1": Coordinate("plain", _box_cox("alpha"), start=(-0.3, 0.3), limits=(-20.0, 20.0)),
-        "b1": Coordinate("plain", None, _level("a1", "alpha"), start=(-2.5, 0.0), limits=(-20.0, 5.0)),
-        "a2": Coordinate("plain", _box_cox("beta"), _slope_of_term, start=(-0.5, 0.5), limits=(-20.0, 20.0)),
-        "b2": Coordinate("plain", None, _level_of_term, start=(-4.0, 0.5), limits=(-40.0, 20.0)),
-        "a3": Coordinate("plain", _box_cox("gamma"), start=(-0.3, 0.1), limits=(-20.0, 20.0)),
+        "a1": Coordinate("plain", _box_cox("alpha"), start=(-1.0, 1.0), limits=(-20.0, 20.0)),
+        "b1": Coordinate("plain", None, _level("a1", "alpha"), start=(-2.5, 0.5), limits=(-20.0, 5.0)),
+        "a2": Coordinate("plain", _box_cox("beta"), _slope_of_term, start=(-2.0, 2.0), limits=(-20.0, 20.0)),
+        "b2": Coordinate("plain", None, _level_of_term, start=(-8.0, 0.5), limits=(-40.0, 20.0)),
+        "a3": Coordinate("plain", _box_cox("gamma"), start=(-0.6, 0.4), limits=(-20.0, 20.0)),
         "b3": Coordinate("plain", None, _log_floor, start=(-2.0, 0.3), limits=(-40.0, 20.0)),
     },
 )  # fmt: skip

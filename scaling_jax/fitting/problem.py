@@ -20,14 +20,14 @@ class Problem:
       spans: {input: (lo, hi)} of its logarithms around their mean, where a coordinate is laid over them.
     """
 
-    def __init__(self, law, inputs, y, weights, objective, fixed=None):
+    def __init__(self, law, inputs, y, weights, objective, fixed=None, centre=None):
         self.law, self.objective, self.inputs, self.y, self.weights = law, objective, inputs, y, weights
         self.fixed = _checked_fixed(law, fixed or {})
         self.free = tuple(k for k in law.params if k not in self.fixed)
         self.n, self.p = len(y), len(self.free)
         if not self.free:
             raise LawError(f"fixed={self.fixed!r} leaves no parameter of {law.name!r} to fit; leave one out.")
-        self.centre = _centre(law, inputs, y)
+        self.centre = _centre(law, inputs, y) if centre is None else centre
         self.target = objective.transform(y)
         self.spans = {
             c.spans: np.log(inputs[c.spans][[np.argmin(inputs[c.spans]), np.argmax(inputs[c.spans])]])
@@ -94,6 +94,32 @@ class Problem:
         other.objective = Huber(delta, log=old.log, overestimate_penalty=old.overestimate_penalty, shift=old.shift)
         return other
 
+    def recentred(self, z):
+        """The same problem around other centres of the inputs, and z (p,) in it: where its slopes are least collinear.
+
+        A steep term lives at one end of its input: around the mean, its size and its exponent are one direction.
+        """
+        best, own = (self, z), self._collinearity(z)
+        for k in self.law.inputs:
+            values = self.inputs[k]
+            for value in (values.min(), values.max()):
+                problem, _ = best
+                if value <= 0:
+                    continue
+                centre = {**problem.centre, k: float(np.log(value))}
+                other = Problem(self.law, self.inputs, self.y, self.weights, self.objective, self.fixed, centre)
+                there = other.internal({name: float(v) for name, v in self.natural(z).items()})
+                collinearity = other._collinearity(there)
+                if collinearity < own:
+                    best, own = (other, there), collinearity
+        return best
+
+    def _collinearity(self, z):
+        slopes = self.residuals_and_slopes(z[None])[1][0]
+        size = np.linalg.norm(slopes, axis=1, keepdims=True)
+        seen = slopes[size[:, 0] > 0] / size[size > 0][:, None]
+        return np.linalg.cond(seen) if np.isfinite(seen).all() and len(seen) else np.inf
+
     def rows(self, index):
         """The problem on some of its rows."""
         return self.with_data({k: v[index] for k, v in self.inputs.items()}, self.y[index], self.weights[index])
@@ -139,8 +165,8 @@ class Problem:
           z: (b, p).
           order: 0, 1 or 2.
         Returns:
-          f (b, n); for order >= 1 also J (b, p, n); for order 2 also the upper triangle of the Hessian of f as a
-          list of arrays that broadcast to (b, n), row by row.
+          f (b, n); for order >= 1 also J (b, p, n), finite wherever f is; for order 2 also the upper triangle of the
+          Hessian of f as a list of arrays that broadcast to (b, n), row by row.
         """
         rest = (*self.fixed.values(), *(self.inputs[k] for k in self.law.inputs), *self.centre.values())
         out = self._program(order)(*[z[:, i : i + 1] for i in range(self.p)], *rest)
@@ -150,6 +176,8 @@ class Problem:
         jacobian = np.empty((len(z), self.p, self.n))
         for i in range(self.p):
             jacobian[:, i] = out[1 + i]
+        if not np.isfinite(jacobian.sum()):  # where a term has vanished by underflow its derivatives read 0 * inf
+            jacobian[np.isfinite(f)[:, None, :] & ~np.isfinite(jacobian)] = 0.0
         return (f, jacobian) if order == 1 else (f, jacobian, out[1 + self.p :])
 
     def residuals(self, z):
@@ -165,7 +193,6 @@ class Problem:
             with np.errstate(all="ignore"):
                 slopes *= self.objective.slope(f)[:, None, :]
         bad = ~np.isfinite(r)
-        bad |= ~np.isfinite(slopes.sum(axis=1))
         if bad.any():
             r = np.where(bad, INF, r)
             slopes[np.broadcast_to(bad[:, None, :], slopes.shape)] = 0.0

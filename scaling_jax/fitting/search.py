@@ -2,7 +2,9 @@
 
 Laws with few parameters have one basin that most starts fall into. Broken laws have many: where fewer than three in
 four starts agree, the best ends are moved on (some coordinates drawn anew, the others kept) and descended again
-until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003).
+until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003). Starts can also agree on
+an optimum that is not the best, so it is probed: no descent from it with one or two coordinates elsewhere, out to
+their bounds, may end lower.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -11,12 +13,14 @@ import numpy as np
 
 from .lad import lad_gradient, lad_polish
 from .polish import derivatives, polish, relative
-from .solve import descend
-from .starts import choose, moved
+from .solve import Descent, descend
+from .starts import choose, moved, probes
 
 STARTS = 24
-ENOUGH, MORE_STARTS = 0.75, 96  # share of starts that must agree, and how many more there are where they do not
-ELITE, COPIES, STALE, ROUNDS = 12, 32, 3, 24  # best ends moved on, copies of each, rounds without gain, rounds at most
+ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
+ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds at most
+COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
+PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
 GRADIENT_TOLERANCE = 1e-8
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
@@ -34,8 +38,8 @@ class Certificate:
       next_best: objective value of the best other optimum that a start ended in; None if there was none.
       rows: how many rows the starts were compared on (all of them up to 4096).
       lower_outside: {"value", "params"} of a lower optimum outside the law's usual ranges, which was not taken.
-      moved, moved_agree: how many further descents began at the best ends moved on, and how many of them ended in
-        this optimum; 0 where the starts agreed.
+      moved, moved_agree: how many further descents began at the best ends with some coordinates elsewhere, and how
+        many of them ended in this optimum.
     """
 
     gradient: float
@@ -46,6 +50,7 @@ class Certificate:
     lower_outside: dict | None = None
     moved: int = 0
     moved_agree: int = 0
+    unseen: float = 0.0
 
     def __str__(self):
         more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
@@ -85,17 +90,13 @@ def _floats(params):
 
 def _minimise(problem, seed, starts):
     sample = _sample(problem, seed)
-    if starts is None or isinstance(starts, (int, np.integer)):
-        n = STARTS if starts is None else int(starts)
-        z = choose(sample, n, seed)
+    if starts is None:
+        first, further = _search(sample, seed)
     else:
-        z = np.atleast_2d(starts)
-    ends = _descend(sample, z, 100)
-    independent = len(ends.value)
-    if starts is None and _agree(sample, ends.value).sum() < ENOUGH * independent:
-        ends = _joined(ends, _descend(sample, choose(sample, MORE_STARTS, seed + 1), 200))
-        independent = len(ends.value)
-        ends = _move_on(sample, ends, seed)
+        own = choose(sample, int(starts), seed) if isinstance(starts, (int, np.integer)) else np.atleast_2d(starts)
+        first = _descend(sample, own, 100)
+        further = _rows(first, slice(0))
+    ends = _joined(first, further)
     z, gradient = _finish(problem, sample, ends)
     agree = _agree(sample, ends.value)
     others = ends.value[ends.settled & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
@@ -103,27 +104,59 @@ def _minimise(problem, seed, starts):
     if next_best is not None and sample is not problem:
         next_best *= problem.weights.sum() / sample.weights.sum()
     return z, Certificate(
-        gradient, independent, int(agree[:independent].sum()), next_best, sample.n,
-        moved=len(agree) - independent, moved_agree=int(agree[independent:].sum()),
+        gradient, len(first.value), int(agree[: len(first.value)].sum()), next_best, sample.n,
+        moved=len(further.value), moved_agree=int(agree[len(first.value) :].sum()), unseen=_unseen(sample, first),
     )  # fmt: skip
 
 
+def _search(problem, seed):
+    """Ends of independent starts, and of further descents from the best of them."""
+    first = _descend(problem, choose(problem, STARTS, seed), 100)
+    further, thorough = _rows(first, slice(0)), False
+    doubtful = _agree(problem, first.value).mean() < ENOUGH
+    for _ in range(PROBING):
+        if doubtful and not thorough:
+            first = _joined(first, _descend(problem, choose(problem, MORE_STARTS, seed + 1), 200))
+            further, thorough = _move_on(problem, _joined(first, further), seed), True
+        ends = _joined(first, further)
+        best = ends.value.min()
+        if best <= _noise(problem):
+            break
+        probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 200)
+        further, doubtful = _joined(further, probed), True
+        if not _better(problem, probed, best):
+            break
+    return first, further
+
+
 def _move_on(problem, ends, seed):
-    """`ends` and those of descents from the best of them, moved on until STALE rounds bring nothing better."""
-    stale = 0
+    """The ends of descents from the best of `ends`, moved on until that brings nothing better.
+
+    One round without gain is enough where many starts agree on the best, STALE rounds where it is rare.
+    """
+    stale, known = 0, len(ends.value)
     for round_ in range(ROUNDS):
         best = ends.value.min()
         elite = _best_apart(problem, ends, ELITE)
         z = moved(problem, ends.z[elite], COPIES, seed + round_)
         ends = _joined(ends, _descend(problem, z, 200))
-        stale = 0 if ends.value.min() < best * (1 - SAME) - _noise(problem) else stale + 1
-        if stale == STALE or best <= _noise(problem):
+        stale = 0 if _better(problem, ends, best) else stale + 1
+        enough = 1 if _agree(problem, ends.value)[:known].mean() >= COMMON else STALE
+        if stale >= enough or best <= _noise(problem):
             break
-    return ends
+    return _rows(ends, slice(known, None))
+
+
+def _better(problem, ends, best):
+    return ends.value.min() < best * (1 - SAME) - _noise(problem)
 
 
 def _joined(ends, more):
-    return type(ends)(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+    return Descent(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+
+
+def _rows(ends, index):
+    return Descent(*(v[index] for v in vars(ends).values()))
 
 
 def _best_apart(problem, ends, most, worst=np.inf):
@@ -158,6 +191,14 @@ def _finish(problem, sample, ends):
         longer = descend(problem, best, max_steps=2000 if sample is problem else 200, tolerance=1e-16, widen=0.02)
         best = finish(problem, longer.z[0] if longer.value[0] <= problem.value(best[None])[0] else best)
         gradient = relative_gradient(problem, best)
+    if gradient > GRADIENT_TOLERANCE:  # or a curved one, straight around other centres
+        other, z = problem.recentred(best)
+        longer = descend(other, z, max_steps=2000 if sample is problem else 200, tolerance=1e-16, widen=0.02)
+        there = finish(other, longer.z[0])
+        found = problem.internal(_floats(other.natural(there)))
+        error = relative_gradient(problem, found)
+        if error < gradient and problem.value(found[None])[0] <= problem.value(best[None])[0] * (1 + 1e-9):
+            best, gradient = found, error
     return best, gradient
 
 
@@ -167,6 +208,14 @@ def relative_gradient(problem, z):
         return lad_gradient(problem, z)
     gradient, _, size = derivatives(problem, z, hessian=False)
     return relative(problem, z, gradient, size)
+
+
+def _unseen(problem, ends):
+    """Expected share of starts that lead to optima which none of these reached: Boender & Rinnooy Kan 1987."""
+    value = np.sort(ends.value[ends.settled])
+    n, different = len(value), np.diff(value) > DIFFERENT * value[1:] + _noise(problem)
+    optima = 1 + int(different.sum())
+    return min(1.0, optima * (optima + 1) / (n * (n - 1))) if n > 1 else 1.0
 
 
 def _agree(problem, values):

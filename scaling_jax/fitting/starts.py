@@ -5,13 +5,16 @@ need only cover the exponents (Golub & Pereyra 1973). Its matrices come from the
 affine in those coefficients, so one evaluation gives the offset and every basis function.
 """
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 
 from .errors import LawError
 from .solve import CHUNK
 
+# Places, in parts of their start range, where coordinates are tried with the others at the best end.
+ONE_ELSEWHERE = (-8.0, -2.0, -0.5, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.5, 3.0, 9.0)
+TWO_ELSEWHERE = (0.05, 0.35, 0.75, 3.0)
 SEARCH = 512  # candidates looked at, at least, to choose starts from
 
 
@@ -45,6 +48,29 @@ def _ranges(problem):
             lo, hi = np.add((lo, hi), problem.spans[c.spans])
         ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
     return rest, *np.array(ranges).reshape(-1, 2).T
+
+
+def probes(problem, z):
+    """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds."""
+    rest, lo, hi = _ranges(problem)
+
+    def at(i, places):
+        return np.clip(lo[i] + (hi[i] - lo[i]) * np.array(places), problem.lower[rest[i]], problem.upper[rest[i]])
+
+    copies = [z]
+    for i in range(len(rest)):
+        for value in at(i, ONE_ELSEWHERE):
+            copies.append(_with(z, {rest[i]: value}))
+    for i, j in combinations(range(len(rest)), 2):
+        for pair in product(at(i, TWO_ELSEWHERE), at(j, TWO_ELSEWHERE)):
+            copies.append(_with(z, dict(zip((rest[i], rest[j]), pair))))
+    return project(problem, np.array(copies))
+
+
+def _with(z, changed):
+    z = z.copy()
+    z[list(changed)] = list(changed.values())
+    return z
 
 
 def moved(problem, z, n, seed):
@@ -84,7 +110,8 @@ def project(problem, z):
         rest = np.where(np.isfinite(offset), problem.y - offset, 0.0)
         weighted = basis * w
         gram, moment = weighted @ basis.transpose(0, 2, 1), (weighted @ rest[:, :, None])[:, :, 0]
-    z[:, linear] = bounded_least_squares(gram, moment, problem.lower[linear], problem.upper[linear])
+        solved = bounded_least_squares(gram, moment, problem.lower[linear], problem.upper[linear])
+    z[:, linear] = np.where(np.isfinite(solved), solved, z[:, linear])
     return z
 
 
