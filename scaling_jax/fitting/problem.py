@@ -200,7 +200,8 @@ class Problem:
 
     def value(self, z):
         """The objective at each row of z, (b,)."""
-        return self.objective.value(self.residuals(z), self.weights)
+        with np.errstate(over="ignore"):  # far from the data
+            return self.objective.value(self.residuals(z), self.weights)
 
 
 def _natural(law, z, fixed, centre, exp):

@@ -50,7 +50,6 @@ class Certificate:
     lower_outside: dict | None = None
     moved: int = 0
     moved_agree: int = 0
-    unseen: float = 0.0
 
     def __str__(self):
         more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
@@ -105,7 +104,7 @@ def _minimise(problem, seed, starts):
         next_best *= problem.weights.sum() / sample.weights.sum()
     return z, Certificate(
         gradient, len(first.value), int(agree[: len(first.value)].sum()), next_best, sample.n,
-        moved=len(further.value), moved_agree=int(agree[len(first.value) :].sum()), unseen=_unseen(sample, first),
+        moved=len(further.value), moved_agree=int(agree[len(first.value) :].sum()),
     )  # fmt: skip
 
 
@@ -123,7 +122,9 @@ def _search(problem, seed):
         if best <= _noise(problem):
             break
         probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 200)
-        further, doubtful = _joined(further, probed), True
+        if _better(problem, probed, best):
+            probed, doubtful = _joined(probed, _carried_on(problem, probed)), True
+        further = _joined(further, probed)
         if not _better(problem, probed, best):
             break
     return first, further
@@ -136,6 +137,8 @@ def _move_on(problem, ends, seed):
     """
     stale, known = 0, len(ends.value)
     for round_ in range(ROUNDS):
+        if stale == 0:
+            ends = _joined(ends, _carried_on(problem, ends))
         best = ends.value.min()
         elite = _best_apart(problem, ends, ELITE)
         z = moved(problem, ends.z[elite], COPIES, seed + round_)
@@ -145,6 +148,11 @@ def _move_on(problem, ends, seed):
         if stale >= enough or best <= _noise(problem):
             break
     return _rows(ends, slice(known, None))
+
+
+def _carried_on(problem, ends):
+    """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
+    return descend(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
 
 
 def _better(problem, ends, best):
@@ -208,14 +216,6 @@ def relative_gradient(problem, z):
         return lad_gradient(problem, z)
     gradient, _, size = derivatives(problem, z, hessian=False)
     return relative(problem, z, gradient, size)
-
-
-def _unseen(problem, ends):
-    """Expected share of starts that lead to optima which none of these reached: Boender & Rinnooy Kan 1987."""
-    value = np.sort(ends.value[ends.settled])
-    n, different = len(value), np.diff(value) > DIFFERENT * value[1:] + _noise(problem)
-    optima = 1 + int(different.sum())
-    return min(1.0, optima * (optima + 1) / (n * (n - 1))) if n > 1 else 1.0
 
 
 def _agree(problem, values):
