@@ -15,7 +15,7 @@ from scaling_jax.training import device
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.lanes import LaneProgram, make_mesh
-from scaling_jax.training.loop import PackTrainer, buffer_steps, phase_ends
+from scaling_jax.training.loop import PackTrainer, Training, buffer_steps, phase_ends
 
 CONTEXT, BATCH, VOCAB = 8, 4, 16
 SPEC = Spec("tokens", VOCAB, CONTEXT)
@@ -73,7 +73,6 @@ def train(study, folder, program=None, should_stop=lambda: False, attempt=0) -> 
     finished = records.finished()
     with PackCheckpoints(folder / "checkpoints", 2, phase_ends(pack, study), len(pack.lanes)) as checkpoints:
         common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
-        PackTrainer(
-            pack, study, program, records, checkpoints, finished, common, should_stop, lambda progress: None
-        ).run()
+        training = Training(study, None, records, finished, common, should_stop, lambda progress: None)
+        PackTrainer(training, pack, program, checkpoints).run()
     return records.finished()

@@ -13,6 +13,7 @@ from scaling_jax.study import Execution, Ladder
 from scaling_jax.training import layout
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.lanes import LaneProgram, make_mesh
+from scaling_jax.training.loop import Training
 
 RATES = (0.01, 0.02, 0.03, 0.04)  # a lane on each of the four devices: packs train one after another
 SIX_RATES = (*RATES, 0.05, 0.06)
@@ -41,13 +42,15 @@ def train(folder, monkeypatch, ahead: bool) -> tuple[dict, list[tuple[str, int]]
     records = Records(folder, 0)
     local.train_packs(
         plan,
-        study,
-        ResidentFeed(packs.make_dataset()),
-        records,
-        (),
-        COMMON,
-        lambda: False,
-        lambda progress: events.append(("trained", widths[progress.scale])),
+        Training(
+            study,
+            ResidentFeed(packs.make_dataset()),
+            records,
+            finished=(),
+            common=COMMON,
+            should_stop=lambda: False,
+            on_progress=lambda progress: events.append(("trained", widths[progress.scale])),
+        ),
     )
     monkeypatch.setattr(LaneProgram, "compile", compile_all)
     return {run_id: row["loss"] for run_id, row in records.finished().items()}, events
@@ -75,9 +78,11 @@ def test_layouts_are_tried_on_free_devices_only(tmp_path, monkeypatch):
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     records = Records(tmp_path, 0)
     asked = []
-    monkeypatch.setattr(local, "build_program", lambda pack, study, feed, records, devices: asked.append(study))
+    monkeypatch.setattr(local, "build_program", lambda pack, training, devices: asked.append(training.study))
     for name in ("auto", "map"):
-        with local._Ahead(dataclasses.replace(study, execution=Execution(layout=name)), None, records) as ahead:
+        tried = dataclasses.replace(study, execution=Execution(layout=name))
+        training = Training(tried, None, records, (), COMMON, lambda: False, lambda progress: None)
+        with local._Ahead(training) as ahead:
             ahead.start(pack)
             ahead.program(pack, jax.devices())
     # Tried: once, when its devices are free. Given: ahead, and not again.

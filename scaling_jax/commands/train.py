@@ -22,7 +22,7 @@ from scaling_jax.results import Records
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import device, processes
 from scaling_jax.training.feed import make_feed
-from scaling_jax.training.loop import missing
+from scaling_jax.training.loop import Training, missing
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
@@ -131,7 +131,7 @@ def _train(todo, study: Study, dataset, records: Records, finished, stop: StopSi
     peak, _ = device.peak_flops()
     report = Reporter(todo, peak) if processes.is_leader() else lambda progress: None
     with stop.deferred():
-        local.train_packs(todo, study, feed, records, finished, common, stop, report)
+        local.train_packs(todo, Training(study, feed, records, finished, common, stop, report))
 
 
 def _count_missing(packs, finished) -> int:

@@ -6,7 +6,7 @@ import concurrent.futures
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,38 +14,22 @@ import jax
 from scaling_jax.errors import Preempted, UserError
 from scaling_jax.models import Scaling
 from scaling_jax.plan import Pack
-from scaling_jax.results import Records
 from scaling_jax.study import Study
 from scaling_jax.training import device, processes
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.layout import choose_layout, wants_trial
-from scaling_jax.training.loop import PackTrainer, Progress, buffer_steps, phase_ends
+from scaling_jax.training.loop import PackTrainer, Training, buffer_steps, phase_ends
 
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
-def train_packs(
-    packs: Sequence[Pack],
-    study: Study,
-    feed: Any,
-    records: Records,
-    finished: Collection[str],
-    common: dict[str, Any],
-    should_stop: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
-) -> None:
+def train_packs(packs: Sequence[Pack], training: Training) -> None:
     """Trains every pack to its last result.
 
     A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
     devices are independent, so neither changes the other's losses. While accelerators train, the pack that is next is
     compiled. Several processes train one pack after another, each on all devices.
-
-    Args:
-      packs, study, feed: what to train, on what.
-      records, finished, common: as for `PackTrainer`.
-      should_stop: asked between chunks.
-      on_progress: called after every chunk of every pack.
 
     Raises:
       Preempted: told to stop; every pack under way has saved.
@@ -54,22 +38,22 @@ def train_packs(
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
     if not processes.alone():
         for pack in waiting:
-            if should_stop():
+            if training.should_stop():
                 raise Preempted("stopped between two packs; everything finished so far is saved")
-            program = build_program(pack, study, feed, records, jax.devices())
-            train_program(program, pack, study, records, finished, common, should_stop, on_progress)
+            train_program(build_program(pack, training, jax.devices()), pack, training)
         return
     free = list(jax.devices())
     turn = threading.Condition()
     errors: list[BaseException] = []
 
     def stop() -> bool:
-        return bool(errors) or should_stop()
+        return bool(errors) or training.should_stop()
+
+    together = dataclasses.replace(training, should_stop=stop)
 
     def work(pack: Pack, devices: list[Any]) -> None:
         try:
-            program = ahead.program(pack, devices)
-            train_program(program, pack, study, records, finished, common, stop, on_progress)
+            train_program(ahead.program(pack, devices), pack, together)
         except BaseException as error:
             errors.append(error)
         finally:
@@ -78,11 +62,11 @@ def train_packs(
                 turn.notify_all()
 
     threads = []
-    with _Ahead(study, feed, records) as ahead, turn:
+    with _Ahead(training) as ahead, turn:
         while waiting and not stop():
             taken = None
             for pack in waiting:  # the longest that fits
-                need = devices_wanted(pack, study, jax.device_count())
+                need = devices_wanted(pack, training.study, jax.device_count())
                 if need <= len(free):
                     taken = pack
                     break
@@ -135,8 +119,8 @@ def mesh_shape(pack: Pack, study: Study, available: int) -> tuple[int, int, int]
 class _Ahead:
     """Compiles the pack that comes next, on the devices that it will get, while others train."""
 
-    def __init__(self, study: Study, feed: Any, records: Records):
-        self._study, self._feed, self._records = study, feed, records
+    def __init__(self, training: Training):
+        self._training = training
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "ahead")
         self._next: tuple[Any, concurrent.futures.Future[LaneProgram]] | None = None
 
@@ -144,10 +128,11 @@ class _Ahead:
         """Begins, unless a pack is being compiled already, or this one wants the devices to try its layouts on."""
         if self._next or jax.default_backend() not in AHEAD_BACKENDS:
             return
-        shape = mesh_shape(pack, self._study, jax.device_count())
-        if not wants_trial(self._study.execution, pack, shape[0], self._records):
+        study = self._training.study
+        shape = mesh_shape(pack, study, jax.device_count())
+        if not wants_trial(study.execution, pack, shape[0], self._training.records):
             devices = jax.devices()[: math.prod(shape)]
-            build = self._pool.submit(build_program, pack, self._study, self._feed, self._records, devices)
+            build = self._pool.submit(build_program, pack, self._training, devices)
             self._next = (pack.scale, devices), build
 
     def program(self, pack: Pack, devices: list[Any]) -> LaneProgram:
@@ -156,7 +141,7 @@ class _Ahead:
             ((_, expected), build), self._next = self._next, None
             if devices == expected:
                 return build.result()
-        return build_program(pack, self._study, self._feed, self._records, devices)
+        return build_program(pack, self._training, devices)
 
     def __enter__(self) -> _Ahead:
         return self
@@ -165,8 +150,9 @@ class _Ahead:
         self._pool.shutdown(wait=False)
 
 
-def build_program(pack: Pack, study: Study, feed: Any, records: Records, devices: Sequence[Any]) -> LaneProgram:
+def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
     """The pack's program on these devices, compiled."""
+    study, feed = training.study, training.feed
     head_dim = getattr(study.family, "head_dim", None)
     execution = device.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
     scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
@@ -177,27 +163,19 @@ def build_program(pack: Pack, study: Study, feed: Any, records: Records, devices
         resolved = dataclasses.replace(execution, layout=layout)
         return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
 
-    layout = choose_layout(execution, pack, study, mesh, records, program)
+    layout = choose_layout(execution, pack, study, mesh, training.records, program)
     chosen = program(layout, buffer_steps(pack, study))
     chosen.compile()
     return chosen
 
 
-def train_program(
-    program: LaneProgram,
-    pack: Pack,
-    study: Study,
-    records: Records,
-    finished: Collection[str],
-    common: dict[str, Any],
-    should_stop: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
-) -> None:
+def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:
     """Trains one pack from wherever it stands."""
+    study = training.study
     with PackCheckpoints(
-        records.root / "checkpoints" / pack.scale,
+        training.records.root / "checkpoints" / pack.scale,
         study.execution.keep_checkpoints,
         phase_ends(pack, study),
         len(pack.lanes),
     ) as checkpoints:
-        PackTrainer(pack, study, program, records, checkpoints, finished, common, should_stop, on_progress).run()
+        PackTrainer(training, pack, program, checkpoints).run()

@@ -38,38 +38,42 @@ class Progress:
     tokens_per_s: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the packs of one call of the engine share.
+
+    Attributes:
+      study, feed: what to train, on what (a `ResidentFeed` or a `StreamedFeed`).
+      records: where points and results go.
+      finished: run_ids that have their result.
+      common: columns of the results table that are the same for every run.
+      should_stop: asked between chunks; True saves and raises Preempted.
+      on_progress: called after every chunk of every pack.
+    """
+
+    study: Study
+    feed: Any
+    records: Records
+    finished: Collection[str]
+    common: dict[str, Any]
+    should_stop: Callable[[], bool]
+    on_progress: Callable[[Progress], None]
+
+
 class PackTrainer:
     """The loop over a pack's phases.
 
     Args:
-      pack, study: what to train.
+      training, pack: what to train, for whom.
       program: compiled functions.
-      records: where points and results go.
       checkpoints: of this scale.
-      finished: run_ids that have their result.
-      common: columns of the results table that are the same for every run.
-      should_stop: asked between chunks; True saves and raises Preempted.
-      on_progress: called after every chunk.
     """
 
-    def __init__(
-        self,
-        pack: Pack,
-        study: Study,
-        program: LaneProgram,
-        records: Records,
-        checkpoints: PackCheckpoints,
-        finished: Collection[str],
-        common: dict[str, Any],
-        should_stop: Callable[[], bool],
-        on_progress: Callable[[Progress], None],
-    ):
-        self.pack, self.study, self.program = pack, study, program
-        self.records, self.checkpoints, self.finished, self.common = records, checkpoints, frozenset(finished), common
-        self.should_stop, self.on_progress = should_stop, on_progress
-        self.phases = phases(study.schedule, pack.budgets)
+    def __init__(self, training: Training, pack: Pack, program: LaneProgram, checkpoints: PackCheckpoints):
+        self.training, self.pack, self.program, self.checkpoints = training, pack, program, checkpoints
+        self.phases = phases(training.study.schedule, pack.budgets)
         self.seconds = [0.0] * len(self.phases)
-        self.pace = Pace(study.execution, program.buffer_steps)
+        self.pace = Pace(training.study.execution, program.buffer_steps)
         self.points: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of learning curves, since the last save
         self.last_done = 0.0
 
@@ -110,7 +114,8 @@ class PackTrainer:
 
     def _missing_lanes(self, phase: Phase) -> list[int]:
         """Lanes of a branch that have no result yet."""
-        return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in self.finished]
+        finished = self.training.finished
+        return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in finished]
 
     def _phase(self, index: int, phase: Phase, step: int, state: Any, trunk: Any | None) -> Any:
         """Runs `phase` from `step`; losses of a chunk are fetched while the next one runs."""
@@ -128,7 +133,7 @@ class PackTrainer:
                 self._record(index, *pending)
                 pending = None
                 self.pace.agree()
-            stop = self.should_stop()
+            stop = self.training.should_stop()
             if stop or (self.pace.save_is_due(count) and step < phase.stop):
                 if pending is not None:
                     self._record(index, *pending)
@@ -161,7 +166,7 @@ class PackTrainer:
         healthy = [np.mean(loss) for loss in by_lane if np.isfinite(loss).all() and loss.all()]
         best = float(min(healthy)) if healthy else float("nan")
         rate = count * self.pack.tokens_per_step * len(by_lane) / elapsed
-        self.on_progress(Progress(self.pack.scale, phase.kind, self._taken(index, first + count), best, rate))
+        self.training.on_progress(Progress(self.pack.scale, phase.kind, self._taken(index, first + count), best, rate))
 
     def _taken(self, index: int, step: int) -> int:
         """Steps taken over all phases when the next is `step` of phase `index`."""
@@ -177,7 +182,7 @@ class PackTrainer:
         self.seconds[index] += time.monotonic() - begin
         before = [i for i, p in enumerate(self.phases) if p.kind == "trunk" and p.stop <= phase.start]
         wall = self.seconds[index] + sum(self.seconds[i] for i in before)
-        if self.study.schedule.name == "cosine":
+        if self.training.study.schedule.name == "cosine":
             wall = self.seconds[index]
         self._flush_points()
         for lane in self._missing_lanes(phase):
@@ -192,7 +197,7 @@ class PackTrainer:
             metrics = dict.fromkeys(metrics)
         row = {
             "run_id": run.run_id,
-            **self.common,
+            **self.training.common,
             "scale": pack.scale,
             "width": pack.width,
             "depth": pack.depth,
@@ -224,12 +229,12 @@ class PackTrainer:
             row["bits_per_byte"] = float(bits / self.program.feed.dataset.bytes_per_token)
             if (unigram := self.program.feed.dataset.info.get("unigram_nats")) is not None:
                 row["unigram_normalized"] = metrics["loss"] - unigram
-        self.records.write_result(row)
+        self.training.records.write_result(row)
 
     def _flush_points(self) -> None:
         """Writes the points since the last save: what is lost in between is trained, and recorded, again."""
         for (kind, ident), points in self.points.items():
-            self.records.write_points(kind, ident, points)
+            self.training.records.write_points(kind, ident, points)
         self.points.clear()
 
     def _save(self, phase: int, step: int | None, trunk: Any, branch: Any | None) -> None:
