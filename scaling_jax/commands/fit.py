@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from scaling_jax.commands.fit_at import parse_at
 from scaling_jax.commands.fit_columns import Columns, parse_mapping, read_columns
 from scaling_jax.errors import UserError
 
@@ -29,7 +30,11 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "target_flops", None, "Compute of the run to plan; by default ten times the largest in the table."
     )
-    flags.DEFINE_list("columns", [], "Columns of the table, e.g. N=params,D=tokens,C=flops,y=loss.")
+    flags.DEFINE_multi_string(
+        "at", [], "What the law's other inputs are at the target, as numbers or arithmetic of N and D, e.g. U=1e11, or "
+        "depth=24,width=sqrt(N/288).",
+    )  # fmt: skip
+    flags.DEFINE_multi_string("columns", [], "Columns of the table, e.g. N=params,D=tokens,C=flops,y=loss.")
     flags.DEFINE_string("n_column", None, "Short for --columns=N=...: which count of parameters is N.")
     flags.DEFINE_string("y", None, "Short for --columns=y=...: the metric to fit.")
     flags.DEFINE_multi_string("where", [], "Only rows with COLUMN=VALUE; may be repeated.")
@@ -75,6 +80,7 @@ def main(args: list[str], values: Any) -> int:
         objective=_objective(values.objective, values.delta, values.overestimate_penalty),
         out=values.out,
         target_flops=values.target_flops,
+        at=parse_mapping(values.at, "--at"),
         columns=columns,
         where=parse_mapping(values.where, "--where"),
         cluster_column=values.cluster_column,
@@ -97,6 +103,7 @@ def fit_table(
     objective=None,
     out: Any = None,
     target_flops: float | None = None,
+    at: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     cluster_column: str = "",
@@ -114,6 +121,7 @@ def fit_table(
       law: a name in `fitting.laws`. objective: None is Huber(1e-3).
       out: path of the .json; None writes nothing.
       target_flops: compute of the run to plan; None takes ten times the largest in the table.
+      at: inputs of the law besides N and D -> what they are on the frontier; see `fit_at.parse_at`.
       columns, where, cluster_column, weight_column: see `fit_columns.read_columns`.
       cut_flops: also fit the runs below and judge them by those above.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
@@ -133,6 +141,7 @@ def fit_table(
     if out is not None and pathlib.Path(out).suffix != ".json":
         raise UserError(f"--out={out}: the fit is written as .json, e.g. --out=fit.json")
     chosen = fitting.laws[law]
+    held = parse_at(chosen, at or {})
     read = read_columns(
         table, chosen, columns=columns, where=where, cluster_column=cluster_column, weight_column=weight_column
     )
@@ -143,7 +152,7 @@ def fit_table(
         )
     report = Report(
         fit=fit, read=read, source=source, level=level, resamples=resamples, target=_target(read, target_flops),
-        cut=cut_flops, rows=len(table), budgets=budgets,
+        cut=cut_flops, rows=len(table), budgets=budgets, held=held,
     )  # fmt: skip
     text = report.text()
     if out is None:

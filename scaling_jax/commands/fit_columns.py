@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,16 +57,21 @@ class Columns:
 
 
 def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, str]:
-    """["N=params", "y=loss"] -> {"N": "params", "y": "loss"}.
+    """["N=params,D=tokens", "y=loss"] -> {"N": "params", "D": "tokens", "y": "loss"}.
+
+    A comma separates pairs only where NAME= follows, so that columns may have commas in their names.
 
     Raises:
-      UserError: a pair without "=".
+      UserError: a pair without "=", or a name given twice.
     """
     out = {}
-    for pair in pairs:
+    for pair in (pair for text in pairs for pair in re.split(r",\s*(?=\w+=)", text)):
         name, separator, column = pair.partition("=")
         if not (separator and name.strip() and column.strip()):
-            raise UserError(f"{flag}: {pair!r} is not NAME=COLUMN; write e.g. {flag}=N=params,D=tokens,y=loss")
+            example = {"--at": "U=1e11", "--where": "source=c4"}.get(flag, "N=params,D=tokens,y=loss")
+            raise UserError(f"{flag}: {pair!r} is not NAME=VALUE; write e.g. {flag}={example}")
+        if name.strip() in out:
+            raise UserError(f"{flag} gives {name.strip()} twice: {out[name.strip()]} and {column.strip()}")
         out[name.strip()] = column.strip()
     return out
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from scaling_jax import fitting
+from scaling_jax.commands.fit_at import further_inputs
 from scaling_jax.commands.fit_columns import Columns
+from scaling_jax.fitting.allocation import law_columns
 from scaling_jax.fitting.text import short, table
 
 
@@ -24,6 +26,7 @@ class Report:
       target: compute of the run to plan; None for laws without N and D.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
       cut: compute that separates fitted from judged runs in the hold-out; None for none.
+      held: inputs of the law besides N and D -> what they are on the frontier.
     """
 
     fit: fitting.Fit
@@ -35,6 +38,7 @@ class Report:
     target: float | None
     cut: float | None
     budgets: list[float] | None = None
+    held: Mapping = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """Sections separated by empty lines; those that do not apply are left out."""
@@ -58,12 +62,11 @@ class Report:
                 yield "residuals", fit_figures.residuals(self.fit, self.fit.data[name], scale_label=label)
             return
         if not self._no_frontier:
-            yield (
-                "loss",
-                fit_figures.loss_vs_compute(
-                    self.fit, self.read.C, target_flops=self.target, level=self.level, y_label=y_label
-                ),
-            )
+            found = fit_figures.loss_vs_compute(
+                self.fit, self.read.C, target_flops=self.target, level=self.level, y_label=y_label,
+                frontier=self._frontier_at,
+            )  # fmt: skip
+            yield "loss", found
         yield "residuals", fit_figures.residuals(self.fit, self.read.C)
         if self.approaches is not None and self.approaches.isoflop is not None:
             yield "isoflop", fit_figures.isoflop(self.approaches.isoflop, y_label=y_label)
@@ -73,7 +76,7 @@ class Report:
             yield (
                 "allocation",
                 fit_figures.allocation(
-                    None if self._no_frontier else self.fit.frontier,
+                    None if self._no_frontier else self._frontier_at,
                     {k: v.optima for k, v in optima.items() if v is not None},
                     self.target,
                 ),
@@ -98,11 +101,18 @@ class Report:
         """Why there is no frontier; empty when there is one."""
         if self.target is None:
             return "the law has no compute"
+        untold = [k for k in further_inputs(self.fit.law) if k not in self.held]
+        if untold and self.fit.law.a_loss:
+            asked = ",".join(f"{k}=<value>" for k in untold)
+            return f"{self.fit.law.name} also reads {', '.join(untold)}: say what it is at the target, --at={asked}"
         try:
-            self.fit.frontier(self.target)
+            self._frontier_at(self.target)
         except fitting.FitError as error:
             return str(error)
         return ""
+
+    def _frontier_at(self, C, level: float | None = None) -> fitting.Frontier:
+        return self.fit.frontier(C, level=level, inputs=self.held or None)
 
     @functools.cached_property
     def _intervals(self) -> dict:
@@ -150,8 +160,9 @@ class Report:
     def _frontier(self) -> str:
         if self._no_frontier:
             return f"no frontier\n  {self._no_frontier}" if self.target is not None and self.fit.law.a_loss else ""
-        at = self.fit.frontier(self.target, level=self.level)
-        lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D)"]
+        at = self._frontier_at(self.target, self.level)
+        held = "".join(f", {k} = {getattr(v, 'text', None) or format(v, '.4g')}" for k, v in self.held.items())
+        lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D{held})"]
         y_name = self.read.names["y"]
         width = max(len("D*/N*"), len(y_name))
         for name, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", y_name, "{:.4f}".format)):
@@ -160,8 +171,8 @@ class Report:
             lines.append(f"  {label:<{width}} {show(value):>8}  [{show(low)}, {show(high)}]")
         N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
         lines.append(f"  {'D*/N*':<{width}} {D / N:>8.1f}")
-        if set(self.fit.law.inputs) == {"N", "D"}:
-            lines.append(f"  {fitting.extrapolation(self.fit, {'N': N, 'D': D})}")
+        there = law_columns(self.fit.law, N, D, self.held)
+        lines.append(f"  {fitting.extrapolation(self.fit, there)}")
         return "\n".join(lines + [f"  ! {w}" for w in at.warnings])
 
     def _holdout(self) -> str:
@@ -178,7 +189,8 @@ class Report:
         return "" if self.approaches is None else f"three approaches\n{self.approaches}"
 
     def _sensitivity(self) -> str:
-        found = fitting.sensitivity(self.fit, conventions=self.read.conventions or None, target=self.target)
+        counted = self.read.conventions or None
+        found = fitting.sensitivity(self.fit, conventions=counted, target=self.target, inputs=self.held)
         lines = ["sensitivity to the analyst's choices", str(found)]
         spread = found.spread()
         if spread is not None:

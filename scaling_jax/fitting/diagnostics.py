@@ -222,8 +222,9 @@ class Sensitivity:
 
 
 def sensitivity(
-    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None
-) -> Sensitivity:
+    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None,
+    inputs: Mapping | None = None,
+) -> Sensitivity:  # fmt: skip
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
     Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
@@ -234,6 +235,7 @@ def sensitivity(
       conventions: name -> (n,) values that replace N, e.g. {"total": ..., "non-embedding": ...}.
       target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
         law has a frontier.
+      inputs: further inputs of the law at that target, as for `Fit.frontier`.
     """
     from .fit import fit as refit
     from .objectives import LAD, Huber, LeastSquares
@@ -275,17 +277,17 @@ def sensitivity(
                         "N": convention,
                         "params": dict(one.params),
                         "a": one.exponents.get("a"),
-                        "frontier": _frontier_at(one, target),
+                        "frontier": _frontier_at(one, target, inputs),
                     }
                 )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
 
 
-def _frontier_at(fit, target) -> dict | None:
+def _frontier_at(fit, target, inputs) -> dict | None:
     if target is None:
         return None
     try:
-        at = fit.frontier(target)
+        at = fit.frontier(target, inputs=inputs)
     except FitError:
         return None
     return {k: float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss")}

@@ -38,6 +38,7 @@ def loss_vs_compute(
     level: float | None = None,
     y_label: str = "loss",
     title: str = "",
+    frontier=None,
 ) -> Figure:
     """Runs by compute and loss, coloured by N, with the fitted frontier out to the target.
 
@@ -48,9 +49,11 @@ def loss_vs_compute(
       target_flops: the frontier is drawn to here and marked with its N*, D* and loss.
       level: shades this interval of the frontier's loss (needs a bootstrap: seconds).
       y_label, title: what y is, and what the figure is called.
+      frontier: frontier(C, level=) of the law where it reads more than N and D; None takes `fit.frontier`.
     """
     figure, ax = _figure(7.2, 4.8)
     C, N, y = np.asarray(C, float), np.asarray(fit.data["N"], float), np.asarray(fit.y, float)
+    frontier_at = fit.frontier if frontier is None else frontier
     norm = _log_norm(np.concatenate([N, _column(held_out, "N")]))
     _join_sizes(ax, C, N, y, norm)
     ax.scatter(C, y, c=SCALE(norm(N)), s=26, linewidths=0.4, edgecolors="white", zorder=3)
@@ -62,7 +65,7 @@ def loss_vs_compute(
         )  # fmt: skip
     everything = np.concatenate([C, _column(held_out, "C"), [target_flops] if target_flops else []])
     grid = np.geomspace(everything.min(), everything.max(), 120)
-    frontier = fit.frontier(grid, level=level)
+    frontier = frontier_at(grid, level=level)
     inside = grid <= C.max()
     ax.plot(grid[inside], frontier.loss[inside], color=INK, lw=1.8, zorder=5, label="fitted frontier")
     ax.plot(grid[~inside], frontier.loss[~inside], color=INK, lw=1.8, ls=(0, (4, 2)), zorder=5)
@@ -70,7 +73,7 @@ def loss_vs_compute(
         low, high = _band(frontier, "loss")
         ax.fill_between(grid, low, high, color=INK, alpha=0.13, lw=0, zorder=1, label=f"{level:.0%} interval")
     if target_flops:
-        at = fit.frontier(target_flops)
+        at = frontier_at(target_flops)
         n, d, loss = (float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss"))
         label = f"target {target_flops:.3g}: N* {short(n)}, D* {short(d)}, {loss:.4g}"
         ax.plot([target_flops], [loss], "*", ms=14, color=HELD_OUT, mec="white", zorder=6, label=label)
