@@ -304,7 +304,7 @@ sys.exit(cli.main(["scaling-jax", "fit", "--results=runs.csv", "--out=fit.json",
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "no figures: they need matplotlib" in done.stdout
+    assert "no figures: they need matplotlib, which is not installed (pip install 'scaling_jax[plot]')" in done.stdout
     assert json.loads((tmp_path / "fit.json").read_text())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "runs.csv"]
 
@@ -349,3 +349,15 @@ def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
             assert run(*args, "--resamples=50") == 0, capsys.readouterr()
     assert names["fit"].params["alpha"] == pytest.approx(0.34, abs=0.02)
     assert names["ranked"].candidates[-1].name == "kaplan"
+
+
+def test_the_fitter_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweeps().rename(columns={"params_matmul": "params"})[["params", "tokens", "loss"]].to_csv("losses.csv", index=False)
+    section = (ROOT / "README.md").read_text().split("## Only the fitter")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    (command,) = re.findall(r"`(scaling-jax fit .*?)`", section)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "frontier (closed form)" in capsys.readouterr().out
+    assert run(*command.split()[1:], "--resamples=20") == 0
+    assert "frontier at C = 1e+24" in capsys.readouterr().out

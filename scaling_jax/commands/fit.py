@@ -170,7 +170,7 @@ def _write_figures(report, path: pathlib.Path) -> str:
         from scaling_jax.report import fit_figures
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        return f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[train]')"
+        return f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"
     lines = []
     for name, figure in report.figures():
         place = path.with_name(f"{path.stem}_{name}.png")
