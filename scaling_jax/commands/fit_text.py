@@ -79,6 +79,7 @@ class Report:
                     None if self._no_frontier else self._frontier_at,
                     {k: v.optima for k, v in optima.items() if v is not None},
                     self.target,
+                    self.level,
                 ),
             )
 

@@ -17,6 +17,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from scaling_jax.fitting.text import short
+from scaling_jax.report import ticks
 
 COLORS = colormaps["viridis"]
 SCALE = ListedColormap(COLORS(np.linspace(0.0, 0.9, 256)))  # the yellow end is unreadable on white
@@ -55,7 +56,7 @@ def loss_vs_compute(
     C, N, y = np.asarray(C, float), np.asarray(fit.data["N"], float), np.asarray(fit.y, float)
     frontier_at = fit.frontier if frontier is None else frontier
     norm = _log_norm(np.concatenate([N, _column(held_out, "N")]))
-    _join_sizes(ax, C, N, y, norm)
+    _join_sizes(ax, C, N, y, norm, [v for k, v in fit.data.items() if k not in ("N", "D", "M")])
     ax.scatter(C, y, c=SCALE(norm(N)), s=26, linewidths=0.4, edgecolors="white", zorder=3)
     if held_out is not None:
         colors = SCALE(norm(_column(held_out, "N")))
@@ -75,7 +76,7 @@ def loss_vs_compute(
     if target_flops:
         at = frontier_at(target_flops)
         n, d, loss = (float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss"))
-        label = f"target {target_flops:.3g}: N* {short(n)}, D* {short(d)}, {loss:.4g}"
+        label = f"target {target_flops:.3g}: N* {short(n)}, D* {short(d)}, {y_label} {loss:.4g}"
         ax.plot([target_flops], [loss], "*", ms=14, color=HELD_OUT, mec="white", zorder=6, label=label)
     _log_axes(ax, "training FLOPs", y_label)
     _size_bar(figure, ax, norm)
@@ -110,6 +111,7 @@ def isoflop(result, *, held_out: Mapping | None = None, y_label: str = "loss", t
         zorder=5, label=rf"lowest: $N^* \propto C^{{{result.a:.3f}}}$",
     )  # fmt: skip
     _log_axes(ax, "parameters N", y_label)
+    ticks.few_labels(ax.xaxis)
     _size_bar(figure, ax, norm, "training FLOPs")
     ax.legend(frameon=False, loc="best")
     ax.set_title(title)
@@ -169,23 +171,31 @@ def residuals(
     return figure
 
 
-def allocation(frontier, optima: Mapping[str, np.recarray], target_flops: float | None = None) -> Figure:
+def allocation(
+    frontier, optima: Mapping[str, np.recarray], target_flops: float | None = None, level: float | None = None
+) -> Figure:
     """N* and D* against compute: the fitted frontier and the optima of the other approaches.
 
     Args:
-      frontier: a function of C (n,) giving `.N` and `.D` (a Fit's `frontier`), or None.
+      frontier: a function of C (n,) and level= giving a `Frontier` (a Fit's `frontier`), or None.
       optima: label -> record array with `.C .N .D` (an `IsoFlop`'s or `Envelope`'s `optima`).
       target_flops: the lines are drawn to here.
+      level: shades this interval of the fitted frontier.
     """
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     every_c = np.concatenate([found.C for found in optima.values()] + ([[target_flops]] if target_flops else []))
     grid = np.geomspace(every_c.min(), every_c.max(), 60)
-    fitted = frontier(grid) if frontier is not None else None
+    fitted = frontier(grid, level=level) if frontier is not None else None
     markers = ["o", "s", "^", "v", "P"]
     for ax, name, label in zip(figure.subplots(1, 2), "ND", ("parameters N*", "tokens D*")):
         if fitted is not None:
-            ax.plot(grid, getattr(fitted, name), color=INK, lw=1.8, label="parametric law", zorder=4)
+            best = getattr(fitted, name)
+            slope = np.log(best[-1] / best[-2]) / np.log(grid[-1] / grid[-2])  # at the target, where it may bend
+            ax.plot(grid, best, color=INK, lw=1.8, label=f"parametric law: $C^{{{slope:.3f}}}$", zorder=4)
+            if level is not None:
+                ax.fill_between(grid, *_band(fitted, name), color=INK, alpha=0.13, lw=0, zorder=1,
+                                label=f"{level:.0%} interval")  # fmt: skip
         for i, (key, found) in enumerate(optima.items()):
             color = COLORS(0.15 + 0.7 * i / max(len(optima) - 1, 1))
             slope, intercept = np.polyfit(np.log(found.C), np.log(found[name]), 1)
@@ -201,6 +211,7 @@ def allocation(frontier, optima: Mapping[str, np.recarray], target_flops: float 
         ax.set_yscale("log")
         ax.set_xlabel("training FLOPs")
         ax.set_ylabel(label)
+        ticks.few_labels(ax.yaxis)
         ax.legend(frameon=False, loc="upper left")
     return figure
 
@@ -238,8 +249,10 @@ def law_of_one(
     _style(ax)
     if log_x:
         ax.set_xscale("log")
+        ticks.few_labels(ax.xaxis)
     if y.min() > 0 and y.max() > 10 * y.min():
         ax.set_yscale("log")
+        ticks.few_labels(ax.yaxis)
     ax.set_xlabel(name if x_label is None else x_label)
     ax.set_ylabel(y_label)
     ax.legend(frameon=False)
@@ -261,15 +274,16 @@ def _log_norm(values: np.ndarray) -> LogNorm:
     return LogNorm(low / 1.5, high * 1.5) if low == high else LogNorm(low, high)
 
 
-def _join_sizes(ax, C, N, y, norm) -> None:
-    """Thin lines through the runs of one size: their training curves or token budgets."""
-    sizes, counts = np.unique(N, return_counts=True)
-    if sizes.size > MAX_JOINED_SIZES:
+def _join_sizes(ax, C, N, y, norm, others) -> None:
+    """Thin lines through the runs of one size (and one value of the law's other inputs): their token budgets."""
+    if np.unique(N).size > MAX_JOINED_SIZES:
         return
-    for size in sizes[counts >= 2]:
-        rows = np.flatnonzero(size == N)
+    _, kinds = np.unique(np.stack([N, *others], axis=1), axis=0, return_inverse=True)
+    for kind in range(kinds.max() + 1):
+        rows = np.flatnonzero(kinds.ravel() == kind)
         rows = rows[np.argsort(C[rows])]
-        ax.plot(C[rows], y[rows], color=SCALE(norm(size)), lw=0.9, alpha=0.55, zorder=2)
+        if rows.size > 1 and np.all(np.diff(np.log(C[rows])) > 1e-3):  # repeats at one compute are no curve
+            ax.plot(C[rows], y[rows], color=SCALE(norm(N[rows[0]])), lw=0.9, alpha=0.55, zorder=2)
 
 
 def _running_median(x, y, bins: int = 9):
@@ -301,11 +315,7 @@ def _log_axes(ax, x_label: str, y_label: str, log_values: bool = False) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in [ax.yaxis] + ([ax.xaxis] if log_values else []):
-        low, high = axis.get_view_interval()
-        if high / low < 30:
-            axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
-            axis.set_minor_locator(ticker.NullLocator())
+        ticks.plain_numbers(axis)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
 
@@ -314,6 +324,6 @@ def _size_bar(figure, ax, norm, label: str = "parameters N") -> None:
     bar = figure.colorbar(ScalarMappable(norm, SCALE), ax=ax, pad=0.02, label=label)
     bar.outline.set_visible(False)
     if norm.vmax / norm.vmin < 10:  # less than a decade leaves the log locator without a single label
-        ticks = np.geomspace(norm.vmin, norm.vmax, 4)
-        bar.set_ticks(ticks, labels=[short(t) for t in ticks])
+        places = np.geomspace(norm.vmin, norm.vmax, 4)
+        bar.set_ticks(places, labels=[short(v) for v in places])
         bar.ax.yaxis.set_minor_locator(ticker.NullLocator())
