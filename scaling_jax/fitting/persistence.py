@@ -179,8 +179,8 @@ def _check_consistency(record, law, params, problem, z):
         if not np.isclose(value, probe["value"], rtol=1e-6, atol=0, equal_nan=True):
             at = ", ".join(f"{k} = {v:g}" for k, v in probe["inputs"].items())
             raise FitError(
-                f"the law or its parameters are not those that were saved: at {at} {law.name!r} gives {value:g} and gave "
-                f"{probe['value']:g} then"
+                f"the law or its parameters are not those that were saved: at {at} {law.name!r} gives {value:g}, then "
+                f"{probe['value']:g}"
             )
     for k, v in problem.natural(z).items():
         if not np.isclose(params[k], v, rtol=1e-6, atol=0):
