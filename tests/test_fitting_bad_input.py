@@ -59,6 +59,26 @@ CASES = {
     "numbers as text": (lambda: fit(N=[str(v) for v in N]), r"N is not numeric.*Convert"),
     "complex numbers": (lambda: fit(N=N + 1j), r"N is not numeric"),
     "clusters of another length": (lambda: fit(clusters=[1, 2]), r"clusters has shape \(2,\)"),
+    "one cluster": (lambda: fit(clusters=["a"] * 81), r"all rows are in one cluster, 'a'.*leave clusters= away"),
+    "a row without a cluster": (lambda: fit(clusters=["a", "b", None] * 27), r"clusters = None at row 2"),
+    "clusters no column": (lambda: fit(clusters="trunk"), r"clusters='trunk' is no column of the data.*'N', 'D'"),
+    "masked y": (lambda: fit(np.ma.masked_greater(Y, 3)), r"y is masked at row 0: drop the masked rows"),
+    "ragged": (lambda: fit(N=[[1, 2], [3]]), r"N is ragged"),
+    "a generator": (lambda: fit(N=(v for v in N)), r"N is a generator; give one value per row"),
+    "nothing for y": (lambda: fit(None), r"y is None; give one value per row"),
+    "columns of one name": (
+        lambda: fitting.fit("chinchilla", pd.DataFrame(np.stack([N, D, D], 1), columns=["N", "D", "D"]), Y),
+        r"2 columns named 'D': rename",
+    ),
+    "the same rows in another order": (
+        lambda: fit(pd.Series(Y)[::-1], N=pd.Series(N)), r"y and N have the same row labels in a different order"
+    ),
+    "a start as text": (
+        lambda: fit(starts=[dict.fromkeys(["E", "A", "B", "alpha", "beta"], "x")]), r"starts: E = 'x' is not a finite"
+    ),
+    "isoflop: masked": (
+        lambda: fitting.isoflop(np.ma.masked_less(N, 1e8), D, 6 * N * D, Y), r"N is masked at row 0"
+    ),
     "unknown law": (lambda: fitting.fit("chinchila", INPUTS, Y), r"No law named 'chinchila'. Nearest: chinchilla,"),
     "no law": (lambda: fitting.fit(None, INPUTS, Y), r"No law named None"),
     "a bare function": (lambda: fitting.fit(lambda p, x: 1.0, INPUTS, Y), r"bare function.*fitting.law"),
@@ -157,5 +177,12 @@ def test_what_is_allowed():
     table = pd.DataFrame({"N": N, "D": D, "loss": Y})
     assert fitting.fit("chinchilla", table, "loss").params == fit().params
     assert fitting.fit("chinchilla", table.convert_dtypes(), table.loss).params == fit().params
+    assert fitting.fit("chinchilla", table.to_records(index=False), "loss").params == fit().params
+    named = fitting.fit(
+        "chinchilla", table.assign(w=N, trunk=["a", "b", 3] * 27), "loss", weights="w", clusters="trunk"
+    )
+    assert named.params == fit(weights=N).params and len(set(named.clusters)) == 3
+    assert fit(np.ma.masked_array(Y)).params == fit().params
+    assert fit(pd.Series(Y, index=range(1, 82)), N=pd.Series(N)).params == fit().params  # other labels: by position
     whole = fitting.fit("power", [1, 2, 4, 8], [8, 4, 2, 1])
     assert whole.params == pytest.approx({"A": 8, "alpha": 1})

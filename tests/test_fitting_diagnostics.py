@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+from fitting_truth import noisy
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
@@ -242,3 +243,11 @@ def test_sensitivity_lists_every_combination_of_choices():
     again = fitting.fit("chinchilla", {k: v[kept] for k, v in data.items()}, loss[kept])
     assert without["params"] == pytest.approx(again.params, rel=1e-6)
     assert "least squares on ln y" in str(table) and "NOT CONVERGED" not in str(table)
+
+
+def test_few_clusters_are_said():
+    inputs, y = noisy("chinchilla", 0.01)
+    few, many = (fitting.fit("chinchilla", inputs, y, clusters=np.arange(81) % k) for k in (4, 12))
+    (warning,) = [w for w in few.warnings if "clusters" in w]
+    assert warning.startswith("4 clusters of points for 5 parameters") and "mean nothing" in warning
+    assert not [w for w in many.warnings if "clusters" in w]

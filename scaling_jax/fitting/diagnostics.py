@@ -21,6 +21,8 @@ SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
 UNDETERMINED = 0.5
 # Mean residual over mean distance of y from its median above which a law is no better than a constant.
 UNEXPLAINED = 0.9
+# Clusters below which their scatter says little about noise (Cameron, Gelbach & Miller 2008).
+FEW_CLUSTERS = 10
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
 
@@ -138,6 +140,14 @@ def _about_counts(fit, linear: Linearised) -> Iterator[str]:
     n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
     if n < 2 * p:
         yield f"{n} points for {p} parameters: hardly anything is left to judge the fit by"
+    if fit.clusters is not None:
+        clusters = np.unique(fit.clusters[fit.weights > 0]).size
+        if clusters < FEW_CLUSTERS:
+            nothing = " and below the number of parameters they mean nothing" if clusters <= p else ""
+            yield (
+                f"{clusters} clusters of points for {p} parameters: intervals come from how clusters differ, and from "
+                f"so few they are too narrow{nothing}"
+            )
     if fit.duplicates:
         yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each counts as a run of its own"
 

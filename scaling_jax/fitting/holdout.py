@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .data import column, column_y, inputs_of, number
+from .data import by_name, column, column_y, inputs_of, names_of, number
 from .errors import FitError
 from .linearised import linearise
 
@@ -71,7 +71,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
         )
     for name in ("weights", "clusters"):
         if options.get(name) is not None:
-            options[name] = np.asarray(options[name])[train]
+            options[name] = np.asarray(by_name(data, options[name], name))[train]
     fitted = fit(law, rows(data, train), y[train], **options)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.log(fitted.predict(rows(data, ~train))) - np.log(y[~train])
@@ -140,7 +140,7 @@ def extrapolation(fit, query: Mapping) -> Extrapolation:
 
 def rows(data: Mapping, index) -> dict[str, np.ndarray]:
     """The chosen rows of every column."""
-    return {k: np.asarray(data[k])[index] for k in data}
+    return {k: np.asarray(data[k])[index] for k in names_of(data)}
 
 
 def scale_of(law, data: Mapping) -> np.ndarray:

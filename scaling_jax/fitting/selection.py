@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .catalogue import find_law
-from .data import column, column_y, inputs_of, number
+from .data import by_name, column, column_y, inputs_of, number
 from .errors import FitError
 from .holdout import rows, scale_of
 from .law import Law
@@ -106,8 +106,9 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     train = scale < (np.inf if cut is None else number(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
-    weights = options.pop("weights", None)
+    weights, clusters = (by_name(data, options.pop(k, None), k) for k in ("weights", "clusters"))
     weights = np.ones(y.size) if weights is None else column(weights, "weights", y.size, "y")
+    clusters = None if clusters is None else np.asarray(clusters)
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
     candidates, impossible = [], {}
     for law in laws:
@@ -118,7 +119,8 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
             continue
 
         def fitted(mask, law=law, mine=mine):
-            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], **options)
+            kept = None if clusters is None else clusters[mask]
+            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **options)
 
         try:
             by_cut = []

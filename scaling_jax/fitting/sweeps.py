@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .data import column
 from .errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
@@ -48,10 +49,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
     """
     out = {}
     for name, values in columns.items():
-        try:
-            array = np.asarray(values, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise FitError(f"{name} must be numbers: {error}") from None
+        array = column([values] if np.ndim(values) == 0 else values, name)
         bad = ~(np.isfinite(array) & (array > 0))
         if bad.any():
             first = int(np.argmax(bad))

@@ -157,7 +157,8 @@ def delta_errors(fit):
     errors = {}
     for k in (*fit.free, *(k for k in fit.law.exponents if k not in fit.free)):
         gradient = gradient_by_z(fit._problem, fit._z, quantities[k])
-        variance = float(gradient @ fit.spread.covariance @ gradient)
+        with np.errstate(invalid="ignore"):  # beyond float64 there is no slope: the error is infinite
+            variance = float(gradient @ fit.spread.covariance @ gradient)
         sure = k not in fit.at_bounds and np.isfinite(variance)
         errors[k] = float(np.sqrt(max(variance, 0.0))) if sure else np.inf
     return errors
