@@ -109,6 +109,28 @@ def test_rows_that_are_not_done_are_left_out_loudly():
         fit_table(table.assign(status="failed"))
 
 
+def test_what_finished_is_called_elsewhere():
+    table = sweeps().assign(status="Done")
+    assert "49 of 49 rows of the table" in fit_table(table, where={"status": "Done"}, resamples=20)
+    assert "49 of 49 rows of the table" in fit_table(table.assign(status=np.nan), resamples=20)
+    some = table.assign(status=["done"] * 45 + [None] * 4)
+    assert "LEFT OUT 4 of 49 rows whose status is not done: 4 nan" in fit_table(some, resamples=20)
+
+
+def test_a_term_that_left_the_law_is_said_and_drawn(tmp_path):
+    table = sweeps()
+    text = fit_table(table, columns={"N": "tokens", "D": "tokens"}, out=tmp_path / "fit.json", resamples=20)
+    assert "ln N and ln D correlate at 1.000" in text and "no best size inside the search" in text
+    assert "beyond the data" not in text and (tmp_path / "fit_loss.png").exists()
+    text = fit_table(table.head(5), out=tmp_path / "fit.json", resamples=20)
+    assert "5 points for 5 parameters leave no residual to resample" in text and "[0, inf]" in text
+
+
+def test_names_with_spaces_around_them_are_found():
+    text = fit_table(sweeps().rename(columns=lambda c: f" {c} "), resamples=20)
+    assert "N = params_matmul, D = tokens, y = loss; C = flops" in text
+
+
 def test_mixed_corpora_are_refused_and_where_is_the_way_out():
     table = sweeps()
     mixed = pd.concat([table, table.assign(dataset_hash="xyz", loss=table.loss * 1.3)])
@@ -253,6 +275,12 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
         (lambda t: t, {"target_flops": -1.0}, r"--target_flops=-1"),
         (lambda t: t, {"cut_flops": 1e30}, r"all 49 points are below cut"),
         (lambda t: t, {"level": 1.0}, r"--level=1.0"),
+        (lambda t: t.assign(flops=t.flops.where(t.index != 3, 0)), {}, r"column flops, row 3: 0; FLOPs are positive"),
+        (lambda t: t.assign(flops=t.flops.where(t.index != 3, np.inf)), {}, r"column flops, row 3: inf; FLOPs"),
+        (lambda t: t.assign(tokens=t.tokens.where(t.index != 3, -5)), {}, r"D = -5 at row 3"),
+        (lambda t: t.assign(status="Done"), {}, r"49 Done; if Done is how finished .*--where=status=Done"),
+        (lambda t: t, {"budgets": [-1.0, 1e19]}, r"--budgets=-1.0,1e\+19: give positive numbers"),
+        (lambda t: t, {"out": "/proc/none/fit.json"}, r"--out=/proc/none/fit.json cannot be written: "),
         (lambda t: t, {"out": "fit.csv"}, r"--out=fit.csv: the fit is written as .json"),
     ],
 )  # fmt: skip

@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from scaling_jax import fitting
+from scaling_jax.fitting.uncertainty import open_where_unmoved, quantiles
 
 LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
 
@@ -212,3 +213,37 @@ def test_derivative_law_of_one_parameter_profiles():
     y = np.exp(-0.7 * x) + 0.01 * np.random.default_rng(0).standard_normal(40)
     fit = fitting.fit(law, x, y, fitting.LeastSquares())
     assert tuple(fit.profile("k")) == pytest.approx(fit.interval()["k"], rel=0.01)
+
+
+def test_as_many_parameters_as_points_leave_every_interval_open():
+    N, D = np.array([1e7, 1e8, 1e9, 1e8, 1e9]), np.array([1e9, 1e9, 1e10, 1e11, 1e11])
+    fit = fitting.fit(
+        "chinchilla", {"N": N, "D": D}, FORMULA["chinchilla"](TRUTH["chinchilla"], N, D) * [1, 1.01, 1, 1, 1]
+    )
+    assert fit.objective_value < 1e-20
+    assert fit.interval()["E"] == (0, np.inf) and fit.interval()["alpha"] == (0, 10) and np.isinf(fit.stderr["a"])
+    low, high = fit.frontier(1e22, level=0.9).interval["N"]
+    assert low == 0 and np.isinf(high)
+    assert tuple(fit.profile("E")) == (0, np.inf)
+    assert any("goes through them all" in w for w in fit.warnings)
+    with pytest.raises(fitting.FitError, match="5 points for 5 parameters leave no residual to resample"):
+        fit.bootstrap(10)
+
+
+def test_what_no_resample_moves_is_not_called_certain():
+    inputs, _ = noisy("chinchilla", 0.0)
+    y = 1 / (2 + 500 * inputs["D"] ** -0.3)  # rises, so that the law ends as a constant: alpha has no effect
+    fit = fitting.fit("chinchilla", inputs, y)
+    unmoved = {k: (fit.params[k], fit.params[k]) for k in ("E", "A", "alpha")} | {"a": (0.5, 0.5), "beta": (0.1, 0.2)}
+    assert open_where_unmoved(fit, unmoved) == {
+        "E": unmoved["E"], "A": (0, np.inf), "alpha": (0, 10), "a": (-np.inf, np.inf), "beta": (0.1, 0.2),
+    }  # fmt: skip
+
+
+def test_unknown_samples_widen_both_ends():
+    samples = np.r_[np.arange(99.0), np.nan]
+    low, high = quantiles(samples, 0.98)
+    assert low == -np.inf and high == np.inf
+    assert quantiles(samples, 0.9) == pytest.approx(
+        [np.quantile(np.r_[-np.inf, samples[:99]], 0.05), np.quantile(np.r_[samples[:99], np.inf], 0.95)]
+    )

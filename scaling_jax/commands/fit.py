@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 import warnings
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from absl import flags
 
 from scaling_jax.commands.fit_at import parse_at
 from scaling_jax.commands.fit_columns import Columns, parse_mapping, read_columns
-from scaling_jax.errors import UserError
+from scaling_jax.errors import UserError, is_disk_full
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +137,8 @@ def fit_table(
             raise UserError(f"{name}={value}: give a positive number of FLOPs, e.g. 1e21")
     if not 0 < level < 1:
         raise UserError(f"--level={level}: give a probability between 0 and 1, e.g. 0.95")
+    if any(not (np.isfinite(budget) and budget > 0) for budget in budgets or ()):
+        raise UserError(f"--budgets={','.join(map(str, budgets))}: give positive numbers, e.g. --budgets=6e18,1e19")
     if out is not None and pathlib.Path(out).suffix != ".json":
         raise UserError(f"--out={out}: the fit is written as .json, e.g. --out=fit.json")
     chosen = fitting.laws[law]
@@ -157,26 +158,31 @@ def fit_table(
     text = report.text()
     if out is None:
         return text
+    figures, reason = _drawn(report)
     path = pathlib.Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    fit.to_json(temporary)
-    os.replace(temporary, path)
-    return text + f"\n\nwrote {path}" + _write_figures(report, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fit.to_json(path)
+        for name, picture in figures.items():
+            path.with_name(f"{path.stem}_{name}.png").write_bytes(picture)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from None
+    written = [path, *(path.with_name(f"{path.stem}_{name}.png") for name in figures)]
+    return "\n".join([text + "\n", *(f"wrote {place}" for place in written)]) + reason
 
 
-def _write_figures(report, path: pathlib.Path) -> str:
+def _drawn(report) -> tuple[dict[str, bytes], str]:
+    """(name -> .png of every picture, why there are none): drawn before anything is written."""
     try:
         from scaling_jax.report import fit_figures
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        return f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"
-    lines = []
-    for name, figure in report.figures():
-        place = path.with_name(f"{path.stem}_{name}.png")
-        fit_figures.save(figure, place)
-        lines.append(f"\nwrote {place}")
-    return "".join(lines)
+        return {}, f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # axes of absurd targets overflow
+        return {name: fit_figures.png(figure) for name, figure in report.figures()}, ""
 
 
 def _objective(name: str, delta: float, overestimate_penalty: float):

@@ -117,8 +117,18 @@ class Report:
 
     @functools.cached_property
     def _intervals(self) -> dict:
-        """Parameter or exponent -> (low, high); empty where the bootstrap fails."""
-        return self.fit.bootstrap(self.resamples, seed=self.fit.seed).interval(self.level)
+        """Parameter or exponent -> (low, high)."""
+        return self.fit.interval(self.level)
+
+    @functools.cached_property
+    def _source_of_intervals(self) -> str:
+        """Runs the bootstrap, from which everything below takes its intervals, or says why there is none."""
+        try:
+            self.fit.bootstrap(self.resamples, seed=self.fit.seed)
+        except fitting.FitError as error:
+            return str(error)
+        kind = "pairs" if self.fit.clusters is None else "cluster"
+        return f"{kind} bootstrap, {self.resamples} resamples"
 
     def _head(self) -> str:
         law, names = self.fit.law, self.read.names
@@ -133,16 +143,15 @@ class Report:
 
     def _parameters(self) -> str:
         fit = self.fit
-        values = fit.params | fit.exponents
+        source, values = self._source_of_intervals, fit.params | fit.exponents
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))
             rows.append((name, f"{value:.6g}", f"[{low:.5g}, {high:.5g}]"))
-        kind = "pairs" if fit.clusters is None else "cluster"
         return "\n".join(
             [
                 table(("parameter", "value", f"{self.level:.0%} interval"), rows),
-                f"  intervals: {kind} bootstrap, {self.resamples} resamples",
+                f"  intervals: {source}",
                 f"  objective: {fit.objective} = {fit.objective_value:.8g}",
                 f"  certificate: {'converged' if fit.converged else 'NOT CONVERGED'}, {fit.certificate}",
             ]
@@ -171,9 +180,11 @@ class Report:
             low, high = (float(np.squeeze(end)) for end in at.interval[name])
             lines.append(f"  {label:<{width}} {show(value):>8}  [{show(low)}, {show(high)}]")
         N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
-        lines.append(f"  {'D*/N*':<{width}} {D / N:>8.1f}")
-        there = law_columns(self.fit.law, N, D, self.held)
-        lines.append(f"  {fitting.extrapolation(self.fit, there)}")
+        with np.errstate(all="ignore"):
+            lines.append(f"  {'D*/N*':<{width}} {np.divide(D, N):>8.1f}")
+        if 0 < N < np.inf and 0 < D < np.inf:  # else a term has left the law, which the warnings say
+            there = law_columns(self.fit.law, N, D, self.held)
+            lines.append(f"  {fitting.extrapolation(self.fit, there)}")
         return "\n".join(lines + [f"  ! {w}" for w in at.warnings])
 
     def _holdout(self) -> str:

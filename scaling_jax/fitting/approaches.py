@@ -53,16 +53,21 @@ class Approaches:
 
     @property
     def spread(self) -> float:
-        """Largest over smallest N* at the target."""
-        sizes = [estimate.N for estimate in self.estimates.values()]
-        return max(sizes) / min(sizes)
+        """Largest over smallest N* at the target; nan where no approach has one."""
+        sizes = [self.estimates[name].N for name in self._sized]
+        return max(sizes) / min(sizes) if sizes else float("nan")
+
+    @property
+    def _sized(self) -> list[str]:
+        """Approaches with a size: a law that has lost a term has none."""
+        return [name for name, estimate in self.estimates.items() if 0 < estimate.N < np.inf]
 
     @property
     def disagreement(self) -> list[str]:
         """How far the approaches are apart, in plain sentences."""
         out = []
-        if len(self.estimates) > 1:
-            low, high = (f(self.estimates, key=lambda k: self.estimates[k].N) for f in (min, max))
+        if len(self._sized) > 1:
+            low, high = (f(self._sized, key=lambda k: self.estimates[k].N) for f in (min, max))
             out.append(
                 f"at C = {self.target:.3g} N* is between {short(self.estimates[low].N)} ({LABELS[low]}) and "
                 f"{short(self.estimates[high].N)} ({LABELS[high]}): {_times(self.spread)} apart"

@@ -139,7 +139,8 @@ def _strongest_correlation(linear: Linearised) -> str:
 def _about_counts(fit, linear: Linearised) -> Iterator[str]:
     n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
     if n < 2 * p:
-        yield f"{n} points for {p} parameters: hardly anything is left to judge the fit by"
+        left = "hardly anything is left" if n > p else "the law goes through them all, and nothing is left"
+        yield f"{n} points for {p} parameters: {left} to judge the fit by"
     if fit.clusters is not None:
         clusters = np.unique(fit.clusters[fit.weights > 0]).size
         if clusters < FEW_CLUSTERS:
@@ -209,8 +210,9 @@ class Sensitivity:
     target: float | None
 
     def spread(self) -> float | None:
-        """Largest over smallest N* at the target over all rows."""
+        """Largest over smallest N* at the target over all rows that have one."""
         sizes = [row["frontier"]["N"] for row in self.rows if row["frontier"]]
+        sizes = [size for size in sizes if 0 < size < np.inf]
         return max(sizes) / min(sizes) if sizes else None
 
     def __repr__(self) -> str:

@@ -98,7 +98,7 @@ class Fit:
         """
         check_level(level)
         if self._bootstrap is not None:
-            return self._bootstrap.interval(level)
+            return uncertainty.open_where_unmoved(self, self._bootstrap.interval(level))
         return uncertainty.delta_intervals(self, level)
 
     @property
@@ -145,12 +145,19 @@ class Fit:
             residuals, per cluster where the fit has them).
         Returns:
           `Bootstrap` with `.samples` (n, p), `.stderr`, `.interval(level)`.
+        Raises:
+          FitError: an unknown method, or as many parameters as points.
         """
         self._need_data("bootstrap")
         if not (isinstance(n, (int, np.integer)) and n >= 2):
             raise FitError(f"bootstrap(n={n!r}): n must be a whole number of resamples, at least 2.")
         if method not in resampling.METHODS:
             raise FitError(f"bootstrap(method={method!r}): choose one of {', '.join(resampling.METHODS)}.")
+        if not self.spread.dof:
+            raise FitError(
+                f"bootstrap: {np.sum(self.weights > 0)} points for {len(self.free)} parameters leave no residual to "
+                "resample, and intervals are open; add points or fix parameters."
+            )
         old = self._bootstrap
         if old is not None and (len(old.samples), old.seed, old.method) == (n, seed, method):
             return old

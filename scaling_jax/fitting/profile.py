@@ -61,7 +61,7 @@ def profile(problem, z, spread, name, level):
     search = (_Alone if problem.p == 1 else _Refit)(problem, z, spread, params, name, log)
     # The objective is no likelihood: its rise is scaled so that its parabola gives the sandwich's interval.
     scale = search.scale * problem.weights[problem.weights > 0].mean()
-    threshold = best + 0.5 * scale * t_quantile(level, spread.dof) ** 2
+    threshold = best + 0.5 * scale * t_quantile(level, spread.dof) ** 2 if spread.dof else np.inf
     sides = [_side(search, params[name], best, threshold, sign, log) for sign in (-1, 1)]
     values = np.concatenate([sides[0][1][::-1], [params[name]], sides[1][1]])
     objective = np.concatenate([sides[0][2][::-1], [best], sides[1][2]])

@@ -23,7 +23,8 @@ class Spread:
         the objective were a negative log-likelihood.
       held: (p,) which coordinates sit at a bound.
       scale: mean squared pull over mean curvature: twice the objective over it behaves like a chi-square.
-      dof: degrees of freedom of the t quantiles: points (or clusters) minus fitted parameters.
+      dof: degrees of freedom of the t quantiles: points (or clusters) minus fitted parameters, at least 1; 0 where
+        the points are as few as the parameters, so that no residual tells the noise and every interval is open.
     """
 
     covariance: np.ndarray
@@ -70,7 +71,8 @@ def spread(problem, z, clusters=None):
         middle[flat], middle[:, flat] = 0.0, 0.0
         middle[flat, flat] = scale / floor
         covariance[part] = vectors @ middle @ vectors.T * np.outer(unit, unit)
-    return Spread(covariance, inverse, held, float(scale), float(max(groups - len(free), 1)))
+    dof = max(groups - len(free), 1) if len(r) > len(free) else 0
+    return Spread(covariance, inverse, held, float(scale), float(dof))
 
 
 def _curvature(objective, r):
@@ -86,20 +88,23 @@ def _curvature(objective, r):
 
 def t_quantile(level, dof):
     """Half-width of a central interval in standard errors."""
+    if dof <= 0:
+        return np.inf
     from scipy.special import stdtrit
 
     return float(stdtrit(dof, 0.5 + 0.5 * level))
 
 
 def quantiles(samples, level):
-    """(2, ...) central quantiles over the first axis; infinite samples make open ends, not nan."""
-    samples = np.where(np.isnan(samples), np.inf, samples)
-    tail = (1 - level) / 2
-    with np.errstate(invalid="ignore"):
-        out = np.quantile(samples, [tail, 1 - tail], axis=0, method="linear")
-    order = np.sort(samples, axis=0)
-    ends = order[[int(np.floor(tail * (len(samples) - 1))), int(np.ceil((1 - tail) * (len(samples) - 1)))]]
-    return np.where(np.isfinite(out), out, ends)
+    """(2, ...) central quantiles over the first axis; samples that are infinite or unknown (nan) make open ends."""
+    tail, last = (1 - level) / 2, len(samples) - 1
+    unknown, ends = np.isnan(samples), []
+    for share, rank, worst in ((tail, np.floor(tail * last), -np.inf), (1 - tail, np.ceil((1 - tail) * last), np.inf)):
+        known = np.where(unknown, worst, samples)
+        with np.errstate(invalid="ignore"):
+            end = np.quantile(known, share, axis=0, method="linear")
+        ends.append(np.where(np.isfinite(end), end, np.sort(known, axis=0)[int(rank)]))
+    return np.stack(ends)
 
 
 def gradient_by_z(problem, z, function):
@@ -129,7 +134,10 @@ def delta_interval(problem, z, spread_, function, level, log):
     gradient = gradient_by_z(problem, z, transformed)
     centre = transformed({k: v[None] for k, v in problem.natural(z).items()})[0]
     variance = np.einsum("i...,ij,j...->...", np.nan_to_num(gradient), spread_.covariance, np.nan_to_num(gradient))
-    half = t_quantile(level, spread_.dof) * np.sqrt(np.maximum(variance, 0.0))
+    if spread_.dof:
+        half = t_quantile(level, spread_.dof) * np.sqrt(np.maximum(variance, 0.0))
+    else:
+        half = np.where(np.any(gradient != 0, axis=0), np.inf, 0.0)
     half = np.where(np.isfinite(gradient).all(axis=0), half, np.inf)
     with np.errstate(over="ignore", invalid="ignore"):  # open ends of a value that is itself 0 or infinite
         low, high = (np.exp(centre + s * half) if log else centre + s * half for s in (-1, 1))
@@ -151,6 +159,14 @@ def delta_intervals(fit, level):
     return found
 
 
+def open_where_unmoved(fit, intervals):
+    """Resampled intervals, with the law's bounds where no resample moved what the data do not determine."""
+    unmoved = [k for k, (low, high) in intervals.items() if low == high]
+    errors = delta_errors(fit) if unmoved else {}
+    without = {k: fit.law.bounds.get(k, (-np.inf, np.inf)) for k in unmoved if np.isinf(errors[k])}
+    return {**intervals, **without}
+
+
 def delta_errors(fit):
     """{name: standard error} of a fit's parameters and derived exponents by the delta method."""
     quantities = dict(fit.law.exponents) | {k: (lambda p, k=k: p[k]) for k in fit.free}
@@ -159,6 +175,6 @@ def delta_errors(fit):
         gradient = gradient_by_z(fit._problem, fit._z, quantities[k])
         with np.errstate(invalid="ignore"):  # beyond float64 there is no slope: the error is infinite
             variance = float(gradient @ fit.spread.covariance @ gradient)
-        sure = k not in fit.at_bounds and np.isfinite(variance)
+        sure = k not in fit.at_bounds and np.isfinite(variance) and (fit.spread.dof > 0 or not gradient.any())
         errors[k] = float(np.sqrt(max(variance, 0.0))) if sure else np.inf
     return errors

@@ -1,12 +1,12 @@
 """Figures of a fit: loss against compute, IsoFLOP sweeps, residuals, the split of compute. Matplotlib without pyplot.
 
 Every function takes a `Fit` (or `IsoFlop`) and arrays and returns a `matplotlib.figure.Figure`, drawn by Agg: nothing
-is shown, no global state is touched, `save` writes it.
+is shown, no global state is touched, `png` gives the file.
 """
 
 from __future__ import annotations
 
-import pathlib
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -25,9 +25,11 @@ INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"  # lines and text; guides;
 MAX_JOINED_SIZES = 40
 
 
-def save(figure: Figure, path, dpi: int = 150) -> None:
-    """Writes a figure as the suffix of `path` says (.png, .pdf, .svg)."""
-    figure.savefig(pathlib.Path(path), dpi=dpi)
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as the content of a .png."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
 
 
 def loss_vs_compute(
