@@ -171,6 +171,40 @@ def test_wrong_questions_too(case):
         call(fit())
 
 
+BOWLS = 3 + 0.01 * (np.arange(81) % 9 - 4.0) ** 2 - 0.1 * (np.arange(81) // 9)
+SWEEPS = (N, D, np.repeat(np.geomspace(1e18, 1e22, 9), 9), BOWLS)
+MORE = {
+    "isoflop: window": (lambda f: fitting.isoflop(*SWEEPS, window=4.5), r"window=4.5 must be a whole number"),
+    "isoflop: noise": (lambda f: fitting.isoflop(*SWEEPS, noise="x"), r"noise='x' must be a positive number"),
+    "isoflop: resamples": (lambda f: fitting.isoflop(*SWEEPS, resamples=-1), r"resamples=-1 must be a whole number"),
+    "isoflop: tolerance": (lambda f: fitting.isoflop(*SWEEPS, tolerance=-1), r"tolerance=-1 must be a positive"),
+    "isoflop: a dict": (lambda f: fitting.isoflop({"N": N}, *SWEEPS[1:]), r"N is a dict; give one value per row"),
+    "isoflop: frontier": (lambda f: fitting.isoflop(*SWEEPS).frontier(-1), r"C = -1: give positive"),
+    "envelope: frontier": (lambda f: fitting.envelope(*SWEEPS).frontier("x"), r"C is not numeric: 'x'"),
+    "approaches: target": (lambda f: fitting.approaches(*SWEEPS, target=-1), r"target=-1 must be a positive number"),
+    "approaches: law": (lambda f: fitting.approaches(*SWEEPS, law="chinchila"), r"No law named 'chinchila'"),
+    "select: fractions": (lambda f: fitting.select("kaplan", INPUTS, Y, fractions=(2,)), r"between 0 and 1"),
+    "select: C": (lambda f: fitting.select("kaplan", INPUTS, Y, C=spoiled(N, np.nan)), r"C = nan at row 3"),
+    "holdout: C": (lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, C="flops"), r"C='flops' is no column"),
+    "sensitivity: nothing": (lambda f: fitting.sensitivity(f, objectives=[]), r"objectives is empty"),
+    "sensitivity: target": (lambda f: fitting.sensitivity(f, target="x"), r"target='x' must be a positive number"),
+    "sensitivity: a list": (lambda f: fitting.sensitivity(f, conventions=[N]), r"conventions=list: give a dict"),
+    "influence: refits": (lambda f: fitting.influence(f, refits="x"), r"refits='x' must be a whole number"),
+    "next runs: budget": (lambda f: fitting.next_runs(f, "x"), r"budget='x' must be a positive number"),
+    "next runs: target": (lambda f: fitting.next_runs(f, 1e20, target=-1), r"target=-1 must be a positive number"),
+    "next runs: runs": (lambda f: fitting.next_runs(f, 1e20, runs=0), r"runs=0 must be a whole number, 1 or more"),
+    "next runs: sizes": (lambda f: fitting.next_runs(f, 1e20, N=[1e9, np.inf]), r"N = inf: give positive"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MORE.values(), ids=MORE)
+def test_wrong_options_of_every_question(case):
+    call, message = case
+    with pytest.raises(fitting.FitError, match=message) as error:
+        call(fit())
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_allowed():
     assert fit(np.r_[Y, Y[:4]], np.r_[N, N[:4]], np.r_[D, D[:4]]).duplicates == 4
     assert fit(N=np.full_like(N, 1e9), fixed={"A": 406.4, "alpha": 0.34}).converged

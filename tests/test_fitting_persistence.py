@@ -47,9 +47,21 @@ def test_what_needs_the_data_says_so(tmp_path):
         lambda: loaded.profile("E"),
         lambda: loaded.refit(),
         lambda: loaded.residuals,
+        lambda: fitting.influence(loaded),
+        lambda: fitting.sensitivity(loaded),
+        lambda: fitting.next_runs(loaded, 1e20),
+        lambda: fitting.aicc(loaded),
     ):
         with pytest.raises(fitting.FitError, match="needs the data"):
             call()
+
+
+def test_how_far_a_prediction_lies_is_known_without_the_data(tmp_path):
+    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
+    ours, theirs = (fitting.extrapolation(f, AT) for f in (fit, fitting.load(saved(tmp_path, fit))))
+    for name in ("N", "D", "C"):
+        np.testing.assert_array_equal(ours.factors[name], theirs.factors[name])
+    assert theirs.leverage is None and str(ours).startswith(f"{theirs}; variance of the prediction")
 
 
 @pytest.mark.parametrize("name", ["bnsl2", "data_constrained", "m4"])

@@ -234,9 +234,9 @@ def test_what_no_resample_moves_is_not_called_certain():
     inputs, _ = noisy("chinchilla", 0.0)
     y = 1 / (2 + 500 * inputs["D"] ** -0.3)  # rises, so that the law ends as a constant: alpha has no effect
     fit = fitting.fit("chinchilla", inputs, y)
-    unmoved = {k: (fit.params[k], fit.params[k]) for k in ("E", "A", "alpha")} | {"a": (0.5, 0.5), "beta": (0.1, 0.2)}
+    unmoved = {k: (fit.params[k], fit.params[k]) for k in ("A", "alpha")} | {"a": (0.5, 0.5), "beta": (0.1, 0.2)}
     assert open_where_unmoved(fit, unmoved) == {
-        "E": unmoved["E"], "A": (0, np.inf), "alpha": (0, 10), "a": (-np.inf, np.inf), "beta": (0.1, 0.2),
+        "A": (0, np.inf), "alpha": (0, 10), "a": (-np.inf, np.inf), "beta": (0.1, 0.2),
     }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import itertools
 
 import numpy as np
 
+from .catalogue import find_law
+from .data import number
 from .envelope import Envelope, envelope
 from .errors import FitError
 from .isoflop import IsoFlop, isoflop
@@ -127,12 +129,13 @@ def approaches(
       seed: of the resampling behind the intervals.
 
     Raises:
-      FitError: values that are not finite and positive, or no approach works.
+      FitError: values that are not finite and positive, an unknown law, or no approach works.
     """
     from .fit import fit
 
     data = as_columns(N=N, D=D, C=C, loss=loss)
-    target = float(10 * data["C"].max() if target is None else target)
+    law = find_law(law)
+    target = 10 * float(data["C"].max()) if target is None else number(target, "target", "1e22")
     columns = (data["N"], data["D"], data["C"], data["loss"])
     grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
     attempts = {

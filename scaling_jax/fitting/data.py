@@ -1,5 +1,6 @@
 """The numbers a person hands in, checked and turned to float64; every refusal quotes the value and the way out."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,7 +44,7 @@ def column(values, name, length=None, like=None):
             value = array.ravel()[bad]
             value = value.item() if isinstance(value, np.generic) else value
             raise DataError(
-                f"{name} is not numeric: {value!r} at row {bad}. Convert the column to numbers first."
+                f"{name} is not numeric: {reprlib.repr(value)} at row {bad}. Convert the column to numbers first."
             ) from None
     array = array.astype(np.float64)
     if array.ndim != 1:
@@ -194,6 +195,13 @@ def read(law, data, y, weights, clusters, objective, free):
     return Rows(inputs, y, weights, clusters)
 
 
+def scale_column(data, C, y):
+    """(n,) what makes runs large, which may be given as the name of a column. Raises DataError unless it is finite."""
+    C = column(by_name(data, C, "C"), "C", len(y), "y")
+    _require(np.isfinite(C), C, "C", "must be finite", "drop or repair the row")
+    return C
+
+
 def column_y(data, y):
     """y, (n,), which may be given as the name of a column of the data."""
     return column(by_name(data, y, "y"), "y")
@@ -226,6 +234,22 @@ def number(value, name, example):
     except (TypeError, ValueError):
         pass
     raise DataError(f"{name}={value!r} must be a positive number, e.g. {example}.")
+
+
+def whole(value, name, least=0):
+    """A whole number, `least` or more. Raises DataError otherwise."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise DataError(f"{name}={value!r} must be a whole number, {least} or more.")
+
+
+def positive(values, name):
+    """Numbers of any shape that are positive and finite. Raises DataError otherwise."""
+    flat = column(np.ravel(values), name)
+    bad = flat[~(np.isfinite(flat) & (flat > 0))]
+    if len(bad):
+        raise DataError(f"{name} = {bad[0]:g}: give positive and finite numbers.")
+    return flat.reshape(np.shape(values))
 
 
 def _require(good, values, name, rule, way_out):
