@@ -135,10 +135,17 @@ def test_wrong_input_is_one_clear_message(case):
 
 
 ASKED = {
-    "negative C": (lambda f: f.frontier(-1), r"C = -1: a budget must be positive"),
+    "negative C": (lambda f: f.frontier(-1), r"C = -1: give positive and finite"),
     "NaN among C": (lambda f: f.frontier([1e20, np.nan]), r"C = nan"),
     "C as text": (lambda f: f.frontier("much"), r"C is not numeric: 'much'"),
-    "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e8, D=1e9\) = .*-1"),
+    "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e\+09, D=1e\+10\) = -1"),
+    "cost of one number": (lambda f: f.frontier(1e20, cost=lambda N: N), r"cost.* raises TypeError.*function of two"),
+    "allowed no function": (lambda f: f.frontier(1e20, allowed=True), r"allowed=True must be a function"),
+    "an input that the law has not": (lambda f: f.frontier(1e20, inputs={"U": 1e9}), r"reads N, D.*; not U"),
+    "an input that the frontier chooses": (lambda f: f.frontier(1e20, inputs={"N": 1e9}), r"chooses N and D; not N"),
+    "inputs no dict": (lambda f: f.frontier(1e20, inputs="U"), r"inputs='U' must be a dict"),
+    "profile of a derived exponent": (lambda f: f.profile("a"), r"derived.*fit.interval"),
+    "seed of resampling": (lambda f: f.bootstrap(10, seed=2**40), r"seed=1099511627776 must be below"),
     "cost no function": (lambda f: f.frontier(1e20, cost=3), r"cost=3 must be a function"),
     "cost that does not rise": (lambda f: f.frontier(1e20, cost=lambda N, D: 5.0), r"a cost must increase"),
     "cap as text": (lambda f: f.frontier(1e20, max_N="x"), r"max_N='x' must be a positive number"),

@@ -41,6 +41,9 @@ def test_closed_form_and_numerical_agree(fit):
 def test_shapes_follow_c(fit):
     assert fit.frontier(1e22).N.shape == () and float(fit.frontier(1e22).N) > 0
     assert fit.frontier(C.reshape(3, 1), level=0.9).interval["D"][0].shape == (3, 1)
+    assert (
+        fit.frontier([], level=0.9).N.shape == fit.frontier([], cost=lambda N, D: 7 * N * D, level=0.9).N.shape == (0,)
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from scaling_jax import fitting
-from scaling_jax.fitting.uncertainty import open_where_unmoved, quantiles
+from scaling_jax.fitting.uncertainty import open_where_unmoved, pulled_towards_own, quantiles
 
 LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
 
@@ -246,4 +246,20 @@ def test_unknown_samples_widen_both_ends():
     assert low == -np.inf and high == np.inf
     assert quantiles(samples, 0.9) == pytest.approx(
         [np.quantile(np.r_[-np.inf, samples[:99]], 0.05), np.quantile(np.r_[samples[:99], np.inf], 0.95)]
+    )
+
+
+@pytest.mark.parametrize("weights", [None, np.tile([1.0, 2.0, 0.5], 27)])
+def test_what_the_fit_takes_of_a_residual_is_its_leverage(weights):
+    inputs, y = noisy("chinchilla", 0.01)
+    fit = fitting.fit("chinchilla", inputs, y, fitting.LeastSquares(log=True), weights=weights)
+    labels = np.arange(81) // 3
+    X = fit._problem.residuals_and_slopes(fit._z[None])[1][0].T
+    H = X @ np.linalg.solve(X.T * fit.weights @ X, X.T * fit.weights)
+    np.testing.assert_allclose(
+        pulled_towards_own(fit._problem, fit._z, np.arange(81)), np.diag(H) * fit.residuals, rtol=1e-6, atol=1e-12
+    )
+    together = [H[np.ix_(labels == g, labels == g)] @ fit.residuals[labels == g] for g in range(27)]
+    np.testing.assert_allclose(
+        pulled_towards_own(fit._problem, fit._z, labels), np.concatenate(together), rtol=1e-6, atol=1e-12
     )

@@ -39,7 +39,7 @@ def column(values, name, length=None, like=None):
             if any(isinstance(v, (str, bytes)) for v in array.ravel()):
                 raise ValueError
             array = array.astype(np.float64)  # pandas' nullable columns and None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             bad = next((i for i, v in enumerate(array.ravel()) if not _is_number(v)), 0)
             value = array.ravel()[bad]
             value = value.item() if isinstance(value, np.generic) else value
@@ -59,6 +59,8 @@ def _described(values):
 
 
 def _is_number(value):
+    if isinstance(value, int) and abs(value) > 10**300:  # beyond float64
+        return False
     return isinstance(value, (int, float, np.number)) and not isinstance(value, complex)
 
 

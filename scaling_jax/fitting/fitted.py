@@ -8,7 +8,7 @@ import numpy as np
 from . import bootstrap as resampling
 from . import frontier as frontiers
 from . import persistence, profile, search, uncertainty
-from .data import check_level, inputs_of
+from .data import check_level, inputs_of, whole
 from .errors import FitError
 from .objectives import Objective
 from .problem import Problem
@@ -151,6 +151,8 @@ class Fit:
         self._need_data("bootstrap")
         if not (isinstance(n, (int, np.integer)) and n >= 2):
             raise FitError(f"bootstrap(n={n!r}): n must be a whole number of resamples, at least 2.")
+        if whole(seed, "seed") >= 2**32:
+            raise FitError(f"seed={seed!r} must be below 2^32.")
         if method not in resampling.METHODS:
             raise FitError(f"bootstrap(method={method!r}): choose one of {', '.join(resampling.METHODS)}.")
         if not self.spread.dof:

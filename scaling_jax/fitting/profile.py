@@ -54,6 +54,8 @@ def profile(problem, z, spread, name, level):
     """`Profile` of one free parameter of a fit at its optimum z."""
     if name not in problem.free:
         known = f"it has {', '.join(problem.free)} free" + (f"; {name} is fixed" if name in problem.fixed else "")
+        if name in problem.law.exponents:
+            known = f"it is derived from them; {known}; fit.interval(level) and the bootstrap give its interval"
         raise LawError(f"{problem.law.name!r} cannot profile {name!r}: {known}.")
     params = {k: float(v) for k, v in problem.natural(z).items()}
     best = float(problem.value(z[None])[0])

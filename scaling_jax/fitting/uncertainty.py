@@ -43,8 +43,7 @@ def spread(problem, z, clusters=None):
     free = np.flatnonzero(~held)
     covariance, inverse = np.zeros((problem.p, problem.p)), np.zeros((problem.p, problem.p))
     groups, left = len(r), max(len(r) - len(free), 1)
-    curvature, sides = _curvature(objective, r), objective.sides(r) * objective.scale
-    pull = sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
+    curvature, pull = _curvature(objective, r), _pull(objective, r)
     scale = np.sum(w * pull**2) / left / max(np.mean(w * curvature), 1e-300)
     with np.errstate(all="ignore"):  # a parameter without effect has no curvature and gets an infinite variance
         if not len(free):
@@ -73,6 +72,35 @@ def spread(problem, z, clusters=None):
         covariance[part] = vectors @ middle @ vectors.T * np.outer(unit, unit)
     dof = max(groups - len(free), 1) if len(r) > len(free) else 0
     return Spread(covariance, inverse, held, float(scale), float(dof))
+
+
+def pulled_towards_own(problem, z, labels):
+    """(n,) by how much, to first order, each residual at z (p,) is smaller for its own cluster's part in the fit.
+
+    For least squares and single points it is leverage times residual. labels (n,): whole numbers from 0.
+    """
+    objective, used = problem.objective, problem.weights > 0
+    r, rows = (a[0] for a in problem.residuals_and_slopes(z[None]))
+    rows = rows[(z > problem.lower) & (z < problem.upper)]
+    if not len(rows):
+        return np.zeros(len(r))
+    w = np.where(used, problem.weights, 0.0) / problem.weights[used].mean()
+    rows = rows / np.sqrt(np.maximum(np.sum(w * rows**2, axis=1), 1e-300))[:, None]
+    curvature = np.zeros(len(r))
+    curvature[used] = _curvature(objective, r[used])
+    pull = _pull(objective, r)
+    values, vectors = np.linalg.eigh((rows * (w * curvature)) @ rows.T)
+    steep = values > 1e-13 * values.max() + 1e-300  # along flat directions the fit takes nothing of anything
+    rows = vectors[:, steep].T @ rows / np.sqrt(values[steep])[:, None]
+    scores = np.zeros((labels.max() + 1, len(rows)))
+    np.add.at(scores, labels, (rows * (w * pull)).T)
+    return np.sum(rows * scores[labels].T, axis=0)
+
+
+def _pull(objective, r):
+    """cost'(r) of each point."""
+    clipped = np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r)
+    return objective.sides(r) * objective.scale * clipped
 
 
 def _curvature(objective, r):
