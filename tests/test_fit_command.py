@@ -239,10 +239,25 @@ def test_the_asymmetric_objective_has_a_flag(tmp_path, capsys):
     assert fitting.load(tmp_path / "fit.json").objective == fitting.Huber(1e-3, overestimate_penalty=10)
 
 
+def test_parameters_can_be_fixed(tmp_path, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv", index=False)
+    args = ("fit", f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20")
+    assert run(*args, "--fix=E=1.69,alpha=0.34", "--cut_flops=1e20") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"E +1\.69 +\(fixed\)", text) and "RMSLE" in text
+    assert fitting.load(tmp_path / "fit.json").fixed == {"E": 1.69, "alpha": 0.34}
+    assert run(*args, "--fix=E=small") == 2
+    assert "--fix=E=small: give numbers" in capsys.readouterr().err
+    assert run(*args, "--fix=Q=1") == 2
+    assert "no parameter 'Q'; it has E, A, B, alpha, beta" in capsys.readouterr().err
+
+
 def test_clusters_reach_the_bootstrap():
     text = fit_table(sweeps(), cluster_column="trunk", resamples=20)
     assert "cluster bootstrap" in text
     assert "pairs bootstrap" in fit_table(sweeps(), resamples=20)
+    assert "wild cluster bootstrap" in fit_table(sweeps(), cluster_column="trunk", resamples=20, resampling="wild")
+    assert "residual bootstrap" in fit_table(sweeps(), resamples=20, resampling="residual")
 
 
 def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):

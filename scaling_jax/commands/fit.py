@@ -18,6 +18,7 @@ from scaling_jax.errors import UserError, is_disk_full
 if TYPE_CHECKING:
     import pandas as pd
 
+RESAMPLING = ("pairs", "residual", "wild")
 OBJECTIVES = ("huber", "lad", "least_squares", "log_least_squares")
 
 
@@ -33,6 +34,7 @@ def define_flags() -> None:
         "at", [], "What the law's other inputs are at the target, as numbers or arithmetic of N and D, e.g. U=1e11, or "
         "depth=24,width=sqrt(N/288).",
     )  # fmt: skip
+    flags.DEFINE_multi_string("fix", [], "Parameters held at a value, e.g. E=1.69,alpha=0.34.")
     flags.DEFINE_multi_string("columns", [], "Columns of the table, e.g. N=params,D=tokens,C=flops,y=loss.")
     flags.DEFINE_string("n_column", None, "Short for --columns=N=...: which count of parameters is N.")
     flags.DEFINE_string("y", None, "Short for --columns=y=...: the metric to fit.")
@@ -48,6 +50,10 @@ def define_flags() -> None:
     flags.DEFINE_float("cut_flops", None, "Also fit only runs below this compute, and judge the law on the others.")
     flags.DEFINE_list("budgets", [], "Nominal compute budgets of IsoFLOP sweeps, e.g. 6e18,1e19; found when not given.")
     flags.DEFINE_float("level", 0.95, "Of all intervals.", lower_bound=0.0, upper_bound=1.0)
+    flags.DEFINE_enum(
+        "resampling", "pairs", RESAMPLING, "What the bootstrap redraws: pairs (or whole clusters), residuals, or signs "
+        "of residuals (wild, one sign per cluster).",
+    )  # fmt: skip
     flags.DEFINE_integer("resamples", 1000, "Bootstrap resamples behind the intervals.", lower_bound=20)
     flags.DEFINE_integer("seed", 0, "Of starts and resamples.")
 
@@ -80,6 +86,7 @@ def main(args: list[str], values: Any) -> int:
         out=values.out,
         target_flops=values.target_flops,
         at=parse_mapping(values.at, "--at"),
+        fixed=_values("--fix", parse_mapping(values.fix, "--fix")),
         columns=columns,
         where=parse_mapping(values.where, "--where"),
         cluster_column=values.cluster_column,
@@ -88,6 +95,7 @@ def main(args: list[str], values: Any) -> int:
         budgets=_numbers("--budgets", values.budgets),
         level=values.level,
         resamples=values.resamples,
+        resampling=values.resampling,
         seed=values.seed,
     )
     print(text)
@@ -103,6 +111,7 @@ def fit_table(
     out: Any = None,
     target_flops: float | None = None,
     at: Mapping[str, str] | None = None,
+    fixed: Mapping[str, float] | None = None,
     columns: Mapping[str, str] | None = None,
     where: Mapping[str, str] | None = None,
     cluster_column: str = "",
@@ -111,6 +120,7 @@ def fit_table(
     budgets: list[float] | None = None,
     level: float = 0.95,
     resamples: int = 1000,
+    resampling: str = "pairs",
     seed: int = 0,
 ) -> str:
     """Fits a law to a table, writes `out` and figures beside it, and returns what the terminal shows.
@@ -121,10 +131,11 @@ def fit_table(
       out: path of the .json; None writes nothing.
       target_flops: compute of the run to plan; None takes ten times the largest in the table.
       at: inputs of the law besides N and D -> what they are on the frontier; see `fit_at.parse_at`.
+      fixed: parameters that are held -> their values.
       columns, where, cluster_column, weight_column: see `fit_columns.read_columns`.
       cut_flops: also fit the runs below and judge them by those above.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
-      level, resamples, seed: of the intervals.
+      level, resamples, resampling (pairs, residual or wild), seed: of the intervals.
 
     Raises:
       UserError, FitError: nothing has been written.
@@ -149,11 +160,18 @@ def fit_table(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", fitting.FitWarning)  # the text says it, among the other warnings
         fit = fitting.fit(
-            chosen, read.data, read.y, objective=objective, weights=read.weights, clusters=read.clusters, seed=seed
+            chosen,
+            read.data,
+            read.y,
+            objective=objective,
+            weights=read.weights,
+            clusters=read.clusters,
+            seed=seed,
+            fixed=fixed,
         )
     report = Report(
-        fit=fit, read=read, source=source, level=level, resamples=resamples, target=_target(read, target_flops),
-        cut=cut_flops, rows=len(table), budgets=budgets, held=held,
+        fit=fit, read=read, source=source, level=level, resamples=resamples, resampling=resampling, cut=cut_flops,
+        target=_target(read, target_flops), rows=len(table), budgets=budgets, held=held,
     )  # fmt: skip
     text = report.text()
     if out is None:
@@ -202,6 +220,14 @@ def _numbers(flag: str, texts: list[str]) -> list[float] | None:
         return [float(text) for text in texts] or None
     except ValueError:
         raise UserError(f"{flag}={','.join(texts)}: give numbers, e.g. {flag}=6e18,1e19") from None
+
+
+def _values(flag: str, texts: Mapping[str, str]) -> dict[str, float]:
+    try:
+        return {name: float(text) for name, text in texts.items()}
+    except ValueError:
+        given = ",".join(f"{name}={text}" for name, text in texts.items())
+        raise UserError(f"{flag}={given}: give numbers, e.g. {flag}=E=1.69") from None
 
 
 def _target(read: Columns, target: float | None) -> float | None:

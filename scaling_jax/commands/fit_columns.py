@@ -68,7 +68,9 @@ def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, st
     for pair in (pair for text in pairs for pair in re.split(r",\s*(?=\w+=)", text)):
         name, separator, column = pair.partition("=")
         if not (separator and name.strip() and column.strip()):
-            example = {"--at": "U=1e11", "--where": "source=c4"}.get(flag, "N=params,D=tokens,y=loss")
+            example = {"--at": "U=1e11", "--fix": "E=1.69", "--where": "source=c4"}.get(
+                flag, "N=params,D=tokens,y=loss"
+            )
             raise UserError(f"{flag}: {pair!r} is not NAME=VALUE; write e.g. {flag}={example}")
         if name.strip() in out:
             raise UserError(f"{flag} gives {name.strip()} twice: {out[name.strip()]} and {column.strip()}")

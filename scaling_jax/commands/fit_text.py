@@ -22,7 +22,7 @@ class Report:
     Attributes:
       fit: the `Fit`. read: the columns it was made from. source: what the table is called.
       rows: how many rows the table has.
-      level, resamples: of the bootstrap intervals.
+      level, resamples, resampling: of the bootstrap intervals.
       target: compute of the run to plan; None for laws without N and D.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
       cut: compute that separates fitted from judged runs in the hold-out; None for none.
@@ -39,6 +39,7 @@ class Report:
     cut: float | None
     budgets: list[float] | None = None
     held: Mapping = dataclasses.field(default_factory=dict)
+    resampling: str = "pairs"
 
     def text(self) -> str:
         """Sections separated by empty lines; those that do not apply are left out."""
@@ -91,8 +92,7 @@ class Report:
         try:
             return fitting.approaches(
                 self.fit.data["N"], self.fit.data["D"], self.read.C, self.fit.y,
-                target=self.target, law=self.fit.law, objective=self.fit.objective, weights=self.fit.weights,
-                clusters=self.fit.clusters, budgets=self.budgets,
+                target=self.target, law=self.fit, budgets=self.budgets,
             )  # fmt: skip
         except fitting.FitError:
             return None
@@ -124,10 +124,11 @@ class Report:
     def _source_of_intervals(self) -> str:
         """Runs the bootstrap, from which everything below takes its intervals, or says why there is none."""
         try:
-            self.fit.bootstrap(self.resamples, seed=self.fit.seed)
+            self.fit.bootstrap(self.resamples, seed=self.fit.seed, method=self.resampling)
         except fitting.FitError as error:
             return str(error)
-        kind = "pairs" if self.fit.clusters is None else "cluster"
+        clustered = self.fit.clusters is not None and self.resampling != "residual"
+        kind = {"pairs": "cluster", "wild": "wild cluster"}[self.resampling] if clustered else self.resampling
         return f"{kind} bootstrap, {self.resamples} resamples"
 
     def _head(self) -> str:
@@ -147,7 +148,7 @@ class Report:
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))
-            rows.append((name, f"{value:.6g}", f"[{low:.5g}, {high:.5g}]"))
+            rows.append((name, f"{value:.6g}", "(fixed)" if name in fit.fixed else f"[{low:.5g}, {high:.5g}]"))
         return "\n".join(
             [
                 table(("parameter", "value", f"{self.level:.0%} interval"), rows),
@@ -193,7 +194,7 @@ class Report:
         scale = self.read.C if self.read.C is not None else None
         found = fitting.holdout(
             self.fit.law, self.fit.data, self.fit.y, cut=self.cut, C=scale, objective=self.fit.objective,
-            weights=self.fit.weights, clusters=self.fit.clusters,
+            weights=self.fit.weights, clusters=self.fit.clusters, fixed=self.fit.fixed,
         )  # fmt: skip
         return f"hold-out\n  {found}"
 

@@ -11,6 +11,7 @@ from .catalogue import find_law
 from .data import number
 from .envelope import Envelope, envelope
 from .errors import FitError
+from .fitted import Fit
 from .isoflop import IsoFlop, isoflop
 from .sweeps import as_columns
 from .text import short, table
@@ -125,7 +126,8 @@ def approaches(
       N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
       target: compute at which N* and D* are compared; None takes ten times the largest C.
       budgets, tolerance: how runs are grouped by C; see `isoflop`.
-      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`.
+      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`. Or a `Fit` of one
+        to these runs, which is taken as it is.
       seed: of the resampling behind the intervals.
 
     Raises:
@@ -134,7 +136,8 @@ def approaches(
     from .fit import fit
 
     data = as_columns(N=N, D=D, C=C, loss=loss)
-    law = find_law(law)
+    given = law if isinstance(law, Fit) else None
+    law = None if given else find_law(law)
     target = 10 * float(data["C"].max()) if target is None else number(target, "target", "1e22")
     columns = (data["N"], data["D"], data["C"], data["loss"])
     grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
@@ -142,7 +145,7 @@ def approaches(
         "envelope": lambda: envelope(*columns, seed=seed),
         "isoflop": lambda: isoflop(*columns, **grouping),
         "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
-        "parametric": lambda: fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
+        "parametric": lambda: given or fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
     }
     found, estimates, impossible = {}, {}, {}
     for name, attempt in attempts.items():
