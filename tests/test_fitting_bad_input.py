@@ -110,6 +110,10 @@ CASES = {
     "own law: bounds in disorder": (
         lambda: own(lambda p, x: p["a"], a=(3, 1)), r"bounds of 'a' are \(3, 1\); lo must be below hi"
     ),
+    "own law: a parameter without a name": (
+        lambda: fitting.law(lambda p, x: 1.0, params={1: (0, 1)}, inputs="x"), r"a parameter is called 1"
+    ),
+    "own law: no inputs": (lambda: fitting.law(lambda p, x: 1.0, params={"a": (0, 1)}, inputs=None), r"inputs=\(\)"),
     "own law: no bounds": (lambda: own(lambda p, x: p["a"], a=3), r"bounds of 'a' are 3; give a pair"),
     "own law: NaN": (
         lambda: fitting.fit(own(lambda p, x: p["a"] * (-x["x"]) ** 0.5), np.arange(1.0, 9), np.arange(1.0, 9)),
