@@ -224,7 +224,7 @@ class Fit:
     def __str__(self):
         errors = self.stderr
         width = max(map(len, self.law.params))
-        lines = [f"{self.law.name}: {self.law.equation}", f"  {self.law.reference}"]
+        lines = [f"{self.law.name}: {self.law.equation}", *([f"  {self.law.reference}"] if self.law.reference else [])]
         for k, v in self.params.items():
             lines.append(f"  {k:<{width}} {v:<12.6g} " + ("(fixed)" if k in self.fixed else f"+- {errors[k]:.3g}"))
         lines += [f"  {k} = {v:.4f} +- {errors.get(k, 0.0):.2g}" for k, v in self.exponents.items()]
