@@ -206,3 +206,18 @@ def test_a_term_that_left_the_law_is_warned_about():
     inputs, _ = noisy("chinchilla", 0.0)
     fit = fitting.fit("chinchilla", inputs, 2 + 500 * inputs["D"] ** -0.3, fitting.LeastSquares())
     assert fit.frontier(1e22).warnings or float(fit.frontier(1e22).N) < 1e3
+
+
+def test_a_law_without_derived_exponents_has_the_slope_of_its_frontier():
+    inputs, y = noisy("chinchilla", 0.004)
+    built_in = fitting.fit("chinchilla", inputs, y)
+    own = fitting.law(
+        lambda p, x: p["E"] + p["A"] * x["N"] ** -p["alpha"] + p["B"] * x["D"] ** -p["beta"],
+        params={"E": (0, 5), "A": (0, 1e5), "B": (0, 1e5), "alpha": (0, 2), "beta": (0, 2)}, inputs=("N", "D"),
+    )  # fmt: skip
+    found = fitting.approaches(*inputs.values(), 6 * inputs["N"] * inputs["D"], y, target=1e23, law=own)
+    slope = found.estimates["parametric"]
+    assert (slope.a, slope.b) == pytest.approx((built_in.exponents["a"], built_in.exponents["b"]), abs=1e-5)
+    assert slope.interval == pytest.approx(built_in.interval(0.95)["a"], abs=1e-3)
+    given = fitting.approaches(*inputs.values(), 6 * inputs["N"] * inputs["D"], y, target=1e23, law=built_in)
+    assert given.fit is built_in and given.estimates["parametric"].interval == built_in.interval(0.95)["a"]

@@ -87,11 +87,12 @@ class Report:
     @functools.cached_property
     def approaches(self) -> fitting.Approaches | None:
         """The three approaches, where the law is one of N and D and the runs have budgets; None otherwise."""
-        if set(self.fit.law.inputs) != {"N", "D"} or not self.fit.law.a_loss:
+        nd = self.fit.law.nd(self.fit.data)
+        if nd is None or further_inputs(self.fit.law) or not self.fit.law.a_loss:
             return None
         try:
             return fitting.approaches(
-                self.fit.data["N"], self.fit.data["D"], self.read.C, self.fit.y,
+                *nd, self.read.C, self.fit.y,
                 target=self.target, law=self.fit, budgets=self.budgets,
             )  # fmt: skip
         except fitting.FitError:

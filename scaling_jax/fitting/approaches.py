@@ -7,11 +7,13 @@ import itertools
 
 import numpy as np
 
+from .allocation import best_sizes
 from .catalogue import find_law
 from .data import number
 from .envelope import Envelope, envelope
 from .errors import FitError
 from .fitted import Fit
+from .frontier import middle_of
 from .isoflop import IsoFlop, isoflop
 from .sweeps import as_columns
 from .text import short, table
@@ -178,9 +180,15 @@ def _parametric(found, target: float) -> Estimate:
         a, b = (found.exponents[k] for k in "ab")
         interval = found.interval(0.95)["a"]
     else:  # the frontier is no power law: its slope at the target
-        near = found.frontier(1.01 * target)
-        a, b = (float(np.log(np.squeeze(getattr(near, k)) / v) / np.log(1.01)) for k, v in (("N", N), ("D", D)))
-        interval = (np.nan, np.nan)
+        near = np.array([target, 1.01 * target])
+
+        def slopes(params):
+            sizes = best_sizes(found.law, params, near, middle=middle_of(found.ranges))[:2]
+            with np.errstate(all="ignore"):
+                return np.stack([np.log(v[:, 1] / v[:, 0]) / np.log(1.01) for v in sizes], axis=1)
+
+        a, b = slopes({k: np.array([v]) for k, v in found.params.items()})[0].tolist()
+        interval = tuple(found.interval_of(slopes, 0.95)[:, 0].tolist())
     return Estimate(a=a, b=b, interval=interval, N=N, D=D)
 
 

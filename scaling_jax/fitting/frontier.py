@@ -60,7 +60,7 @@ def frontier(fit, C, level=None, *, cost=None, inputs=None, **options):
     budgets = _budgets(fit.law, C, inputs)
     shape, flat, log_loss = budgets.shape, budgets.ravel(), fit.objective.log
 
-    middle = _middle(fit.ranges)
+    middle = middle_of(fit.ranges)
 
     def best(params):
         return best_sizes(fit.law, params, flat, cost=cost, inputs=inputs, middle=middle, **options)
@@ -107,7 +107,7 @@ def _warnings(fit, budgets, N, D, edge):
             )
 
 
-def _middle(ranges):
+def middle_of(ranges):
     """(N, D) at the centre of the data, in logarithms; None where the law has no compute."""
     if "C" not in ranges or "N" not in ranges:
         return None
