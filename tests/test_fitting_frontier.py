@@ -123,6 +123,15 @@ def test_extrapolation_is_said(fit):
     assert "decades below the data" in repr(found) and "decades above the data" in repr(found)
 
 
+def test_rows_of_weight_zero_are_no_data_to_extrapolate_from():
+    inputs, y = noisy("chinchilla", 0.004)
+    small = inputs["N"] < 1e9
+    fit = fitting.fit("chinchilla", inputs, y, weights=small.astype(float))
+    alone = fitting.fit("chinchilla", {k: v[small] for k, v in inputs.items()}, y[small])
+    assert fit.ranges == alone.ranges
+    assert float(fit.frontier(1e22).extrapolation) == pytest.approx(float(alone.frontier(1e22).extrapolation))
+
+
 def test_other_laws():
     tied = fitting.fit("chinchilla_tied", *noisy("chinchilla_tied", 0.0))
     N, D = noisy("chinchilla_tied", 0.0)[0].values()

@@ -62,7 +62,7 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
         seed=seed,
         n=len(rows.y),
         duplicates=duplicates(rows.inputs, rows.y),
-        ranges=_ranges(law, rows.inputs),
+        ranges=_ranges(law, {k: v[rows.weights > 0] for k, v in rows.inputs.items()}),
         data_hash=_hash(rows),
         versions=persistence.versions(),
         data=rows.inputs,

@@ -34,7 +34,7 @@ class Fit:
       certificate: a `Certificate`: gradient, how many of how many starts agree, the next best optimum.
       fixed: parameters that were held. seed: of the starts.
       n, duplicates: rows, and how many of them repeat an earlier row exactly.
-      ranges: {input: (min, max)} of the data, and "C" for 6ND where the law has N and D.
+      ranges: {input: (min, max)} of the data that count, and "C" for 6ND where the law has N and D.
       data_hash: of the inputs, y and weights. versions: of the packages that made the fit.
       data, y, weights, clusters: inputs {name: (n,)}, (n,), (n,), (n,) labels or None; all None on a loaded fit.
     """
