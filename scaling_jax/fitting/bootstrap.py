@@ -88,7 +88,7 @@ def bootstrap(problem, z, n, seed, method, clusters):
     if method != "pairs":
         r = problem.residuals(z[None])[0]
         fitted = problem.target - r
-        r = r + pulled_towards_own(problem, z, labels if method == "wild" else np.arange(problem.n))
+        r = r + pulled_towards_own(problem, z, labels if method == "wild" and clusters is not None else None)
     ends, settled = np.empty((n, problem.p)), np.empty(n, bool)
     # Resamples are drawn in blocks, so that a million rows do not need a million columns of weights at once.
     block = max(1, min(n, 2**22 // problem.n))

@@ -2,8 +2,9 @@
 
 Intervals come from the bootstrap when the fit has one, and from the delta method otherwise. The covariance is the
 sandwich of robust regression: products of each point's own pull in the middle (White 1980), summed by cluster where
-points are not independent; outside, the curvature of the objective, which for a small delta is the density of
-residuals around zero, taken where each point is (Powell 1991).
+points are not independent, at residuals that got back what the fit took of them (to first order the HC3 of MacKinnon &
+White 1985, without which intervals of small samples are too narrow); outside, the curvature of the objective, which
+for a small delta is the density of residuals around zero, taken where each point is (Powell 1991).
 """
 
 from dataclasses import dataclass
@@ -54,13 +55,14 @@ def spread(problem, z, clusters=None):
         floor = 1e-13 * values.max() + 1e-300
         flat, steep = values <= floor, np.maximum(values, floor)
         bread = (vectors / steep) @ vectors.T
-        scores, correction = rows * (w * pull), len(r) / left
+        taken = pulled_towards_own(problem, z, clusters)[used]
+        scores, correction = rows * (w * _pull(objective, r + taken)), 1.0
         if clusters is not None:
             labels = np.unique(clusters[used], return_inverse=True)[1]
             groups = int(labels.max()) + 1
             summed = np.zeros((groups, len(free)))
             np.add.at(summed, labels, scores.T)
-            scores, correction = summed.T, groups / max(groups - 1, 1) * (len(r) - 1) / left
+            scores, correction = summed.T, groups / max(groups - 1, 1)
         part = np.ix_(free, free)
         inverse[part] = bread * np.outer(unit, unit)
         middle = vectors.T @ scores
@@ -77,7 +79,8 @@ def spread(problem, z, clusters=None):
 def pulled_towards_own(problem, z, labels):
     """(n,) by how much, to first order, each residual at z (p,) is smaller for its own cluster's part in the fit.
 
-    For least squares and single points it is leverage times residual. labels (n,): whole numbers from 0.
+    For least squares and single points it is leverage times residual. labels: (n,) whole numbers from 0; None for
+    single points.
     """
     objective, used = problem.objective, problem.weights > 0
     r, rows = (a[0] for a in problem.residuals_and_slopes(z[None]))
@@ -92,9 +95,12 @@ def pulled_towards_own(problem, z, labels):
     values, vectors = np.linalg.eigh((rows * (w * curvature)) @ rows.T)
     steep = values > 1e-13 * values.max() + 1e-300  # along flat directions the fit takes nothing of anything
     rows = vectors[:, steep].T @ rows / np.sqrt(values[steep])[:, None]
-    scores = np.zeros((labels.max() + 1, len(rows)))
-    np.add.at(scores, labels, (rows * (w * pull)).T)
-    return np.sum(rows * scores[labels].T, axis=0)
+    scores = rows * (w * pull)
+    if labels is not None:
+        summed = np.zeros((labels.max() + 1, len(rows)))
+        np.add.at(summed, labels, scores.T)
+        scores = summed[labels].T
+    return np.sum(rows * scores, axis=0)
 
 
 def _pull(objective, r):
