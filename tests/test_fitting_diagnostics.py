@@ -251,3 +251,11 @@ def test_few_clusters_are_said():
     (warning,) = [w for w in few.warnings if "clusters" in w]
     assert warning.startswith("4 clusters of points for 5 parameters") and "mean nothing" in warning
     assert not [w for w in many.warnings if "clusters" in w]
+
+
+def test_the_first_row_of_the_sensitivity_is_the_fit_itself():
+    inputs, y = noisy("bnsl1", 0.002)
+    fit = fitting.fit("bnsl1", inputs, y)
+    first, *others = fitting.sensitivity(fit).rows
+    assert first["params"] == fit.params and first["objective"] == str(fit.objective)
+    assert all(row["params"] != fit.params for row in others)

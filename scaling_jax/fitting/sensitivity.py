@@ -99,18 +99,22 @@ def sensitivity(
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
     n = len(fit.y)
     counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    starts = [fit.params] if fit.certificate.starts > STARTS else None
+    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then all is searched anew.
+    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
+    starts = [fit.params] if follow else None
     rows = []
     for convention, sizes in counts.items():
         data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
         for chosen_name, chosen in points.items():
             for name, objective in unique.items():
-                with python_warnings.catch_warnings():
-                    python_warnings.simplefilter("ignore", FitWarning)  # the row says so
-                    one = refit(
-                        fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
-                        weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
-                    )  # fmt: skip
+                one = fit
+                if sizes is not None or not chosen.all() or objective != fit.objective:
+                    with python_warnings.catch_warnings():
+                        python_warnings.simplefilter("ignore", FitWarning)  # the row says so
+                        one = refit(
+                            fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
+                            weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
+                        )  # fmt: skip
                 rows.append(
                     {
                         "objective": name,
