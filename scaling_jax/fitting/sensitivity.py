@@ -99,7 +99,7 @@ def sensitivity(
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
     n = len(fit.y)
     counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then all is searched anew.
+    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then search anew.
     follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
     starts = [fit.params] if follow else None
     rows = []
