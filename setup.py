@@ -1,4 +1,4 @@
-"""Packaging of scaling_jax: the plain install is the fitter, `[train]` adds everything that trains."""
+"""Packaging of scaling_jax: the plain install is the fitter, `[plot]` adds its figures, `[train]` all that trains."""
 
 import pathlib
 import re
@@ -10,7 +10,9 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "scaling_jax" / "__init__.
 
 # What a notebook that only fits needs: arrays, tables (CSV and Parquet) and the fit command.
 FIT = ["numpy>=1.26", "scipy>=1.12", "jax>=0.8", "absl-py>=2.1", "pandas>=2.2", "pyarrow>=15"]
+PLOT = ["matplotlib>=3.9"]  # the figures of a fit
 TRAIN = [
+    *PLOT,
     "flax>=0.12",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30,<0.13",
@@ -23,7 +25,6 @@ TRAIN = [
     "pillow>=10",
     "scikit-learn>=1.4",  # carries the digits
     "rich>=13",
-    "matplotlib>=3.9",
 ]
 RAY = ["ray>=2.40"]
 # Trained and given tokenizers, and .zst text.
@@ -45,6 +46,7 @@ setup(
     package_data={"scaling_jax": ["engines/*.sbatch"]},
     install_requires=FIT,
     extras_require={
+        "plot": PLOT,
         "train": TRAIN,
         "ray": [*TRAIN, *RAY],
         "tokenizers": [*TRAIN, *TOKENIZERS],

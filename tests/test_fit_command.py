@@ -9,10 +9,14 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from fitting_truth import noisy
 
 from scaling_jax import cli, fitting, results
 from scaling_jax.commands.fit import fit_table
+from scaling_jax.commands.fit_at import parse_at
+from scaling_jax.commands.fit_columns import parse_mapping, read_columns
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.text import short
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -105,6 +109,28 @@ def test_rows_that_are_not_done_are_left_out_loudly():
         fit_table(table.assign(status="failed"))
 
 
+def test_what_finished_is_called_elsewhere():
+    table, law = sweeps().assign(status="Done"), fitting.laws["chinchilla"]
+    assert len(read_columns(table, law, where={"status": "Done"}).y) == 49
+    assert len(read_columns(table.assign(status=np.nan), law).y) == 49
+    some = read_columns(table.assign(status=["done"] * 45 + [None] * 4), law)
+    assert len(some.y) == 45 and some.notes == ["LEFT OUT 4 of 49 rows whose status is not done: 4 nan"]
+
+
+def test_a_term_that_left_the_law_is_said_and_drawn(tmp_path):
+    table = sweeps()
+    text = fit_table(table, columns={"N": "tokens", "D": "tokens"}, out=tmp_path / "fit.json", resamples=20)
+    assert "ln N and ln D correlate at 1.000" in text and "no best size inside the search" in text
+    assert "beyond the data" not in text and (tmp_path / "fit_loss.png").exists()
+    text = fit_table(table.head(5), out=tmp_path / "fit.json", resamples=20)
+    assert "5 points for 5 parameters leave no residual to resample" in text and "[0, inf]" in text
+
+
+def test_names_with_spaces_around_them_are_found():
+    read = read_columns(sweeps().rename(columns=lambda c: f" {c} "), fitting.laws["chinchilla"])
+    assert read.names == {"N": "params_matmul", "D": "tokens", "y": "loss", "C": "flops"}
+
+
 def test_mixed_corpora_are_refused_and_where_is_the_way_out():
     table = sweeps()
     mixed = pd.concat([table, table.assign(dataset_hash="xyz", loss=table.loss * 1.3)])
@@ -138,16 +164,72 @@ def test_flops_that_are_not_6nd_are_said():
 
 
 def test_laws_without_a_frontier_say_why_and_are_drawn(tmp_path):
-    table = sweeps().assign(unique=1e9)
+    inputs, loss = noisy("data_constrained", 0.001)
+    table = pd.DataFrame({**inputs, "loss": loss}).rename(columns={"U": "unique"})
     text = fit_table(table, law="data_constrained", columns={"U": "unique"}, resamples=20)
-    assert (
-        "no frontier\n  'data_constrained' of N, D, U has no frontier of N and D as asked: give inputs={\"U\"" in text
-    )
+    assert "no frontier\n  data_constrained also reads U: say what it is at the target, --at=U=<value>" in text
     N, E = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 6), 2.0 ** np.arange(6)))
     moe = pd.DataFrame({"n": N, "experts": E, "loss": np.exp(2.6 - 0.08 * np.log(N) - 0.1 * np.log(E))})
     moe.loss *= np.exp(0.01 * np.random.default_rng(0).standard_normal(36))
     text = fit_table(moe, law="moe", columns={"N": "n"}, out=tmp_path / "fit.json", resamples=20)
     assert "frontier at" not in text and "no frontier" not in text and (tmp_path / "fit_residuals.png").exists()
+
+
+def test_what_a_law_reads_besides_n_and_d_is_told_with_at(tmp_path, capsys):
+    inputs, loss = noisy("data_constrained", 0.001)
+    pd.DataFrame({**inputs, "loss": loss}).to_csv(tmp_path / "repeated.csv", index=False)
+    out = tmp_path / "fit.json"
+    args = ("fit", f"--results={tmp_path / 'repeated.csv'}", "--law=data_constrained", "--target_flops=1e23")
+    assert run(*args, f"--out={out}", "--resamples=20", "--at=U=1e10") == 0
+    text = capsys.readouterr().out
+    fit = fitting.load(out)
+    best = fit.frontier(1e23, inputs={"U": 1e10})
+    assert "frontier at C = 1e+23 FLOPs (C = 6 N D, U = 1e+10)" in text
+    assert f"D*/N* {float(best.D / best.N):>8.1f}" in text and (tmp_path / "fit_loss.png").exists()
+    assert "N* at 1e+23" in text.split("sensitivity")[1]
+
+    inputs, loss = noisy("shape", 0.001)
+    text = fit_table(
+        pd.DataFrame({**inputs, "loss": loss}), law="shape", at={"depth": "24", "width": "sqrt(N / (12*24))"},
+        target_flops=1e22, resamples=20,
+    )  # fmt: skip
+    fit = fitting.fit("shape", inputs, loss)
+    best = fit.frontier(1e22, inputs={"depth": 24.0, "width": lambda N, D: np.sqrt(N / 288)})
+    assert "(C = 6 N D, depth = 24, width = sqrt(N / (12*24)))" in text
+    assert f"loss  {float(best.loss):>8.4f}" in text
+
+
+@pytest.mark.parametrize(
+    "law, at, message",
+    [
+        ("data_constrained", {"D": "1e9"}, r"--at=D=1e9: the frontier of data_constrained is told U"),
+        ("chinchilla", {"U": "1e9"}, r"--at=U=1e9: the frontier of chinchilla needs none: it chooses N and D"),
+        ("moe", {"E": "8"}, r"--at=E=8: moe of N, E has no frontier of N and D"),
+        ("data_constrained", {"U": "-1e9"}, r"--at=U=-1e9 is -1e\+09 at N=1e9, D=1e10: give something positive"),
+        ("data_constrained", {"U": "tokens"}, r"--at=U=tokens cannot be read: 'tokens' is neither a number nor N or D"),
+        ("data_constrained", {"U": "N.real"}, r"'N.real' is no arithmetic; give a number or arithmetic of N and D"),
+        ("data_constrained", {"U": "1e9)"}, r"--at=U=1e9\) cannot be read; give a number"),
+        ("data_constrained", {"U": "min(D)"}, r"min takes 2 value"),
+    ],
+)  # fmt: skip
+def test_what_at_cannot_mean_is_refused_before_the_fit(law, at, message):
+    with pytest.raises(UserError, match=message) as error:
+        fit_table(sweeps().assign(U=1e9, E=8), law=law, at=at)
+    assert "\n" not in str(error.value)
+
+
+def test_formulas_of_n_and_d():
+    law = fitting.laws["data_constrained"]
+    for text, value in (("min(D, 2e9)/2^2", 5e8), ("-(-N)*exp(log(3))", 3e9), ("max(N, D)**0.5", 1e5)):
+        assert float(parse_at(law, {"U": text})["U"](N=1e9, D=1e10)) == pytest.approx(value)
+    assert parse_at(law, {"U": "2*1e9"}) == {"U": 2e9}
+
+
+def test_columns_may_be_given_together_or_one_by_one():
+    both = {"N": "params, total", "D": "tokens"}
+    assert parse_mapping(["N=params, total,D=tokens"]) == parse_mapping(["N=params, total", "D=tokens"]) == both
+    with pytest.raises(UserError, match="--columns gives N twice: a and b"):
+        parse_mapping(["N=a", "N=b"])
 
 
 def test_the_asymmetric_objective_has_a_flag(tmp_path, capsys):
@@ -158,10 +240,24 @@ def test_the_asymmetric_objective_has_a_flag(tmp_path, capsys):
     assert fitting.load(tmp_path / "fit.json").objective == fitting.Huber(1e-3, overestimate_penalty=10)
 
 
+def test_parameters_can_be_fixed(tmp_path, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv", index=False)
+    args = ("fit", f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20")
+    assert run(*args, "--fix=E=1.69,alpha=0.34", "--cut_flops=1e20") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"E +1\.69 +\(fixed\)", text) and "RMSLE" in text
+    assert fitting.load(tmp_path / "fit.json").fixed == {"E": 1.69, "alpha": 0.34}
+    assert run(*args, "--fix=E=small") == 2
+    assert "--fix=E=small: give numbers" in capsys.readouterr().err
+    assert run(*args, "--fix=Q=1") == 2
+    assert "no parameter 'Q'; it has E, A, B, alpha, beta" in capsys.readouterr().err
+
+
 def test_clusters_reach_the_bootstrap():
     text = fit_table(sweeps(), cluster_column="trunk", resamples=20)
     assert "cluster bootstrap" in text
     assert "pairs bootstrap" in fit_table(sweeps(), resamples=20)
+    assert "wild cluster bootstrap" in fit_table(sweeps(), cluster_column="trunk", resamples=20, resampling="wild")
 
 
 def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
@@ -171,7 +267,11 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
     text = fit_table(table, law="power_offset", out=tmp_path / "fit.json", resamples=20)
     assert "power_offset: y = E + A / x^alpha" in text and "frontier" not in text
     assert (tmp_path / "fit_law.png").exists()
-    assert "M = tokens / params_matmul" in fit_table(sweeps(), law="overtraining", resamples=20)
+    text = fit_table(sweeps(), law="overtraining", target_flops=1e22, out=tmp_path / "over.json", resamples=20)
+    assert "M = tokens / params_matmul" in text and (tmp_path / "over_loss.png").exists()
+    assert re.search(r"3 parametric law +0\.5000 +\[0\.500, 0\.500\]", text)
+    N = float(fitting.load(tmp_path / "over.json").frontier(1e22).N)
+    assert re.search(rf"N\* +{short(N)} ", text)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +291,12 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
         (lambda t: t, {"target_flops": -1.0}, r"--target_flops=-1"),
         (lambda t: t, {"cut_flops": 1e30}, r"all 49 points are below cut"),
         (lambda t: t, {"level": 1.0}, r"--level=1.0"),
+        (lambda t: t.assign(flops=t.flops.where(t.index != 3, 0)), {}, r"column flops, row 3: 0; FLOPs are positive"),
+        (lambda t: t.assign(flops=t.flops.where(t.index != 3, np.inf)), {}, r"column flops, row 3: inf; FLOPs"),
+        (lambda t: t.assign(tokens=t.tokens.where(t.index != 3, -5)), {}, r"D = -5 at row 3"),
+        (lambda t: t.assign(status="Done"), {}, r"49 Done; if Done is how finished .*--where=status=Done"),
+        (lambda t: t, {"budgets": [-1.0, 1e19]}, r"--budgets=-1.0,1e\+19: give positive numbers"),
+        (lambda t: t, {"out": "/proc/none/fit.json"}, r"--out=/proc/none/fit.json cannot be written: "),
         (lambda t: t, {"out": "fit.csv"}, r"--out=fit.csv: the fit is written as .json"),
     ],
 )  # fmt: skip
@@ -206,7 +312,7 @@ def test_wrong_input_is_one_sentence_and_writes_nothing(change, arguments, messa
     [
         ([], "fit needs --results=W"),
         (["--results=nothing.csv"], "nothing.csv"),
-        (["--results=runs.csv", "--columns=N"], "'N' is not NAME=COLUMN"),
+        (["--results=runs.csv", "--columns=N"], "'N' is not NAME=VALUE"),
         (["--results=runs.csv", "--law=nope"], "No law named 'nope'"),
         (["--results=runs.csv", "--objective=l3"], "objective"),
         (["--results=runs.csv", "--delta=0"], "delta"),
@@ -242,7 +348,7 @@ sys.exit(cli.main(["scaling-jax", "fit", "--results=runs.csv", "--out=fit.json",
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "no figures: they need matplotlib" in done.stdout
+    assert "no figures: they need matplotlib, which is not installed (pip install 'scaling_jax[plot]')" in done.stdout
     assert json.loads((tmp_path / "fit.json").read_text())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["fit.json", "runs.csv"]
 
@@ -287,3 +393,15 @@ def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
             assert run(*args, "--resamples=50") == 0, capsys.readouterr()
     assert names["fit"].params["alpha"] == pytest.approx(0.34, abs=0.02)
     assert names["ranked"].candidates[-1].name == "kaplan"
+
+
+def test_the_fitter_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sweeps().rename(columns={"params_matmul": "params"})[["params", "tokens", "loss"]].to_csv("losses.csv", index=False)
+    section = (ROOT / "README.md").read_text().split("## Only the fitter")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.S)
+    (command,) = re.findall(r"`(scaling-jax fit .*?)`", section)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "frontier (closed form)" in capsys.readouterr().out
+    assert run(*command.split()[1:], "--resamples=20") == 0
+    assert "frontier at C = 1e+24" in capsys.readouterr().out

@@ -59,6 +59,26 @@ CASES = {
     "numbers as text": (lambda: fit(N=[str(v) for v in N]), r"N is not numeric.*Convert"),
     "complex numbers": (lambda: fit(N=N + 1j), r"N is not numeric"),
     "clusters of another length": (lambda: fit(clusters=[1, 2]), r"clusters has shape \(2,\)"),
+    "one cluster": (lambda: fit(clusters=["a"] * 81), r"all rows are in one cluster, 'a'.*leave clusters= away"),
+    "a row without a cluster": (lambda: fit(clusters=["a", "b", None] * 27), r"clusters = None at row 2"),
+    "clusters no column": (lambda: fit(clusters="trunk"), r"clusters='trunk' is no column of the data.*'N', 'D'"),
+    "masked y": (lambda: fit(np.ma.masked_greater(Y, 3)), r"y is masked at row 0: drop the masked rows"),
+    "ragged": (lambda: fit(N=[[1, 2], [3]]), r"N is ragged"),
+    "a generator": (lambda: fit(N=(v for v in N)), r"N is a generator; give one value per row"),
+    "nothing for y": (lambda: fit(None), r"y is None; give one value per row"),
+    "columns of one name": (
+        lambda: fitting.fit("chinchilla", pd.DataFrame(np.stack([N, D, D], 1), columns=["N", "D", "D"]), Y),
+        r"2 columns named 'D': rename",
+    ),
+    "the same rows in another order": (
+        lambda: fit(pd.Series(Y)[::-1], N=pd.Series(N)), r"y and N have the same row labels in a different order"
+    ),
+    "a start as text": (
+        lambda: fit(starts=[dict.fromkeys(["E", "A", "B", "alpha", "beta"], "x")]), r"starts: E = 'x' is not a finite"
+    ),
+    "isoflop: masked": (
+        lambda: fitting.isoflop(np.ma.masked_less(N, 1e8), D, 6 * N * D, Y), r"N is masked at row 0"
+    ),
     "unknown law": (lambda: fitting.fit("chinchila", INPUTS, Y), r"No law named 'chinchila'. Nearest: chinchilla,"),
     "no law": (lambda: fitting.fit(None, INPUTS, Y), r"No law named None"),
     "a bare function": (lambda: fitting.fit(lambda p, x: 1.0, INPUTS, Y), r"bare function.*fitting.law"),
@@ -90,6 +110,10 @@ CASES = {
     "own law: bounds in disorder": (
         lambda: own(lambda p, x: p["a"], a=(3, 1)), r"bounds of 'a' are \(3, 1\); lo must be below hi"
     ),
+    "own law: a parameter without a name": (
+        lambda: fitting.law(lambda p, x: 1.0, params={1: (0, 1)}, inputs="x"), r"a parameter is called 1"
+    ),
+    "own law: no inputs": (lambda: fitting.law(lambda p, x: 1.0, params={"a": (0, 1)}, inputs=None), r"inputs=\(\)"),
     "own law: no bounds": (lambda: own(lambda p, x: p["a"], a=3), r"bounds of 'a' are 3; give a pair"),
     "own law: NaN": (
         lambda: fitting.fit(own(lambda p, x: p["a"] * (-x["x"]) ** 0.5), np.arange(1.0, 9), np.arange(1.0, 9)),
@@ -115,10 +139,17 @@ def test_wrong_input_is_one_clear_message(case):
 
 
 ASKED = {
-    "negative C": (lambda f: f.frontier(-1), r"C = -1: a budget must be positive"),
+    "negative C": (lambda f: f.frontier(-1), r"C = -1: give positive and finite"),
     "NaN among C": (lambda f: f.frontier([1e20, np.nan]), r"C = nan"),
     "C as text": (lambda f: f.frontier("much"), r"C is not numeric: 'much'"),
-    "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e8, D=1e9\) = .*-1"),
+    "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e\+09, D=1e\+10\) = -1"),
+    "cost of one number": (lambda f: f.frontier(1e20, cost=lambda N: N), r"cost.* raises TypeError.*function of two"),
+    "allowed no function": (lambda f: f.frontier(1e20, allowed=True), r"allowed=True must be a function"),
+    "an input that the law has not": (lambda f: f.frontier(1e20, inputs={"U": 1e9}), r"reads N, D.*; not U"),
+    "an input that the frontier chooses": (lambda f: f.frontier(1e20, inputs={"N": 1e9}), r"chooses N and D; not N"),
+    "inputs no dict": (lambda f: f.frontier(1e20, inputs="U"), r"inputs='U' must be a dict"),
+    "profile of a derived exponent": (lambda f: f.profile("a"), r"derived.*fit.interval"),
+    "seed of resampling": (lambda f: f.bootstrap(10, seed=2**40), r"seed=1099511627776 must be below"),
     "cost no function": (lambda f: f.frontier(1e20, cost=3), r"cost=3 must be a function"),
     "cost that does not rise": (lambda f: f.frontier(1e20, cost=lambda N, D: 5.0), r"a cost must increase"),
     "cap as text": (lambda f: f.frontier(1e20, max_N="x"), r"max_N='x' must be a positive number"),
@@ -151,11 +182,52 @@ def test_wrong_questions_too(case):
         call(fit())
 
 
+BOWLS = 3 + 0.01 * (np.arange(81) % 9 - 4.0) ** 2 - 0.1 * (np.arange(81) // 9)
+SWEEPS = (N, D, np.repeat(np.geomspace(1e18, 1e22, 9), 9), BOWLS)
+MORE = {
+    "isoflop: window": (lambda f: fitting.isoflop(*SWEEPS, window=4.5), r"window=4.5 must be a whole number"),
+    "isoflop: noise": (lambda f: fitting.isoflop(*SWEEPS, noise="x"), r"noise='x' must be a positive number"),
+    "isoflop: resamples": (lambda f: fitting.isoflop(*SWEEPS, resamples=-1), r"resamples=-1 must be a whole number"),
+    "isoflop: tolerance": (lambda f: fitting.isoflop(*SWEEPS, tolerance=-1), r"tolerance=-1 must be a positive"),
+    "isoflop: a dict": (lambda f: fitting.isoflop({"N": N}, *SWEEPS[1:]), r"N is a dict; give one value per row"),
+    "isoflop: frontier": (lambda f: fitting.isoflop(*SWEEPS).frontier(-1), r"C = -1: give positive"),
+    "envelope: frontier": (lambda f: fitting.envelope(*SWEEPS).frontier("x"), r"C is not numeric: 'x'"),
+    "approaches: target": (lambda f: fitting.approaches(*SWEEPS, target=-1), r"target=-1 must be a positive number"),
+    "approaches: law": (lambda f: fitting.approaches(*SWEEPS, law="chinchila"), r"No law named 'chinchila'"),
+    "select: fractions": (lambda f: fitting.select("kaplan", INPUTS, Y, fractions=(2,)), r"between 0 and 1"),
+    "select: C": (lambda f: fitting.select("kaplan", INPUTS, Y, C=spoiled(N, np.nan)), r"C = nan at row 3"),
+    "holdout: C": (lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, C="flops"), r"C='flops' is no column"),
+    "sensitivity: nothing": (lambda f: fitting.sensitivity(f, objectives=[]), r"objectives is empty"),
+    "sensitivity: target": (lambda f: fitting.sensitivity(f, target="x"), r"target='x' must be a positive number"),
+    "sensitivity: a list": (lambda f: fitting.sensitivity(f, conventions=[N]), r"conventions=list: give a dict"),
+    "influence: refits": (lambda f: fitting.influence(f, refits="x"), r"refits='x' must be a whole number"),
+    "next runs: budget": (lambda f: fitting.next_runs(f, "x"), r"budget='x' must be a positive number"),
+    "next runs: target": (lambda f: fitting.next_runs(f, 1e20, target=-1), r"target=-1 must be a positive number"),
+    "next runs: runs": (lambda f: fitting.next_runs(f, 1e20, runs=0), r"runs=0 must be a whole number, 1 or more"),
+    "next runs: sizes": (lambda f: fitting.next_runs(f, 1e20, N=[1e9, np.inf]), r"N = inf: give positive"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MORE.values(), ids=MORE)
+def test_wrong_options_of_every_question(case):
+    call, message = case
+    with pytest.raises(fitting.FitError, match=message) as error:
+        call(fit())
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_allowed():
     assert fit(np.r_[Y, Y[:4]], np.r_[N, N[:4]], np.r_[D, D[:4]]).duplicates == 4
     assert fit(N=np.full_like(N, 1e9), fixed={"A": 406.4, "alpha": 0.34}).converged
     table = pd.DataFrame({"N": N, "D": D, "loss": Y})
     assert fitting.fit("chinchilla", table, "loss").params == fit().params
     assert fitting.fit("chinchilla", table.convert_dtypes(), table.loss).params == fit().params
+    assert fitting.fit("chinchilla", table.to_records(index=False), "loss").params == fit().params
+    named = fitting.fit(
+        "chinchilla", table.assign(w=N, trunk=["a", "b", 3] * 27), "loss", weights="w", clusters="trunk"
+    )
+    assert named.params == fit(weights=N).params and len(set(named.clusters)) == 3
+    assert fit(np.ma.masked_array(Y)).params == fit().params
+    assert fit(pd.Series(Y, index=range(1, 82)), N=pd.Series(N)).params == fit().params  # other labels: by position
     whole = fitting.fit("power", [1, 2, 4, 8], [8, 4, 2, 1])
     assert whole.params == pytest.approx({"A": 8, "alpha": 1})

@@ -89,7 +89,7 @@ def test_bad_input_says_the_way_out():
         fitting.next_runs(fit, 1e19, criterion="speed")
     with pytest.raises(ValueError, match="below the cheapest candidate"):
         fitting.next_runs(fit, 1.0)
-    with pytest.raises(ValueError, match="budget is -1"):
+    with pytest.raises(ValueError, match="budget=-1 must be a positive number"):
         fitting.next_runs(fit, -1)
     power = fitting.fit("power", {"x": [1.0, 2, 3, 4]}, [4.0, 3, 2.5, 2.2])
     with pytest.raises(ValueError, match="next runs are planned over N and D"):

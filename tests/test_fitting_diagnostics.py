@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+from fitting_truth import noisy
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
@@ -189,7 +190,7 @@ def test_holdout_cuts_weights_and_needs_both_sides():
         fitting.holdout("chinchilla", data, loss, cut=1e30)
     with pytest.raises(ValueError, match="all 80 points are above cut"):
         fitting.holdout("chinchilla", data, loss, cut=1.0)
-    with pytest.raises(ValueError, match="give one C per point"):
+    with pytest.raises(ValueError, match="C has .* values but y has .* one length"):
         fitting.holdout("chinchilla", data, loss, cut=1e18, C=C[1:])
 
 
@@ -242,3 +243,19 @@ def test_sensitivity_lists_every_combination_of_choices():
     again = fitting.fit("chinchilla", {k: v[kept] for k, v in data.items()}, loss[kept])
     assert without["params"] == pytest.approx(again.params, rel=1e-6)
     assert "least squares on ln y" in str(table) and "NOT CONVERGED" not in str(table)
+
+
+def test_few_clusters_are_said():
+    inputs, y = noisy("chinchilla", 0.01)
+    few, many = (fitting.fit("chinchilla", inputs, y, clusters=np.arange(81) % k) for k in (4, 12))
+    (warning,) = [w for w in few.warnings if "clusters" in w]
+    assert warning.startswith("4 clusters of points for 5 parameters") and "mean nothing" in warning
+    assert not [w for w in many.warnings if "clusters" in w]
+
+
+def test_the_first_row_of_the_sensitivity_is_the_fit_itself():
+    inputs, y = noisy("bnsl1", 0.002)
+    fit = fitting.fit("bnsl1", inputs, y)
+    first, *others = fitting.sensitivity(fit).rows
+    assert first["params"] == fit.params and first["objective"] == str(fit.objective)
+    assert all(row["params"] != fit.params for row in others)

@@ -41,6 +41,9 @@ def test_closed_form_and_numerical_agree(fit):
 def test_shapes_follow_c(fit):
     assert fit.frontier(1e22).N.shape == () and float(fit.frontier(1e22).N) > 0
     assert fit.frontier(C.reshape(3, 1), level=0.9).interval["D"][0].shape == (3, 1)
+    assert (
+        fit.frontier([], level=0.9).N.shape == fit.frontier([], cost=lambda N, D: 7 * N * D, level=0.9).N.shape == (0,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,15 @@ def test_extrapolation_is_said(fit):
     low, high = fit.ranges["C"]
     np.testing.assert_allclose(found.extrapolation, [np.log10(1e10 / low), 0, np.log10(1e25 / high)])
     assert "decades below the data" in repr(found) and "decades above the data" in repr(found)
+
+
+def test_rows_of_weight_zero_are_no_data_to_extrapolate_from():
+    inputs, y = noisy("chinchilla", 0.004)
+    small = inputs["N"] < 1e9
+    fit = fitting.fit("chinchilla", inputs, y, weights=small.astype(float))
+    alone = fitting.fit("chinchilla", {k: v[small] for k, v in inputs.items()}, y[small])
+    assert fit.ranges == alone.ranges
+    assert float(fit.frontier(1e22).extrapolation) == pytest.approx(float(alone.frontier(1e22).extrapolation))
 
 
 def test_other_laws():
@@ -203,3 +215,18 @@ def test_a_term_that_left_the_law_is_warned_about():
     inputs, _ = noisy("chinchilla", 0.0)
     fit = fitting.fit("chinchilla", inputs, 2 + 500 * inputs["D"] ** -0.3, fitting.LeastSquares())
     assert fit.frontier(1e22).warnings or float(fit.frontier(1e22).N) < 1e3
+
+
+def test_a_law_without_derived_exponents_has_the_slope_of_its_frontier():
+    inputs, y = noisy("chinchilla", 0.004)
+    built_in = fitting.fit("chinchilla", inputs, y)
+    own = fitting.law(
+        lambda p, x: p["E"] + p["A"] * x["N"] ** -p["alpha"] + p["B"] * x["D"] ** -p["beta"],
+        params={"E": (0, 5), "A": (0, 1e5), "B": (0, 1e5), "alpha": (0, 2), "beta": (0, 2)}, inputs=("N", "D"),
+    )  # fmt: skip
+    found = fitting.approaches(*inputs.values(), 6 * inputs["N"] * inputs["D"], y, target=1e23, law=own)
+    slope = found.estimates["parametric"]
+    assert (slope.a, slope.b) == pytest.approx((built_in.exponents["a"], built_in.exponents["b"]), abs=1e-5)
+    assert slope.interval == pytest.approx(built_in.interval(0.95)["a"], abs=1e-3)
+    given = fitting.approaches(*inputs.values(), 6 * inputs["N"] * inputs["D"], y, target=1e23, law=built_in)
+    assert given.fit is built_in and given.estimates["parametric"].interval == built_in.interval(0.95)["a"]

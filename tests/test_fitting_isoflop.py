@@ -247,9 +247,9 @@ def test_other_bad_input_says_the_way_out():
         fitting.isoflop(N[1:], D, C, loss)
     with pytest.raises(ValueError, match="window is 2"):
         fitting.isoflop(N, D, C, loss, window=2)
-    with pytest.raises(ValueError, match="N must be numbers"):
+    with pytest.raises(ValueError, match="N is not numeric: 'a' at row 0"):
         fitting.isoflop(["a"] * 45, D, C, loss)
-    with pytest.raises(ValueError, match="level is 95"):
+    with pytest.raises(ValueError, match="level=95 must lie between 0 and 1"):
         fitting.isoflop(N, D, C, loss).interval(95)
 
 

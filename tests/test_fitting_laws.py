@@ -162,3 +162,20 @@ def test_operations_replayed_in_numpy(function, expected):
     assert not isinstance(law._value, _JaxProgram)
     x = np.linspace(0.05, 2, 41)
     np.testing.assert_allclose(law({"a": 2.0}, {"x": x}), 2 * expected(x), rtol=1e-14)
+
+
+def test_batches_of_a_law_that_jax_runs_share_compilations():
+    traced = []
+
+    def function(p, x):
+        traced.append(x)
+        return p["A"] * jnp.interp(x["x"], jnp.array([1.0, 9.0]), jnp.array([2.0, 4.0]))
+
+    law = fitting.law(function, params={"A": (0, 9)}, inputs="x")
+    law({"A": 3.0}, {"x": np.ones(3)})
+    before = len(traced)
+    for n in (0, 1, 37, 255, 256, 257, 400, 512):
+        x = np.linspace(1, 9, n)
+        np.testing.assert_allclose(law({"A": 3.0}, {"x": x}), 3 * (2 + (x - 1) / 4), rtol=1e-12)
+    assert law({"A": np.ones((4, 1))}, {"x": np.ones(30)}).shape == (4, 30)
+    assert len(traced) == before + 1  # 512 rows; up to 256 were compiled before

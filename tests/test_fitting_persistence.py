@@ -47,9 +47,21 @@ def test_what_needs_the_data_says_so(tmp_path):
         lambda: loaded.profile("E"),
         lambda: loaded.refit(),
         lambda: loaded.residuals,
+        lambda: fitting.influence(loaded),
+        lambda: fitting.sensitivity(loaded),
+        lambda: fitting.next_runs(loaded, 1e20),
+        lambda: fitting.aicc(loaded),
     ):
         with pytest.raises(fitting.FitError, match="needs the data"):
             call()
+
+
+def test_how_far_a_prediction_lies_is_known_without_the_data(tmp_path):
+    fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
+    ours, theirs = (fitting.extrapolation(f, AT) for f in (fit, fitting.load(saved(tmp_path, fit))))
+    for name in ("N", "D", "C"):
+        np.testing.assert_array_equal(ours.factors[name], theirs.factors[name])
+    assert theirs.leverage is None and str(ours).startswith(f"{theirs}; variance of the prediction")
 
 
 @pytest.mark.parametrize("name", ["bnsl2", "data_constrained", "m4"])
@@ -84,6 +96,9 @@ def test_your_own_law_must_be_passed(tmp_path):
     assert fitting.load(path, law=law).predict(5.0) == fit.predict(5.0)
     with pytest.raises(fitting.FileError, match="parameters"):
         fitting.load(path, law=fitting.laws["chinchilla"])
+    other = fitting.law(lambda p, x: p["a"] - p["k"] * x["x"], params={"a": (0, 9), "k": (0, 2)}, inputs="x")
+    with pytest.raises(fitting.FileError, match="are not those that were saved: at x = 2.5 "):
+        fitting.load(path, law=other)
 
 
 def test_same_data_same_hash(tmp_path):
@@ -101,6 +116,9 @@ EDITS = {
     "a part missing": lambda r: r.pop("objective"),
     "another law": lambda r: r.update(law="chinchila"),
     "another objective": lambda r: r["objective"].update(name="Cauchy"),
+    "an objective of another version": lambda r: r["objective"].update(above=1.0),
+    "a parameter edited by hand": lambda r: r["params"].update(A=1.01 * r["params"]["A"]),
+    "short limits": lambda r: r["solver"].update(lower=[0.0]),
     "a short vector": lambda r: r["solver"].update(z=[1.0]),
     "a part of another kind": lambda r: r.update(params=[1, 2]),
     "a later version": lambda r: r.update(version=99),
@@ -117,6 +135,15 @@ def test_damage_is_one_clear_line(tmp_path, edit):
     with pytest.raises(fitting.FileError) as error:
         fitting.load(path)
     assert "fit.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_another_version_saved_is_named(tmp_path):
+    path = saved(tmp_path, fitting.fit("chinchilla", *noisy("chinchilla", 0.01)))
+    record = json.loads(path.read_text())
+    record["objective"]["above"] = record["objective"].pop("overestimate_penalty")
+    path.write_text(json.dumps(record))
+    with pytest.raises(fitting.FileError, match="'above', which this scaling_jax does not know.*fit and save again"):
+        fitting.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1, 2]", b"{}", b"\x80\x81\x00", b"N,D,loss\n1,2,3\n", b"null"])

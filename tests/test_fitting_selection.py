@@ -93,7 +93,7 @@ def test_bad_input_says_the_way_out():
         fitting.select([], data, y)
     with pytest.raises(ValueError, match="leaves no training points"):
         fitting.select(["power"], data, y, cut=1.0)
-    with pytest.raises(ValueError, match="give one C per point"):
+    with pytest.raises(ValueError, match="C has .* values but y has .* one length"):
         fitting.select(["power"], data, y, C=data["x"][1:])
     with pytest.raises(ValueError, match="nothing to extrapolate"):
         fitting.select(["power"], data, y, C=np.ones(40))
@@ -110,3 +110,13 @@ def test_epoch_selection_prefers_a_law_with_a_floor():
     )  # fmt: skip
     assert found.candidates[-1].name == "kaplan"
     assert found["chinchilla"].test == pytest.approx(0.012492, abs=5e-6)
+
+
+def test_weights_and_clusters_are_cut_with_the_rows():
+    data, y = curve()
+    table = pd.DataFrame({**data, "y": y, "w": np.linspace(1, 2, 40), "trunk": np.arange(40) // 2})
+    ranked = fitting.select(["power_offset"], table, "y", weights="w", clusters="trunk")
+    assert len(ranked.best.clusters) == 40 and ranked.best.weights[-1] == 2
+    held = fitting.holdout("power_offset", table, "y", cut=1e9, weights="w", clusters="trunk")
+    np.testing.assert_array_equal(held.fit.weights, table.w[held.train])
+    assert len(held.fit.clusters) == held.train.sum()

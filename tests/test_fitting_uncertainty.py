@@ -8,6 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from scaling_jax import fitting
+from scaling_jax.fitting.uncertainty import open_where_unmoved, pulled_towards_own, quantiles
 
 LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
 
@@ -20,14 +21,20 @@ def line():
     return x, y, fitting.fit(LINE, x, y, fitting.LeastSquares())
 
 
+def given_back(X, r, labels):
+    """Residuals plus what least squares took of them within each cluster, H_gg r_g, to first order of (I - H_gg)^-1."""
+    H = X @ np.linalg.inv(X.T @ X) @ X.T
+    return r + (H * (labels[:, None] == labels)) @ r
+
+
 def test_least_squares_covariance_is_whites(line):
     x, y, fit = line
     X = np.stack([np.ones_like(x), x], axis=1)
     bread = np.linalg.inv(X.T @ X)
-    r = y - X @ (bread @ X.T @ y)
-    hc1 = bread @ (X.T * r**2 @ X) @ bread * 60 / 58
-    assert fit.stderr == pytest.approx({"a": hc1[0, 0] ** 0.5, "b": hc1[1, 1] ** 0.5}, rel=1e-6)
-    half = student.ppf(0.975, 58) * hc1[1, 1] ** 0.5
+    r = given_back(X, y - X @ (bread @ X.T @ y), np.arange(60))
+    white = bread @ (X.T * r**2 @ X) @ bread
+    assert fit.stderr == pytest.approx({"a": white[0, 0] ** 0.5, "b": white[1, 1] ** 0.5}, rel=1e-6)
+    half = student.ppf(0.975, 58) * white[1, 1] ** 0.5
     assert fit.interval(0.95)["b"] == pytest.approx((fit.params["b"] - half, fit.params["b"] + half), rel=1e-6)
 
 
@@ -37,9 +44,9 @@ def test_clustered_covariance_is_liang_zegers(line):
     fit = fitting.fit(LINE, x, y, fitting.LeastSquares(), clusters=labels)
     X = np.stack([np.ones_like(x), x], axis=1)
     bread = np.linalg.inv(X.T @ X)
-    r = y - X @ (bread @ X.T @ y)
+    r = given_back(X, y - X @ (bread @ X.T @ y), labels)
     scores = np.stack([(X[labels == g] * r[labels == g, None]).sum(axis=0) for g in range(12)])
-    expected = bread @ scores.T @ scores @ bread * 12 / 11 * 59 / 58
+    expected = bread @ scores.T @ scores @ bread * 12 / 11
     assert fit.stderr["b"] == pytest.approx(expected[1, 1] ** 0.5, rel=1e-6)
 
 
@@ -47,8 +54,8 @@ def test_prediction_interval_of_a_line(line):
     x, y, fit = line
     X = np.stack([np.ones_like(x), x], axis=1)
     bread = np.linalg.inv(X.T @ X)
-    r = y - X @ (bread @ X.T @ y)
-    covariance = bread @ (X.T * r**2 @ X) @ bread * 60 / 58
+    r = given_back(X, y - X @ (bread @ X.T @ y), np.arange(60))
+    covariance = bread @ (X.T * r**2 @ X) @ bread
     at = np.array([1.0, 20.0])
     half = student.ppf(0.95, 58) * np.sqrt(covariance[0, 0])
     _, (low, high) = fit.predict([0.0, 5.0], level=0.9)
@@ -212,3 +219,53 @@ def test_derivative_law_of_one_parameter_profiles():
     y = np.exp(-0.7 * x) + 0.01 * np.random.default_rng(0).standard_normal(40)
     fit = fitting.fit(law, x, y, fitting.LeastSquares())
     assert tuple(fit.profile("k")) == pytest.approx(fit.interval()["k"], rel=0.01)
+
+
+def test_as_many_parameters_as_points_leave_every_interval_open():
+    N, D = np.array([1e7, 1e8, 1e9, 1e8, 1e9]), np.array([1e9, 1e9, 1e10, 1e11, 1e11])
+    fit = fitting.fit(
+        "chinchilla", {"N": N, "D": D}, FORMULA["chinchilla"](TRUTH["chinchilla"], N, D) * [1, 1.01, 1, 1, 1]
+    )
+    assert fit.objective_value < 1e-20
+    assert fit.interval()["E"] == (0, np.inf) and fit.interval()["alpha"] == (0, 10) and np.isinf(fit.stderr["a"])
+    low, high = fit.frontier(1e22, level=0.9).interval["N"]
+    assert low == 0 and np.isinf(high)
+    assert tuple(fit.profile("E")) == (0, np.inf)
+    assert any("goes through them all" in w for w in fit.warnings)
+    with pytest.raises(fitting.FitError, match="5 points for 5 parameters leave no residual to resample"):
+        fit.bootstrap(10)
+
+
+def test_what_no_resample_moves_is_not_called_certain():
+    inputs, _ = noisy("chinchilla", 0.0)
+    y = 1 / (2 + 500 * inputs["D"] ** -0.3)  # rises, so that the law ends as a constant: alpha has no effect
+    fit = fitting.fit("chinchilla", inputs, y)
+    unmoved = {k: (fit.params[k], fit.params[k]) for k in ("A", "alpha")} | {"a": (0.5, 0.5), "beta": (0.1, 0.2)}
+    assert open_where_unmoved(fit, unmoved) == {
+        "A": (0, np.inf), "alpha": (0, 10), "a": (-np.inf, np.inf), "beta": (0.1, 0.2),
+    }  # fmt: skip
+
+
+def test_unknown_samples_widen_both_ends():
+    samples = np.r_[np.arange(99.0), np.nan]
+    low, high = quantiles(samples, 0.98)
+    assert low == -np.inf and high == np.inf
+    assert quantiles(samples, 0.9) == pytest.approx(
+        [np.quantile(np.r_[-np.inf, samples[:99]], 0.05), np.quantile(np.r_[samples[:99], np.inf], 0.95)]
+    )
+
+
+@pytest.mark.parametrize("weights", [None, np.tile([1.0, 2.0, 0.5], 27)])
+def test_what_the_fit_takes_of_a_residual_is_its_leverage(weights):
+    inputs, y = noisy("chinchilla", 0.01)
+    fit = fitting.fit("chinchilla", inputs, y, fitting.LeastSquares(log=True), weights=weights)
+    labels = np.arange(81) // 3
+    X = fit._problem.residuals_and_slopes(fit._z[None])[1][0].T
+    H = X @ np.linalg.solve(X.T * fit.weights @ X, X.T * fit.weights)
+    np.testing.assert_allclose(
+        pulled_towards_own(fit._problem, fit._z, None), np.diag(H) * fit.residuals, rtol=1e-6, atol=1e-12
+    )
+    together = [H[np.ix_(labels == g, labels == g)] @ fit.residuals[labels == g] for g in range(27)]
+    np.testing.assert_allclose(
+        pulled_towards_own(fit._problem, fit._z, labels), np.concatenate(together), rtol=1e-6, atol=1e-12
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,16 +57,23 @@ class Columns:
 
 
 def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, str]:
-    """["N=params", "y=loss"] -> {"N": "params", "y": "loss"}.
+    """["N=params,D=tokens", "y=loss"] -> {"N": "params", "D": "tokens", "y": "loss"}.
+
+    A comma separates pairs only where NAME= follows, so that columns may have commas in their names.
 
     Raises:
-      UserError: a pair without "=".
+      UserError: a pair without "=", or a name given twice.
     """
     out = {}
-    for pair in pairs:
+    for pair in (pair for text in pairs for pair in re.split(r",\s*(?=\w+=)", text)):
         name, separator, column = pair.partition("=")
         if not (separator and name.strip() and column.strip()):
-            raise UserError(f"{flag}: {pair!r} is not NAME=COLUMN; write e.g. {flag}=N=params,D=tokens,y=loss")
+            example = {"--at": "U=1e11", "--fix": "E=1.69", "--where": "source=c4"}.get(
+                flag, "N=params,D=tokens,y=loss"
+            )
+            raise UserError(f"{flag}: {pair!r} is not NAME=VALUE; write e.g. {flag}={example}")
+        if name.strip() in out:
+            raise UserError(f"{flag} gives {name.strip()} twice: {out[name.strip()]} and {column.strip()}")
         out[name.strip()] = column.strip()
     return out
 
@@ -93,7 +101,7 @@ def read_columns(
       UserError: a column is missing or not numeric, nothing is left, or rows come from several corpora.
     """
     inputs, columns, notes = law.inputs, dict(columns or {}), []
-    table = table.reset_index(drop=True)
+    table = table.reset_index(drop=True).rename(columns=lambda c: c.strip() if isinstance(c, str) else c)
     unknown = sorted(set(columns) - {*inputs, "y", "C", *_derived_from(inputs)})
     if unknown:
         raise UserError(f"--columns maps {unknown[0]!r}; this law takes {', '.join([*inputs, 'y', 'C'])}")
@@ -120,8 +128,12 @@ def read_columns(
     if C is not None:
         counted = take("C", optional=True)
         if counted is not None:
-            ratio = counted / C
-            if np.max(np.abs(np.log(ratio))) > COUNTED_APART:
+            _refuse(
+                counted, ~(np.isfinite(counted) & (counted > 0)), names["C"], "FLOPs are positive and finite", table
+            )
+            with np.errstate(all="ignore"):  # an N or D that is not positive is refused by the fit
+                ratio = counted / C
+            if np.all(ratio > 0) and np.max(np.abs(np.log(ratio))) > COUNTED_APART:
                 notes.append(
                     f"{names['C']} is {ratio.min():.2f} to {ratio.max():.2f} times 6 N D: the law's frontier counts "
                     "C as 6 N D, the IsoFLOP sweeps and the envelope as the table does"
@@ -159,13 +171,26 @@ def _other_counts(table: pd.DataFrame, used: str) -> dict[str, np.ndarray]:
     return out
 
 
+def _refuse(values: np.ndarray, bad: np.ndarray, column: str, rule: str, table: pd.DataFrame) -> None:
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise UserError(
+            f"column {column}, row {table.index[row]}: {values[row]:g}; {rule}: correct it, or leave such rows out "
+            f"({int(bad.sum())} of {len(table)})"
+        )
+
+
 def _rows_that_enter(table: pd.DataFrame, where: Mapping[str, str], notes: list[str]) -> pd.DataFrame:
     total = len(table)
-    if "status" in table:
-        others = table.loc[table["status"] != "done", "status"].value_counts()
+    if "status" in table and "status" not in where and table["status"].notna().any():
+        others = table.loc[table["status"] != "done", "status"].value_counts(dropna=False)
         if len(others):
             counts = ", ".join(f"{n} {status}" for status, n in others.items())
-            notes.append(f"LEFT OUT {int(others.sum())} of {total} rows whose status is not done: {counts}")
+            left = int(others.sum())
+            way = f"; if {others.index[0]!s} is how finished runs are called, --where=status={others.index[0]!s}"
+            notes.append(
+                f"LEFT OUT {left} of {total} rows whose status is not done: {counts}" + (way if left == total else "")
+            )
             table = table[table["status"] == "done"]
     for column, value in where.items():
         if column not in table:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from scaling_jax import fitting
+from scaling_jax.commands.fit_at import further_inputs
 from scaling_jax.commands.fit_columns import Columns
+from scaling_jax.fitting.allocation import law_columns
 from scaling_jax.fitting.text import short, table
 
 
@@ -20,10 +22,11 @@ class Report:
     Attributes:
       fit: the `Fit`. read: the columns it was made from. source: what the table is called.
       rows: how many rows the table has.
-      level, resamples: of the bootstrap intervals.
+      level, resamples, resampling: of the bootstrap intervals.
       target: compute of the run to plan; None for laws without N and D.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
       cut: compute that separates fitted from judged runs in the hold-out; None for none.
+      held: inputs of the law besides N and D -> what they are on the frontier.
     """
 
     fit: fitting.Fit
@@ -35,6 +38,8 @@ class Report:
     target: float | None
     cut: float | None
     budgets: list[float] | None = None
+    held: Mapping = dataclasses.field(default_factory=dict)
+    resampling: str = "pairs"
 
     def text(self) -> str:
         """Sections separated by empty lines; those that do not apply are left out."""
@@ -58,12 +63,11 @@ class Report:
                 yield "residuals", fit_figures.residuals(self.fit, self.fit.data[name], scale_label=label)
             return
         if not self._no_frontier:
-            yield (
-                "loss",
-                fit_figures.loss_vs_compute(
-                    self.fit, self.read.C, target_flops=self.target, level=self.level, y_label=y_label
-                ),
-            )
+            found = fit_figures.loss_vs_compute(
+                self.fit, self.read.C, target_flops=self.target, level=self.level, y_label=y_label,
+                frontier=self._frontier_at,
+            )  # fmt: skip
+            yield "loss", found
         yield "residuals", fit_figures.residuals(self.fit, self.read.C)
         if self.approaches is not None and self.approaches.isoflop is not None:
             yield "isoflop", fit_figures.isoflop(self.approaches.isoflop, y_label=y_label)
@@ -73,22 +77,23 @@ class Report:
             yield (
                 "allocation",
                 fit_figures.allocation(
-                    None if self._no_frontier else self.fit.frontier,
+                    None if self._no_frontier else self._frontier_at,
                     {k: v.optima for k, v in optima.items() if v is not None},
                     self.target,
+                    self.level,
                 ),
             )
 
     @functools.cached_property
     def approaches(self) -> fitting.Approaches | None:
         """The three approaches, where the law is one of N and D and the runs have budgets; None otherwise."""
-        if set(self.fit.law.inputs) != {"N", "D"} or not self.fit.law.a_loss:
+        nd = self.fit.law.nd(self.fit.data)
+        if nd is None or further_inputs(self.fit.law) or not self.fit.law.a_loss:
             return None
         try:
             return fitting.approaches(
-                self.fit.data["N"], self.fit.data["D"], self.read.C, self.fit.y,
-                target=self.target, law=self.fit.law, objective=self.fit.objective, weights=self.fit.weights,
-                clusters=self.fit.clusters, budgets=self.budgets,
+                *nd, self.read.C, self.fit.y,
+                target=self.target, law=self.fit, budgets=self.budgets,
             )  # fmt: skip
         except fitting.FitError:
             return None
@@ -98,16 +103,34 @@ class Report:
         """Why there is no frontier; empty when there is one."""
         if self.target is None:
             return "the law has no compute"
+        untold = [k for k in further_inputs(self.fit.law) if k not in self.held]
+        if untold and self.fit.law.a_loss:
+            asked = ",".join(f"{k}=<value>" for k in untold)
+            return f"{self.fit.law.name} also reads {', '.join(untold)}: say what it is at the target, --at={asked}"
         try:
-            self.fit.frontier(self.target)
+            self._frontier_at(self.target)
         except fitting.FitError as error:
             return str(error)
         return ""
 
+    def _frontier_at(self, C, level: float | None = None) -> fitting.Frontier:
+        return self.fit.frontier(C, level=level, inputs=self.held or None)
+
     @functools.cached_property
     def _intervals(self) -> dict:
-        """Parameter or exponent -> (low, high); empty where the bootstrap fails."""
-        return self.fit.bootstrap(self.resamples, seed=self.fit.seed).interval(self.level)
+        """Parameter or exponent -> (low, high)."""
+        return self.fit.interval(self.level)
+
+    @functools.cached_property
+    def _source_of_intervals(self) -> str:
+        """Runs the bootstrap, from which everything below takes its intervals, or says why there is none."""
+        try:
+            self.fit.bootstrap(self.resamples, seed=self.fit.seed, method=self.resampling)
+        except fitting.FitError as error:
+            return str(error)
+        clustered = self.fit.clusters is not None and self.resampling != "residual"
+        kind = {"pairs": "cluster", "wild": "wild cluster"}[self.resampling] if clustered else self.resampling
+        return f"{kind} bootstrap, {self.resamples} resamples"
 
     def _head(self) -> str:
         law, names = self.fit.law, self.read.names
@@ -122,16 +145,15 @@ class Report:
 
     def _parameters(self) -> str:
         fit = self.fit
-        values = fit.params | fit.exponents
+        source, values = self._source_of_intervals, fit.params | fit.exponents
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))
-            rows.append((name, f"{value:.6g}", f"[{low:.5g}, {high:.5g}]"))
-        kind = "pairs" if fit.clusters is None else "cluster"
+            rows.append((name, f"{value:.6g}", "(fixed)" if name in fit.fixed else f"[{low:.5g}, {high:.5g}]"))
         return "\n".join(
             [
                 table(("parameter", "value", f"{self.level:.0%} interval"), rows),
-                f"  intervals: {kind} bootstrap, {self.resamples} resamples",
+                f"  intervals: {source}",
                 f"  objective: {fit.objective} = {fit.objective_value:.8g}",
                 f"  certificate: {'converged' if fit.converged else 'NOT CONVERGED'}, {fit.certificate}",
             ]
@@ -150,8 +172,9 @@ class Report:
     def _frontier(self) -> str:
         if self._no_frontier:
             return f"no frontier\n  {self._no_frontier}" if self.target is not None and self.fit.law.a_loss else ""
-        at = self.fit.frontier(self.target, level=self.level)
-        lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D)"]
+        at = self._frontier_at(self.target, self.level)
+        held = "".join(f", {k} = {getattr(v, 'text', None) or format(v, '.4g')}" for k, v in self.held.items())
+        lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D{held})"]
         y_name = self.read.names["y"]
         width = max(len("D*/N*"), len(y_name))
         for name, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", y_name, "{:.4f}".format)):
@@ -159,9 +182,11 @@ class Report:
             low, high = (float(np.squeeze(end)) for end in at.interval[name])
             lines.append(f"  {label:<{width}} {show(value):>8}  [{show(low)}, {show(high)}]")
         N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
-        lines.append(f"  {'D*/N*':<{width}} {D / N:>8.1f}")
-        if set(self.fit.law.inputs) == {"N", "D"}:
-            lines.append(f"  {fitting.extrapolation(self.fit, {'N': N, 'D': D})}")
+        with np.errstate(all="ignore"):
+            lines.append(f"  {'D*/N*':<{width}} {np.divide(D, N):>8.1f}")
+        if 0 < N < np.inf and 0 < D < np.inf:  # else a term has left the law, which the warnings say
+            there = law_columns(self.fit.law, N, D, self.held)
+            lines.append(f"  {fitting.extrapolation(self.fit, there)}")
         return "\n".join(lines + [f"  ! {w}" for w in at.warnings])
 
     def _holdout(self) -> str:
@@ -170,7 +195,7 @@ class Report:
         scale = self.read.C if self.read.C is not None else None
         found = fitting.holdout(
             self.fit.law, self.fit.data, self.fit.y, cut=self.cut, C=scale, objective=self.fit.objective,
-            weights=self.fit.weights, clusters=self.fit.clusters,
+            weights=self.fit.weights, clusters=self.fit.clusters, fixed=self.fit.fixed,
         )  # fmt: skip
         return f"hold-out\n  {found}"
 
@@ -178,7 +203,8 @@ class Report:
         return "" if self.approaches is None else f"three approaches\n{self.approaches}"
 
     def _sensitivity(self) -> str:
-        found = fitting.sensitivity(self.fit, conventions=self.read.conventions or None, target=self.target)
+        counted = self.read.conventions or None
+        found = fitting.sensitivity(self.fit, conventions=counted, target=self.target, inputs=self.held)
         lines = ["sensitivity to the analyst's choices", str(found)]
         spread = found.spread()
         if spread is not None:

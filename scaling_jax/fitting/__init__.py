@@ -10,7 +10,6 @@ Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's co
 from .approaches import Approaches, approaches
 from .catalogue import laws
 from .design import next_runs
-from .diagnostics import sensitivity
 from .envelope import Envelope, envelope
 from .errors import DataError, FileError, FitError, FitWarning, LawError
 from .fit import fit
@@ -22,6 +21,7 @@ from .law import Law, law
 from .objectives import LAD, Huber, LeastSquares, Objective
 from .persistence import load
 from .selection import aicc, select
+from .sensitivity import sensitivity
 
 __all__ = [
     "LAD", "Approaches", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop",

@@ -40,6 +40,11 @@ def best_sizes(
         value = law({k: v[:, None] for k, v in params.items()}, columns)
         return N, D, value, ~(np.isfinite(N) & (N > 0) & (D > 0))
     max_N, max_D = (None if v is None else number(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D)))
+    if not (allowed is None or callable(allowed)):
+        raise FitError(f"allowed={allowed!r} must be a function, e.g. lambda N, D: 16 * N < 8e10.")
+    if not len(C):
+        empty = np.empty((len(next(iter(params.values()))), 0))
+        return empty, empty, empty, empty.astype(bool)
     budget = _Budget(cost, max_D)
     sign = -1.0 if maximize else 1.0
     parts = [_search(law, params, c, budget, max_N, allowed, inputs, sign, middle) for c in C]
@@ -104,12 +109,22 @@ def _vectorised(cost):
             pass  # written for scalars, with `if` or `math`
         return np.vectorize(cost, otypes=[np.float64])(N, D)
 
-    probe = call(np.array([1e8, 1e9]), np.array([1e9, 1e10]))
-    if not (np.all(np.isfinite(probe)) and np.all(probe > 0)):
-        raise FitError(
-            f"cost(N=1e8, D=1e9) = {probe[0]!r}: a cost must be positive and finite, e.g. lambda N, D: 6 * N * D."
-        )
-    if not call(np.array([1e8]), np.array([1e16])) > call(np.array([1e8]), np.array([1e6])):
+    def at(N, D):
+        try:
+            value = float(call(np.array([N]), np.array([D]))[0])
+        except Exception as err:
+            raise FitError(
+                f"cost(N={N:g}, D={D:g}) raises {type(err).__name__}: {err}; a cost is a function of two numbers, e.g. "
+                "lambda N, D: 6 * N * D."
+            ) from None
+        if not 0 < value < np.inf:
+            raise FitError(
+                f"cost(N={N:g}, D={D:g}) = {value:g}: a cost must be positive and finite, e.g. lambda N, D: 6 * N * D."
+            )
+        return value
+
+    at(1e9, 1e10)
+    if not at(1e8, 1e16) > at(1e8, 1e6):
         raise FitError("the cost of N=1e8 is no higher for D=1e16 than for D=1e6: a cost must increase with N and D.")
     return call
 

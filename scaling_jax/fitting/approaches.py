@@ -7,8 +7,13 @@ import itertools
 
 import numpy as np
 
+from .allocation import best_sizes
+from .catalogue import find_law
+from .data import number
 from .envelope import Envelope, envelope
 from .errors import FitError
+from .fitted import Fit
+from .frontier import middle_of
 from .isoflop import IsoFlop, isoflop
 from .sweeps import as_columns
 from .text import short, table
@@ -53,16 +58,21 @@ class Approaches:
 
     @property
     def spread(self) -> float:
-        """Largest over smallest N* at the target."""
-        sizes = [estimate.N for estimate in self.estimates.values()]
-        return max(sizes) / min(sizes)
+        """Largest over smallest N* at the target; nan where no approach has one."""
+        sizes = [self.estimates[name].N for name in self._sized]
+        return max(sizes) / min(sizes) if sizes else float("nan")
+
+    @property
+    def _sized(self) -> list[str]:
+        """Approaches with a size: a law that has lost a term has none."""
+        return [name for name, estimate in self.estimates.items() if 0 < estimate.N < np.inf]
 
     @property
     def disagreement(self) -> list[str]:
         """How far the approaches are apart, in plain sentences."""
         out = []
-        if len(self.estimates) > 1:
-            low, high = (f(self.estimates, key=lambda k: self.estimates[k].N) for f in (min, max))
+        if len(self._sized) > 1:
+            low, high = (f(self._sized, key=lambda k: self.estimates[k].N) for f in (min, max))
             out.append(
                 f"at C = {self.target:.3g} N* is between {short(self.estimates[low].N)} ({LABELS[low]}) and "
                 f"{short(self.estimates[high].N)} ({LABELS[high]}): {_times(self.spread)} apart"
@@ -118,23 +128,26 @@ def approaches(
       N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
       target: compute at which N* and D* are compared; None takes ten times the largest C.
       budgets, tolerance: how runs are grouped by C; see `isoflop`.
-      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`.
+      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`. Or a `Fit` of one
+        to these runs, which is taken as it is.
       seed: of the resampling behind the intervals.
 
     Raises:
-      FitError: values that are not finite and positive, or no approach works.
+      FitError: values that are not finite and positive, an unknown law, or no approach works.
     """
     from .fit import fit
 
     data = as_columns(N=N, D=D, C=C, loss=loss)
-    target = float(10 * data["C"].max() if target is None else target)
+    given = law if isinstance(law, Fit) else None
+    law = None if given else find_law(law)
+    target = 10 * float(data["C"].max()) if target is None else number(target, "target", "1e22")
     columns = (data["N"], data["D"], data["C"], data["loss"])
     grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
     attempts = {
         "envelope": lambda: envelope(*columns, seed=seed),
         "isoflop": lambda: isoflop(*columns, **grouping),
         "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
-        "parametric": lambda: fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
+        "parametric": lambda: given or fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
     }
     found, estimates, impossible = {}, {}, {}
     for name, attempt in attempts.items():
@@ -167,9 +180,15 @@ def _parametric(found, target: float) -> Estimate:
         a, b = (found.exponents[k] for k in "ab")
         interval = found.interval(0.95)["a"]
     else:  # the frontier is no power law: its slope at the target
-        near = found.frontier(1.01 * target)
-        a, b = (float(np.log(np.squeeze(getattr(near, k)) / v) / np.log(1.01)) for k, v in (("N", N), ("D", D)))
-        interval = (np.nan, np.nan)
+        near = np.array([target, 1.01 * target])
+
+        def slopes(params):
+            sizes = best_sizes(found.law, params, near, middle=middle_of(found.ranges))[:2]
+            with np.errstate(all="ignore"):
+                return np.stack([np.log(v[:, 1] / v[:, 0]) / np.log(1.01) for v in sizes], axis=1)
+
+        a, b = slopes({k: np.array([v]) for k, v in found.params.items()})[0].tolist()
+        interval = tuple(found.interval_of(slopes, 0.95)[:, 0].tolist())
     return Estimate(a=a, b=b, interval=interval, N=N, D=D)
 
 

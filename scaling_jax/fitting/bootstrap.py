@@ -6,7 +6,7 @@ import numpy as np
 
 from .data import check_level
 from .solve import descend
-from .uncertainty import quantiles
+from .uncertainty import pulled_towards_own, quantiles
 
 SHARP = 3e-3  # of the mean residual: where LAD is rounded off for resampling
 METHODS = ("pairs", "residual", "wild")
@@ -71,7 +71,8 @@ def bootstrap(problem, z, n, seed, method, clusters):
     Args:
       method: "pairs" draws points (clusters, when given) with replacement; "residual" keeps the inputs and adds
         residuals drawn with replacement to the fitted values; "wild" keeps each point's own residual and flips its
-        sign, one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise.
+        sign, one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise. In both,
+        residuals first get back what the fit took of them (Feng, He & Hu 2011): without it intervals are too narrow.
       clusters: (n_points,) labels or None.
     Returns:
       `Bootstrap`.
@@ -87,6 +88,7 @@ def bootstrap(problem, z, n, seed, method, clusters):
     if method != "pairs":
         r = problem.residuals(z[None])[0]
         fitted = problem.target - r
+        r = r + pulled_towards_own(problem, z, labels if method == "wild" and clusters is not None else None)
     ends, settled = np.empty((n, problem.p)), np.empty(n, bool)
     # Resamples are drawn in blocks, so that a million rows do not need a million columns of weights at once.
     block = max(1, min(n, 2**22 // problem.n))

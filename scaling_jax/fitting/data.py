@@ -1,5 +1,6 @@
 """The numbers a person hands in, checked and turned to float64; every refusal quotes the value and the way out."""
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,10 +20,18 @@ class Rows:
 
 
 def column(values, name, length=None, like=None):
-    """One column as a float64 vector. Raises DataError when it is text, not one-dimensional or of another length."""
-    if isinstance(values, str):
+    """One column as a float64 vector. Raises DataError when it is text, masked, not a vector or of another length."""
+    if isinstance(values, (str, bytes)):
         raise DataError(f"{name} is the text {values!r}; give numbers, or a column of them.")
-    array = np.asarray(values)
+    if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
+        row = int(np.argmax(np.ma.getmaskarray(values).ravel()))
+        raise DataError(f"{name} is masked at row {row}: drop the masked rows from every column.")
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name} is ragged: give one value per row, a 1-d array.") from None
+    if array.ndim == 0 and (array.dtype == object or length is not None):
+        raise DataError(f"{name} is {_described(values)}; give one value per row, a list or an array.")
     if array.dtype.kind in "OUSMm" or array.dtype.kind == "c":
         try:
             if array.dtype.kind in "USMmc":
@@ -30,12 +39,12 @@ def column(values, name, length=None, like=None):
             if any(isinstance(v, (str, bytes)) for v in array.ravel()):
                 raise ValueError
             array = array.astype(np.float64)  # pandas' nullable columns and None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             bad = next((i for i, v in enumerate(array.ravel()) if not _is_number(v)), 0)
             value = array.ravel()[bad]
             value = value.item() if isinstance(value, np.generic) else value
             raise DataError(
-                f"{name} is not numeric: {value!r} at row {bad}. Convert the column to numbers first."
+                f"{name} is not numeric: {reprlib.repr(value)} at row {bad}. Convert the column to numbers first."
             ) from None
     array = array.astype(np.float64)
     if array.ndim != 1:
@@ -45,7 +54,13 @@ def column(values, name, length=None, like=None):
     return array
 
 
+def _described(values):
+    return repr(values) if values is None or np.isscalar(values) else f"a {type(values).__name__}"
+
+
 def _is_number(value):
+    if isinstance(value, int) and abs(value) > 10**300:  # beyond float64
+        return False
     return isinstance(value, (int, float, np.number)) and not isinstance(value, complex)
 
 
@@ -54,7 +69,7 @@ def inputs_of(law, data, fitting=True):
 
     For a fit they are vectors of one length; otherwise (a prediction) numbers or arrays that broadcast.
     """
-    if not (isinstance(data, Mapping) or hasattr(data, "columns")):
+    if names_of(data) is None:
         if len(law.inputs) == 1:
             data = {law.inputs[0]: data}
         else:
@@ -63,18 +78,19 @@ def inputs_of(law, data, fitting=True):
                 f"{law.name!r} reads {', '.join(law.inputs)}: give a dict {{{example}}} or a DataFrame with these "
                 f"columns, not {type(data).__name__}."
             )
-    columns = list(data.columns if hasattr(data, "columns") else data)
+    columns = names_of(data)
     missing = [k for k in law.inputs if k not in columns]
     if missing:
         raise DataError(
             f"{law.name!r} needs the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
             f"there {'are' if len(columns) != 1 else 'is'} {', '.join(map(repr, columns)) or 'none'}. Rename, e.g. "
-            f'{{"{missing[0]}": data["{columns[0] if columns else "..."}"]}}.'
+            f'{{"{missing[0]}": data[{columns[0] if columns else "..."!r}]}}.'
         )
     inputs, first = {}, law.inputs[0]
     for k in law.inputs:
         length = len(inputs[first]) if inputs and fitting else None
-        inputs[k] = column(data[k], k, length, first) if fitting else _values(law, data[k], k)
+        values = column_of(data, k)
+        inputs[k] = column(values, k, length, first) if fitting else _values(law, values, k)
     if not fitting:
         try:
             np.broadcast_shapes(*(v.shape for v in inputs.values()))
@@ -84,10 +100,58 @@ def inputs_of(law, data, fitting=True):
     return inputs
 
 
+def names_of(data):
+    """Names of the columns of a mapping, a table (pandas, polars, Arrow) or a structured array; None of others."""
+    if isinstance(data, Mapping):
+        return list(data)
+    if getattr(getattr(data, "dtype", None), "names", None):
+        return list(data.dtype.names)
+    for names in ("column_names", "columns"):
+        if hasattr(data, names):
+            return list(getattr(data, names))
+    return None
+
+
+def column_of(data, name):
+    """The values of a column as they are. Raises DataError when it cannot be read or its name stands for several."""
+    if names_of(data).count(name) > 1:
+        raise DataError(f"there are {names_of(data).count(name)} columns named {name!r}: rename or drop all but one.")
+    try:
+        return data[name]
+    except Exception as err:
+        reason = " ".join(str(err).split())
+        raise DataError(f"column {name!r} of a {type(data).__name__} cannot be read: {reason}.") from None
+
+
+def by_name(data, values, what):
+    """`values`, or the column of the data that they name."""
+    if not isinstance(values, str):
+        return values
+    columns = names_of(data) or []
+    if values not in columns:
+        raise DataError(f"{what}={values!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
+    return column_of(data, values)
+
+
+def _refuse_other_order(columns):
+    """pandas columns are taken row by row, so the same labels in another order are a mistake, not another pairing."""
+    labelled = {k: v.index for k, v in columns.items() if hasattr(getattr(v, "index", None), "equals")}
+    for name, index in labelled.items():
+        first, reference = next(iter(labelled.items()))
+        if len(index) == len(reference) and not index.equals(reference) and not len(index.difference(reference)):
+            raise DataError(
+                f"{name} and {first} have the same row labels in a different order: put them into one DataFrame, or "
+                "reset_index(drop=True) both if they are paired by position."
+            )
+
+
 def _values(law, values, name):
     """Numbers of any shape at which a law is asked for its value."""
-    shape = np.shape(values)
-    flat = column(np.ravel(values), name)
+    try:
+        shape = np.shape(values)
+    except ValueError:
+        raise DataError(f"{name} is ragged: give a number or an array.") from None
+    flat = column(np.ma.ravel(values) if np.ma.isMaskedArray(values) else np.ravel(values), name)
     _require(np.isfinite(flat), flat, name, "must be finite", "leave the point out")
     if law.positive:
         _require(flat > 0, flat, name, "must be positive", "leave the point out, or correct its unit")
@@ -99,7 +163,10 @@ def read(law, data, y, weights, clusters, objective, free):
     inputs = inputs_of(law, data)
     first = law.inputs[0]
     n = len(inputs[first])
-    y = column_y(data, y, n, first)
+    y, weights, clusters = (by_name(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters)))
+    named = {k: data[k] for k in law.inputs} if names_of(data) else {first: data}
+    _refuse_other_order({**named, "y": y, "weights": weights, "clusters": clusters})
+    y = column(y, "y", n, first)
     if n == 0:
         raise DataError("There are no rows to fit.")
     for k, v in inputs.items():
@@ -125,23 +192,40 @@ def read(law, data, y, weights, clusters, objective, free):
     )
     if not weights.any():
         raise DataError("weights are all zero: nothing is left to fit.")
-    if clusters is not None:
-        clusters = np.asarray(clusters)
-        if clusters.shape != (n,):
-            raise DataError(f"clusters has shape {clusters.shape}; give one label per row, {n} of them.")
-        clusters = np.unique(clusters, return_inverse=True)[1]
+    clusters = None if clusters is None else _labels(clusters, weights)
     _require_enough(law, inputs, weights, free)
     return Rows(inputs, y, weights, clusters)
 
 
-def column_y(data, y, length=None, like=None):
+def scale_column(data, C, y):
+    """(n,) what makes runs large, which may be given as the name of a column. Raises DataError unless it is finite."""
+    C = column(by_name(data, C, "C"), "C", len(y), "y")
+    _require(np.isfinite(C), C, "C", "must be finite", "drop or repair the row")
+    return C
+
+
+def column_y(data, y):
     """y, (n,), which may be given as the name of a column of the data."""
-    if isinstance(y, str):
-        columns = list(getattr(data, "columns", data))
-        if y not in columns:
-            raise DataError(f"y={y!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
-        y = data[y]
-    return column(y, "y", length, like)
+    return column(by_name(data, y, "y"), "y")
+
+
+def _labels(clusters, weights):
+    """(n,) integers, one per cluster; labels may be of any kind."""
+    labels = np.asarray(clusters)
+    if labels.shape != weights.shape:
+        raise DataError(f"clusters has shape {labels.shape}; give one label per row, {len(weights)} of them.")
+    labels = labels.tolist()
+    missing = [i for i, v in enumerate(labels) if v is None or v != v or type(v).__name__ == "NAType"]
+    if missing:
+        raise DataError(f"clusters = {labels[missing[0]]} at row {missing[0]}: give every row a label.")
+    known = {v: i for i, v in enumerate(dict.fromkeys(labels))}
+    numbers = np.array([known[v] for v in labels])
+    if len(np.unique(numbers[weights > 0])) < 2:
+        raise DataError(
+            f"all rows are in one cluster, {labels[0]!r}: intervals come from how clusters differ, so give several, or "
+            "leave clusters= away."
+        )
+    return numbers
 
 
 def number(value, name, example):
@@ -152,6 +236,22 @@ def number(value, name, example):
     except (TypeError, ValueError):
         pass
     raise DataError(f"{name}={value!r} must be a positive number, e.g. {example}.")
+
+
+def whole(value, name, least=0):
+    """A whole number, `least` or more. Raises DataError otherwise."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise DataError(f"{name}={value!r} must be a whole number, {least} or more.")
+
+
+def positive(values, name):
+    """Numbers of any shape that are positive and finite. Raises DataError otherwise."""
+    flat = column(np.ravel(values), name)
+    bad = flat[~(np.isfinite(flat) & (flat > 0))]
+    if len(bad):
+        raise DataError(f"{name} = {bad[0]:g}: give positive and finite numbers.")
+    return flat.reshape(np.shape(values))
 
 
 def _require(good, values, name, rule, way_out):
@@ -167,7 +267,7 @@ def _require_enough(law, inputs, weights, free):
     distinct = len(np.unique(table, axis=0))
     if distinct < len(free):
         raise DataError(
-            f"{distinct} different points for {len(free)} parameters ({', '.join(free)}) of {law.name!r}: add points, "
+            f"{distinct} different points for {len(free)} parameters ({_some(free)}) of {law.name!r}: add points, "
             "fix parameters (fixed=) or choose a smaller law."
         )
     if law.custom or len(free) < len(law.params):
@@ -178,6 +278,10 @@ def _require_enough(law, inputs, weights, free):
                 f"All {len(v)} points have {k} = {v[0]:g}: {law.name!r} cannot learn how y depends on {k}. Vary {k}, "
                 f"fix its parameters (fixed=), or fit a law without {k}."
             )
+
+
+def _some(names, limit=12):
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def duplicates(inputs, y):

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from .data import number, positive, whole
 from .errors import FitError
 from .linearised import linearise
 from .text import short, table
@@ -64,10 +65,10 @@ def next_runs(
         raise FitError(f"criterion is {criterion!r}: choose one of {', '.join(CRITERIA)}")
     if set(fit.law.inputs) != {"N", "D"}:
         raise FitError(f"{fit.law.name} takes {', '.join(fit.law.inputs)}: next runs are planned over N and D")
-    if not budget > 0:
-        raise FitError(f"budget is {budget}: give the FLOPs to spend, e.g. 1e20")
-    target = float(10 * np.max(fit.law.compute(fit.data)) if target is None else target)
-    grid_n, grid_d = (_choices(values, fit.data[k]) for k, values in (("N", N), ("D", D)))
+    fit._need_data("next_runs")
+    number(budget, "budget", "1e20"), whole(runs, "runs", 1)
+    target = 10 * fit.ranges["C"][1] if target is None else number(target, "target", "1e22")
+    grid_n, grid_d = (_choices(values, fit.data[k], k) for k, values in (("N", N), ("D", D)))
     n, d = (x.ravel() for x in np.meshgrid(grid_n, grid_d, indexing="ij"))
     cost = 6 * n * d
     linear = linearise(fit)
@@ -115,13 +116,10 @@ def _greedy(slopes, cost, gradient, inverse, budget, count, criterion):
     return chosen, variances, -gained if criterion == "parameters" else min(variances, default=np.inf)
 
 
-def _choices(values, seen) -> np.ndarray:
+def _choices(values, seen, name) -> np.ndarray:
     if values is None:
         return np.geomspace(np.min(seen) / 3, np.max(seen) * 3, 25)
-    values = np.atleast_1d(np.asarray(values, np.float64))
-    if not (np.isfinite(values).all() and (values > 0).all()):
-        raise FitError(f"candidate sizes must be finite and positive, and one is {values[~(values > 0)][:1]}")
-    return values
+    return np.atleast_1d(positive(values, name))
 
 
 def _frontier_gradient(fit, linear, target: float) -> np.ndarray:

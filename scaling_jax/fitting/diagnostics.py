@@ -1,19 +1,13 @@
-"""What is wrong or unsure about a fit, in plain sentences, and how much it depends on the analyst's choices."""
+"""What is wrong or unsure about a fit, in plain sentences."""
 
 from __future__ import annotations
 
-import dataclasses
-import warnings as python_warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from .data import column
-from .errors import FitError, FitWarning
 from .influence import influence
 from .linearised import Linearised, linearise
-from .search import STARTS
-from .text import short, table
 
 # Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
@@ -21,6 +15,8 @@ SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
 UNDETERMINED = 0.5
 # Mean residual over mean distance of y from its median above which a law is no better than a constant.
 UNEXPLAINED = 0.9
+# Clusters below which their scatter says little about noise (Cameron, Gelbach & Miller 2008).
+FEW_CLUSTERS = 10
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
 
@@ -137,7 +133,16 @@ def _strongest_correlation(linear: Linearised) -> str:
 def _about_counts(fit, linear: Linearised) -> Iterator[str]:
     n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
     if n < 2 * p:
-        yield f"{n} points for {p} parameters: hardly anything is left to judge the fit by"
+        left = "hardly anything is left" if n > p else "the law goes through them all, and nothing is left"
+        yield f"{n} points for {p} parameters: {left} to judge the fit by"
+    if fit.clusters is not None:
+        clusters = np.unique(fit.clusters[fit.weights > 0]).size
+        if clusters < FEW_CLUSTERS:
+            nothing = " and below the number of parameters they mean nothing" if clusters <= p else ""
+            yield (
+                f"{clusters} clusters of points for {p} parameters: intervals come from how clusters differ, and from "
+                f"so few they are too narrow{nothing}"
+            )
     if fit.duplicates:
         yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each counts as a run of its own"
 
@@ -183,109 +188,3 @@ def _about_influence(fit) -> Iterator[str]:
         f"{np.max(np.abs(found.residuals[found.flagged])) / found.scale:.0f} robust standard deviations): without them "
         f"{moved} goes from {found.params[moved]:.4g} to {found.without[moved]:.4g}; see fitting.influence(fit)"
     )
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Sensitivity:
-    """One fit per combination of choices. Made by `sensitivity`.
-
-    Attributes:
-      rows: dicts with "objective", "converged", "points", "N" (the convention), "params", "a" (None where the law has
-        no such exponent) and "frontier" (N*, D*, loss at the target; None where there is none).
-      target: that compute.
-    """
-
-    rows: list[dict]
-    target: float | None
-
-    def spread(self) -> float | None:
-        """Largest over smallest N* at the target over all rows."""
-        sizes = [row["frontier"]["N"] for row in self.rows if row["frontier"]]
-        return max(sizes) / min(sizes) if sizes else None
-
-    def __repr__(self) -> str:
-        counted = len({row["N"] for row in self.rows}) > 1
-        exponent = self.rows[0]["a"] is not None
-        header = ["objective", "points"] + ["N"] * counted + list(self.rows[0]["params"]) + ["a"] * exponent
-        header += [f"N* at {self.target:.3g}", "D*", "y*"] if self.target else []
-        cells = []
-        for row in self.rows:
-            objective = row["objective"].removesuffix(", SUM over points")
-            cell = [objective + ("" if row["converged"] else " NOT CONVERGED"), row["points"]] + [row["N"]] * counted
-            cell += [f"{v:.4g}" for v in row["params"].values()]
-            cell += [f"{row['a']:.4f}"] if exponent else []
-            if self.target:
-                at = row["frontier"]
-                cell += [short(at["N"]), short(at["D"]), f"{at['loss']:.4f}"] if at else ["", "", ""]
-            cells.append(cell)
-        return table(header, cells)
-
-
-def sensitivity(
-    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None
-) -> Sensitivity:
-    """Refits under other objectives, without the influential points, and with other ways to count parameters.
-
-    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
-
-    Args:
-      fit: a `Fit` with its data; its own choices are the first row.
-      objectives: None takes the fit's own, Huber(1e-3), LAD and least squares in ln y (or in y, if the fit is).
-      conventions: name -> (n,) values that replace N, e.g. {"total": ..., "non-embedding": ...}.
-      target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
-        law has a frontier.
-    """
-    from .fit import fit as refit
-    from .objectives import LAD, Huber, LeastSquares
-
-    log = fit.objective.log
-    if objectives is None:
-        objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
-    unique = {str(o): o for o in objectives}
-    compute = fit.law.compute(fit.data)
-    if target is None and compute is not None:
-        target = 10 * float(np.max(compute))
-    outliers = influence(fit, refits=0).flagged
-    kept = np.ones(fit.y.size, bool)
-    kept[outliers] = False
-    points = {f"all {fit.y.size}": np.ones(fit.y.size, bool)}
-    if outliers.size:
-        points[f"without {outliers.size} influential"] = kept
-    if conventions and "N" not in fit.law.inputs:
-        raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
-    n = len(fit.y)
-    counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    starts = [fit.params] if fit.certificate.starts > STARTS else None
-    rows = []
-    for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
-        for chosen_name, chosen in points.items():
-            for name, objective in unique.items():
-                with python_warnings.catch_warnings():
-                    python_warnings.simplefilter("ignore", FitWarning)  # the row says so
-                    one = refit(
-                        fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
-                        weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
-                    )  # fmt: skip
-                rows.append(
-                    {
-                        "objective": name,
-                        "converged": one.converged,
-                        "points": chosen_name,
-                        "N": convention,
-                        "params": dict(one.params),
-                        "a": one.exponents.get("a"),
-                        "frontier": _frontier_at(one, target),
-                    }
-                )
-    return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
-
-
-def _frontier_at(fit, target) -> dict | None:
-    if target is None:
-        return None
-    try:
-        at = fit.frontier(target)
-    except FitError:
-        return None
-    return {k: float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss")}

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from .data import check_level, positive, whole
 from .errors import FitError
 from .isoflop import PowerLaw, power_law
 from .sweeps import as_columns
@@ -42,8 +43,7 @@ class Envelope:
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Percentiles of the exponents over pairs-bootstrap resamples of the runs; nan without resamples."""
-        if not 0 < level < 1:
-            raise FitError(f"level is {level}: give a probability between 0 and 1, e.g. 0.95")
+        check_level(level)
         if not self.samples.size:
             return {"a": (np.nan, np.nan), "b": (np.nan, np.nan)}
         low, high = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -51,7 +51,7 @@ class Envelope:
 
     def frontier(self, C) -> np.recarray:
         """N*(C) and D*(C) of the power laws, as a record array with `.C .N .D`."""
-        C = np.atleast_1d(np.asarray(C, np.float64))
+        C = np.atleast_1d(positive(C, "C"))
         return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], names="C,N,D")
 
     def __repr__(self) -> str:
@@ -87,9 +87,9 @@ def envelope(N, D, C, loss, *, resamples: int = 200, seed: int = 0) -> Envelope:
             f"{index.size} of {x.size} runs are on the lower hull of loss against C and exponents need two: "
             "no more expensive run has a lower loss than the cheapest good one"
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(whole(seed, "seed"))
     samples = []
-    for _ in range(resamples):
+    for _ in range(whole(resamples, "resamples")):
         chosen = rng.integers(x.size, size=x.size)
         hull = chosen[_lower_hull(x[chosen], y[chosen])]
         if hull.size >= 2:

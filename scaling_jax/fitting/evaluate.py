@@ -7,6 +7,7 @@ compile, and is float64 whatever the caller's configuration. A law that uses an 
 vectors inside the law) is run by JAX itself on the CPU instead.
 """
 
+import math
 import operator
 from functools import partial
 
@@ -161,6 +162,9 @@ class _Program:
         return [env[s] for s in self._outputs]
 
 
+SMALLEST_BATCH = 256
+
+
 class _JaxProgram:
     """The same function run by JAX on the CPU, for laws whose trace NumPy cannot replay."""
 
@@ -168,16 +172,17 @@ class _JaxProgram:
         def point(*args):
             return tuple(function(*args))
 
-        self._function, self._compiled = point, {}
+        self._compiled = jax.jit(jax.vmap(point))
 
     def __call__(self, *args):
         args = [np.asarray(a, np.float64) for a in args]
         shape = np.broadcast_shapes(*(a.shape for a in args))
+        size = math.prod(shape)
+        # Batches shrink as starts settle: rounded up to powers of two, few of them need a compilation.
+        room = max(SMALLEST_BATCH, 1 << (size - 1).bit_length())
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-            if len(shape) not in self._compiled:
-                self._compiled[len(shape)] = jax.jit(jax.vmap(self._function))
-            flat = [np.broadcast_to(a, shape).ravel() for a in args]
-            return [np.asarray(o).reshape(shape) for o in self._compiled[len(shape)](*flat)]
+            flat = [np.resize(np.broadcast_to(a, shape).ravel(), room) if size else np.ones(room) for a in args]
+            return [np.asarray(o)[:size].reshape(shape) for o in self._compiled(*flat)]
 
 
 def trace(function, n_args):

@@ -23,10 +23,10 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
       data: dict or DataFrame with the law's inputs (N parameters, D tokens, ...), or an array for laws of one input.
       y: (n,) what is predicted: a loss, or any other metric; or the name of a column of `data`.
       objective: `Huber(1e-3)` on ln y by default; `LAD()`, `LeastSquares()`.
-      weights: (n,) factors on each point's cost; 0 leaves a point out.
+      weights: (n,) factors on each point's cost, or the name of a column; 0 leaves a point out.
       fixed: {parameter: value in natural units} held while the others are fitted.
-      clusters: (n,) labels of points that are not independent, e.g. the training trunk they branched from; used by
-        the bootstrap.
+      clusters: (n,) labels of points that are not independent, e.g. the training trunk they branched from, or the
+        name of a column; used by every interval.
       seed: of the starting points.
       starts: how many starting points (24 by default, more where they disagree), or a list of parameter dicts.
     Returns:
@@ -62,7 +62,7 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
         seed=seed,
         n=len(rows.y),
         duplicates=duplicates(rows.inputs, rows.y),
-        ranges=_ranges(law, rows.inputs),
+        ranges=_ranges(law, {k: v[rows.weights > 0] for k, v in rows.inputs.items()}),
         data_hash=_hash(rows),
         versions=persistence.versions(),
         data=rows.inputs,
@@ -88,6 +88,9 @@ def _own_starts(problem, starts):
         missing = [k for k in problem.free if k not in start]
         if missing:
             raise FitError(f"starts: {dict(start)!r} lacks {', '.join(missing)}.")
+        for k in problem.free:
+            if not (isinstance(start[k], (int, float, np.number)) and np.isfinite(start[k])):
+                raise FitError(f"starts: {k} = {start[k]!r} is not a finite number.")
     return np.stack([problem.internal({**problem.fixed, **start}) for start in starts])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from . import bootstrap as resampling
 from . import frontier as frontiers
 from . import persistence, profile, search, uncertainty
-from .data import check_level, inputs_of
+from .data import check_level, inputs_of, whole
 from .errors import FitError
 from .objectives import Objective
 from .problem import Problem
@@ -34,7 +34,7 @@ class Fit:
       certificate: a `Certificate`: gradient, how many of how many starts agree, the next best optimum.
       fixed: parameters that were held. seed: of the starts.
       n, duplicates: rows, and how many of them repeat an earlier row exactly.
-      ranges: {input: (min, max)} of the data, and "C" for 6ND where the law has N and D.
+      ranges: {input: (min, max)} of the data that count, and "C" for 6ND where the law has N and D.
       data_hash: of the inputs, y and weights. versions: of the packages that made the fit.
       data, y, weights, clusters: inputs {name: (n,)}, (n,), (n,), (n,) labels or None; all None on a loaded fit.
     """
@@ -98,7 +98,7 @@ class Fit:
         """
         check_level(level)
         if self._bootstrap is not None:
-            return self._bootstrap.interval(level)
+            return uncertainty.open_where_unmoved(self, self._bootstrap.interval(level))
         return uncertainty.delta_intervals(self, level)
 
     @property
@@ -145,12 +145,21 @@ class Fit:
             residuals, per cluster where the fit has them).
         Returns:
           `Bootstrap` with `.samples` (n, p), `.stderr`, `.interval(level)`.
+        Raises:
+          FitError: an unknown method, or as many parameters as points.
         """
         self._need_data("bootstrap")
         if not (isinstance(n, (int, np.integer)) and n >= 2):
             raise FitError(f"bootstrap(n={n!r}): n must be a whole number of resamples, at least 2.")
+        if whole(seed, "seed") >= 2**32:
+            raise FitError(f"seed={seed!r} must be below 2^32.")
         if method not in resampling.METHODS:
             raise FitError(f"bootstrap(method={method!r}): choose one of {', '.join(resampling.METHODS)}.")
+        if not self.spread.dof:
+            raise FitError(
+                f"bootstrap: {np.sum(self.weights > 0)} points for {len(self.free)} parameters leave no residual to "
+                "resample, and intervals are open; add points or fix parameters."
+            )
         old = self._bootstrap
         if old is not None and (len(old.samples), old.seed, old.method) == (n, seed, method):
             return old
@@ -215,7 +224,7 @@ class Fit:
     def __str__(self):
         errors = self.stderr
         width = max(map(len, self.law.params))
-        lines = [f"{self.law.name}: {self.law.equation}", f"  {self.law.reference}"]
+        lines = [f"{self.law.name}: {self.law.equation}", *([f"  {self.law.reference}"] if self.law.reference else [])]
         for k, v in self.params.items():
             lines.append(f"  {k:<{width}} {v:<12.6g} " + ("(fixed)" if k in self.fixed else f"+- {errors[k]:.3g}"))
         lines += [f"  {k} = {v:.4f} +- {errors.get(k, 0.0):.2g}" for k, v in self.exponents.items()]

@@ -1,11 +1,12 @@
 """The compute-optimal frontier: for each budget, the N and D that a law says are best."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from .allocation import best_sizes, has_closed_form
-from .data import check_level, column
+from .data import check_level, number, positive
 from .errors import FitError
 
 FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which an answer is called nonsense
@@ -59,7 +60,7 @@ def frontier(fit, C, level=None, *, cost=None, inputs=None, **options):
     budgets = _budgets(fit.law, C, inputs)
     shape, flat, log_loss = budgets.shape, budgets.ravel(), fit.objective.log
 
-    middle = _middle(fit.ranges)
+    middle = middle_of(fit.ranges)
 
     def best(params):
         return best_sizes(fit.law, params, flat, cost=cost, inputs=inputs, middle=middle, **options)
@@ -106,7 +107,7 @@ def _warnings(fit, budgets, N, D, edge):
             )
 
 
-def _middle(ranges):
+def middle_of(ranges):
     """(N, D) at the centre of the data, in logarithms; None where the law has no compute."""
     if "C" not in ranges or "N" not in ranges:
         return None
@@ -115,17 +116,22 @@ def _middle(ranges):
 
 
 def _budgets(law, C, inputs):
-    """C as an array, if the law has a frontier and C can be one."""
+    """C as an array, if the law has a frontier, C can be one and `inputs` are what the law reads besides."""
+    if not isinstance(inputs or {}, Mapping):
+        raise FitError(f'inputs={inputs!r} must be a dict of values or functions of (N, D), e.g. {{"U": 1e11}}.')
+    for k, v in (inputs or {}).items():
+        if k in ("N", "D") or k not in law.inputs:
+            raise FitError(
+                f"inputs: {law.name!r} reads {', '.join(law.inputs)}, and its frontier chooses N and D; not {k}."
+            )
+        if not callable(v):
+            number(v, f"inputs[{k!r}]", "1e11, or a function of (N, D)")
     missing = [k for k in law.inputs if k not in {"N", "D", *(inputs or {})}] if law.from_nd is None else []
     if missing or not law.a_loss:
         of_nd = {"N", "D"} & set(law.inputs) and law.a_loss
         way = f'give inputs={{"{missing[0]}": ...}}' if of_nd else "fit a law of a loss in N and D"
         raise FitError(f"{law.name!r} of {', '.join(law.inputs)} has no frontier of N and D as asked: {way}.")
-    flat = column(np.ravel(C), "C")
-    bad = flat[~(np.isfinite(flat) & (flat > 0))]
-    if len(bad):
-        raise FitError(f"C = {bad[0]:g}: a budget must be positive and finite.")
-    return flat.reshape(np.shape(C))
+    return positive(C, "C")
 
 
 def _beyond(ranges, N, D):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .data import column, column_y, inputs_of, number
+from .data import by_name, column_y, inputs_of, names_of, number, scale_column
 from .errors import FitError
 from .linearised import linearise
 
@@ -51,7 +51,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
       law, data, y: as for `fitting.fit`; options (objective=, seed=, ...) go there, weights= and clusters= are
         cut with the rows.
       cut: the compute (or other scale) that separates fitted from judged runs.
-      C: (n,) the scale that is cut; None takes 6 N D, or the law's single input.
+      C: (n,) the scale that is cut, or the name of a column; None takes 6 N D, or the law's single input.
 
     Raises:
       FitError: nothing on one side of the cut, no scale to cut, or y not positive.
@@ -59,9 +59,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
     from .fit import fit
 
     y, cut = column_y(data, y), number(cut, "cut", "1e20")
-    scale = scale_of(law, data) if C is None else column(C, "C")
-    if scale.shape != y.shape:
-        raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
+    scale = scale_of(law, data) if C is None else scale_column(data, C, y)
     train = scale < cut
     if train.all() or not train.any():
         side = "below" if train.all() else "above"
@@ -71,7 +69,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
         )
     for name in ("weights", "clusters"):
         if options.get(name) is not None:
-            options[name] = np.asarray(options[name])[train]
+            options[name] = np.asarray(by_name(data, options[name], name))[train]
     fitted = fit(law, rows(data, train), y[train], **options)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.log(fitted.predict(rows(data, ~train))) - np.log(y[~train])
@@ -91,11 +89,11 @@ class Extrapolation:
       factors: input (and C = 6 N D where the law has N and D) -> (m,) how many times beyond the nearest end of
         the data's range, 1 inside it.
       leverage: (m,) variance of the prediction over the largest that any fitted point has: above 1 the data do
-        not pin the law down there, whatever the factors say.
+        not pin the law down there, whatever the factors say. None on a loaded fit, which has no points.
     """
 
     factors: dict[str, np.ndarray]
-    leverage: np.ndarray
+    leverage: np.ndarray | None
 
     @property
     def decades(self) -> np.ndarray:
@@ -105,10 +103,10 @@ class Extrapolation:
     def __repr__(self) -> str:
         worst = {k: float(np.max(v)) for k, v in self.factors.items()}
         beyond = ", ".join(f"{k} {v:.3g}x" for k, v in worst.items() if v > 1)
-        return (
-            f"beyond the data: {beyond or 'nothing'}; variance of the prediction {float(np.max(self.leverage)):.3g}x "
-            "the largest among fitted points"
-        )
+        text = f"beyond the data: {beyond or 'nothing'}"
+        if self.leverage is None:
+            return text
+        return f"{text}; variance of the prediction {float(np.max(self.leverage)):.3g}x the largest among fitted points"
 
 
 def extrapolation(fit, query: Mapping) -> Extrapolation:
@@ -120,27 +118,31 @@ def extrapolation(fit, query: Mapping) -> Extrapolation:
     """
     query = {k: np.atleast_1d(v) for k, v in inputs_of(fit.law, query, fitting=False).items()}
     query = dict(zip(query, np.broadcast_arrays(*query.values())))
-    ranges = {k: (fit.data[k], query[k]) for k in fit.law.inputs}
-    compute = fit.law.compute(fit.data)
-    if compute is not None:
-        ranges["C"] = (compute, fit.law.compute(query))
+    compute = fit.law.compute(query)
+    asked = query if compute is None else {**query, "C": compute}
     factors = {}
-    for name, (seen, asked) in ranges.items():
+    for name, values in asked.items():
+        low, high = fit.ranges[name]
         with np.errstate(divide="ignore", invalid="ignore"):
-            factors[name] = np.maximum(1.0, np.maximum(asked / seen.max(), seen.min() / asked))
-    linear = linearise(fit)
-    there = linear.problem.with_data(query, np.ones(asked.size), np.ones(asked.size))
+            factors[name] = np.maximum(1.0, np.maximum(values / high, low / values))
+    return Extrapolation(factors=factors, leverage=None if fit.data is None else _relative_variance(fit, query))
+
+
+def _relative_variance(fit, query: Mapping) -> np.ndarray:
+    """(m,) variance of predictions over the largest among fitted points, to first order."""
+    linear, ones = linearise(fit), np.ones(len(next(iter(query.values()))))
+    there = linear.problem.with_data(query, ones, ones)
     slopes = there.residuals_and_slopes(linear.z[None])[1][0].T
     covariance = linear.covariance()
     variance = np.einsum("ij,jk,ik->i", slopes, covariance, slopes)
     fitted = linear.slopes / np.sqrt(np.where(linear.weights > 0, linear.weights, 1.0))[:, None]
     largest = np.max(np.einsum("ij,jk,ik->i", fitted, covariance, fitted))
-    return Extrapolation(factors=factors, leverage=variance / max(largest, 1e-300))
+    return variance / max(largest, 1e-300)
 
 
 def rows(data: Mapping, index) -> dict[str, np.ndarray]:
     """The chosen rows of every column."""
-    return {k: np.asarray(data[k])[index] for k in data}
+    return {k: np.asarray(data[k])[index] for k in names_of(data)}
 
 
 def scale_of(law, data: Mapping) -> np.ndarray:

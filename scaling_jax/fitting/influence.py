@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from .data import whole
 from .linearised import linearise
 from .solve import descend
 from .text import table
@@ -64,7 +65,7 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
       fit: a `Fit`.
       refits: at most this many points are left out in turn, those with the largest |dffits|.
     """
-    linear = linearise(fit)
+    linear, refits = linearise(fit), whole(refits, "refits")
     problem, n = linear.problem, linear.residuals.size
     size = linear.residuals * np.sqrt(linear.weights) / max(linear.scale, 1e-300)
     # Noise-free data have a scale of rounding errors: there is nothing to be influential with.

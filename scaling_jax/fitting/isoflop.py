@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .data import check_level, number, positive, whole
 from .errors import FitError
 from .sweeps import METHODS, MIN_POINTS, Sweep, curve, find_sweeps, in_window, log_noise, minimum, tokens_at
 
@@ -120,8 +121,7 @@ class IsoFlop:
 
         Falls back on Student's t about the line where the noise could not be estimated.
         """
-        if not 0 < level < 1:
-            raise FitError(f"level is {level}: give a probability between 0 and 1, e.g. 0.95")
+        check_level(level)
         if not self.samples.size:
             from scipy.stats import t
 
@@ -134,7 +134,7 @@ class IsoFlop:
 
     def frontier(self, C) -> np.recarray:
         """N*(C) and D*(C) of the power laws, as a record array with `.C .N .D`."""
-        C = np.atleast_1d(np.asarray(C, np.float64))
+        C = np.atleast_1d(positive(C, "C"))
         return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], names="C,N,D")
 
     def curve(self, i: int, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -218,10 +218,11 @@ def isoflop(
     """
     if method not in METHODS:
         raise FitError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
-    if window is not None and window < MIN_POINTS[method]:
+    whole(resamples, "resamples"), whole(seed, "seed")
+    if window is not None and whole(window, "window") < MIN_POINTS[method]:
         raise FitError(f"window is {window}: {method} needs at least {MIN_POINTS[method]} points")
-    if noise is not None and not 0 < noise < np.inf:
-        raise FitError(f"noise is {noise}: give the standard deviation of ln loss, e.g. 0.003, or None")
+    if noise is not None:
+        number(noise, "noise", "0.003, the standard deviation of ln loss")
     full = find_sweeps(N, D, C, loss, budgets, tolerance)
     noise = log_noise(full) if noise is None else float(noise)
     rng = np.random.default_rng(seed)

@@ -154,8 +154,8 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     if isinstance(inputs, str):
         inputs = (inputs,)
     bounds = _checked_bounds(name, params)
-    names, inputs = tuple(bounds), tuple(inputs)
-    if len(set(inputs)) != len(inputs) or not inputs:
+    names, inputs = tuple(bounds), tuple(inputs or ())
+    if len(set(inputs)) != len(inputs) or not inputs or not all(isinstance(k, str) for k in inputs):
         raise LawError(f"law {name!r}: inputs={inputs!r} must be one or more different names.")
 
     def flat(*values):
@@ -199,6 +199,8 @@ def _checked_bounds(name, params):
         raise LawError(f'law {name!r}: params={params!r} must be a dict of bounds, e.g. {{"a": (0, 10)}}.')
     bounds = {}
     for key, pair in params.items():
+        if not isinstance(key, str):
+            raise LawError(f"law {name!r}: a parameter is called {key!r}; give names, e.g. 'a'.")
         try:
             lo, hi = (float(v) for v in pair)
         except (TypeError, ValueError):

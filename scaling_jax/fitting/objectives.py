@@ -154,7 +154,20 @@ def _set(objective, log, overestimate_penalty, shift):
 
 
 def objective_from_dict(record):
-    """The inverse of `Objective.to_dict`."""
+    """The inverse of `Objective.to_dict`.
+
+    Raises:
+      FitError: an objective, or a field of one, that this version does not have.
+    """
     kinds = {kind.__name__: kind for kind in (Huber, LAD, LeastSquares)}
+    kind = kinds.get(record["name"])
+    if kind is None:
+        raise FitError(f"it has the objective {record['name']!r}, and there are {', '.join(kinds)}")
     arguments = {k: v for k, v in record.items() if k not in ("name", "reduction")}
-    return kinds[record["name"]](**arguments)
+    unknown = [k for k in arguments if k not in kind.__dataclass_fields__]
+    if unknown:
+        raise FitError(
+            f"its objective has {', '.join(map(repr, unknown))}, which this scaling_jax does not know: another version "
+            "saved it"
+        )
+    return kind(**arguments)

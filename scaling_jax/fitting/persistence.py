@@ -45,6 +45,7 @@ def save(fit, path):
         "duplicates": fit.duplicates,
         "ranges": fit.ranges,
         "data_hash": fit.data_hash,
+        "probe": _probe(fit),
         "versions": {**fit.versions, "scipy": metadata.version("scipy")},
         "solver": {
             "centre": fit._problem.centre,
@@ -108,6 +109,8 @@ def load(path, law=None):
         raise
     except KeyError as err:
         raise FileError(f"{path} is damaged: {err.args[0]!r} is missing; save the fit again.") from None
+    except FitError as err:
+        raise FileError(f"{path} cannot be loaded: {err}; fit and save again.") from None
     except (TypeError, ValueError, AttributeError, IndexError) as err:
         raise FileError(f"{path} is damaged: {err}; save the fit again.") from None
 
@@ -147,8 +150,10 @@ def _fit(record, law):
     problem = Problem.without_data(law, fixed, solver["centre"], solver["lower"], solver["upper"])
     z = np.array(solver["z"], np.float64)
     covariance, inverse = (np.array(solver[k], np.float64) for k in ("covariance", "inverse"))
-    if z.shape != (problem.p,) or covariance.shape != (problem.p, problem.p):
-        raise FitError(f"{problem.p} fitted parameters, but coordinates of shape {z.shape} and {covariance.shape}")
+    for shape, array in (((problem.p,), z), ((problem.p, problem.p), covariance), ((problem.p,), problem.lower)):
+        if array.shape != shape:
+            raise FitError(f"{problem.p} fitted parameters, but numbers about them of shape {array.shape}")
+    _check_consistency(record, law, params, problem, z)
     if boot is not None:
         samples = np.array(boot["coordinates"], np.float64)
         if samples.ndim != 2 or samples.shape[1] != problem.p:
@@ -165,6 +170,27 @@ def _fit(record, law):
         ),
         _bootstrap=boot, _saved_warnings=[str(w) for w in record["warnings"]],
     )  # fmt: skip
+
+
+def _check_consistency(record, law, params, problem, z):
+    """Refuses a law that is not the one that was saved, and parameters that were edited by hand."""
+    if probe := record.get("probe"):
+        value = float(law(params, probe["inputs"]))
+        if not np.isclose(value, probe["value"], rtol=1e-6, atol=0, equal_nan=True):
+            at = ", ".join(f"{k} = {v:g}" for k, v in probe["inputs"].items())
+            raise FitError(
+                f"the law or its parameters are not those that were saved: at {at} {law.name!r} gives {value:g}, then "
+                f"{probe['value']:g}"
+            )
+    for k, v in problem.natural(z).items():
+        if not np.isclose(params[k], v, rtol=1e-6, atol=0):
+            raise FitError(f"{k} = {params[k]:g}, but the coordinates that intervals come from say {float(v):g}")
+
+
+def _probe(fit):
+    """The law's value at one place inside the data: by it a loaded law is known to be the same."""
+    inputs = {k: 0.5 * (low + high) for k, (low, high) in fit.ranges.items() if k in fit.law.inputs}
+    return {"inputs": inputs, "value": float(fit.law(fit.params, inputs))}
 
 
 def _plain(value):

@@ -54,6 +54,8 @@ def profile(problem, z, spread, name, level):
     """`Profile` of one free parameter of a fit at its optimum z."""
     if name not in problem.free:
         known = f"it has {', '.join(problem.free)} free" + (f"; {name} is fixed" if name in problem.fixed else "")
+        if name in problem.law.exponents:
+            known = f"it is derived from them; {known}; fit.interval(level) and the bootstrap give its interval"
         raise LawError(f"{problem.law.name!r} cannot profile {name!r}: {known}.")
     params = {k: float(v) for k, v in problem.natural(z).items()}
     best = float(problem.value(z[None])[0])
@@ -61,7 +63,7 @@ def profile(problem, z, spread, name, level):
     search = (_Alone if problem.p == 1 else _Refit)(problem, z, spread, params, name, log)
     # The objective is no likelihood: its rise is scaled so that its parabola gives the sandwich's interval.
     scale = search.scale * problem.weights[problem.weights > 0].mean()
-    threshold = best + 0.5 * scale * t_quantile(level, spread.dof) ** 2
+    threshold = best + 0.5 * scale * t_quantile(level, spread.dof) ** 2 if spread.dof else np.inf
     sides = [_side(search, params[name], best, threshold, sign, log) for sign in (-1, 1)]
     values = np.concatenate([sides[0][1][::-1], [params[name]], sides[1][1]])
     objective = np.concatenate([sides[0][2][::-1], [best], sides[1][2]])

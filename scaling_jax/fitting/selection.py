@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .catalogue import find_law
-from .data import column, column_y, inputs_of, number
+from .data import by_name, column, column_y, inputs_of, number, scale_column
 from .errors import FitError
 from .holdout import rows, scale_of
 from .law import Law
@@ -84,7 +84,7 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
       laws: names or `Law`s; each reads its own inputs from `data`.
       data: columns of all inputs. y: (n,) positive.
       cut: scale from which points are test points; None: all points are for training.
-      C: (n,) the scale; None takes 6 N D of the first law that has it, else its single input.
+      C: (n,) the scale, or the name of a column; None takes 6 N D of the first law that has it, else its single input.
       fractions: of the training points (in order of scale) that lie below each nested cut.
       options: objective=, weights=, fixed= and so on, for `fitting.fit`; the same for all laws.
 
@@ -100,14 +100,16 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     if not laws:
         raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
     y = column_y(data, y)
-    scale = _shared_scale(laws, data) if C is None else column(C, "C")
-    if scale.shape != y.shape:
-        raise FitError(f"C has shape {scale.shape} and y {y.shape}: give one C per point")
+    scale = _shared_scale(laws, data) if C is None else scale_column(data, C, y)
+    for fraction in fractions:
+        if not (isinstance(fraction, (int, float, np.number)) and 0 < fraction < 1):
+            raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
     train = scale < (np.inf if cut is None else number(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
-    weights = options.pop("weights", None)
+    weights, clusters = (by_name(data, options.pop(k, None), k) for k in ("weights", "clusters"))
     weights = np.ones(y.size) if weights is None else column(weights, "weights", y.size, "y")
+    clusters = None if clusters is None else np.asarray(clusters)
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
     candidates, impossible = [], {}
     for law in laws:
@@ -118,7 +120,8 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
             continue
 
         def fitted(mask, law=law, mine=mine):
-            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], **options)
+            kept = None if clusters is None else clusters[mask]
+            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **options)
 
         try:
             by_cut = []
@@ -152,6 +155,7 @@ def aicc(fit) -> float:
     median size (where it is LAD in all but name). The noise scale counts as a parameter; infinite when points are
     fewer than parameters + 3. Comparable between laws under one objective only.
     """
+    fit._need_data("aicc")
     counts = fit.weights > 0
     r, w = fit.residuals[counts], fit.weights[counts] / fit.weights[counts].mean()
     n, k = r.size, len(fit.params) - len(fit.fixed) + 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .data import column, number
 from .errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
@@ -48,10 +49,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
     """
     out = {}
     for name, values in columns.items():
-        try:
-            array = np.asarray(values, dtype=np.float64).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise FitError(f"{name} must be numbers: {error}") from None
+        array = column([values] if np.isscalar(values) else values, name)
         bad = ~(np.isfinite(array) & (array > 0))
         if bad.any():
             first = int(np.argmax(bad))
@@ -84,6 +82,8 @@ def find_sweeps(N, D, C, loss, budgets=None, tolerance: float | None = None) -> 
       FitError: C does not come in budgets, or there are fewer than two of them.
     """
     columns = as_columns(N=N, D=D, C=C, loss=loss)
+    if tolerance is not None:
+        number(tolerance, "tolerance", "0.1")
     log_c = np.log(columns["C"])
     if budgets is None:
         width = np.log1p(0.1 if tolerance is None else tolerance)

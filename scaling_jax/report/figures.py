@@ -12,7 +12,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.fitting.text import short
-from scaling_jax.report import style
+from scaling_jax.report import style, ticks
 from scaling_jax.report.fit_figures import COLORS, GREY, HELD_OUT, INK
 from scaling_jax.report.slices import has_slices, slices
 from scaling_jax.results import DIVERGED
@@ -76,7 +76,7 @@ def learning_curves(analysis: Analysis) -> Figure:
     shown = [curve.loss for _, curve in drawn] + ([runs.chosen.y] if final else [])
     for ax in axes if shown else ():
         ax.set_ylim(min(map(min, shown)) * 0.97, max(map(max, shown)) * 1.03)
-        style.plain_numbers(ax.yaxis)
+        ticks.plain_numbers(ax.yaxis)
     handles = style.scale_handles(analysis, colors)
     handles += [Line2D([], [], marker="o", ls="", color=GREY, ms=5, label="final, validation")] if final else []
     handles += [Line2D([], [], color=HELD_OUT, ls=(0, (3, 2)), marker="x", label="diverged")] if lost else []
@@ -109,7 +109,7 @@ def loss_vs_compute(analysis: Analysis) -> Figure:
         handles += _frontier(ax, analysis)
     style.axes(ax, "training FLOPs", analysis.y_label)
     ax.set_yscale("log")
-    style.plain_numbers(ax.yaxis)
+    ticks.plain_numbers(ax.yaxis)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
@@ -165,8 +165,8 @@ def isoflop(analysis: Analysis) -> Figure:
         handles.append(Line2D([], [], marker="o", ls="", color="white", mec=GREY, label=label))
     style.axes(ax, style.COUNTS[analysis.settings["params"]], analysis.y_label)
     ax.set_yscale("log")
-    style.plain_numbers(ax.yaxis)
-    style.few_labels(ax.xaxis)
+    ticks.plain_numbers(ax.yaxis)
+    ticks.few_labels(ax.xaxis)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 

@@ -1,12 +1,12 @@
 """Figures of a fit: loss against compute, IsoFLOP sweeps, residuals, the split of compute. Matplotlib without pyplot.
 
 Every function takes a `Fit` (or `IsoFlop`) and arrays and returns a `matplotlib.figure.Figure`, drawn by Agg: nothing
-is shown, no global state is touched, `save` writes it.
+is shown, no global state is touched, `png` gives the file.
 """
 
 from __future__ import annotations
 
-import pathlib
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +17,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
 from scaling_jax.fitting.text import short
+from scaling_jax.report import ticks
 
 COLORS = colormaps["viridis"]
 SCALE = ListedColormap(COLORS(np.linspace(0.0, 0.9, 256)))  # the yellow end is unreadable on white
@@ -24,9 +25,11 @@ INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"  # lines and text; guides;
 MAX_JOINED_SIZES = 40
 
 
-def save(figure: Figure, path, dpi: int = 150) -> None:
-    """Writes a figure as the suffix of `path` says (.png, .pdf, .svg)."""
-    figure.savefig(pathlib.Path(path), dpi=dpi)
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as the content of a .png."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    return content.getvalue()
 
 
 def loss_vs_compute(
@@ -38,6 +41,7 @@ def loss_vs_compute(
     level: float | None = None,
     y_label: str = "loss",
     title: str = "",
+    frontier=None,
 ) -> Figure:
     """Runs by compute and loss, coloured by N, with the fitted frontier out to the target.
 
@@ -48,11 +52,13 @@ def loss_vs_compute(
       target_flops: the frontier is drawn to here and marked with its N*, D* and loss.
       level: shades this interval of the frontier's loss (needs a bootstrap: seconds).
       y_label, title: what y is, and what the figure is called.
+      frontier: frontier(C, level=) of the law where it reads more than N and D; None takes `fit.frontier`.
     """
     figure, ax = _figure(7.2, 4.8)
     C, N, y = np.asarray(C, float), np.asarray(fit.data["N"], float), np.asarray(fit.y, float)
+    frontier_at = fit.frontier if frontier is None else frontier
     norm = _log_norm(np.concatenate([N, _column(held_out, "N")]))
-    _join_sizes(ax, C, N, y, norm)
+    _join_sizes(ax, C, N, y, norm, [v for k, v in fit.data.items() if k not in ("N", "D", "M")])
     ax.scatter(C, y, c=SCALE(norm(N)), s=26, linewidths=0.4, edgecolors="white", zorder=3)
     if held_out is not None:
         colors = SCALE(norm(_column(held_out, "N")))
@@ -62,7 +68,7 @@ def loss_vs_compute(
         )  # fmt: skip
     everything = np.concatenate([C, _column(held_out, "C"), [target_flops] if target_flops else []])
     grid = np.geomspace(everything.min(), everything.max(), 120)
-    frontier = fit.frontier(grid, level=level)
+    frontier = frontier_at(grid, level=level)
     inside = grid <= C.max()
     ax.plot(grid[inside], frontier.loss[inside], color=INK, lw=1.8, zorder=5, label="fitted frontier")
     ax.plot(grid[~inside], frontier.loss[~inside], color=INK, lw=1.8, ls=(0, (4, 2)), zorder=5)
@@ -70,9 +76,9 @@ def loss_vs_compute(
         low, high = _band(frontier, "loss")
         ax.fill_between(grid, low, high, color=INK, alpha=0.13, lw=0, zorder=1, label=f"{level:.0%} interval")
     if target_flops:
-        at = fit.frontier(target_flops)
+        at = frontier_at(target_flops)
         n, d, loss = (float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss"))
-        label = f"target {target_flops:.3g}: N* {short(n)}, D* {short(d)}, {loss:.4g}"
+        label = f"target {target_flops:.3g}: N* {short(n)}, D* {short(d)}, {y_label} {loss:.4g}"
         ax.plot([target_flops], [loss], "*", ms=14, color=HELD_OUT, mec="white", zorder=6, label=label)
     _log_axes(ax, "training FLOPs", y_label)
     _size_bar(figure, ax, norm)
@@ -107,6 +113,7 @@ def isoflop(result, *, held_out: Mapping | None = None, y_label: str = "loss", t
         zorder=5, label=rf"lowest: $N^* \propto C^{{{result.a:.3f}}}$",
     )  # fmt: skip
     _log_axes(ax, "parameters N", y_label)
+    ticks.few_labels(ax.xaxis)
     _size_bar(figure, ax, norm, "training FLOPs")
     ax.legend(frameon=False, loc="best")
     ax.set_title(title)
@@ -166,23 +173,31 @@ def residuals(
     return figure
 
 
-def allocation(frontier, optima: Mapping[str, np.recarray], target_flops: float | None = None) -> Figure:
+def allocation(
+    frontier, optima: Mapping[str, np.recarray], target_flops: float | None = None, level: float | None = None
+) -> Figure:
     """N* and D* against compute: the fitted frontier and the optima of the other approaches.
 
     Args:
-      frontier: a function of C (n,) giving `.N` and `.D` (a Fit's `frontier`), or None.
+      frontier: a function of C (n,) and level= giving a `Frontier` (a Fit's `frontier`), or None.
       optima: label -> record array with `.C .N .D` (an `IsoFlop`'s or `Envelope`'s `optima`).
       target_flops: the lines are drawn to here.
+      level: shades this interval of the fitted frontier.
     """
     figure = Figure(figsize=(10.4, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     every_c = np.concatenate([found.C for found in optima.values()] + ([[target_flops]] if target_flops else []))
     grid = np.geomspace(every_c.min(), every_c.max(), 60)
-    fitted = frontier(grid) if frontier is not None else None
+    fitted = frontier(grid, level=level) if frontier is not None else None
     markers = ["o", "s", "^", "v", "P"]
     for ax, name, label in zip(figure.subplots(1, 2), "ND", ("parameters N*", "tokens D*")):
         if fitted is not None:
-            ax.plot(grid, getattr(fitted, name), color=INK, lw=1.8, label="parametric law", zorder=4)
+            best = getattr(fitted, name)
+            slope = np.log(best[-1] / best[-2]) / np.log(grid[-1] / grid[-2])  # at the target, where it may bend
+            ax.plot(grid, best, color=INK, lw=1.8, label=f"parametric law: $C^{{{slope:.3f}}}$", zorder=4)
+            if level is not None:
+                ax.fill_between(grid, *_band(fitted, name), color=INK, alpha=0.13, lw=0, zorder=1,
+                                label=f"{level:.0%} interval")  # fmt: skip
         for i, (key, found) in enumerate(optima.items()):
             color = COLORS(0.15 + 0.7 * i / max(len(optima) - 1, 1))
             slope, intercept = np.polyfit(np.log(found.C), np.log(found[name]), 1)
@@ -198,6 +213,7 @@ def allocation(frontier, optima: Mapping[str, np.recarray], target_flops: float 
         ax.set_yscale("log")
         ax.set_xlabel("training FLOPs")
         ax.set_ylabel(label)
+        ticks.few_labels(ax.yaxis)
         ax.legend(frameon=False, loc="upper left")
     return figure
 
@@ -235,8 +251,10 @@ def law_of_one(
     _style(ax)
     if log_x:
         ax.set_xscale("log")
+        ticks.few_labels(ax.xaxis)
     if y.min() > 0 and y.max() > 10 * y.min():
         ax.set_yscale("log")
+        ticks.few_labels(ax.yaxis)
     ax.set_xlabel(name if x_label is None else x_label)
     ax.set_ylabel(y_label)
     ax.legend(frameon=False)
@@ -258,15 +276,16 @@ def _log_norm(values: np.ndarray) -> LogNorm:
     return LogNorm(low / 1.5, high * 1.5) if low == high else LogNorm(low, high)
 
 
-def _join_sizes(ax, C, N, y, norm) -> None:
-    """Thin lines through the runs of one size: their training curves or token budgets."""
-    sizes, counts = np.unique(N, return_counts=True)
-    if sizes.size > MAX_JOINED_SIZES:
+def _join_sizes(ax, C, N, y, norm, others) -> None:
+    """Thin lines through the runs of one size (and one value of the law's other inputs): their token budgets."""
+    if np.unique(N).size > MAX_JOINED_SIZES:
         return
-    for size in sizes[counts >= 2]:
-        rows = np.flatnonzero(size == N)
+    _, kinds = np.unique(np.stack([N, *others], axis=1), axis=0, return_inverse=True)
+    for kind in range(kinds.max() + 1):
+        rows = np.flatnonzero(kinds.ravel() == kind)
         rows = rows[np.argsort(C[rows])]
-        ax.plot(C[rows], y[rows], color=SCALE(norm(size)), lw=0.9, alpha=0.55, zorder=2)
+        if rows.size > 1 and np.all(np.diff(np.log(C[rows])) > 1e-3):  # repeats at one compute are no curve
+            ax.plot(C[rows], y[rows], color=SCALE(norm(N[rows[0]])), lw=0.9, alpha=0.55, zorder=2)
 
 
 def _running_median(x, y, bins: int = 9):
@@ -298,11 +317,7 @@ def _log_axes(ax, x_label: str, y_label: str, log_values: bool = False) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in [ax.yaxis] + ([ax.xaxis] if log_values else []):
-        low, high = axis.get_view_interval()
-        if high / low < 30:
-            axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-            axis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
-            axis.set_minor_locator(ticker.NullLocator())
+        ticks.plain_numbers(axis)
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
 
@@ -311,6 +326,6 @@ def _size_bar(figure, ax, norm, label: str = "parameters N") -> None:
     bar = figure.colorbar(ScalarMappable(norm, SCALE), ax=ax, pad=0.02, label=label)
     bar.outline.set_visible(False)
     if norm.vmax / norm.vmin < 10:  # less than a decade leaves the log locator without a single label
-        ticks = np.geomspace(norm.vmin, norm.vmax, 4)
-        bar.set_ticks(ticks, labels=[short(t) for t in ticks])
+        places = np.geomspace(norm.vmin, norm.vmax, 4)
+        bar.set_ticks(places, labels=[short(v) for v in places])
         bar.ax.yaxis.set_minor_locator(ticker.NullLocator())

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.fitting.text import short
-from scaling_jax.report import style
+from scaling_jax.report import style, ticks
 from scaling_jax.report.fit_figures import GREY, HELD_OUT
 
 DATA_COLORS = colormaps["plasma"]
@@ -47,11 +47,11 @@ def slices(analysis: Analysis) -> Figure:
         ax.scatter(x[out], chosen.y[out], c=colors[out], s=28, marker="D", zorder=4, **style.HELD_OUT_EDGE)
         style.axes(ax, "", analysis.y_label if ax is left else "")
         ax.set_yscale("log")
-        style.few_labels(ax.xaxis)
+        ticks.few_labels(ax.xaxis)
     shown = [ax.get_ylim() for ax in (left, right)]
     for ax in (left, right):
         ax.set_ylim(min(low for low, _ in shown), max(high for _, high in shown))
-        style.plain_numbers(ax.yaxis)
+        ticks.plain_numbers(ax.yaxis)
     left.set_xlabel(style.COUNTS[analysis.settings["params"]])
     right.set_xlabel(f"{analysis.unit} seen" if analysis.unit == "samples" else analysis.unit)
     handles = [

@@ -56,20 +56,3 @@ def axes(ax: Axes, x_label: str, y_label: str) -> None:
     ax.xaxis.set_minor_formatter(ticker.NullFormatter())
     ax.set_xlabel(x_label)
     ax.set_ylabel(y_label)
-
-
-def few_labels(axis) -> None:
-    """A log axis of hardly more than a decade: 1, 2, 5 in short numbers; matplotlib would label every digit."""
-    low, high = axis.get_view_interval()
-    if high / low < 60:
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: short(value)))
-
-
-def plain_numbers(axis) -> None:
-    """Losses span less than a decade: ticks are plain numbers, not powers of ten."""
-    low, high = axis.get_view_interval()
-    if high / low < 30:
-        axis.set_major_locator(ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
-        axis.set_major_formatter(ticker.FormatStrFormatter("%.4g"))
-        axis.set_minor_locator(ticker.NullLocator())

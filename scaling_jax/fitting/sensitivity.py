@@ -1,0 +1,139 @@
+"""How much a fit depends on the analyst: the same fit under other objectives, outliers and counts of parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings as python_warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .data import column, number
+from .errors import FitError, FitWarning
+from .influence import influence
+from .search import STARTS
+from .text import short, table
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sensitivity:
+    """One fit per combination of choices. Made by `sensitivity`.
+
+    Attributes:
+      rows: dicts with "objective", "converged", "points", "N" (the convention), "params", "a" (None where the law has
+        no such exponent) and "frontier" (N*, D*, loss at the target; None where there is none).
+      target: that compute.
+    """
+
+    rows: list[dict]
+    target: float | None
+
+    def spread(self) -> float | None:
+        """Largest over smallest N* at the target over all rows that have one."""
+        sizes = [row["frontier"]["N"] for row in self.rows if row["frontier"]]
+        sizes = [size for size in sizes if 0 < size < np.inf]
+        return max(sizes) / min(sizes) if sizes else None
+
+    def __repr__(self) -> str:
+        counted = len({row["N"] for row in self.rows}) > 1
+        exponent = self.rows[0]["a"] is not None
+        header = ["objective", "points"] + ["N"] * counted + list(self.rows[0]["params"]) + ["a"] * exponent
+        header += [f"N* at {self.target:.3g}", "D*", "y*"] if self.target else []
+        cells = []
+        for row in self.rows:
+            objective = row["objective"].removesuffix(", SUM over points")
+            cell = [objective + ("" if row["converged"] else " NOT CONVERGED"), row["points"]] + [row["N"]] * counted
+            cell += [f"{v:.4g}" for v in row["params"].values()]
+            cell += [f"{row['a']:.4f}"] if exponent else []
+            if self.target:
+                at = row["frontier"]
+                cell += [short(at["N"]), short(at["D"]), f"{at['loss']:.4f}"] if at else ["", "", ""]
+            cells.append(cell)
+        return table(header, cells)
+
+
+def sensitivity(
+    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None,
+    inputs: Mapping | None = None,
+) -> Sensitivity:  # fmt: skip
+    """Refits under other objectives, without the influential points, and with other ways to count parameters.
+
+    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
+
+    Args:
+      fit: a `Fit` with its data; its own choices are the first row.
+      objectives: None takes the fit's own, Huber(1e-3), LAD and least squares in ln y (or in y, if the fit is).
+      conventions: name -> (n,) values that replace N, e.g. {"total": ..., "non-embedding": ...}.
+      target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
+        law has a frontier.
+      inputs: further inputs of the law at that target, as for `Fit.frontier`.
+    """
+    from .fit import fit as refit
+    from .objectives import LAD, Huber, LeastSquares
+
+    fit._need_data("sensitivity")
+    log = fit.objective.log
+    if objectives is not None and not objectives:
+        raise FitError(
+            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the usual ones."
+        )
+    if not isinstance(conventions or {}, Mapping):
+        raise FitError(
+            f"conventions={type(conventions).__name__}: give a dict of names and columns, e.g. {{'total': N}}."
+        )
+    if target is not None:
+        number(target, "target", "1e22")
+    if objectives is None:
+        objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
+    unique = {str(o): o for o in objectives}
+    compute = fit.law.compute(fit.data)
+    if target is None and compute is not None:
+        target = 10 * float(np.max(compute))
+    outliers = influence(fit, refits=0).flagged
+    kept = np.ones(fit.y.size, bool)
+    kept[outliers] = False
+    points = {f"all {fit.y.size}": np.ones(fit.y.size, bool)}
+    if outliers.size:
+        points[f"without {outliers.size} influential"] = kept
+    if conventions and "N" not in fit.law.inputs:
+        raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
+    n = len(fit.y)
+    counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
+    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then search anew.
+    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
+    starts = [fit.params] if follow else None
+    rows = []
+    for convention, sizes in counts.items():
+        data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
+        for chosen_name, chosen in points.items():
+            for name, objective in unique.items():
+                one = fit
+                if sizes is not None or not chosen.all() or objective != fit.objective:
+                    with python_warnings.catch_warnings():
+                        python_warnings.simplefilter("ignore", FitWarning)  # the row says so
+                        one = refit(
+                            fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
+                            weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
+                        )  # fmt: skip
+                rows.append(
+                    {
+                        "objective": name,
+                        "converged": one.converged,
+                        "points": chosen_name,
+                        "N": convention,
+                        "params": dict(one.params),
+                        "a": one.exponents.get("a"),
+                        "frontier": _frontier_at(one, target, inputs),
+                    }
+                )
+    return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def _frontier_at(fit, target, inputs) -> dict | None:
+    if target is None:
+        return None
+    try:
+        at = fit.frontier(target, inputs=inputs)
+    except FitError:
+        return None
+    return {k: float(np.squeeze(getattr(at, k))) for k in ("N", "D", "loss")}
