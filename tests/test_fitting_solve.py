@@ -238,6 +238,26 @@ def test_starts_can_be_given():
     one = fitting.fit("chinchilla", inputs, y, starts=[start])
     assert one.certificate.starts == 1 and one.params == pytest.approx(reference.params, rel=1e-6)
     assert fitting.fit("chinchilla", inputs, y, starts=200).certificate.starts == 200
+    with pytest.warns(fitting.FitWarning, match="NOT CONVERGE"):  # where E is all of the law, nothing moves
+        far = fitting.fit("chinchilla", inputs, y, starts=[{**start, "E": 1e300}])
+    assert not far.converged
+
+
+def test_an_optimum_as_its_own_start_stays():
+    law = fitting.law(lambda p, x: jnp.sin(p["w"] * x["x"]), params={"w": (0.1, 6)}, inputs="x")
+    x = np.linspace(0, 6, 40)
+    dent = fitting.fit(law, x, np.sin(2.3 * x), LSQ, starts=[{"w": 4.0}])
+    assert dent.converged and dent.objective_value > 1.0  # a local optimum
+    assert fitting.fit(law, x, np.sin(2.3 * x), LSQ, starts=[dent.params]).params == pytest.approx(dent.params)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_absurd_units_are_fitted_or_refused(unit):
+    inputs, y = noisy("chinchilla", 0.01)
+    usual, absurd = fitting.fit("chinchilla", inputs, y), fitting.fit("chinchilla", inputs, y * unit)
+    assert absurd.params["alpha"] == pytest.approx(usual.params["alpha"], rel=1e-9)
+    with pytest.raises(fitting.DataError, match="too large|a larger unit"):
+        fitting.fit("chinchilla", inputs, y * unit, LSQ)
 
 
 def test_same_seed_same_bits_and_other_seed_same_optimum():

@@ -182,6 +182,10 @@ def read(law, data, y, weights, clusters, objective, free):
             f"must be positive for {objective}",
             "drop the row or use LeastSquares() on y itself",
         )
+    else:
+        _require(np.abs(y) < 1e100, y, "y", f"is too large for {objective}", "divide all of y by a constant")
+        if 0 < np.abs(y).max() < 1e-100:
+            raise DataError(f"y is below {np.abs(y).max():g} for {objective}: its squares vanish; use a larger unit.")
     weights = np.ones(n) if weights is None else column(weights, "weights", n, first)
     _require(
         np.isfinite(weights) & (weights >= 0),

@@ -137,7 +137,8 @@ def lad_gradient(problem, z):
     active = np.flatnonzero((np.abs(r) <= ON * _mean_size(problem, r) + 1e-13 * unit) & (problem.weights > 0))
     pull = rows @ _pulls(problem, r, active)
     size = np.abs(rows) @ (problem.weights * problem.objective.sides(r))
-    size = np.maximum(size, UNSEEN * problem.objective.value(r, problem.weights)) + 1e-300
+    unseen = UNSEEN * problem.objective.value(r, problem.weights) / np.maximum(np.abs(z), 1.0)
+    size = np.maximum(size, unseen) + 1e-300
     low, high = z <= problem.lower, z >= problem.upper
     free = ~(low | high)
     if len(active) and free.any():

@@ -76,7 +76,8 @@ def derivatives(problem, z, hessian=True):
     rows = jacobian * slope
     gradient = -rows @ psi
     floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))
-    size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), UNSEEN * objective.value(r, w)) + 1e-300
+    unseen = UNSEEN * objective.value(r, w) / np.maximum(np.abs(z), 1.0)  # by its unit, or by its own size if larger
+    size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), unseen) + 1e-300
     if not hessian:
         return gradient, None, size
     matrix = (rows * (w * sides * inside)) @ rows.T

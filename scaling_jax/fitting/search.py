@@ -92,8 +92,10 @@ def _minimise(problem, seed, starts):
     if starts is None:
         first, further = _search(sample, seed)
     else:
-        own = choose(sample, int(starts), seed) if isinstance(starts, (int, np.integer)) else np.atleast_2d(starts)
-        first = _descend(sample, own, 100)
+        if isinstance(starts, (int, np.integer)):
+            first = _descend(sample, choose(sample, int(starts), seed), 100)
+        else:  # somebody's own: down from there, not over dents
+            first = descend(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
         further = _rows(first, slice(0))
     ends = _joined(first, further)
     z, gradient = _finish(problem, sample, ends)

@@ -113,11 +113,12 @@ def project(problem, z):
         f, slopes = problem.evaluate(z)
         basis = slopes[:, linear]  # (b, k, n)
         offset = f - np.einsum("bkn,bk->bn", basis, z[:, linear])
-        w = problem.weights * problem.objective.slope(problem.y) ** 2
-        basis = np.where(np.isfinite(basis), basis, 0.0)
-        rest = np.where(np.isfinite(offset), problem.y - offset, 0.0)
-        weighted = basis * w
-        gram, moment = weighted @ basis.transpose(0, 2, 1), (weighted @ rest[:, :, None])[:, :, 0]
+        slope = problem.objective.slope(problem.y)
+        slope = slope / np.max(np.abs(slope * problem.y))  # whatever the unit of y, its squares are in range
+        basis = np.where(np.isfinite(basis), basis, 0.0) * slope
+        rest = np.where(np.isfinite(offset), problem.y - offset, 0.0) * slope
+        gram = (basis * problem.weights) @ basis.transpose(0, 2, 1)
+        moment = (basis @ (problem.weights * rest)[:, :, None])[:, :, 0]
         solved = bounded_least_squares(gram, moment, problem.lower[linear], problem.upper[linear])
     z[:, linear] = np.where(np.isfinite(solved), solved, z[:, linear])
     return z
