@@ -15,6 +15,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -136,10 +137,15 @@ def main(_) -> None:
         walls = [timed(lambda: subprocess.run(command, check=True, capture_output=True))[1] for _ in range(3)]
     finally:
         os.unlink(path)
-    imports = [
-        min(timed(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True))[1] for _ in range(3))
-        for code in ("import jax", "import scaling_jax.fitting")
-    ]
+    with tempfile.TemporaryDirectory() as cache:  # bytecode, as pip leaves it
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": cache}
+        imports = [
+            min(
+                timed(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True, env=environment))[1]
+                for _ in range(6)
+            )
+            for code in ("import jax", "import scaling_jax.fitting")
+        ]
     print(f"whole process, import and fit                {min(walls):8.3f} s")
     print(
         f"import scaling_jax.fitting                   {imports[1]:8.3f} s, {imports[1] / imports[0]:.2f}x import jax"

@@ -99,7 +99,8 @@ m4 = Law(
     equation="|y - E| / |E0 - y|^alpha = A / x^c",
     reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 to E, down or up",
     function=_m4,
-    bounds={"E": POSITIVE, "E0": ANY, "A": POSITIVE, "c": (0.0, 20.0), "alpha": (0.0, 20.0)},
+    # At alpha = 0 the law has a corner where it meets E0, and an optimum there no gradient.
+    bounds={"E": POSITIVE, "E0": ANY, "A": POSITIVE, "c": (0.0, 20.0), "alpha": (1e-3, 20.0)},
     coordinates={
         "E": LEVEL,
         "E0": Coordinate("linear", lambda p, m: exp(m["y"]), lambda p, m: p["E"]),

@@ -18,6 +18,7 @@ from .starts import choose, moved, probes
 
 STARTS = 24
 ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
+RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and how often there are more while it is
 ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds at most
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
@@ -117,13 +118,16 @@ def _search(problem, seed):
     doubtful = _agree(problem, first.value).mean() < ENOUGH
     for _ in range(PROBING):
         if doubtful and not thorough:
-            first = _joined(first, _descend(problem, choose(problem, MORE_STARTS, seed + 1), 200))
+            for batch in range(1, BATCHES + 1):
+                first = _joined(first, _descend(problem, choose(problem, MORE_STARTS, seed + batch), 200))
+                if not _rare(_agree(problem, first.value).sum(), len(first.value)):
+                    break
             further, thorough = _move_on(problem, _joined(first, further), seed), True
         ends = _joined(first, further)
         best = ends.value.min()
         if best <= _noise(problem):
             break
-        probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 200)
+        probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 100)
         if _better(problem, probed, best):
             probed, doubtful = _joined(probed, _carried_on(problem, probed)), True
         further = _joined(further, probed)
@@ -155,6 +159,10 @@ def _move_on(problem, ends, seed):
 def _carried_on(problem, ends):
     """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
     return descend(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
+
+
+def _rare(agree, starts):
+    return agree < max(2, RARE * starts)
 
 
 def _better(problem, ends, best):
@@ -241,7 +249,7 @@ def _sample(problem, seed):
 def warnings(fit):
     """What the search itself found doubtful about a `Fit`, in sentences."""
     c, found = fit.certificate, []
-    if c.agree < max(2, 0.02 * c.starts):
+    if _rare(c.agree, c.starts):
         found.append(f"only {c.agree} of {c.starts} starts reached this optimum: there may be a better one (starts=)")
     runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
     if runaways:
