@@ -59,6 +59,8 @@ class Law:
         published constants mean something. An optimum outside is taken when there is none inside, and reported.
       levels: parameters that y tends to where its terms vanish; they may be negative where y is (see `signed`).
       a_loss: whether y is something that N and D make small, so that a frontier has a meaning.
+      guess: better starts: f(params (b, 1), inputs (n,), y (n,)) -> {name: (b,)} of some plain parameters given the
+        others, e.g. slopes by linear regression in logarithms.
       canonical: params -> params of the same law with its interchangeable parts in order.
       custom: whether it is the user's own function, which a saved fit cannot carry.
       optimum: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
@@ -80,6 +82,7 @@ class Law:
     usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     levels: tuple[str, ...] = ()
     a_loss: bool = True
+    guess: Callable | None = None
     canonical: Callable | None = None
     custom: bool = False
     optimum: Callable | None = None

@@ -116,6 +116,9 @@ m4 = Law(
 )
 
 
+BEYOND = (1e-3, 0.02, 0.2, 2.0)  # how far beyond the data limits are tried, in ranges of y
+
+
 def broken(breaks):
     """Smoothly broken law of Caballero et al. 2022 (arXiv:2210.14891) with `breaks` >= 1 breaks, as `bnsl<n>`."""
     i = range(1, breaks + 1)
@@ -123,6 +126,21 @@ def broken(breaks):
     def log_shape(p, log_x):
         terms = (p[f"c{k}"] * p[f"f{k}"] * _logaddexp(0.0, (log_x - log(p[f"d{k}"])) / p[f"f{k}"]) for k in i)
         return -p["c0"] * log_x - sum(terms)
+
+    def slopes(p, inputs, y):
+        """c0, c1, ... given the breaks: ln |y - a| is linear in them, for limits a beyond the data on either side."""
+        log_x, b = np.log(inputs["x"]), len(p["d1"])
+        beyond = np.resize(BEYOND, (b, 1)) * np.ptp(y)
+        size = np.where(np.arange(b)[:, None] // len(BEYOND) % 2 == 0, y - y.min(), y.max() - y) + beyond
+        basis = [np.ones((b, len(y))), np.broadcast_to(-log_x, (b, len(y)))]
+        basis += [-p[f"f{k}"] * np.logaddexp(0.0, (log_x - np.log(p[f"d{k}"])) / p[f"f{k}"]) for k in i]
+        rows = np.stack(basis, axis=1)  # (b, 2 + breaks, n)
+        weighted = rows * (size / (np.abs(y) + beyond))[:, None, :] ** 2
+        gram, moment = weighted @ rows.transpose(0, 2, 1), weighted @ np.log(size)[:, :, None]
+        scale = 1.0 / np.sqrt(np.maximum(np.einsum("bii->bi", gram), 1e-300))[:, :, None]
+        gram = gram * scale * scale.transpose(0, 2, 1) + 1e-9 * np.eye(len(basis))
+        solved = np.linalg.solve(gram, moment * scale) * scale
+        return {f"c{k}": solved[:, 1 + k, 0] for k in range(breaks + 1)}
 
     each = [name for k in i for name in (f"c{k}", f"d{k}", f"f{k}")]
     # The slope changes by c at each break; b may be negative (increasing metrics) and the limit a anything.
@@ -146,6 +164,7 @@ def broken(breaks):
         function=lambda p, x: p["a"] + p["b"] * jnp.exp(log_shape(p, jnp.log(x["x"]))),
         bounds=bounds,
         coordinates=coordinates,
+        guess=slopes,
         canonical=_breaks_in_order,
     )
 

@@ -39,7 +39,23 @@ def candidates(problem, n, seed):
         rest, lo, hi = _ranges(problem, wider)
         if len(rest):
             z[np.ix_(part, rest)] = lo + (hi - lo) * spread(part.sum(), len(rest), seed)
-    return np.clip(z, problem.lower, problem.upper)
+    z = np.clip(z, problem.lower, problem.upper)
+    z[::2] = guessed(problem, z[::2])
+    return z
+
+
+def guessed(problem, z):
+    """z (b, p) with what the law itself can guess from the rest and the data, where it can."""
+    if problem.law.guess is None:
+        return z
+    z = z.copy()
+    with np.errstate(all="ignore"):
+        params = {k: v[:, None] for k, v in problem.natural(z).items()}
+        for k, value in problem.law.guess(params, problem.inputs, problem.y).items():
+            if k in problem.free:
+                i = problem.free.index(k)
+                z[:, i] = np.where(np.isfinite(value), np.clip(value, problem.lower[i], problem.upper[i]), z[:, i])
+    return z
 
 
 def _ranges(problem, wider=0.0):
@@ -95,7 +111,9 @@ def moved(problem, z, n, seed):
     chosen = rng.random(old.shape) < 0.4
     chosen[np.arange(len(old)), rng.integers(len(rest), size=len(old))] = True
     copies[:, rest] = np.where(chosen, new, old)
-    return project(problem, np.clip(copies, problem.lower, problem.upper))
+    copies = np.clip(copies, problem.lower, problem.upper)
+    copies[::2] = guessed(problem, copies[::2])
+    return project(problem, copies)
 
 
 def project(problem, z):
