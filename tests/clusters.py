@@ -12,18 +12,41 @@ import ladder
 
 from scaling_jax.results import Records
 
-LONG = ("budgets.tokens=800e3", "execution.checkpoint_seconds=0.5", "execution.dispatch_seconds=0.2", "fit.bootstrap=0")
+LONG = (
+    "budgets.tokens=200e3",
+    "execution.checkpoint_seconds=0.05",
+    "execution.dispatch_seconds=0.05",
+    "fit.bootstrap=0",
+)
 PATIENCE = 900  # seconds; only against a test that would hang for ever
+SLOW = """
+
+import pathlib, time
+from scaling_jax.training.checkpoint import PackCheckpoints
+save = PackCheckpoints.save
+
+def save_and_wait(self, *args):
+    save(self, *args)
+    if pathlib.Path(__file__).with_name("slow").exists():
+        time.sleep(1)
+
+PackCheckpoints.save = save_and_wait
+"""
 SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path, settings: tuple[str, ...], *flags: str) -> list[str]:
-    """`scaling-jax run` of a tiny study in `folder`."""
+    """`scaling-jax run` of a tiny study in `folder`; it waits at every checkpoint while `slow(folder)` is there."""
     study = folder / "tiny.py"
     if not study.exists():
-        ladder.write_study(folder)
+        study.write_text(ladder.write_study(folder).read_text() + SLOW)
     sets = [f"--set={setting}" for setting in settings]
     return [sys.executable, "-m", "scaling_jax", "run", f"--study={study}", f"--workdir={workdir}", *sets, *flags]
+
+
+def slow(folder: pathlib.Path) -> pathlib.Path:
+    """The file that makes training so slow that it can be interrupted on any machine."""
+    return folder / "slow"
 
 
 def environment(folder: pathlib.Path, **more: str) -> dict[str, str]:

@@ -203,6 +203,7 @@ def test_a_stopped_driver_and_a_killed_raylet_lose_nothing(tmp_path, cluster):
             command = clusters.command(tmp_path, workdir, clusters.LONG, "--engine=ray")
             return subprocess.Popen(command, env=env, stdout=out, stderr=out)
 
+    clusters.slow(tmp_path).touch()
     driver = start()
     clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1"), "a checkpoint", driver)
     driver.send_signal(signal.SIGTERM)
@@ -214,6 +215,7 @@ def test_a_stopped_driver_and_a_killed_raylet_lose_nothing(tmp_path, cluster):
     clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1") - saved, "a later checkpoint", driver)
     cluster.remove_node(node, allow_graceful=False)
     assert not clusters.losses(workdir), "killed too late to show anything"
+    clusters.slow(tmp_path).unlink()
     cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     assert driver.wait(clusters.PATIENCE) == 0, log.read_text()
 

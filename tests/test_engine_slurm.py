@@ -135,12 +135,14 @@ def test_a_real_slurm_preempts_queues_again_and_finishes(tmp_path):
             assert done.returncode == 0, done.stderr
             return done.stderr
 
+        clusters.slow(tmp_path).touch()
         assert "submitted job 1: 2 packs" in again()
         clusters.wait_for(lambda: clusters.checkpoints(workdir, "w16-d1"), "a checkpoint")
         urgent = ["sbatch", "--partition=high", "--wrap=sleep 1", f"--output={tmp_path}/urgent.log"]
         subprocess.run(urgent, env=env, check=True, capture_output=True)
         clusters.wait_for((tmp_path / "urgent.log").exists, "the urgent job")
         assert not clusters.losses(workdir), "preempted too late to show anything"
+        clusters.slow(tmp_path).unlink()
         assert "nothing submitted" in again()
         clusters.wait_for((workdir / "_SUCCESS").exists, "the study")
         clusters.wait_for(lambda: not slurm_node.jobs(env), "an empty queue")
