@@ -12,7 +12,7 @@ from fitting_truth import FORMULA, TRUTH, design, noisy
 from scipy.optimize import least_squares, linprog
 
 from scaling_jax import fitting
-from scaling_jax.fitting import search
+from scaling_jax.fitting import finish
 from scaling_jax.fitting.problem import Problem
 from scaling_jax.fitting.solve import descend
 from scaling_jax.fitting.starts import bounded_least_squares, spread
@@ -269,11 +269,33 @@ def test_same_seed_same_bits_and_other_seed_same_optimum():
 
 def test_failure_to_converge_is_shouted(monkeypatch):
     inputs, y = noisy("chinchilla", 0.01)
-    monkeypatch.setattr(search, "polish", lambda problem, z: z * 1.01)
+    monkeypatch.setattr(finish, "polish", lambda problem, z: z * 1.01)
     with pytest.warns(fitting.FitWarning, match="NOT CONVERGE"):
         fit = fitting.fit("chinchilla", inputs, y)
     assert not fit.converged and "NOT CONVERGED" in str(fit)
     assert any("NOT CONVERGED" in w for w in fit.warnings)
+
+
+def test_a_steep_term_at_the_end_of_its_input_converges():
+    x = 3.41891246 * 2.33345075 ** np.arange(8)  # around their mean, A and alpha of the first two points are one
+    y = np.array([5.19373078, 6.95468761, 5.46834091, 5.55816891, 5.64841707, 5.70439891, 5.75258733, 5.79726628])
+    fit = fitting.fit("saturating", x, y, fitting.LeastSquares(log=True))
+    assert fit.converged and fit.params["alpha"] > 10
+
+
+def test_an_optimum_at_a_bound_is_tried_there():
+    law = fitting.law(
+        lambda p, x: p["b"] * (1 / x["x"] + p["g"]) ** p["c"],
+        params={"b": (0, np.inf), "g": (0, np.inf), "c": (0, 20)},
+        inputs=("x",),
+    )
+    x = np.geomspace(1e3, 1e5, 25)  # the limit of c at infinity is the truth
+    y = 0.5 * np.exp(2e3 / x) * np.exp(0.01 * np.random.default_rng(0).standard_normal(25))
+    near, free = fitting.fit(law, x, y, fixed={"c": 19.5}), fitting.fit(law, x, y)
+    found = list(finish._at_ends(free._problem, free._problem.internal(near.params), 2000))
+    value, z, gradient = min(found, key=lambda end: end[0])
+    assert gradient <= 1e-8 and value == pytest.approx(free.objective_value, rel=1e-9) and value < near.objective_value
+    assert free._problem.natural(z)["c"] == pytest.approx(20.0)
 
 
 def test_many_rows_are_searched_on_a_sample_and_finished_on_all():

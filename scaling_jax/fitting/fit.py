@@ -10,6 +10,7 @@ from . import persistence, search
 from .catalogue import find_law
 from .data import duplicates, read
 from .errors import FitError, FitWarning
+from .finish import GRADIENT_TOLERANCE
 from .fitted import Fit
 from .objectives import Huber, Objective
 from .problem import Problem
@@ -50,7 +51,7 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
     if law.canonical is not None:
         z = problem.internal(law.canonical({k: float(v) for k, v in problem.natural(z).items()}))
     params = {k: float(v) for k, v in problem.natural(z).items()}
-    converged = certificate.gradient <= search.GRADIENT_TOLERANCE
+    converged = certificate.gradient <= GRADIENT_TOLERANCE
     result = Fit(
         law=law,
         params=params,

@@ -143,6 +143,8 @@ def lad_gradient(problem, z):
     free = ~(low | high)
     if len(active) and free.any():
         matrix = rows[np.ix_(free, active)] / size[free, None]
+        if not (np.isfinite(matrix).all() and np.isfinite(pull).all()):
+            return np.inf  # derivatives overflow here
         lower, upper = -problem.weights[active] * problem.objective.overestimate_penalty, problem.weights[active]
         m = lsq_linear(matrix, -pull[free] / size[free], (lower, upper), method="bvls", tol=1e-15).x
         pull = pull + rows[:, active] @ m

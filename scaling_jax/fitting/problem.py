@@ -87,6 +87,13 @@ class Problem:
                 other.lower[i], other.upper[i] = max(lo, self.lower[i]), min(hi, self.upper[i])
         return other
 
+    def pinned(self, i, value):
+        """The same problem with coordinate i held at a value of z."""
+        other = self.with_data()
+        other.lower, other.upper = self.lower.copy(), self.upper.copy()
+        other.lower[i] = other.upper[i] = value
+        return other
+
     def smoothed(self, delta):
         """The same problem under a Huber cost that is quadratic within delta."""
         other = self.with_data()

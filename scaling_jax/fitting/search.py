@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from .lad import lad_gradient, lad_polish
-from .polish import derivatives, polish, relative
+from .finish import GRADIENT_TOLERANCE, finish, polished, relative_gradient
 from .solve import Descent, descend
 from .starts import choose, moved, probes
 
@@ -23,7 +22,6 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
-GRADIENT_TOLERANCE = 1e-8
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -195,37 +193,12 @@ def _descend(problem, z, max_steps):
 
 
 def _finish(problem, sample, ends):
-    """Polishes the best ends (the few best apart, in case the sample or the smoothing misjudged them)."""
+    """Finishes the best ends: the few best apart, in case the sample or the smoothing misjudged them."""
     z = ends.z[_best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))]
     if sample is not problem:
         z = descend(problem, z).z
-    finish = lad_polish if problem.objective.delta == 0 else polish
-    z = np.stack([finish(problem, row) for row in z])
-    best = z[np.argmin(problem.value(z))]
-    gradient = relative_gradient(problem, best)
-    for _ in range(3):  # a long flat valley takes more steps than the search gives
-        if gradient <= GRADIENT_TOLERANCE:
-            break
-        longer = descend(problem, best, max_steps=2000 if sample is problem else 200, tolerance=1e-16, widen=0.02)
-        best = finish(problem, longer.z[0] if longer.value[0] <= problem.value(best[None])[0] else best)
-        gradient = relative_gradient(problem, best)
-    if gradient > GRADIENT_TOLERANCE:  # or a curved one, straight around other centres
-        other, z = problem.recentred(best)
-        longer = descend(other, z, max_steps=2000 if sample is problem else 200, tolerance=1e-16, widen=0.02)
-        there = finish(other, longer.z[0])
-        found = problem.internal(_floats(other.natural(there)))
-        error = relative_gradient(problem, found)
-        if error < gradient and problem.value(found[None])[0] <= problem.value(best[None])[0] * (1 + 1e-9):
-            best, gradient = found, error
-    return best, gradient
-
-
-def relative_gradient(problem, z):
-    """Largest relative component of the projected gradient (see `Certificate.gradient`)."""
-    if problem.objective.delta == 0:
-        return lad_gradient(problem, z)
-    gradient, _, size = derivatives(problem, z, hessian=False)
-    return relative(problem, z, gradient, size)
+    z = np.stack([polished(problem, row) for row in z])
+    return finish(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
 
 
 def _agree(problem, values):
@@ -250,7 +223,10 @@ def warnings(fit):
     """What the search itself found doubtful about a `Fit`, in sentences."""
     c, found = fit.certificate, []
     if _rare(c.agree, c.starts):
-        found.append(f"only {c.agree} of {c.starts} starts reached this optimum: there may be a better one (starts=)")
+        how = f"only {c.agree} of {c.starts} starts reached this optimum"
+        if c.agree == 0 and c.moved_agree:
+            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
+        found.append(f"{how}: there may be a better one (starts=)")
     runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
     if runaways:
         ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
