@@ -146,6 +146,31 @@ def test_residuals_that_bend_are_named_with_their_direction():
     assert not any("bend" in w for w in right.warnings)
 
 
+@pytest.mark.parametrize("objective", [fitting.Huber(), fitting.LAD(), fitting.LeastSquares(log=True)])
+def test_a_misfit_that_no_parabola_shows_comes_in_runs(objective):
+    x, steps = np.geomspace(1e2, 1e9, 71), np.linspace(0, 2 * np.pi, 71)
+    rng = np.random.default_rng(0)
+    y = 400 * x**-0.3 * np.exp(0.04 * np.sin(steps))
+    said = fitting.fit("power", {"x": x}, y * np.exp(rng.normal(0, 3e-3, 71)), objective).warnings
+    assert [w.partition(":")[0] for w in said] == ["residuals come in runs along x"]
+    # Independent noise of any kind has none of it, nor has rounding, nor do rows given twice.
+    for noise in (rng.normal(0, 0.01, 71), 0.01 * rng.standard_t(2, 71), 0.01 * rng.exponential(size=71), 0.0):
+        for times in (1, 2):
+            fit = fitting.fit("power", {"x": np.repeat(x, times)}, np.repeat(400 * x**-0.3 * np.exp(noise), times))
+            assert not any("runs along" in w for w in fit.warnings)
+
+
+def test_exchanged_tokens_and_unique_tokens_are_suspected():
+    inputs, y = noisy("data_constrained", 0.01)
+    inputs["U"] = np.minimum(inputs["U"], inputs["D"])
+    assert not any("exchanged" in w for w in fitting.fit("data_constrained", inputs, y, starts=2).warnings)
+    repeated = inputs["U"] < inputs["D"]
+    kept = {k: v[repeated] for k, v in inputs.items()}
+    swapped = {"N": kept["N"], "D": kept["U"], "U": kept["D"]}
+    (said,) = [w for w in fitting.fit("data_constrained", swapped, y[repeated], starts=2).warnings if "exchanged" in w]
+    assert said.startswith(f"U exceeds D in {repeated.sum()} of {repeated.sum()} rows")
+
+
 def test_duplicates_and_thin_data_are_counted():
     data, loss = runs(n=30)
     twice = {k: np.r_[v, v[:4]] for k, v in data.items()}
