@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+from fitting_truth import TRUTH as TRUE
 from fitting_truth import noisy
 from scipy.optimize import minimize
 
@@ -126,6 +127,27 @@ def test_an_unidentified_parameter_is_named():
     assert fitting.fit("power_offset", {"x": wide}, y).warnings == []
 
 
+def test_a_law_that_became_its_limit_names_it():
+    x, noise = np.geomspace(1, 1e4, 40), np.random.default_rng(0).normal(0, 3e-3, 40)
+    loss = np.linspace(2.2, 3.6, 40)
+
+    def limits(law, inputs, y, start):
+        fit = fitting.fit(law, inputs, y, fitting.LeastSquares(), starts=[start])
+        said = [w for w in fit.warnings if "become its limit" in w]
+        return [w.partition("'")[2].partition("'")[0] for w in said]
+
+    tail = {"floor": -50.0, "gain": 50.9, "k": -0.9, "L0": -3.6}
+    whole = {"floor": 0.25, "gain": 0.6, "k": 6.0, "L0": 2.8}
+    for start, expected in ((tail, ["exponential"]), (whole, [])):
+        y = fitting.laws["sigmoid"](start, {"loss": loss}) + noise
+        assert limits("sigmoid", loss, y, start) == expected
+    start = {"E": 1.0, "E0": 4.0, "A": 2.0, "c": 0.3, "alpha": 1e-3}
+    assert limits("m4", x, (1 + 2 * x**-0.3) * np.exp(noise), start) == ["power_offset"]
+    assert limits("m4", x, (3 - 2 * x**-0.3) * np.exp(noise), {**start, "E": 3.0, "E0": -1e6}) == ["saturating"]
+    corner = np.minimum(2.0, 1 + 3 * x**-0.3) * np.exp(noise)
+    assert limits("m4", x, corner, {**start, "E0": 2.0}) == []  # which a power law lacks
+
+
 def test_the_free_data_constrained_refit_is_reported_as_not_identified():
     path = FITDATA / "datablations.csv"
     if not path.exists():
@@ -163,12 +185,17 @@ def test_a_misfit_that_no_parabola_shows_comes_in_runs(objective):
 def test_exchanged_tokens_and_unique_tokens_are_suspected():
     inputs, y = noisy("data_constrained", 0.01)
     inputs["U"] = np.minimum(inputs["U"], inputs["D"])
-    assert not any("exchanged" in w for w in fitting.fit("data_constrained", inputs, y, starts=2).warnings)
+
+    def said(inputs, y):
+        fit = fitting.fit("data_constrained", inputs, y, starts=[TRUE["data_constrained"]])
+        return [w for w in fit.warnings if "exchanged" in w]
+
+    assert said(inputs, y) == []
     repeated = inputs["U"] < inputs["D"]
     kept = {k: v[repeated] for k, v in inputs.items()}
     swapped = {"N": kept["N"], "D": kept["U"], "U": kept["D"]}
-    (said,) = [w for w in fitting.fit("data_constrained", swapped, y[repeated], starts=2).warnings if "exchanged" in w]
-    assert said.startswith(f"U exceeds D in {repeated.sum()} of {repeated.sum()} rows")
+    (sentence,) = said(swapped, y[repeated])
+    assert sentence.startswith(f"U exceeds D in {repeated.sum()} of {repeated.sum()} rows")
 
 
 def test_duplicates_and_thin_data_are_counted():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .catalogue import find_law
 from .influence import influence
 from .linearised import Linearised, linearise
 
@@ -24,6 +25,8 @@ BEND_T, BEND_SIZE = 4.0, 1e-3
 ALIKE = 3.0
 # Share of rows with more unique than all tokens from which the two columns look exchanged.
 EXCHANGED = 0.5
+# What varies by this share of what it is beside is constant to the data.
+CONSTANT = 0.05
 
 
 def warnings(fit) -> list[str]:
@@ -39,6 +42,7 @@ def warnings(fit) -> list[str]:
         *_about_bounds(fit),
         *_about_inputs(fit),
         *_about_flatness(fit, linear),
+        *_about_limits(fit),
         *_about_counts(fit, linear),
         *_about_residuals(fit, linear),
         *_about_influence(fit),
@@ -129,6 +133,39 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
             f"not identified by these data: {worst}; condition number {linear.condition:.2g}{correlated}. "
             "Fix one of them (fixed=), use a law with fewer parameters, or add runs; see fit.profile(name)"
         )
+
+
+def _about_limits(fit) -> Iterator[str]:
+    """Laws whose optimum lies where they become a law of fewer parameters."""
+    limit = _LIMITS.get(fit.law.name)
+    if limit is None or fit.law.custom or fit.fixed:
+        return
+    simpler = limit(fit)
+    if simpler:
+        fewer = len(find_law(simpler).params)
+        yield (
+            f"{fit.law.name} has become its limit here: {simpler!r} says the same with {fewer} parameters instead of "
+            f"{len(fit.params)}"
+        )
+
+
+def _limit_of_sigmoid(fit) -> str:
+    p, counts = fit.params, fit.weights > 0
+    tail = p["gain"] > np.ptp(fit.y[counts]) / CONSTANT and p["L0"] < fit.data["loss"][counts].mean()
+    return "exponential" if tail else ""
+
+
+def _limit_of_m4(fit) -> str:
+    """|E0 - y|^alpha is as good as constant beside |y - E|."""
+    p, y = fit.params, fit.predict(fit.data)[fit.weights > 0]
+    with np.errstate(all="ignore"):  # y may reach E0 or E
+        of_e0, of_e = (np.ptp(np.log(np.abs(y - p[k]))) for k in ("E0", "E"))
+    if not p["alpha"] * of_e0 < CONSTANT * of_e:
+        return ""
+    return "power_offset" if p["E0"] > p["E"] else "saturating"
+
+
+_LIMITS = {"sigmoid": _limit_of_sigmoid, "m4": _limit_of_m4}
 
 
 def _strongest_correlation(linear: Linearised) -> str:
