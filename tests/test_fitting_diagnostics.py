@@ -10,6 +10,7 @@ from fitting_truth import noisy
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
+from scaling_jax.fitting.text import short
 
 FITDATA = pathlib.Path(__file__).parents[2] / "shared" / "fitdata"
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -79,6 +80,9 @@ def test_leave_one_out_moves_equal_scipy_refits():
         assert fit.params["alpha"] + found.moves["alpha"][i] == pytest.approx(by_scipy["alpha"], abs=2e-5)
         assert fit.params["beta"] + found.moves["beta"][i] == pytest.approx(by_scipy["beta"], abs=2e-5)
     assert found.flagged.tolist() == [7]
+    header, row, _ = str(found).splitlines()
+    assert header.split()[:3] == ["point", "N", "D"]
+    assert row.split()[:3] == ["7", short(data["N"][7]), short(data["D"][7])]
 
 
 def test_leverage_is_the_diagonal_of_the_hat_matrix():

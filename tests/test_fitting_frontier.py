@@ -138,6 +138,7 @@ def test_other_laws():
     y = FORMULA["chinchilla_tied"](TRUTH["chinchilla_tied"], N, D)
     over = fitting.fit("overtraining", {"N": N, "D": D}, y)  # M follows
     np.testing.assert_array_equal(over.data["M"], D / N)
+    assert "  a* = 0.5000\n" in str(over)  # by the law: not +- 0
     assert over.predict({"N": 1e9, "D": 2e10}) == over.predict({"N": 1e9, "M": 20.0})
     assert fitting.holdout("overtraining", {"N": N, "D": D}, y, cut=np.median(6 * N * D)).rmsle < 1e-7
     # Counting N otherwise leaves the tokens as they are, not M.
