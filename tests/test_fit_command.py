@@ -269,6 +269,7 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
     assert (tmp_path / "fit_law.png").exists()
     text = fit_table(sweeps(), law="overtraining", target_flops=1e22, out=tmp_path / "over.json", resamples=20)
     assert "M = tokens / params_matmul" in text and (tmp_path / "over_loss.png").exists()
+    assert re.search(r"a\* +0\.5 +\(fixed\)", text)
     assert re.search(r"3 parametric law +0\.5000 +\[0\.500, 0\.500\]", text)
     N = float(fitting.load(tmp_path / "over.json").frontier(1e22).N)
     assert re.search(rf"N\* +{short(N)} ", text)

@@ -37,6 +37,13 @@ CASES = {
     "misnamed columns of a table": (
         lambda: fitting.fit("chinchilla", pd.DataFrame({"n": N, "t": D}), Y), r"columns 'N', 'D'.*'n', 't'.*Rename"
     ),
+    "no column to rename": (
+        lambda: fitting.fit("data_constrained", INPUTS, Y), r"needs the column 'U'; there are 'N', 'D'\.$"
+    ),
+    "neither M nor D": (
+        lambda: fitting.fit("overtraining", {"N": N, "tokens": D}, Y), r"column 'M' \(or 'N' and 'D'\).*'tokens'\.$"
+    ),
+    "negative D behind M": (lambda: fitting.fit("overtraining", {"N": N, "D": -D}, Y), r"D = -.* at row 0.*positive"),
     "y no column": (lambda: fitting.fit("chinchilla", INPUTS, "loss"), r"'loss' is no column.*'N', 'D'"),
     "an array for a law of two": (lambda: fitting.fit("chinchilla", N, Y), r"reads N, D.*dict"),
     "fewer points than parameters": (

@@ -58,6 +58,16 @@ def test_the_first_of_one_run_is_the_best_of_all_candidates():
     assert (plan.runs.N[0], plan.runs.D[0]) == pytest.approx(best)
 
 
+def test_a_law_of_tokens_per_parameter_plans_like_the_same_law_of_tokens():
+    data, loss = fitted().data, fitted().y
+    plans = [
+        fitting.next_runs(fitting.fit(law, data, loss, fitting.LeastSquares(log=True)), 1e19, target=1e22, runs=2)
+        for law in ("overtraining", "chinchilla_tied")
+    ]
+    for name in ("N", "D", "stderr"):
+        np.testing.assert_allclose(plans[0].runs[name], plans[1].runs[name], rtol=1e-3)
+
+
 def test_the_plan_keeps_to_the_budget_and_helps():
     fit = fitted()
     for criterion in ("frontier", "parameters"):

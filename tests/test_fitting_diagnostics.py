@@ -5,10 +5,12 @@ import pathlib
 import numpy as np
 import pandas as pd
 import pytest
+from fitting_truth import TRUTH as TRUE
 from fitting_truth import noisy
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
+from scaling_jax.fitting.text import short
 
 FITDATA = pathlib.Path(__file__).parents[2] / "shared" / "fitdata"
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -78,6 +80,9 @@ def test_leave_one_out_moves_equal_scipy_refits():
         assert fit.params["alpha"] + found.moves["alpha"][i] == pytest.approx(by_scipy["alpha"], abs=2e-5)
         assert fit.params["beta"] + found.moves["beta"][i] == pytest.approx(by_scipy["beta"], abs=2e-5)
     assert found.flagged.tolist() == [7]
+    header, row, _ = str(found).splitlines()
+    assert header.split()[:3] == ["point", "N", "D"]
+    assert row.split()[:3] == ["7", short(data["N"][7]), short(data["D"][7])]
 
 
 def test_leverage_is_the_diagonal_of_the_hat_matrix():
@@ -126,6 +131,27 @@ def test_an_unidentified_parameter_is_named():
     assert fitting.fit("power_offset", {"x": wide}, y).warnings == []
 
 
+def test_a_law_that_became_its_limit_names_it():
+    x, noise = np.geomspace(1, 1e4, 40), np.random.default_rng(0).normal(0, 3e-3, 40)
+    loss = np.linspace(2.2, 3.6, 40)
+
+    def limits(law, inputs, y, start):
+        fit = fitting.fit(law, inputs, y, fitting.LeastSquares(), starts=[start])
+        said = [w for w in fit.warnings if "become its limit" in w]
+        return [w.partition("'")[2].partition("'")[0] for w in said]
+
+    tail = {"floor": -50.0, "gain": 50.9, "k": -0.9, "L0": -3.6}
+    whole = {"floor": 0.25, "gain": 0.6, "k": 6.0, "L0": 2.8}
+    for start, expected in ((tail, ["exponential"]), (whole, [])):
+        y = fitting.laws["sigmoid"](start, {"loss": loss}) + noise
+        assert limits("sigmoid", loss, y, start) == expected
+    start = {"E": 1.0, "E0": 4.0, "A": 2.0, "c": 0.3, "alpha": 1e-3}
+    assert limits("m4", x, (1 + 2 * x**-0.3) * np.exp(noise), start) == ["power_offset"]
+    assert limits("m4", x, (3 - 2 * x**-0.3) * np.exp(noise), {**start, "E": 3.0, "E0": -1e6}) == ["saturating"]
+    corner = np.minimum(2.0, 1 + 3 * x**-0.3) * np.exp(noise)
+    assert limits("m4", x, corner, {**start, "E0": 2.0}) == []  # which a power law lacks
+
+
 def test_the_free_data_constrained_refit_is_reported_as_not_identified():
     path = FITDATA / "datablations.csv"
     if not path.exists():
@@ -144,6 +170,36 @@ def test_residuals_that_bend_are_named_with_their_direction():
     assert any("too low at both ends and high in the middle" in w for w in floor.warnings)
     right = fitting.fit("power_offset", {"x": x}, (1.7 + 400 * x**-0.34) * noise)
     assert not any("bend" in w for w in right.warnings)
+
+
+@pytest.mark.parametrize("objective", [fitting.Huber(), fitting.LAD(), fitting.LeastSquares(log=True)])
+def test_a_misfit_that_no_parabola_shows_comes_in_runs(objective):
+    x, steps = np.geomspace(1e2, 1e9, 71), np.linspace(0, 2 * np.pi, 71)
+    rng = np.random.default_rng(0)
+    y = 400 * x**-0.3 * np.exp(0.04 * np.sin(steps))
+    said = fitting.fit("power", {"x": x}, y * np.exp(rng.normal(0, 3e-3, 71)), objective).warnings
+    assert [w.partition(":")[0] for w in said] == ["residuals come in runs along x"]
+    # Independent noise of any kind has none of it, nor has rounding, nor do rows given twice.
+    for noise in (rng.normal(0, 0.01, 71), 0.01 * rng.standard_t(2, 71), 0.01 * rng.exponential(size=71), 0.0):
+        for times in (1, 2):
+            fit = fitting.fit("power", {"x": np.repeat(x, times)}, np.repeat(400 * x**-0.3 * np.exp(noise), times))
+            assert not any("runs along" in w for w in fit.warnings)
+
+
+def test_exchanged_tokens_and_unique_tokens_are_suspected():
+    inputs, y = noisy("data_constrained", 0.01)
+    inputs["U"] = np.minimum(inputs["U"], inputs["D"])
+
+    def said(inputs, y):
+        fit = fitting.fit("data_constrained", inputs, y, starts=[TRUE["data_constrained"]])
+        return [w for w in fit.warnings if "exchanged" in w]
+
+    assert said(inputs, y) == []
+    repeated = inputs["U"] < inputs["D"]
+    kept = {k: v[repeated] for k, v in inputs.items()}
+    swapped = {"N": kept["N"], "D": kept["U"], "U": kept["D"]}
+    (sentence,) = said(swapped, y[repeated])
+    assert sentence.startswith(f"U exceeds D in {repeated.sum()} of {repeated.sum()} rows")
 
 
 def test_duplicates_and_thin_data_are_counted():

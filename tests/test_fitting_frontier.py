@@ -136,7 +136,15 @@ def test_other_laws():
     tied = fitting.fit("chinchilla_tied", *noisy("chinchilla_tied", 0.0))
     N, D = noisy("chinchilla_tied", 0.0)[0].values()
     y = FORMULA["chinchilla_tied"](TRUTH["chinchilla_tied"], N, D)
-    over = fitting.fit("overtraining", {"N": N, "M": D / N}, y)
+    over = fitting.fit("overtraining", {"N": N, "D": D}, y)  # M follows
+    np.testing.assert_array_equal(over.data["M"], D / N)
+    assert "  a* = 0.5000\n" in str(over)  # by the law: not +- 0
+    assert over.predict({"N": 1e9, "D": 2e10}) == over.predict({"N": 1e9, "M": 20.0})
+    assert fitting.holdout("overtraining", {"N": N, "D": D}, y, cut=np.median(6 * N * D)).rmsle < 1e-7
+    # Counting N otherwise leaves the tokens as they are, not M.
+    counted = fitting.sensitivity(over, objectives=[over.objective], conventions={"twice": 2 * N}).rows[1]["params"]
+    assert counted["eta"] == pytest.approx(over.params["eta"], rel=1e-6)
+    assert counted["b"] == pytest.approx(over.params["b"], rel=1e-6)  # b / D^(2 eta)
     np.testing.assert_allclose(over.frontier(C).N, tied.frontier(C).N, rtol=1e-6)
     np.testing.assert_allclose(over.frontier(C, cost=lambda N, D: 6 * N * D).D, tied.frontier(C).D, rtol=1e-6)
     farseer = fitting.fit("farseer", *noisy("farseer", 0.0))

@@ -174,6 +174,21 @@ def test_no_budgets_is_an_error_that_says_so():
         fitting.isoflop([1e6, 2e6, 3e6], [3e6, 2e6, 1e6], [1e13] * 3, [3, 2, 3])
 
 
+def test_single_runs_are_no_sweeps_and_beside_sweeps_are_dropped_in_one_sentence():
+    N, D, C, loss, _ = surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20])
+    single = 10.0 ** np.arange(21, 28)
+    beside = [
+        np.r_[one, more] for one, more in ((N, single**0.5), (D, single**0.5 / 6), (C, single), (loss, single**0))
+    ]
+    found = fitting.isoflop(*beside)
+    assert found.optima.C.tolist() == [1e18, 1e19, 1e20]
+    (said,) = [w for w in found.warnings if "dropped" in w]
+    assert said == "7 of 10 budgets dropped (1e+21, 1e+22, 1e+23, 1e+24, ...): too few sizes, akima needs 3"
+    few = np.isin(beside[0], np.r_[N[C == 1e18][4:7], N[C == 1e19][4:7], single**0.5])
+    with pytest.raises(ValueError, match="13 points have 9 different C, only 2 of them.*not IsoFLOP sweeps"):
+        fitting.isoflop(*(column[few] for column in beside))
+
+
 @pytest.mark.parametrize("scale, word", [(0.1, "smaller"), (10.0, "larger")])
 def test_a_minimum_at_the_edge_is_dropped_with_advice(scale, word):
     N, D, C, loss, _ = surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20, 1e21])

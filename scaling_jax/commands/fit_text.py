@@ -149,7 +149,8 @@ class Report:
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))
-            rows.append((name, f"{value:.6g}", "(fixed)" if name in fit.fixed else f"[{low:.5g}, {high:.5g}]"))
+            held = name in fit.fixed or (name in fit.exponents and low == high)
+            rows.append((name, f"{value:.6g}", "(fixed)" if held else f"[{low:.5g}, {high:.5g}]"))
         return "\n".join(
             [
                 table(("parameter", "value", f"{self.level:.0%} interval"), rows),

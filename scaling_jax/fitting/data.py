@@ -78,13 +78,16 @@ def inputs_of(law, data, fitting=True):
                 f"{law.name!r} reads {', '.join(law.inputs)}: give a dict {{{example}}} or a DataFrame with these "
                 f"columns, not {type(data).__name__}."
             )
+    data = _with_derived(law, data)
     columns = names_of(data)
     missing = [k for k in law.inputs if k not in columns]
     if missing:
+        either = " (or 'N' and 'D')" if law.from_nd is not None else ""
+        unused = [k for k in columns if k not in law.inputs]
+        example = f' Rename, e.g. {{"{missing[0]}": data[{unused[0]!r}]}}.' if unused and not either else ""
         raise DataError(
-            f"{law.name!r} needs the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}; "
-            f"there {'are' if len(columns) != 1 else 'is'} {', '.join(map(repr, columns)) or 'none'}. Rename, e.g. "
-            f'{{"{missing[0]}": data[{columns[0] if columns else "..."!r}]}}.'
+            f"{law.name!r} needs the column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}{either}; "
+            f"there {'are' if len(columns) != 1 else 'is'} {', '.join(map(repr, columns)) or 'none'}.{example}"
         )
     inputs, first = {}, law.inputs[0]
     for k in law.inputs:
@@ -98,6 +101,21 @@ def inputs_of(law, data, fitting=True):
             shapes = ", ".join(f"{k} {v.shape}" for k, v in inputs.items())
             raise DataError(f"inputs of different shapes that do not broadcast: {shapes}.") from None
     return inputs
+
+
+def _with_derived(law, data):
+    """The data with the inputs that follow from their N and D, e.g. M = D / N, where they lack them."""
+    columns = names_of(data)
+    if law.from_nd is None or not {"N", "D"} <= set(columns) or set(law.inputs) <= set(columns):
+        return data
+    nd = {k: _values(law, column_of(data, k), k) for k in ("N", "D")}
+    try:
+        derived = law.from_nd(nd)
+    except ValueError:
+        raise DataError(
+            f"inputs of different shapes that do not broadcast: N {nd['N'].shape}, D {nd['D'].shape}."
+        ) from None
+    return {k: column_of(data, k) if k in columns else derived[k] for k in law.inputs}
 
 
 def names_of(data):
@@ -164,7 +182,9 @@ def read(law, data, y, weights, clusters, objective, free):
     first = law.inputs[0]
     n = len(inputs[first])
     y, weights, clusters = (by_name(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters)))
-    named = {k: data[k] for k in law.inputs} if names_of(data) else {first: data}
+    columns = names_of(data)
+    sources = (*law.inputs, "N", "D") if law.from_nd is not None else law.inputs
+    named = {first: data} if columns is None else {k: data[k] for k in sources if k in columns}
     _refuse_other_order({**named, "y": y, "weights": weights, "clusters": clusters})
     y = column(y, "y", n, first)
     if n == 0:

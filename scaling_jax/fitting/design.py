@@ -63,16 +63,18 @@ def next_runs(
     """
     if criterion not in CRITERIA:
         raise FitError(f"criterion is {criterion!r}: choose one of {', '.join(CRITERIA)}")
-    if set(fit.law.inputs) != {"N", "D"}:
+    of_nd = fit.law.from_nd or dict  # the law's own inputs
+    if set(fit.law.inputs) != {"N", "D"} and fit.law.from_nd is None:
         raise FitError(f"{fit.law.name} takes {', '.join(fit.law.inputs)}: next runs are planned over N and D")
     fit._need_data("next_runs")
     number(budget, "budget", "1e20"), whole(runs, "runs", 1)
     target = 10 * fit.ranges["C"][1] if target is None else number(target, "target", "1e22")
-    grid_n, grid_d = (_choices(values, fit.data[k], k) for k, values in (("N", N), ("D", D)))
+    seen = fit.law.nd(fit.data)
+    grid_n, grid_d = (_choices(values, column, k) for values, column, k in zip((N, D), seen, "ND"))
     n, d = (x.ravel() for x in np.meshgrid(grid_n, grid_d, indexing="ij"))
     cost = 6 * n * d
     linear = linearise(fit)
-    candidates = linear.problem.with_data({"N": n, "D": d}, np.ones(n.size), np.ones(n.size))
+    candidates = linear.problem.with_data(of_nd({"N": n, "D": d}), np.ones(n.size), np.ones(n.size))
     slopes = candidates.residuals_and_slopes(linear.z[None])[1][0].T
     unit = np.maximum(np.linalg.norm(linear.slopes, axis=0), 1e-300)  # every parameter in units of its own information
     slopes, known = slopes / unit, linear.slopes / unit

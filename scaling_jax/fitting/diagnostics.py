@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .catalogue import find_law
 from .influence import influence
 from .linearised import Linearised, linearise
 
@@ -19,6 +20,13 @@ UNEXPLAINED = 0.9
 FEW_CLUSTERS = 10
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
+# Neighbours along the scale err alike when the sum of products of adjacent residuals exceeds this many times what
+# independent signs would give: 1 in 4,000 fits of the right law, with noise of many kinds.
+ALIKE = 3.0
+# Share of rows with more unique than all tokens from which the two columns look exchanged.
+EXCHANGED = 0.5
+# What varies by this share of what it is beside is constant to the data.
+CONSTANT = 0.05
 
 
 def warnings(fit) -> list[str]:
@@ -34,6 +42,7 @@ def warnings(fit) -> list[str]:
         *_about_bounds(fit),
         *_about_inputs(fit),
         *_about_flatness(fit, linear),
+        *_about_limits(fit),
         *_about_counts(fit, linear),
         *_about_residuals(fit, linear),
         *_about_influence(fit),
@@ -82,6 +91,14 @@ def _about_inputs(fit) -> Iterator[str]:
                     f"add runs that vary {other} at fixed {one}"
                 )
 
+    if {"U", "D"} <= columns.keys():
+        more = columns["U"] > columns["D"] * (1 + 1e-6)
+        if more.mean() > EXCHANGED:
+            yield (
+                f"U exceeds D in {more.sum()} of {more.size} rows, where the law counts D alone: U is how many of the "
+                "D tokens are different; are the columns exchanged?"
+            )
+
 
 def _exponents_of(law, one: str, other: str) -> str:
     usual = {("N", "D"): ("alpha", "beta"), ("N", "E"): ("a", "b")}.get((one, other), ())
@@ -116,6 +133,39 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
             f"not identified by these data: {worst}; condition number {linear.condition:.2g}{correlated}. "
             "Fix one of them (fixed=), use a law with fewer parameters, or add runs; see fit.profile(name)"
         )
+
+
+def _about_limits(fit) -> Iterator[str]:
+    """Laws whose optimum lies where they become a law of fewer parameters."""
+    limit = _LIMITS.get(fit.law.name)
+    if limit is None or fit.law.custom or fit.fixed:
+        return
+    simpler = limit(fit)
+    if simpler:
+        fewer = len(find_law(simpler).params)
+        yield (
+            f"{fit.law.name} has become its limit here: {simpler!r} says the same with {fewer} parameters instead of "
+            f"{len(fit.params)}"
+        )
+
+
+def _limit_of_sigmoid(fit) -> str:
+    p, counts = fit.params, fit.weights > 0
+    tail = p["gain"] > np.ptp(fit.y[counts]) / CONSTANT and p["L0"] < fit.data["loss"][counts].mean()
+    return "exponential" if tail else ""
+
+
+def _limit_of_m4(fit) -> str:
+    """|E0 - y|^alpha is as good as constant beside |y - E|."""
+    p, y = fit.params, fit.predict(fit.data)[fit.weights > 0]
+    with np.errstate(all="ignore"):  # y may reach E0 or E
+        of_e0, of_e = (np.ptp(np.log(np.abs(y - p[k]))) for k in ("E0", "E"))
+    if not p["alpha"] * of_e0 < CONSTANT * of_e:
+        return ""
+    return "power_offset" if p["E0"] > p["E"] else "saturating"
+
+
+_LIMITS = {"sigmoid": _limit_of_sigmoid, "m4": _limit_of_m4}
 
 
 def _strongest_correlation(linear: Linearised) -> str:
@@ -173,6 +223,31 @@ def _about_residuals(fit, linear: Linearised) -> Iterator[str]:
         yield (
             f"residuals bend with {name}: the law is too {direction} (by {unit} over the range, "
             f"{abs(bend) / error:.1f} standard errors), so it will miss beyond the data; try fitting.select"
+        )
+    elif fit.clusters is None:  # whose points err alike anyway
+        yield from _about_neighbours(fit, linear, compute, name)
+
+
+def _about_neighbours(fit, linear: Linearised, scale: np.ndarray, name: str) -> Iterator[str]:
+    """Neighbours along the scale that err alike: a wrong shape of any kind, or noise that is not independent."""
+    columns = [scale, *(np.asarray(v) for v in fit.data.values()), fit.y, linear.residuals]
+    table = np.unique(np.stack(columns, axis=1)[fit.weights > 0], axis=0)  # in order of the scale, without repeats
+    r = np.clip(table[:, -1], -3 * linear.scale, 3 * linear.scale)
+    r = r - r.mean()
+    products = r[1:] * r[:-1]
+    # Sizes given, only the signs are random (as in the t statistic of Efron 1969): no kind of noise matters.
+    surprise = products.sum() / max(np.sqrt(np.sum(products**2)), 1e-300)
+    alike = products.sum() / max(np.sum(r**2), 1e-300)
+    size = np.sqrt(max(alike, 0.0)) * r.std()
+    smallest = BEND_SIZE if fit.objective.log else BEND_SIZE * np.abs(fit.y).mean()
+    if surprise > ALIKE and size > smallest:
+        above = np.sign(r[r != 0])
+        runs, few = 1 + np.count_nonzero(np.diff(above)), np.count_nonzero(above > 0)
+        expected = 1 + 2 * few * (above.size - few) / above.size
+        yield (
+            f"residuals come in runs along {name}: neighbours err alike (correlation {alike:.2f}; {runs} runs of one "
+            f"sign where independent noise has {expected:.0f}), so the law has the wrong shape, or the noise is "
+            "shared and intervals are too narrow; try fitting.select"
         )
 
 

@@ -227,7 +227,8 @@ class Fit:
         lines = [f"{self.law.name}: {self.law.equation}", *([f"  {self.law.reference}"] if self.law.reference else [])]
         for k, v in self.params.items():
             lines.append(f"  {k:<{width}} {v:<12.6g} " + ("(fixed)" if k in self.fixed else f"+- {errors[k]:.3g}"))
-        lines += [f"  {k} = {v:.4f} +- {errors.get(k, 0.0):.2g}" for k, v in self.exponents.items()]
+        for k, v in self.exponents.items():  # some are fixed by the law
+            lines.append(f"  {k} = {v:.4f}" + (f" +- {errors[k]:.2g}" if errors.get(k) else ""))
         repeats = f", {self.duplicates} of them repeats" if self.duplicates else ""
         lines.append(f"  {self.objective}: {self.objective_value:.10g} on {self.n} points{repeats}")
         lines.append(f"  {'converged' if self.converged else 'NOT CONVERGED'}: {self.certificate}")

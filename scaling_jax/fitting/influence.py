@@ -9,7 +9,7 @@ import numpy as np
 from .data import whole
 from .linearised import linearise
 from .solve import descend
-from .text import table
+from .text import short, table
 
 # Belsley, Kuh & Welsch 1980: a point that moves its own prediction by more than one standard error (|DFFITS| > 1) is
 # influential. Leverage alone is no fault, so it must also be an outlier in robust standard deviations.
@@ -30,7 +30,7 @@ class Influence:
       without: parameters of the fit without all flagged points at once (those of the fit when there are none).
         Points that err together hide each other from leave-one-out; this shows them.
       shift: (p,) by how many standard errors each free parameter differs in `without`.
-      params: those of the fit.
+      params: those of the fit. inputs: name -> (n,) of the points.
     """
 
     flagged: np.ndarray
@@ -42,14 +42,28 @@ class Influence:
     without: dict[str, float]
     shift: np.ndarray
     params: dict[str, float]
+    inputs: dict[str, np.ndarray]
 
     def __repr__(self) -> str:
         rows = [
-            (i, f"{self.residuals[i] / self.scale:.1f}", f"{self.leverage[i]:.3f}", f"{self.dffits[i]:.2f}")
+            (
+                i,
+                *(short(v[i]) for v in self.inputs.values()),
+                f"{self.residuals[i] / self.scale:.1f}",
+                f"{self.leverage[i]:.3f}",
+                f"{self.dffits[i]:.2f}",
+            )
             + tuple(f"{100 * self.moves[k][i] / self.params[k]:+.2f}%" for k in self.moves)
             for i in self.flagged
         ]
-        header = ("point", "residual/scale", "leverage", "dffits", *(f"{k} without it" for k in self.moves))
+        header = (
+            "point",
+            *self.inputs,
+            "residual/scale",
+            "leverage",
+            "dffits",
+            *(f"{k} without it" for k in self.moves),
+        )
         changes = ", ".join(f"{k} {self.params[k]:.4g} -> {self.without[k]:.4g}" for k in self.moves)
         return "\n".join([table(header, rows), f"  without all {len(rows)} of them: {changes}"] if rows else ["none"])
 
@@ -96,4 +110,5 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
         shift=np.divide(z[-1] - linear.z, deviation, out=np.zeros(deviation.size), where=deviation > 0),
         without={k: float(v[-1]) for k, v in params.items()} if flagged.size else dict(fit.params),
         params=dict(fit.params),
+        inputs=dict(fit.data),
     )

@@ -283,7 +283,7 @@ def _exponents(C: np.ndarray, draws: np.ndarray) -> np.ndarray:
 def _why_dropped(method: str, sweep: Sweep) -> str:
     sizes = np.unique(sweep.N).size
     if sizes < MIN_POINTS[method]:
-        return f"{sizes} sizes, {method} needs {MIN_POINTS[method]}"
+        return f"too few sizes ({sizes}), {method} needs {MIN_POINTS[method]}"
     lowest = int(np.argmin(sweep.loss))
     if lowest in (0, sweep.N.size - 1):
         side, more = ("smallest", "smaller") if lowest == 0 else ("largest", "larger")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from .errors import FitError
@@ -46,8 +48,14 @@ def _about_points(result):
 
 
 def _about_edges(result):
-    for budget, why in result.dropped:
-        yield f"budget {budget:.3g} dropped: {why}"
+    alike = {}
+    for budget, why in result.dropped:  # the number of each is in parentheses
+        alike.setdefault(re.sub(r" \([^)]*\)", "", why), []).append((budget, why))
+    for why, dropped in alike.items():
+        if len(dropped) == 1:
+            yield "budget {:.3g} dropped: {}".format(*dropped[0])
+        else:
+            yield f"{_of(dropped, result)} dropped ({_listed([budget for budget, _ in dropped])}): {why}"
     outside = [s for s, u in _positions(result) if abs(u) > 1]
     if outside:
         yield (
@@ -175,6 +183,10 @@ def _s(some) -> str:
     return "s" if len(some) == 1 else ""
 
 
-def _budgets(some, limit: int = 4) -> str:
-    shown = ", ".join(f"{s.C:.3g}" for s in some[:limit])
-    return shown + (", ..." if len(some) > limit else "")
+def _budgets(some) -> str:
+    return _listed([s.C for s in some])
+
+
+def _listed(budgets, limit: int = 4) -> str:
+    shown = ", ".join(f"{C:.3g}" for C in budgets[:limit])
+    return shown + (", ..." if len(budgets) > limit else "")

@@ -104,7 +104,7 @@ def sensitivity(
     starts = [fit.params] if follow else None
     rows = []
     for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else {**fit.data, "N": sizes}
+        data = dict(fit.data) if sizes is None else _counted(fit.law, fit.data, sizes)
         for chosen_name, chosen in points.items():
             for name, objective in unique.items():
                 one = fit
@@ -127,6 +127,13 @@ def sensitivity(
                     }
                 )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def _counted(law, data, sizes) -> dict:
+    """The data with N counted otherwise and the tokens as they are, also where the law takes M = D / N."""
+    if law.from_nd is None:
+        return {**data, "N": sizes}
+    return law.from_nd({"N": sizes, "D": law.to_nd(data)[1]})
 
 
 def _frontier_at(fit, target, inputs) -> dict | None:

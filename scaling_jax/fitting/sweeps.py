@@ -97,9 +97,11 @@ def find_sweeps(N, D, C, loss, budgets=None, tolerance: float | None = None) -> 
                     f"({group.size} points): these are not IsoFLOP sweeps; pass budgets=[...] with the nominal "
                     "budgets, a smaller tolerance=, or fit the parametric law, which needs no budgets"
                 )
-        if len(groups) > 1 and sum(np.unique(columns["N"][group]).size >= 3 for group in groups) < 2:
+        swept = [group.size for group in groups if np.unique(columns["N"][group]).size >= 3]
+        # Single runs beside sweeps do no harm; a grid of N and D is mostly such runs.
+        if len(groups) > 1 and (len(swept) < 2 or (len(swept) < len(groups) / 2 and sum(swept) < log_c.size / 2)):
             raise FitError(
-                f"{log_c.size} points have {len(groups)} different C, fewer than two of them with 3 sizes or more: "
+                f"{log_c.size} points have {len(groups)} different C, only {len(swept)} of them with 3 sizes or more: "
                 "these are not IsoFLOP sweeps; fit the parametric law, which needs no budgets, or pass budgets=[...]"
             )
         nominal = [float(np.exp(log_c[group].mean())) for group in groups]
