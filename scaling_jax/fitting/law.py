@@ -151,7 +151,7 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
       LawError: bounds that are not pairs lo < hi, a name used twice, or a function that cannot be called with
         these names or does not return one number per point.
     """
-    name = name or getattr(fn, "__name__", "law").strip("<>")
+    name = name or getattr(fn, "__name__", "law").replace("<lambda>", "law")
     if not callable(fn):
         raise LawError(f"law(fn={fn!r}): fn must be a function f(params, inputs).")
     if isinstance(inputs, str):
