@@ -226,7 +226,7 @@ def warnings(fit):
         how = f"only {c.agree} of {c.starts} starts reached this optimum"
         if c.agree == 0 and c.moved_agree:
             how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
-        found.append(f"{how}: there may be a better one (starts=)")
+        found.append(f"{how}: there may be a better one (try seed=1, or starts=5000)")
     runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
     if runaways:
         ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
