@@ -21,14 +21,18 @@ LONG = (
 PATIENCE = 900  # seconds; only against a test that would hang for ever
 SLOW = """
 
-import pathlib, time
+import pathlib, signal, time
 from scaling_jax.training.checkpoint import PackCheckpoints
 save = PackCheckpoints.save
 
+def told():
+    return signal.getsignal(signal.SIGTERM).__self__._told
+
 def save_and_wait(self, *args):
     save(self, *args)
-    if pathlib.Path(__file__).with_name("slow").exists():
-        time.sleep(1)
+    end, slow = time.monotonic() + 60, pathlib.Path(__file__).with_name("slow")
+    while slow.exists() and not told() and time.monotonic() < end:
+        time.sleep(0.05)
 
 PackCheckpoints.save = save_and_wait
 """
@@ -36,7 +40,7 @@ SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path, settings: tuple[str, ...], *flags: str) -> list[str]:
-    """`scaling-jax run` of a tiny study in `folder`; it waits at every checkpoint while `slow(folder)` is there."""
+    """`scaling-jax run` of a tiny study in `folder`; while `slow(folder)` is there, checkpoints wait for a signal."""
     study = folder / "tiny.py"
     if not study.exists():
         study.write_text(ladder.write_study(folder).read_text() + SLOW)
