@@ -22,8 +22,7 @@ from absl import app, flags
 from scaling_jax import fitting
 from scaling_jax.fitting import search, solve
 from scaling_jax.fitting.catalogue import find_law
-from scaling_jax.fitting.lad import lad_polish
-from scaling_jax.fitting.polish import polish
+from scaling_jax.fitting.finish import polished
 from scaling_jax.fitting.problem import Problem
 
 LAWS = flags.DEFINE_list("laws", None, "Laws to try; all by default.")
@@ -94,7 +93,7 @@ def points(law, rng):
             break
     else:
         raise RuntimeError(f"no usable case of {law.name} found")
-    truth = {k: float(v) for k, v in problem.natural(z).items()}
+    truth = problem.params(z)
     y = y * np.exp(rng.choice([0, 1e-3, 1e-2, 3e-2]) * rng.standard_normal(n))
     if rng.random() < 0.2:
         y[rng.integers(n)] *= 1.3
@@ -120,9 +119,7 @@ def reference(problem, truth, seed):
         stale = 0 if search._better(problem, ends, best) else stale + 1
         if stale == 4:
             break
-    z = ends.z[np.argmin(ends.value)]
-    z = solve.descend(problem, z, max_steps=1000, tolerance=1e-16, widen=0.02).z[0]
-    finished = (lad_polish if problem.objective.delta == 0 else polish)(problem, z)
+    finished = polished(problem, search._carried_on(problem, ends).z[0])
     return min(ends.value.min(), problem.value(finished[None])[0])
 
 

@@ -15,9 +15,10 @@ def finish(problem, z, steps=2000):
     """(z (p,), its relative gradient): the stationary point next to z, never higher than z but for rounding.
 
     Args:
+      z: (p,), polished.
       steps: of each further descent where polish does not converge.
     """
-    best = _polished(problem, z)
+    best = _judged(problem, z)
     ways = (*3 * (_longer,), _around_other_centres, _at_ends)
     for way in ways:
         for candidate in () if best[2] <= GRADIENT_TOLERANCE else way(problem, best[1], steps):
@@ -42,10 +43,14 @@ def polished(problem, z):
     return lad_polish(problem, z) if problem.objective.delta == 0 else polish(problem, z)
 
 
-def _polished(problem, z):
-    """(value, z, relative gradient) after Newton's method."""
-    z = polished(problem, z)
+def _judged(problem, z):
+    """(value, z, relative gradient)."""
     return float(problem.value(z[None])[0]), z, relative_gradient(problem, z)
+
+
+def _polished(problem, z):
+    """`_judged` after Newton's method."""
+    return _judged(problem, polished(problem, z))
 
 
 def _descended(problem, z, steps):
@@ -61,7 +66,7 @@ def _around_other_centres(problem, z, steps):
     """A curved valley is straight around other centres of the inputs."""
     other, there = problem.recentred(z)
     there = polished(other, _descended(other, there, steps))
-    yield _polished(problem, problem.internal({k: float(v) for k, v in other.natural(there).items()}))
+    yield _polished(problem, problem.internal(other.params(there)))
 
 
 def _at_ends(problem, z, steps):

@@ -49,8 +49,8 @@ def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None
     problem = Problem(law, rows.inputs, rows.y, rows.weights, objective, fixed)
     z, certificate = search.minimise(problem, seed, _own_starts(problem, starts))
     if law.canonical is not None:
-        z = problem.internal(law.canonical({k: float(v) for k, v in problem.natural(z).items()}))
-    params = {k: float(v) for k, v in problem.natural(z).items()}
+        z = problem.internal(law.canonical(problem.params(z)))
+    params = problem.params(z)
     converged = certificate.gradient <= GRADIENT_TOLERANCE
     result = Fit(
         law=law,

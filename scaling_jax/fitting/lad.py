@@ -7,7 +7,7 @@ sum_{i not in A} w_i sign(r_i) dr_i + sum_{i in A} m_i dr_i = 0. A Huber cost wi
 
 import numpy as np
 
-from .polish import UNSEEN
+from .polish import unseen
 from .solve import descend
 
 MANY = 20_000  # rows from which only linear programs are worth their time
@@ -137,8 +137,7 @@ def lad_gradient(problem, z):
     active = np.flatnonzero((np.abs(r) <= ON * _mean_size(problem, r) + 1e-13 * unit) & (problem.weights > 0))
     pull = rows @ _pulls(problem, r, active)
     size = np.abs(rows) @ (problem.weights * problem.objective.sides(r))
-    unseen = UNSEEN * problem.objective.value(r, problem.weights) / np.maximum(np.abs(z), 1.0)
-    size = np.maximum(size, unseen) + 1e-300
+    size = np.maximum(size, unseen(problem, z, r)) + 1e-300
     low, high = z <= problem.lower, z >= problem.upper
     free = ~(low | high)
     if len(active) and free.any():

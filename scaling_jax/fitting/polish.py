@@ -58,6 +58,11 @@ def projected(problem, z, gradient):
     return np.where(held, 0.0, gradient)
 
 
+def unseen(problem, z, r):
+    """(p,) gradients too small to count: z moved by its unit, or its own size if larger, hardly changes the cost."""
+    return UNSEEN * problem.objective.value(r, problem.weights) / np.maximum(np.abs(z), 1.0)
+
+
 def derivatives(problem, z, hessian=True):
     """Exact gradient (p,), Hessian (p, p) of the objective at z (p,), and the size (p,) gradients are compared to.
 
@@ -76,8 +81,7 @@ def derivatives(problem, z, hessian=True):
     rows = jacobian * slope
     gradient = -rows @ psi
     floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))
-    unseen = UNSEEN * objective.value(r, w) / np.maximum(np.abs(z), 1.0)  # by its unit, or by its own size if larger
-    size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), unseen) + 1e-300
+    size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), unseen(problem, z, r)) + 1e-300
     if not hessian:
         return gradient, None, size
     matrix = (rows * (w * sides * inside)) @ rows.T

@@ -115,7 +115,7 @@ class Problem:
                     continue
                 centre = {**problem.centre, k: float(np.log(value))}
                 other = Problem(self.law, self.inputs, self.y, self.weights, self.objective, self.fixed, centre)
-                there = other.internal({name: float(v) for name, v in self.natural(z).items()})
+                there = other.internal(self.params(z))
                 collinearity = other._collinearity(there)
                 if collinearity < own:
                     best, own = (other, there), collinearity
@@ -139,6 +139,10 @@ class Problem:
                 self.law, {k: z[..., i] for i, k in enumerate(self.free)}, self.fixed, self.centre, np.exp
             )
         return {k: np.broadcast_to(np.asarray(params[k], np.float64), z.shape[:-1]) for k in self.law.params}
+
+    def params(self, z):
+        """Natural-unit parameters of one z (p,), a dict of floats."""
+        return {k: float(v) for k, v in self.natural(z).items()}
 
     def internal(self, params):
         """z (p,) of a dict of natural-unit parameters, clipped to the bounds."""

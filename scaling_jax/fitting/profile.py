@@ -57,7 +57,7 @@ def profile(problem, z, spread, name, level):
         if name in problem.law.exponents:
             known = f"it is derived from them; {known}; fit.interval(level) and the bootstrap give its interval"
         raise LawError(f"{problem.law.name!r} cannot profile {name!r}: {known}.")
-    params = {k: float(v) for k, v in problem.natural(z).items()}
+    params = problem.params(z)
     best = float(problem.value(z[None])[0])
     log = params[name] > 0 and problem.law.bounds[name][0] >= 0
     search = (_Alone if problem.p == 1 else _Refit)(problem, z, spread, params, name, log)

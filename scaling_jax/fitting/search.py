@@ -79,11 +79,7 @@ def minimise(problem, seed=0, starts=None):
     if inner.gradient > GRADIENT_TOLERANCE or relative_gradient(problem, inside) > GRADIENT_TOLERANCE:
         return z, certificate  # nothing stationary inside: its best is at the edge of the usual range
     value = float(problem.value(z[None])[0])
-    return inside, replace(inner, lower_outside={"value": value, "params": _floats(problem.natural(z))})
-
-
-def _floats(params):
-    return {k: float(v) for k, v in params.items()}
+    return inside, replace(inner, lower_outside={"value": value, "params": problem.params(z)})
 
 
 def _minimise(problem, seed, starts):
@@ -126,11 +122,10 @@ def _search(problem, seed):
         if best <= _noise(problem):
             break
         probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 100)
-        if _better(problem, probed, best):
-            probed, doubtful = _joined(probed, _carried_on(problem, probed)), True
         further = _joined(further, probed)
         if not _better(problem, probed, best):
             break
+        further, doubtful = _joined(further, _carried_on(problem, probed)), True
     return first, further
 
 
