@@ -18,8 +18,9 @@ import numpy as np
 from absl import app, flags
 
 from scaling_jax import data
-from scaling_jax.data import batches, cache, python_sources
+from scaling_jax.data import batches, cache
 from scaling_jax.data.augment import augment_key
+from scaling_jax.data.builtin import python_sources
 from scaling_jax.models.family import Spec
 from scaling_jax.study import load_study
 
@@ -132,9 +133,9 @@ def waiting_share(path: str) -> None:
 
     from scaling_jax.models.parametrization import Scaling
     from scaling_jax.plan import make_plan
-    from scaling_jax.training import device
+    from scaling_jax.training import hardware as device
     from scaling_jax.training.feed import ResidentFeed, StreamFeed
-    from scaling_jax.training.lanes import make_mesh
+    from scaling_jax.training.program import make_mesh
 
     study = load_study(path)
     dataset = data.load(study.data)

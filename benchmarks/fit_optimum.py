@@ -20,10 +20,11 @@ import numpy as np
 from absl import app, flags
 
 from scaling_jax import fitting
-from scaling_jax.fitting import search, solve
-from scaling_jax.fitting.catalogue import find_law
-from scaling_jax.fitting.finish import polished
-from scaling_jax.fitting.problem import Problem
+from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.solver import _levenberg_marquardt as solve
+from scaling_jax.fitting.solver import _search as search
+from scaling_jax.fitting.solver._finish import polished
+from scaling_jax.fitting.solver._problem import Problem
 
 LAWS = flags.DEFINE_list("laws", None, "Laws to try; all by default.")
 CASES = flags.DEFINE_integer("cases", 40, "Cases of each law.")

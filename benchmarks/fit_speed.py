@@ -24,7 +24,7 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from scaling_jax import fitting
-from scaling_jax.fitting import solve
+from scaling_jax.fitting.solver import _levenberg_marquardt as solve
 
 CSV = flags.DEFINE_string("csv", None, "Points to fit instead of simulated ones.")
 SHARE = flags.DEFINE_float("share", 0.05, "Share of the published starts and resamples that is run.")

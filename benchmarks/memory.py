@@ -21,9 +21,9 @@ from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.plan import make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
-from scaling_jax.training import device
+from scaling_jax.training import hardware as device
 from scaling_jax.training.feed import ResidentFeed
-from scaling_jax.training.lanes import LaneProgram, make_mesh
+from scaling_jax.training.program import LaneProgram, make_mesh
 
 WIDTH = flags.DEFINE_integer("width", 1024, "Width of the scale.")
 DEPTH = flags.DEFINE_integer("depth", 16, "Its layers.")

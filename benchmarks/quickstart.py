@@ -16,7 +16,7 @@ import jax
 from absl import app, flags
 
 from scaling_jax.results import load_table
-from scaling_jax.training import device
+from scaling_jax.training import hardware as device
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", "experiments/text_quickstart.py", "The study to run.")

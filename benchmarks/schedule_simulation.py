@@ -18,13 +18,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from scaling_jax.commands.plan_text import ASSUMED_SHARE
+from scaling_jax.cli.plan_text import ASSUMED_SHARE
 from scaling_jax.engines.base import longest_first
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.plan import make_plan
 from scaling_jax.study import Budgets, Execution, Ladder, Optimizer, Schedule, Study
-from scaling_jax.training.device import KNOWN_PEAKS
+from scaling_jax.training.hardware import KNOWN_PEAKS
 
 HOUR = 3600.0
 MACHINES = (1, 64, 1024)

@@ -142,9 +142,9 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     from scaling_jax.models.family import Spec
     from scaling_jax.plan import Lane, Phase
     from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
-    from scaling_jax.training import device
+    from scaling_jax.training import hardware as device
     from scaling_jax.training.feed import ResidentFeed
-    from scaling_jax.training.lanes import LaneProgram, make_mesh
+    from scaling_jax.training.program import LaneProgram, make_mesh
 
     device.use_cpu_devices(devices)
     spec = Spec("tokens", VOCAB, CONTEXT)

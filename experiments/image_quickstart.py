@@ -23,7 +23,7 @@ Why these numbers:
 
 import sys
 
-from scaling_jax.data import image_sets
+from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.models import CNN
 from scaling_jax.study import (
     Budgets,

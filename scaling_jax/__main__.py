@@ -1,3 +1,3 @@
-from scaling_jax.cli import entry
+from scaling_jax.cli.main import entry
 
 entry()

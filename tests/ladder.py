@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from scaling_jax import cli
+from scaling_jax.cli import main as cli
 from scaling_jax.results import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
@@ -68,7 +68,7 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        commands = [f"scaling_jax.commands.{name}" for name in ("run", "train", "report")]
+        commands = [f"scaling_jax.cli.{name}" for name in ("run", "train", "report")]
         self._context.set_forkserver_preload([*commands, "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
@@ -96,7 +96,7 @@ def _child(args, environ, log, report, before) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1), os.dup2(descriptor, 2)
     if not report:
-        from scaling_jax.commands import report as room
+        from scaling_jax.cli import report as room
 
         room.write = lambda workdir: "no report in this test"
     if before is not None:

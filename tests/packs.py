@@ -11,11 +11,11 @@ from scaling_jax.models.family import Spec
 from scaling_jax.plan import make_plan
 from scaling_jax.results import Records
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Schedule, Study
-from scaling_jax.training import device
+from scaling_jax.training import hardware as device
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.feed import ResidentFeed
-from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.loop import PackTrainer, Training, buffer_steps, phase_ends
+from scaling_jax.training.program import LaneProgram, make_mesh
 
 CONTEXT, BATCH, VOCAB = 8, 4, 16
 SPEC = Spec("tokens", VOCAB, CONTEXT)

@@ -183,7 +183,7 @@ def test_collect_and_report(home):
 
 
 def test_fit(home):
-    pytest.importorskip("scaling_jax.commands.fit")
+    pytest.importorskip("scaling_jax.cli.fit")
     table = pd.DataFrame({"params_matmul": [1e3, 1e4], "tokens": [1e5, 1e6], "loss": [3.0, 2.5]})
     table.to_csv(home / "few.csv", index=False)
     table.drop(columns="loss").to_csv(home / "lossless.csv", index=False)

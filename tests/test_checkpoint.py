@@ -14,7 +14,7 @@ import pytest
 from scaling_jax.errors import UserError
 from scaling_jax.training.checkpoint import PackCheckpoints, Position
 from scaling_jax.training.fingerprint import fingerprint
-from scaling_jax.training.lanes import make_mesh
+from scaling_jax.training.program import make_mesh
 
 P = jax.sharding.PartitionSpec
 

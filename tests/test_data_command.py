@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from scaling_jax import cli
+from scaling_jax.cli import main as cli
 
 
 @pytest.fixture

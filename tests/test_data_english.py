@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from scaling_jax import data
-from scaling_jax.data import english
+from scaling_jax.data.builtin import english
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 

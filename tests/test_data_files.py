@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scaling_jax import data
-from scaling_jax.data import text_formats
+from scaling_jax.data.sources import text_formats
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 

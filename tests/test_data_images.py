@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from scaling_jax import data
-from scaling_jax.data import image_sets
+from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.errors import UserError
 from scaling_jax.models import Spec
 from scaling_jax.plan import make_plan

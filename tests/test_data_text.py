@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from scaling_jax import data
-from scaling_jax.data import leak, python_sources
+from scaling_jax.data import overlap as leak
+from scaling_jax.data.builtin import python_sources
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 

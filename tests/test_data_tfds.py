@@ -17,7 +17,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import checksums, resource
 
 from scaling_jax import data
-from scaling_jax.data import image_sets, remote
+from scaling_jax.data.builtin import images as image_sets
+from scaling_jax.data.sources import remote
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 

@@ -9,7 +9,7 @@ import pytest
 from scaling_jax.models import attention
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Execution
-from scaling_jax.training import device
+from scaling_jax.training import hardware as device
 
 SPEC = Spec("tokens", 32_768, 2048)
 

@@ -12,8 +12,8 @@ from scaling_jax.results import Records
 from scaling_jax.study import Execution, Ladder
 from scaling_jax.training import layout
 from scaling_jax.training.feed import ResidentFeed
-from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.loop import Training
+from scaling_jax.training.program import LaneProgram, make_mesh
 
 RATES = (0.01, 0.02, 0.03, 0.04)  # a lane on each of the four devices: packs train one after another
 SIX_RATES = (*RATES, 0.05, 0.06)

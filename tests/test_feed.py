@@ -11,10 +11,10 @@ from scaling_jax.data import batches
 from scaling_jax.errors import UserError
 from scaling_jax.plan import Phase
 from scaling_jax.study import Execution
+from scaling_jax.training import distributed as processes
 from scaling_jax.training import feed as feeds
-from scaling_jax.training import processes
 from scaling_jax.training.feed import ResidentFeed, StreamFeed, make_feed
-from scaling_jax.training.lanes import make_mesh
+from scaling_jax.training.program import make_mesh
 
 BATCH = 8
 

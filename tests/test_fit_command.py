@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from fitting_truth import noisy
 
-from scaling_jax import cli, fitting, results
-from scaling_jax.commands.fit import fit_table
-from scaling_jax.commands.fit_at import parse_at
-from scaling_jax.commands.fit_columns import parse_mapping, read_columns
+from scaling_jax import fitting, results
+from scaling_jax.cli import main as cli
+from scaling_jax.cli.fit import fit_table
+from scaling_jax.cli.fit_at import parse_at
+from scaling_jax.cli.fit_columns import parse_mapping, read_columns
 from scaling_jax.errors import UserError
-from scaling_jax.fitting.text import short
+from scaling_jax.text import short
 
 ROOT = pathlib.Path(__file__).parents[1]
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}

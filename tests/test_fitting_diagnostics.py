@@ -10,7 +10,7 @@ from fitting_truth import noisy
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
-from scaling_jax.fitting.text import short
+from scaling_jax.text import short
 
 FITDATA = pathlib.Path(__file__).parents[2] / "shared" / "fitdata"
 TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}

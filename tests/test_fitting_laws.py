@@ -8,8 +8,8 @@ from fitting_truth import FORMULA, TRUTH, design, noisy
 from scipy.optimize import minimize_scalar
 
 from scaling_jax import fitting
-from scaling_jax.fitting.evaluate import _JaxProgram
-from scaling_jax.fitting.problem import Problem
+from scaling_jax.fitting.solver._evaluate import _JaxProgram
+from scaling_jax.fitting.solver._problem import Problem
 
 # The names and inputs that others rely on.
 INPUTS = {

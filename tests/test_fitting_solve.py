@@ -12,10 +12,10 @@ from fitting_truth import FORMULA, TRUTH, design, noisy
 from scipy.optimize import least_squares, linprog
 
 from scaling_jax import fitting
-from scaling_jax.fitting import finish
-from scaling_jax.fitting.problem import Problem
-from scaling_jax.fitting.solve import descend
-from scaling_jax.fitting.starts import bounded_least_squares, spread
+from scaling_jax.fitting.solver import _finish as finish
+from scaling_jax.fitting.solver._levenberg_marquardt import descend
+from scaling_jax.fitting.solver._problem import Problem
+from scaling_jax.fitting.solver._starts import bounded_least_squares, spread
 
 HUBER, LSQ, LAD = fitting.Huber(1e-3), fitting.LeastSquares(), fitting.LAD()
 

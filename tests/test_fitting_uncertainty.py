@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from scaling_jax import fitting
-from scaling_jax.fitting.uncertainty import open_where_unmoved, pulled_towards_own, quantiles
+from scaling_jax.fitting.inference.covariance import open_where_unmoved, pulled_towards_own, quantiles
 
 LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
 

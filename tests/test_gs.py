@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from scaling_jax import results
-from scaling_jax.engines import lock
 from scaling_jax.errors import InUse, UserError
+from scaling_jax.storage import lock
 
 # gcsfs reads its environment when it is imported, so nothing here may import it.
 missing = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]

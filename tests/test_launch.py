@@ -12,7 +12,7 @@ import clusters
 import ladder
 import pytest
 
-from scaling_jax.cli import COMMANDS
+from scaling_jax.cli.main import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAUNCH = ROOT / "launch"

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 from packs import SPEC, make_study
 
-from scaling_jax import cli
+from scaling_jax.cli import main as cli
 from scaling_jax.engines import cluster, local
 from scaling_jax.errors import UserError
 from scaling_jax.plan import make_plan
-from scaling_jax.training import processes
+from scaling_jax.training import distributed as processes
 
 BATCH = 64 * 16  # tokens
 # One scale and two lanes, so that two devices hold a lane each; rates and a batch that do not blow up the rounding of

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scaling_jax.commands.plan_cost import cost_text
+from scaling_jax.cli.plan_cost import cost_text
 from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec

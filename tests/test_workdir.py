@@ -13,10 +13,11 @@ import zlib
 import ladder
 import pytest
 
-from scaling_jax.engines import compile_cache, lock
-from scaling_jax.engines.lock import Lock
-from scaling_jax.engines.workdir import Workdir
+from scaling_jax.engines import compile_cache
 from scaling_jax.errors import InUse, UserError
+from scaling_jax.storage import lock
+from scaling_jax.storage.lock import Lock
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import load_study
 
 QUICK = {"beat_seconds": 0.05, "stale_seconds": 0.5}

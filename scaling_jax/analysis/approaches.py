@@ -8,7 +8,7 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.isoflop import Sweeps, budgets, over_seeds
-from scaling_jax.fitting.text import short
+from scaling_jax.text import short
 
 FAR_APART = 1.5
 NO_INTERVAL = (float("nan"), float("nan"))

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from scaling_jax.fitting.text import short
+from scaling_jax.text import short
 
 MAX_MISFIT = 0.1
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.data import batches, materialise, sources
+from scaling_jax.data import batches, materialise
 from scaling_jax.data.cache import Progress
+from scaling_jax.data.sources import registry as sources
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash

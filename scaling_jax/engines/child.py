@@ -25,6 +25,6 @@ def stop_with_parent() -> None:
 
 if __name__ == "__main__":
     stop_with_parent()
-    from scaling_jax.cli import entry
+    from scaling_jax.cli.main import entry
 
     entry()

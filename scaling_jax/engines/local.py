@@ -15,11 +15,12 @@ from scaling_jax.errors import Preempted, UserError
 from scaling_jax.models import Scaling
 from scaling_jax.plan import Pack
 from scaling_jax.study import Study
-from scaling_jax.training import device, processes
+from scaling_jax.training import distributed as processes
+from scaling_jax.training import hardware as device
 from scaling_jax.training.checkpoint import PackCheckpoints
-from scaling_jax.training.lanes import LaneProgram, make_mesh
 from scaling_jax.training.layout import choose_layout, wants_trial
 from scaling_jax.training.loop import PackTrainer, Training, buffer_steps, phase_ends
+from scaling_jax.training.program import LaneProgram, make_mesh
 
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from scaling_jax import cli
+from scaling_jax.cli import main as cli
 from scaling_jax.engines.child import stop_with_parent
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
     """What a pack asks of a node, as Ray's task options."""
     from scaling_jax.engines.local import devices_wanted, mesh_shape
     from scaling_jax.plan import memory_bytes
-    from scaling_jax.training import device
+    from scaling_jax.training import hardware as device
 
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)

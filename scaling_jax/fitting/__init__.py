@@ -7,21 +7,21 @@
 Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's configuration as it was.
 """
 
-from .approaches import Approaches, approaches
-from .catalogue import laws
-from .design import next_runs
-from .envelope import Envelope, envelope
-from .errors import DataError, FileError, FitError, FitWarning, LawError
-from .fit import fit
-from .fitted import Fit
-from .holdout import extrapolation, holdout
-from .influence import influence
-from .isoflop import IsoFlop, isoflop, power_law
-from .law import Law, law
-from .objectives import LAD, Huber, LeastSquares, Objective
-from .persistence import load
-from .selection import aicc, select
-from .sensitivity import sensitivity
+from scaling_jax.fitting.errors import DataError, FileError, FitError, FitWarning, LawError
+from scaling_jax.fitting.fit import fit
+from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.holdout import extrapolation, holdout
+from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.laws.base import Law, law
+from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
+from scaling_jax.fitting.optimal.approaches import Approaches, approaches
+from scaling_jax.fitting.optimal.design import next_runs
+from scaling_jax.fitting.optimal.envelope import Envelope, envelope
+from scaling_jax.fitting.optimal.isoflop import IsoFlop, isoflop, power_law
+from scaling_jax.fitting.persistence import load
+from scaling_jax.fitting.selection import aicc, select
+from scaling_jax.fitting.sensitivity import sensitivity
 
 __all__ = [
     "LAD", "Approaches", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import DataError, FitError
+from scaling_jax.fitting.errors import DataError, FitError
 
 
 @dataclass(frozen=True)

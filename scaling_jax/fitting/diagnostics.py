@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .catalogue import find_law
-from .influence import influence
-from .linearised import Linearised, linearise
+from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.inference.linearized import Linearised, linearise
+from scaling_jax.fitting.laws.registry import find_law
 
 # Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from . import persistence, search
-from .catalogue import find_law
-from .data import duplicates, read
-from .errors import FitError, FitWarning
-from .finish import GRADIENT_TOLERANCE
-from .fitted import Fit
-from .objectives import Huber, Objective
-from .problem import Problem
+from scaling_jax.fitting import persistence
+from scaling_jax.fitting.data import duplicates, read
+from scaling_jax.fitting.errors import FitError, FitWarning
+from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.objectives import Huber, Objective
+from scaling_jax.fitting.solver import _search as search
+from scaling_jax.fitting.solver._finish import GRADIENT_TOLERANCE
+from scaling_jax.fitting.solver._problem import Problem
 
 
 def fit(law, data, y, objective=None, *, weights=None, fixed=None, clusters=None, seed=0, starts=None):

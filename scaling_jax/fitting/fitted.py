@@ -5,13 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import bootstrap as resampling
-from . import frontier as frontiers
-from . import persistence, profile, search, uncertainty
-from .data import check_level, inputs_of, whole
-from .errors import FitError
-from .objectives import Objective
-from .problem import Problem
+from scaling_jax.fitting import persistence
+from scaling_jax.fitting.data import check_level, inputs_of, whole
+from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.inference import bootstrap as resampling
+from scaling_jax.fitting.inference import covariance as uncertainty
+from scaling_jax.fitting.inference import profile
+from scaling_jax.fitting.objectives import Objective
+from scaling_jax.fitting.optimal import frontier as frontiers
+from scaling_jax.fitting.solver import _search as search
+from scaling_jax.fitting.solver._problem import Problem
 
 BLOCK = 2**22  # numbers held at once when an interval is taken over many points
 
@@ -197,7 +200,7 @@ class Fit:
 
     def refit(self, data=None, y=None, *, weights=None, objective=None, fixed=None, law=None, starts=None):
         """The same fit on other data or with another objective or law; what is not given stays."""
-        from .fit import fit
+        from scaling_jax.fitting.fit import fit
 
         self._need_data("refit")
         new_data = data is not None
@@ -217,7 +220,7 @@ class Fit:
         """Plain sentences on everything about this fit that must not be overlooked."""
         if self._saved_warnings is not None:
             return list(self._saved_warnings)
-        from . import diagnostics
+        from scaling_jax.fitting import diagnostics
 
         return [*search.warnings(self), *diagnostics.warnings(self)]
 

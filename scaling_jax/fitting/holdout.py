@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .data import by_name, column_y, inputs_of, names_of, number, scale_column
-from .errors import FitError
-from .linearised import linearise
+from scaling_jax.fitting.data import by_name, column_y, inputs_of, names_of, number, scale_column
+from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.inference.linearized import linearise
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -56,7 +56,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
     Raises:
       FitError: nothing on one side of the cut, no scale to cut, or y not positive.
     """
-    from .fit import fit
+    from scaling_jax.fitting.fit import fit
 
     y, cut = column_y(data, y), number(cut, "cut", "1e20")
     scale = scale_of(law, data) if C is None else scale_column(data, C, y)
@@ -151,7 +151,7 @@ def scale_of(law, data: Mapping) -> np.ndarray:
     Raises:
       FitError: the law has several inputs and none of these.
     """
-    from .catalogue import find_law
+    from scaling_jax.fitting.laws.registry import find_law
 
     law = find_law(law)
     columns = inputs_of(law, data)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import FitError
+from scaling_jax.fitting.errors import FitError
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from importlib import metadata
 
 import numpy as np
 
-from .catalogue import laws
-from .errors import FileError, FitError, LawError
-from .objectives import objective_from_dict
+from scaling_jax.fitting.errors import FileError, FitError, LawError
+from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.objectives import objective_from_dict
 
 FORMAT = "scaling_jax.fit"
 VERSION = 1
@@ -136,11 +136,11 @@ def _law(path, record, law):
 
 
 def _fit(record, law):
-    from .bootstrap import from_coordinates
-    from .fitted import Fit
-    from .problem import Problem
-    from .search import Certificate
-    from .uncertainty import Spread
+    from scaling_jax.fitting.fitted import Fit
+    from scaling_jax.fitting.inference.bootstrap import from_coordinates
+    from scaling_jax.fitting.inference.covariance import Spread
+    from scaling_jax.fitting.solver._problem import Problem
+    from scaling_jax.fitting.solver._search import Certificate
 
     params = {k: float(record["params"][k]) for k in law.params}
     if not all(np.isfinite(v) for v in params.values()):

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .catalogue import find_law
-from .data import by_name, column, column_y, inputs_of, number, scale_column
-from .errors import FitError
-from .holdout import rows, scale_of
-from .law import Law
-from .text import table
+from scaling_jax.fitting.data import by_name, column, column_y, inputs_of, number, scale_column
+from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.holdout import rows, scale_of
+from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.text import table
 
 FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
 
@@ -94,7 +94,7 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     Raises:
       FitError: no law could be fitted below every cut, or no law was given.
     """
-    from .fit import fit
+    from scaling_jax.fitting.fit import fit
 
     laws = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
     if not laws:

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .data import column, number
-from .errors import FitError, FitWarning
-from .influence import influence
-from .search import STARTS
-from .text import short, table
+from scaling_jax.fitting.data import column, number
+from scaling_jax.fitting.errors import FitError, FitWarning
+from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.solver._search import STARTS
+from scaling_jax.text import short, table
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -68,8 +68,8 @@ def sensitivity(
         law has a frontier.
       inputs: further inputs of the law at that target, as for `Fit.frontier`.
     """
-    from .fit import fit as refit
-    from .objectives import LAD, Huber, LeastSquares
+    from scaling_jax.fitting.fit import fit as refit
+    from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares
 
     fit._need_data("sensitivity")
     log = fit.objective.log

@@ -11,11 +11,11 @@ from matplotlib.patches import Patch
 from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.fitting.text import short
 from scaling_jax.report import style, ticks
 from scaling_jax.report.fit_figures import COLORS, GREY, HELD_OUT, INK
 from scaling_jax.report.slices import has_slices, slices
 from scaling_jax.results import DIVERGED
+from scaling_jax.text import short
 
 STARS = ("*", "p", "P", "X", "h")
 NAMES = ("loss_vs_compute", "learning_curves", "isoflop", "residuals", "allocation", "n_and_d")

@@ -16,8 +16,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 
-from scaling_jax.fitting.text import short
 from scaling_jax.report import ticks
+from scaling_jax.text import short
 
 COLORS = colormaps["viridis"]
 SCALE = ListedColormap(COLORS(np.linspace(0.0, 0.9, 256)))  # the yellow end is unreadable on white

@@ -8,9 +8,9 @@ from html import escape
 
 from scaling_jax.analysis import MAX_HOLD_OUT_ERROR, Analysis
 from scaling_jax.analysis.gates import plural
-from scaling_jax.fitting.text import short
 from scaling_jax.report import summary, tables
 from scaling_jax.results import DONE
+from scaling_jax.text import short
 
 CAPTIONS = {
     "loss_vs_compute": "Loss against compute. Each line is a scale; the black line is the fitted frontier, dashed "

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.fitting.text import short
 from scaling_jax.report import style, ticks
 from scaling_jax.report.fit_figures import GREY, HELD_OUT
+from scaling_jax.text import short
 
 DATA_COLORS = colormaps["plasma"]
 MAX_LEVELS = 8

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.fitting.text import short
 from scaling_jax.report.fit_figures import COLORS, HELD_OUT
+from scaling_jax.text import short
 
 MAX_LEGEND = 14
 LIGHTEST = 0.88  # the end of the colour map is unreadable on white

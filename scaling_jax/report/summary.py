@@ -12,10 +12,10 @@ import numpy as np
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis, HoldOut
 from scaling_jax.analysis.gates import plural
-from scaling_jax.fitting.text import short
-from scaling_jax.fitting.text import table as aligned
 from scaling_jax.report import tables
 from scaling_jax.results import DIVERGED, DONE, FAILED
+from scaling_jax.text import short
+from scaling_jax.text import table as aligned
 
 MAX_ROWS, MAX_WARNINGS, WIDTH = 8, 4, 100
 

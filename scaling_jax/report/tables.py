@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.fitting.text import short
 from scaling_jax.results import DONE
+from scaling_jax.text import short
 
 
 @dataclasses.dataclass(frozen=True)

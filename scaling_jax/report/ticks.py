@@ -2,7 +2,7 @@
 
 from matplotlib import ticker
 
-from scaling_jax.fitting.text import short
+from scaling_jax.text import short
 
 
 def few_labels(axis) -> None:

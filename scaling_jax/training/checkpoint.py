@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decis
 from scaling_jax.errors import UserError
 from scaling_jax.results import as_path
 from scaling_jax.study import content_hash
-from scaling_jax.training import processes
+from scaling_jax.training import distributed as processes
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.regroup import as_saved, regroup
 

@@ -20,7 +20,7 @@ from scaling_jax.data import batches
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.errors import UserError
 from scaling_jax.study import Execution
-from scaling_jax.training import processes
+from scaling_jax.training import distributed as processes
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # images reach the model as (x / 255 - mean) / std
 RESIDENT_SHARE = 0.25  # of a device's memory that the data may take

@@ -15,8 +15,9 @@ from absl import logging
 from scaling_jax.plan import Pack, phases
 from scaling_jax.results import Records, as_path, write_atomic
 from scaling_jax.study import Execution, Study, content_hash
-from scaling_jax.training import device, processes
-from scaling_jax.training.lanes import LaneProgram
+from scaling_jax.training import distributed as processes
+from scaling_jax.training import hardware as device
+from scaling_jax.training.program import LaneProgram
 
 LAYOUTS = ("vmap", "map", "sequential")
 TRIAL_SECONDS = 1.0

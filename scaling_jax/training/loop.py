@@ -16,8 +16,8 @@ from scaling_jax.plan import Pack, Phase, phases
 from scaling_jax.results import DIVERGED, DONE, Records
 from scaling_jax.study import Study
 from scaling_jax.training.checkpoint import PackCheckpoints, Position, abstract_states
-from scaling_jax.training.lanes import LaneProgram
 from scaling_jax.training.pace import POINT_STEPS, Pace
+from scaling_jax.training.program import LaneProgram
 
 
 @dataclasses.dataclass(frozen=True)

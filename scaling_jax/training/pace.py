@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scaling_jax.study import Execution
-from scaling_jax.training import processes
+from scaling_jax.training import distributed as processes
 
 POINT_STEPS = 20  # training losses averaged into one point of a learning curve; the first dispatch takes as many
 

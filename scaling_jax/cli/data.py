@@ -1,0 +1,113 @@
+"""`scaling-jax data list | prepare | show | clear`: what there is to train on, and what of it is kept on disk."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any
+
+from absl import flags
+
+from scaling_jax.data import cache, materialise
+from scaling_jax.data import inspect as show
+from scaling_jax.data.sources import registry as sources
+from scaling_jax.errors import UserError
+from scaling_jax.study import Data, load_study, override
+
+ACTIONS = ("list", "prepare", "show", "clear")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("study", None, "Take the data of this study.")
+    flags.DEFINE_multi_string(
+        "set", [], "Override of a field, such as data.tokenizer=bpe:4096. May be given many times."
+    )
+    flags.DEFINE_string("cache_dir", None, "Where arrays are kept; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.")
+    flags.DEFINE_bool("verify", False, "show: compare the whole contents with their checksums.")
+    flags.DEFINE_string("out", None, "show: where the contact sheet of images goes; default NAME.png.")
+
+
+def main(args: list[str], values: Any) -> int:
+    action, name = (args + [None, None])[:2]
+    if action not in ACTIONS or len(args) > 2:
+        raise UserError(
+            f"usage: scaling-jax data {{{'|'.join(ACTIONS)}}} [NAME]; NAME is a source or a folder of `list`"
+        )
+    if action == "list":
+        print(_list(values.cache_dir))
+    elif action == "clear":
+        _clear(name, values)
+    else:
+        entry = _entry(name, values)
+        if action == "prepare":
+            print(f"{entry.meta['name']} is prepared in {entry.directory}")
+        else:
+            print(show.text(entry, values.cache_dir))
+            if entry.meta["kind"] == "images":
+                out = pathlib.Path(values.out or f"{entry.directory.name.rpartition('-')[0]}.png")
+                show.contact_sheet(entry, out)
+                print(f"contact sheet {out}")
+    return 0
+
+
+def _list(cache_dir: str | None) -> str:
+    lines = ["Built in (--set data.source=NAME; any TFDS name or path of one's own does as well):"]
+    lines += [f"  {name:<16} {what}" for name, what in sources.BUILT_IN.items()]
+    folders = cache.entries(cache_dir)
+    lines.append(f"\nKept in {cache.arrays_folder(cache_dir)}:" if folders else "\nNothing is kept yet.")
+    for folder in folders:
+        day = time.strftime("%Y-%m-%d", time.localtime((folder / "meta.json").stat().st_mtime))
+        lines.append(f"  {folder.name:<64} {cache.size(folder) / 1e6:9.2f} MB  {day}")
+    return "\n".join(lines)
+
+
+def _entry(name: str | None, values: Any) -> cache.Entry:
+    """The entry that a folder's name, a source's name or a study means; made now where it is not there."""
+    folder = cache.arrays_folder(values.cache_dir) / (name or "")
+    if name and (folder / "meta.json").is_file():
+        return cache.open_entry(folder, verify=values.verify)
+    entry = materialise.entry(sources.resolve(_data(name, values)), values.cache_dir, _progress)
+    return cache.open_entry(entry.directory, verify=True) if values.verify else entry
+
+
+def _data(name: str | None, values: Any) -> Data:
+    if values.study:
+        if name:
+            raise UserError(f"either --study or {name!r}, not both")
+        return load_study(values.study, values.set).data
+    if not name and not any(assignment.startswith("data.source=") for assignment in values.set):
+        raise UserError("which data? give a source, such as `scaling-jax data show python_sources`, or --study=FILE.py")
+    chosen = Data(source=name) if name else Data()
+    return override(chosen, [assignment.removeprefix("data.") for assignment in values.set])
+
+
+def _clear(name: str | None, values: Any) -> None:
+    root = cache.root(values.cache_dir)
+    if name == "all":
+        doomed = [path for part in ("arrays", "tfds", "tokenizers") if (path := root / part).is_dir()]
+    else:
+        folders = cache.entries(values.cache_dir)
+        doomed = [path for path in folders if path.name == name]
+        if not doomed and (name or values.study or values.set):
+            key = materialise.key(sources.resolve(_data(name, values)))
+            doomed = [path for path in folders if path.name == key]
+        if not doomed:
+            raise UserError(f"nothing is kept of {name!r}; `scaling-jax data list` shows what is; or `clear all`")
+    for path in doomed:
+        size = cache.size(path)
+        shutil.rmtree(path)
+        print(f"removed {path} ({size / 1e6:.2f} MB)")
+
+
+_shown = {"what": "", "time": 0.0}
+
+
+def _progress(what: str, done: int, total: int | None) -> None:
+    """A line when something begins or ends, and every two seconds between."""
+    now = time.monotonic()
+    if what != _shown["what"] or done == total or now - _shown["time"] > 2:
+        _shown.update(what=what, time=now)
+        share = f" {done / total:.0%}" if total else f" {done:,}" if done else ""
+        print(f"{what}{share}", file=sys.stderr, flush=True)

@@ -1,1 +1,0 @@
-"""One module per command of the command line: its flags, and what it does with the rooms below."""

@@ -1,0 +1,168 @@
+"""Real text that every installation has: the Python sources of the standard library and of our dependencies.
+
+Kept are UTF-8 files of at most 400 kB, once each, without tests, vendored copies and generated tables (what compresses
+more than sevenfold); leading comments that state a licence are cut. The split is by hash of the path of a file's
+directory within its package, so that files of one directory, which share idioms, stand on one side, and a validation
+file of whose lines more than a fifth occur in training is dropped as a near copy.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import platform
+import re
+import sysconfig
+import zlib
+from collections.abc import Iterator
+
+from scaling_jax.data import overlap as leak
+from scaling_jax.data import tokenizers
+from scaling_jax.data.builtin import source as own
+from scaling_jax.data.cache import Progress
+from scaling_jax.data.sources.registry import Source, unit_hash
+from scaling_jax.models.family import Spec
+from scaling_jax.study import Data, content_hash
+
+VERSION = "1.0.1"
+# Import name -> distribution, of what the [train] extra installs; nothing that only tests or builds.
+PACKAGES = {
+    "PIL": "pillow",
+    "absl": "absl-py",
+    "attr": "attrs",
+    "contourpy": "contourpy",
+    "dateutil": "python-dateutil",
+    "einops": "einops",
+    "etils": "etils",
+    "flax": "flax",
+    "fontTools": "fonttools",
+    "fsspec": "fsspec",
+    "grain": "grain",
+    "humanize": "humanize",
+    "jax": "jax",
+    "jaxlib": "jaxlib",
+    "markdown_it": "markdown-it-py",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "opt_einsum": "opt-einsum",
+    "optax": "optax",
+    "orbax": "orbax-checkpoint",
+    "pandas": "pandas",
+    "prometheus_client": "prometheus-client",
+    "psutil": "psutil",
+    "pyarrow": "pyarrow",
+    "pydantic": "pydantic",
+    "pygments": "pygments",
+    "pyparsing": "pyparsing",
+    "requests": "requests",
+    "rich": "rich",
+    "scipy": "scipy",
+    "simple_parsing": "simple-parsing",
+    "simplejson": "simplejson",
+    "tensorflow_datasets": "tensorflow-datasets",
+    "treescope": "treescope",
+    "urllib3": "urllib3",
+    "yaml": "PyYAML",
+}
+_SKIPPED = re.compile(
+    r"(^|_)tests?(_|$)|^testing$|^conftest\.py$|_tests?\.py$|^test_|^_?vendor(ed)?$|^_vendored|^extern(al)?s?$"
+    r"|^(site|dist)-packages$|^__pycache__$|^_?distutils$|^ensurepip$|^lib2to3$|_pb2(_grpc)?\.py$|_gen\.py$"
+    r"|^_sysconfigdata|^config-\d"  # the paths of whoever built this Python
+)
+_LICENCE = re.compile(rb"copyright|licen[cs]e|spdx", re.IGNORECASE)
+MAX_BYTES = 400_000
+MIN_COMPRESSED = 0.15
+VALIDATION_SHARE = 0.03
+MAX_FILE_LEAK = 0.2
+
+
+def source(data: Data) -> Source:
+    """The built-in source `python_sources`."""
+    versions = installed()
+    config = f"py{platform.python_version()}-{content_hash(versions)[:8]}"
+    return own.source(
+        "PythonSources",
+        data,
+        name=f"python_sources/{config}/{VERSION}",
+        disk_mb=110,
+        spec=Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context),
+        info={"packages": versions},
+        config=config,
+    )
+
+
+def installed() -> dict[str, str]:
+    """Version of every package of the allowlist that is installed, by import name."""
+    versions = {}
+    for module, distribution in PACKAGES.items():
+        try:
+            versions[module] = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:
+    """(path, text) of the files kept, in both splits."""
+    paths = sorted(_files())
+    on_progress("python_sources: reading files", 0, len(paths))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        texts = list(pool.map(lambda item: _text(item[1]), paths))
+    seen, splits = set(), {"train": [], "validation": []}
+    for (name, _), text in zip(paths, texts):
+        if text is not None and (digest := hashlib.sha256(text).digest()) not in seen:
+            seen.add(digest)
+            directory = name.rpartition("/")[0] if name.count("/") > 1 else name
+            splits["validation" if unit_hash(directory) < VALIDATION_SHARE else "train"].append((name, text))
+    training_lines = set()
+    for _, text in splits["train"]:
+        training_lines.update(leak.lines(text))
+    splits["validation"] = [item for item in splits["validation"] if _leak(item[1], training_lines) <= MAX_FILE_LEAK]
+    on_progress("python_sources: reading files", len(paths), len(paths))
+    return splits
+
+
+def _files() -> Iterator[tuple[str, pathlib.Path]]:
+    """("package/directory/file.py", path) of every candidate; the standard library's package is called "stdlib"."""
+    roots = [("stdlib", pathlib.Path(sysconfig.get_path("stdlib")))]
+    for module in PACKAGES:
+        spec = importlib.util.find_spec(module)
+        if spec is not None:
+            roots += [(module, pathlib.Path(place)) for place in spec.submodule_search_locations or ()]
+    for package, root in roots:
+        for directory, folders, files in os.walk(root):
+            folders[:] = [folder for folder in folders if not _SKIPPED.search(folder)]
+            for file in files:
+                if file.endswith(".py") and not _SKIPPED.search(file):
+                    path = pathlib.Path(directory, file)
+                    yield f"{package}/{path.relative_to(root).as_posix()}", path
+
+
+def _text(path: pathlib.Path) -> bytes | None:
+    """The file's text without licence header, or None when it is not worth training on."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return None
+        text = path.read_bytes()
+        text.decode()
+    except (OSError, UnicodeDecodeError):
+        return None
+    text = _without_licence(text).strip() + b"\n"
+    if len(text) < 100 or b"\0" in text or len(zlib.compress(text, 1)) < MIN_COMPRESSED * len(text):
+        return None
+    return text
+
+
+def _without_licence(text: bytes) -> bytes:
+    """Cuts the leading block of comments and blank lines if it states a licence."""
+    header = re.match(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*", text).group()
+    return text[len(header) :] if _LICENCE.search(header) else text
+
+
+def _leak(text: bytes, training_lines: set[bytes]) -> float:
+    found = leak.lines(text)
+    return sum(line in training_lines for line in found) / max(1, len(found))

@@ -1,0 +1,1 @@
+"""Readers of what data.source can name."""

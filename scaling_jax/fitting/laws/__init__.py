@@ -1,0 +1,1 @@
+"""Scaling laws: equations, one file per kind, and the registry of names."""

@@ -1,0 +1,239 @@
+"""Laws of the loss in parameters N and tokens D (and unique tokens U, or tokens per parameter M)."""
+
+import jax.numpy as jnp
+
+from scaling_jax.fitting.laws.base import Coordinate, Law
+from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centred, exp, power
+
+EXPONENT = Coordinate("plain", start=(0.02, 1.5))
+EXPONENT_BOUNDS = (0.0, 10.0)
+A_EXPONENT = {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"]), "b": lambda p: p["alpha"] / (p["alpha"] + p["beta"])}
+
+
+def _sum_optimum(p, C):
+    """N that minimises A/N^alpha + B/D^beta on 6ND = C: Hoffmann et al. 2022, eq. 4."""
+    s = p["alpha"] + p["beta"]
+    scale = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / s)
+    return scale * (C / 6.0) ** (p["beta"] / s)
+
+
+kaplan = Law(
+    name="kaplan",
+    params=("Nc", "Dc", "alpha_N", "alpha_D"),
+    inputs=("N", "D"),
+    equation="L = ((Nc/N)^(alpha_N/alpha_D) + Dc/D)^alpha_D",
+    reference="Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5",
+    function=lambda p, x: power(power(p["Nc"] / x["N"], p["alpha_N"] / p["alpha_D"]) + p["Dc"] / x["D"], p["alpha_D"]),
+    bounds={"Nc": POSITIVE, "Dc": POSITIVE, "alpha_N": (5e-3, 10.0), "alpha_D": (5e-3, 10.0)},
+    coordinates={
+        # Loss^(1/alpha) is the size of each ratio: small exponents put Nc and Dc far above the data.
+        "Nc": Coordinate(
+            "log", lambda p, m: exp(m["N"] + m["y"] / p["alpha_N"]), start=(-12.0, 3.0), limits=(-200.0, 200.0)
+        ),
+        "Dc": Coordinate(
+            "log", lambda p, m: exp(m["D"] + m["y"] / p["alpha_D"]), start=(-12.0, 3.0), limits=(-200.0, 200.0)
+        ),
+        "alpha_N": Coordinate("plain", start=(0.02, 0.6)),
+        "alpha_D": Coordinate("plain", start=(0.02, 0.6)),
+    },
+    optimum=lambda p, C: _sum_optimum(
+        {
+            "A": p["Nc"] ** (p["alpha_N"] / p["alpha_D"]),
+            "B": p["Dc"],
+            "alpha": p["alpha_N"] / p["alpha_D"],
+            "beta": 1.0,
+        },
+        C,
+    ),
+    exponents={
+        "a": lambda p: p["alpha_D"] / (p["alpha_N"] + p["alpha_D"]),
+        "b": lambda p: p["alpha_N"] / (p["alpha_N"] + p["alpha_D"]),
+    },
+)
+
+chinchilla = Law(
+    name="chinchilla",
+    params=("E", "A", "B", "alpha", "beta"),
+    levels=("E",),
+    inputs=("N", "D"),
+    equation="L = E + A / N^alpha + B / D^beta",
+    reference="Hoffmann et al. 2022, arXiv:2203.15556, approach 3",
+    function=lambda p, x: p["E"] + p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["beta"]),
+    bounds={"E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": EXPONENT_BOUNDS, "beta": EXPONENT_BOUNDS},
+    coordinates={
+        "E": LEVEL, "A": centred("alpha", "N"), "B": centred("beta", "D"), "alpha": EXPONENT, "beta": EXPONENT,
+    },
+    optimum=_sum_optimum,
+    exponents=A_EXPONENT,
+)  # fmt: skip
+
+chinchilla_tied = Law(
+    name="chinchilla_tied",
+    params=("E", "A", "B", "alpha"),
+    levels=("E",),
+    inputs=("N", "D"),
+    equation="L = E + A / N^alpha + B / D^alpha",
+    reference="Muennighoff et al. 2023, arXiv:2305.16264, sec. 3: alpha = beta",
+    function=lambda p, x: p["E"] + p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["alpha"]),
+    bounds={"E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": EXPONENT_BOUNDS},
+    coordinates={"E": LEVEL, "A": centred("alpha", "N"), "B": centred("alpha", "D"), "alpha": EXPONENT},
+    optimum=lambda p, C: _sum_optimum({**p, "beta": p["alpha"]}, C),
+    exponents={"a": lambda p: 0.5 + 0.0 * p["alpha"], "b": lambda p: 0.5 + 0.0 * p["alpha"]},
+)
+
+
+def _outer(name, other, exponent):
+    """A term of chinchilla_outer: its coordinate is the size that the whole law would have if it were alone."""
+    return Coordinate(
+        "log", lambda p, m: exp(p[exponent] * m[other] + m["y"] / p["gamma"]), start=(-6.0, 2.0), limits=(-80.0, 80.0)
+    )
+
+
+chinchilla_outer = Law(
+    name="chinchilla_outer",
+    params=("E", "A", "B", "alpha", "beta", "gamma"),
+    levels=("E",),
+    inputs=("N", "D"),
+    equation="L = E + (A / N^alpha + B / D^beta)^gamma",
+    reference="Beck et al. 2025 (xLSTM Scaling Laws), arXiv:2510.02228",
+    function=lambda p, x: p["E"]
+    + power(p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["beta"]), p["gamma"]),
+    bounds={
+        "E": POSITIVE, "A": POSITIVE, "B": POSITIVE,
+        "alpha": EXPONENT_BOUNDS, "beta": EXPONENT_BOUNDS, "gamma": (0.01, 20.0),
+    },
+    coordinates={
+        "E": LEVEL, "A": _outer("A", "N", "alpha"), "B": _outer("B", "D", "beta"),
+        "alpha": EXPONENT, "beta": EXPONENT, "gamma": Coordinate("log", start=(-1.5, 1.5), limits=(-4.6, 3.0)),
+    },
+    optimum=_sum_optimum,
+    exponents=A_EXPONENT,
+)  # fmt: skip
+
+
+def _effective(total, unique, decay):
+    """Worth of `total` when only `unique` of it is new: unique (1 + R* (1 - exp(-R / R*))), R = total/unique - 1."""
+    repeats = jnp.maximum(total / unique - 1.0, 0.0)
+    return unique * (1.0 - decay * jnp.expm1(-repeats / decay))
+
+
+def _data_constrained(p, x):
+    # N_opt(U): the parameters that U unique tokens deserve; the excess beyond them decays like repeated tokens.
+    log_g = (jnp.log(p["alpha"] * p["A"]) - jnp.log(p["beta"] * p["B"])) / (p["alpha"] + p["beta"])
+    log_n_opt = (jnp.log(x["U"]) + log_g) * (p["beta"] / p["alpha"]) + log_g
+    unique_n = jnp.minimum(x["N"], jnp.exp(jnp.minimum(log_n_opt, 600.0)))
+    unique_d = jnp.minimum(x["D"], x["U"])
+    n = _effective(x["N"], unique_n, p["R_N*"])
+    d = _effective(x["D"], unique_d, p["R_D*"])
+    return p["E"] + p["A"] * power(n, -p["alpha"]) + p["B"] * power(d, -p["beta"])
+
+
+data_constrained = Law(
+    name="data_constrained",
+    params=("E", "A", "B", "alpha", "beta", "R_D*", "R_N*"),
+    levels=("E",),
+    inputs=("N", "D", "U"),
+    equation="L = E + A / N'^alpha + B / D'^beta, D' = U (1 + R_D* (1 - exp(-R_D / R_D*))), N' likewise with R_N*",
+    reference="Muennighoff et al. 2023, arXiv:2305.16264, eq. 5-6; U unique tokens, R_D = D/U - 1",
+    function=_data_constrained,
+    bounds={
+        "E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": (1e-3, 10.0), "beta": (1e-3, 10.0),
+        "R_D*": POSITIVE, "R_N*": POSITIVE,
+    },
+    coordinates={
+        "E": LEVEL,
+        "A": Coordinate("log", lambda p, m: exp(p["alpha"] * m["N"] + m["y"]), start=(-4.0, 0.5), limits=(-80.0, 80.0)),
+        "B": Coordinate("log", lambda p, m: exp(p["beta"] * m["D"] + m["y"]), start=(-4.0, 0.5), limits=(-80.0, 80.0)),
+        "alpha": Coordinate("plain", start=(0.1, 1.0)), "beta": Coordinate("plain", start=(0.1, 1.0)),
+        "R_D*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
+        "R_N*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
+    },
+    may_be_constant=("U",),
+    # The range Muennighoff et al. searched. Beyond it repeats count as new data, or excess parameters as useless.
+    usual={"R_D*": (0.0, 20.0), "R_N*": (0.0, 20.0)},
+)  # fmt: skip
+
+overtraining = Law(
+    name="overtraining",
+    params=("E", "a", "b", "eta"),
+    levels=("E",),
+    inputs=("N", "M"),
+    equation="L = E + (a M^eta + b M^-eta) C^-eta, C = 6 N^2 M, M = D/N",
+    reference="Gadre et al. 2024, arXiv:2403.08540, eq. 4; eta is half of chinchilla_tied's alpha",
+    function=lambda p, x: (
+        p["E"]
+        + p["a"] * power(6.0 * x["N"] * x["N"], -p["eta"])
+        + p["b"] * power(6.0 * (x["N"] * x["M"]) * (x["N"] * x["M"]), -p["eta"])
+    ),
+    bounds={"E": POSITIVE, "a": POSITIVE, "b": POSITIVE, "eta": (0.0, 5.0)},
+    coordinates={
+        "E": LEVEL,
+        "a": Coordinate("linear", lambda p, m: exp(p["eta"] * 2.0 * m["N"] + m["y"])),
+        "b": Coordinate("linear", lambda p, m: exp(p["eta"] * 2.0 * (m["N"] + m["M"]) + m["y"])),
+        "eta": Coordinate("plain", start=(0.01, 0.75)),
+    },
+    optimum=lambda p, C: (C / 6.0 * (p["a"] / p["b"]) ** (1 / (2 * p["eta"]))) ** 0.5,
+    exponents={"a*": lambda p: 0.5 + 0.0 * p["eta"], "b*": lambda p: 0.5 + 0.0 * p["eta"]},
+    from_nd=lambda x: {"N": x["N"], "M": x["D"] / x["N"]},
+    to_nd=lambda x: (x["N"], x["N"] * x["M"]),
+)
+
+
+def _farseer(p, x):
+    n = {k: power(x["N"], p[k]) for k in ("alpha", "beta", "gamma")}
+    log_d_term = p["a2"] * n["beta"] + p["b2"] - jnp.exp(p["a1"] * n["alpha"] + p["b1"]) * jnp.log(x["D"])
+    return jnp.exp(p["a3"] * n["gamma"] + p["b3"]) + jnp.exp(log_d_term)
+
+
+def _box_cox(k):
+    return lambda p, m: exp(-p[k] * m["N"]) / p[k]
+
+
+def _level(a, k):
+    return lambda p, m: -p[a] * exp(p[k] * m["N"])
+
+
+def _exponent_at_centre(p, m):
+    """Exponent of D at the centre of N, and its slope in ln N there."""
+    a1 = p["a1"] * exp(p["alpha"] * m["N"])
+    exponent = exp(a1 + p["b1"])
+    return exponent, exponent * a1 * p["alpha"]
+
+
+def _slope_of_term(p, m):
+    return _box_cox("beta")(p, m) * _exponent_at_centre(p, m)[1] * m["D"]
+
+
+def _level_of_term(p, m):
+    return _level("a2", "beta")(p, m) + _exponent_at_centre(p, m)[0] * m["D"] + m["y"]
+
+
+def _log_floor(p, m):
+    return _level("a3", "gamma")(p, m) + m["y"]
+
+
+_CURVATURE = Coordinate("plain", start=(-1.0, 1.0))
+
+farseer = Law(
+    name="farseer",
+    params=("a1", "b1", "alpha", "a2", "b2", "beta", "a3", "b3", "gamma"),
+    inputs=("N", "D"),
+    equation="L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1)",
+    reference="Li et al. 2025, arXiv:2506.10972, eq. 3",
+    function=_farseer,
+    bounds={k: ANY for k in ("a1", "b1", "a2", "b2", "a3", "b3")}
+    | {k: (-2.0, 2.0) for k in ("alpha", "beta", "gamma")},
+    # Each a N^k + b is moved as slope * ((N/centre)^k - 1) / k + level, which is smooth through k = 0; the term in D
+    # has its level and slope taken at the centre of D.
+    coordinates={
+        "alpha": _CURVATURE, "beta": _CURVATURE, "gamma": _CURVATURE,
+        "a1": Coordinate("plain", _box_cox("alpha"), start=(-1.0, 1.0), limits=(-20.0, 20.0)),
+        "b1": Coordinate("plain", None, _level("a1", "alpha"), start=(-2.5, 0.5), limits=(-20.0, 5.0)),
+        "a2": Coordinate("plain", _box_cox("beta"), _slope_of_term, start=(-2.0, 2.0), limits=(-20.0, 20.0)),
+        "b2": Coordinate("plain", None, _level_of_term, start=(-8.0, 0.5), limits=(-40.0, 20.0)),
+        "a3": Coordinate("plain", _box_cox("gamma"), start=(-0.6, 0.4), limits=(-20.0, 20.0)),
+        "b3": Coordinate("plain", None, _log_floor, start=(-2.0, 0.3), limits=(-40.0, 20.0)),
+    },
+)  # fmt: skip
+
+LAWS = (kaplan, chinchilla, chinchilla_tied, chinchilla_outer, data_constrained, overtraining, farseer)

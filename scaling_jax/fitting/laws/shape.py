@@ -1,0 +1,78 @@
+"""Laws of what else shapes a run: width and depth, experts, and the best learning rate and batch size."""
+
+import jax.numpy as jnp
+
+from scaling_jax.fitting.laws.base import Coordinate, Law
+from scaling_jax.fitting.laws.loss import EXPONENT, EXPONENT_BOUNDS
+from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centred, exp, power
+
+shape = Law(
+    name="shape",
+    params=("E", "A", "B", "P", "T", "alpha", "beta", "gamma", "zeta"),
+    levels=("E",),
+    inputs=("width", "depth", "N", "D"),
+    equation="L = E + A / width^alpha + B / depth^beta + P / N^gamma + T / D^zeta",
+    reference="McLeish et al. 2025 (Gemstones), arXiv:2502.06857, sec. 4.2",
+    function=lambda p, x: p["E"]
+    + p["A"] * power(x["width"], -p["alpha"])
+    + p["B"] * power(x["depth"], -p["beta"])
+    + p["P"] * power(x["N"], -p["gamma"])
+    + p["T"] * power(x["D"], -p["zeta"]),
+    bounds={k: POSITIVE for k in "EABPT"} | {k: EXPONENT_BOUNDS for k in ("alpha", "beta", "gamma", "zeta")},
+    coordinates={
+        "E": LEVEL, "A": centred("alpha", "width"), "B": centred("beta", "depth"), "P": centred("gamma", "N"),
+        "T": centred("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
+    },
+)  # fmt: skip
+
+moe = Law(
+    name="moe",
+    params=("a", "b", "c", "d"),
+    inputs=("N", "E"),
+    equation="ln L = a ln N + b ln E + c ln N ln E + d",
+    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, without the saturating transform of E)",
+    function=lambda p, x: jnp.exp(
+        p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+    ),
+    bounds={k: ANY for k in "abcd"},
+    # Around the centre of the data: ln L = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
+    coordinates={
+        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.3, 0.1)),
+        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.3, 0.1)),
+        "c": Coordinate("plain", start=(-0.05, 0.05)),
+        "d": Coordinate(
+            "plain",
+            None,
+            lambda p, m: m["y"] - p["a"] * m["N"] - p["b"] * m["E"] - p["c"] * m["N"] * m["E"],
+            start=(-0.5, 0.5),
+        ),
+    },
+)
+
+
+def _hyperparameter(name, equation, reference):
+    return Law(
+        name=name,
+        params=("A", "alpha", "beta"),
+        inputs=("N", "D"),
+        equation=equation,
+        reference=reference,
+        function=lambda p, x: p["A"] * power(x["N"], p["alpha"]) * power(x["D"], p["beta"]),
+        bounds={"A": POSITIVE, "alpha": (-10.0, 10.0), "beta": (-10.0, 10.0)},
+        coordinates={
+            "A": Coordinate("linear", lambda p, m: exp(m["y"] - p["alpha"] * m["N"] - p["beta"] * m["D"])),
+            "alpha": Coordinate("plain", start=(-1.0, 1.0)),
+            "beta": Coordinate("plain", start=(-1.0, 1.0)),
+        },
+        a_loss=False,
+    )
+
+
+lr_optimum = _hyperparameter(
+    "lr_optimum", "lr = A N^alpha D^beta", "Li et al. 2025 (Step Law), arXiv:2503.04715, eq. 1"
+)
+batch_optimum = _hyperparameter(
+    "batch_optimum", "batch = A N^alpha D^beta", "Li et al. 2025 (Step Law), arXiv:2503.04715, eq. 1 (there alpha = 0)"
+)
+
+LAWS = (shape, moe, lr_optimum, batch_optimum)

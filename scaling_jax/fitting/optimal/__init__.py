@@ -1,0 +1,1 @@
+"""From a fit or sweeps to the compute-optimal allocation."""

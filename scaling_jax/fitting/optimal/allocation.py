@@ -1,0 +1,228 @@
+"""How a budget is best split into N and D under a law: by its formula, or by search under any cost and constraint."""
+
+import numpy as np
+
+from scaling_jax.fitting.data import number
+from scaling_jax.fitting.errors import FitError
+
+COARSE, FINE = 400, 33  # sizes tried over the whole range, and in each closer look around the best
+TINY, HUGE = 1e-3, 1e45  # tokens between which the affordable number is searched
+
+
+def has_closed_form(law, cost=None, max_N=None, max_D=None, allowed=None, maximize=False):
+    """Whether the law has a formula for N* under exactly this question."""
+    return law.optimum is not None and cost is max_N is max_D is allowed is None and not maximize
+
+
+def best_sizes(
+    law, params, C, *, cost=None, max_N=None, max_D=None, allowed=None, inputs=None, maximize=False, middle=None
+):
+    """N, D and the law's value on the frontier.
+
+    Args:
+      law: reads N and D (or what follows from them), and `inputs`.
+      params: natural-unit parameters, each (s,).
+      C: (c,) budgets.
+      cost: cost(N, D), increasing in both; None for 6ND.
+      max_N, max_D: caps, e.g. what fits into memory, or how many unique tokens there are.
+      allowed: allowed(N, D) -> bool, for any other constraint.
+      inputs: values, or functions of (N, D), of further inputs of the law.
+      maximize: the law describes something to be made large.
+      middle: (N, D) at the centre of the data: of several minima those near its balanced growth are meant.
+    Returns:
+      N, D, value, each (s, c), and whether the best lies at the edge of what was searched, (s, c).
+    """
+    if has_closed_form(law, cost, max_N, max_D, allowed, maximize):
+        with np.errstate(all="ignore"):
+            N = law.optimum({k: v[:, None] for k, v in params.items()}, C[None])
+            D = C / (6.0 * N)
+        columns = law_columns(law, N, D, inputs)
+        value = law({k: v[:, None] for k, v in params.items()}, columns)
+        return N, D, value, ~(np.isfinite(N) & (N > 0) & (D > 0))
+    max_N, max_D = (None if v is None else number(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D)))
+    if not (allowed is None or callable(allowed)):
+        raise FitError(f"allowed={allowed!r} must be a function, e.g. lambda N, D: 16 * N < 8e10.")
+    if not len(C):
+        empty = np.empty((len(next(iter(params.values()))), 0))
+        return empty, empty, empty, empty.astype(bool)
+    budget = _Budget(cost, max_D)
+    sign = -1.0 if maximize else 1.0
+    parts = [_search(law, params, c, budget, max_N, allowed, inputs, sign, middle) for c in C]
+    return tuple(np.stack(part, axis=1) for part in zip(*parts))
+
+
+def law_columns(law, N, D, inputs=None):
+    """The law's own inputs at N and D."""
+    columns = {"N": N, "D": D}
+    if law.from_nd is not None:
+        columns |= law.from_nd(columns)
+    for k, v in (inputs or {}).items():
+        columns[k] = v(N, D) if callable(v) else np.broadcast_to(np.asarray(v, np.float64), np.shape(N))
+    return columns
+
+
+class _Budget:
+    """How many tokens a budget buys at each size."""
+
+    def __init__(self, cost, max_D):
+        self.cost = None if cost is None else _vectorised(cost)
+        self.max_D = np.inf if max_D is None else float(max_D)
+
+    def tokens(self, N, C):
+        """(...) tokens that C buys at sizes N, at most `max_D`; 0 where it buys none."""
+        if self.cost is None:
+            return np.minimum(C / (6.0 * N), self.max_D)
+        # Costs are nearly powers of D, so Newton's method in logarithms takes a few steps; what it misses is bisected.
+        log_d = np.log(np.clip(C / (6.0 * N), TINY, HUGE))
+        for _ in range(6):
+            log_cost, above = np.log(self.cost(N, np.exp(log_d))), np.log(self.cost(N, np.exp(log_d + 1e-4)))
+            with np.errstate(all="ignore"):
+                step = (np.log(C) - log_cost) * 1e-4 / (above - log_cost)
+            log_d = np.clip(log_d + np.nan_to_num(np.clip(step, -20, 20)), np.log(TINY), np.log(HUGE))
+        missed = ~(np.abs(np.log(self.cost(N, np.exp(log_d))) - np.log(C)) < 1e-12)
+        D = np.exp(log_d)
+        if missed.any():
+            D[missed] = self._bisected(N[missed], C)
+        return np.minimum(D, self.max_D)
+
+    def _bisected(self, N, C):
+        low, high = np.full_like(N, np.log(TINY)), np.full_like(N, np.log(HUGE))
+        affordable = self.cost(N, np.exp(low)) <= C
+        for _ in range(64):
+            middle = 0.5 * (low + high)
+            under = self.cost(N, np.exp(middle)) <= C
+            low, high = np.where(under, middle, low), np.where(under, high, middle)
+        return np.where(affordable, np.exp(low), 0.0)
+
+
+def _vectorised(cost):
+    """A cost as a function of arrays, whatever it was written for."""
+    if not callable(cost):
+        raise FitError(f"cost={cost!r} must be a function, e.g. lambda N, D: 6 * N * D.")
+
+    def call(N, D):
+        try:
+            value = np.asarray(cost(N, D), np.float64)
+            if value.shape == np.broadcast_shapes(np.shape(N), np.shape(D)):
+                return value
+        except (TypeError, ValueError):
+            pass  # written for scalars, with `if` or `math`
+        return np.vectorize(cost, otypes=[np.float64])(N, D)
+
+    def at(N, D):
+        try:
+            value = float(call(np.array([N]), np.array([D]))[0])
+        except Exception as err:
+            raise FitError(
+                f"cost(N={N:g}, D={D:g}) raises {type(err).__name__}: {err}; a cost is a function of two numbers, e.g. "
+                "lambda N, D: 6 * N * D."
+            ) from None
+        if not 0 < value < np.inf:
+            raise FitError(
+                f"cost(N={N:g}, D={D:g}) = {value:g}: a cost must be positive and finite, e.g. lambda N, D: 6 * N * D."
+            )
+        return value
+
+    at(1e9, 1e10)
+    if not at(1e8, 1e16) > at(1e8, 1e6):
+        raise FitError("the cost of N=1e8 is no higher for D=1e16 than for D=1e6: a cost must increase with N and D.")
+    return call
+
+
+def _search(law, params, C, budget, max_N, allowed, inputs, sign, middle):
+    """Best size for one budget and every parameter vector: closer looks, then the vertex of a quartic.
+
+    Returns:
+      N, D, value and whether N is at the edge of the search, each (s,).
+    """
+    top = np.log(1e30 if max_N is None else float(max_N))
+    grid = np.linspace(0.0, top, COARSE)
+    columns = {k: v[:, None] for k, v in params.items()}
+    s = len(next(iter(params.values())))
+
+    def look(log_n, who=slice(None)):
+        N = np.exp(log_n)
+        D = budget.tokens(N, C)
+        own = {k: v[who] for k, v in columns.items()}
+        with np.errstate(all="ignore"):
+            found = sign * law(own, law_columns(law, N, np.maximum(D, 1e-300), inputs))
+            good = (D > TINY) & np.isfinite(found)
+            if allowed is not None:
+                good &= np.vectorize(allowed, otypes=[bool])(N, D)
+        return np.where(good, found, np.inf)
+
+    found = look(grid[None])  # one row of sizes for all parameter vectors
+    if not np.isfinite(found).any(axis=1).all():
+        raise FitError(f"C={C:g} buys nothing that the constraints allow; raise C or relax max_N, max_D or allowed.")
+    near = None if middle is None else _balanced(grid, budget.tokens(np.exp(grid), C), *middle)
+    best, edge = _best_inside(found, max_N is not None or allowed is not None, near)
+    centre, width = np.full(s, grid[best]), grid[1] - grid[0]
+    centre, width = _closer(look, centre, width, top, 2, slice(None))
+    centre, smooth = _vertex(look, centre, top)
+    rest = np.flatnonzero(~smooth)
+    if len(rest):  # a minimum at a cap or a kink is only found by comparing
+        centre[rest], _ = _closer(look, centre[rest], width, top, 7, rest)
+    N = np.exp(centre) if max_N is None else np.minimum(np.exp(centre), max_N)
+    return N, budget.tokens(N, C), sign * look(centre[:, None])[:, 0], edge
+
+
+def _balanced(log_n, D, N_middle, D_middle):
+    """(grid,) how many e-folds each size lies from what balanced growth of N and D would buy, less the room it has.
+
+    Balanced growth is N* ~ C^.5. Exponents between 0 and 1 move N* off it by half of ln C at most; three decades more
+    are left to the law. 0 inside that room.
+    """
+    log_n, log_d = log_n - np.log(N_middle), np.log(np.maximum(D, TINY)) - np.log(D_middle)
+    at = np.argmin(np.abs(log_n - log_d))
+    room = np.log(1e3) + 0.5 * abs(log_n[at] + log_d[at])
+    return np.maximum(np.abs(log_n - log_n[at]) - room, 0.0)
+
+
+def _best_inside(found, capped, away=None):
+    """Index of the best size of each row, and whether it is only the edge of what was searched.
+
+    Minima inside the range come first: far outside the data many laws fall again, where they mean nothing. So do
+    those nearest to the data where `away` (grid,) says how far each size is. Where the sizes are capped, the edge is
+    an answer like any other.
+    """
+    before, after = (np.full_like(found, np.inf) for _ in range(2))
+    before[:, 1:], after[:, :-1] = found[:, :-1], found[:, 1:]
+    reachable = np.isfinite(found)
+    inside = reachable & (found <= before) & (found <= after)
+    if not capped:
+        inside &= np.isfinite(before) & np.isfinite(after)
+    some = inside.any(axis=1)
+    if away is not None:
+        distance = np.where(inside, away, np.inf)
+        inside &= distance <= distance.min(axis=1, keepdims=True)
+    return np.argmin(np.where(inside | ~some[:, None], found, np.inf), axis=1), ~some
+
+
+def _closer(look, centre, width, top, times, who):
+    """Minima around `centre`, each look `FINE` sizes wide and (FINE - 1) / 2 times closer than the last."""
+    for _ in range(times):
+        log_n = np.clip(centre[:, None] + np.linspace(-width, width, FINE), 0.0, top)
+        best = np.argmin(look(log_n, who), axis=1)
+        centre, width = np.take_along_axis(log_n, best[:, None], 1)[:, 0], 2 * width / (FINE - 1)
+    return centre, width
+
+
+def _vertex(look, centre, top, step=2e-3):
+    """Minima refined by a quartic through five points: comparing values cannot see closer than 1e-8.
+
+    Returns:
+      (s,) minima, and where the objective is smooth enough for it.
+    """
+    f = look(np.clip(centre[:, None] + step * np.arange(-2, 3), 0.0, top))
+    here = f[:, 2]
+    f = f - f[:, 2:3]
+    with np.errstate(all="ignore"):
+        slope = (f[:, 0] - 8 * f[:, 1] + 8 * f[:, 3] - f[:, 4]) / (12 * step)
+        bend = (-f[:, 0] + 16 * f[:, 1] + 16 * f[:, 3] - f[:, 4]) / (12 * step**2)
+        third = (-f[:, 0] + 2 * f[:, 1] - 2 * f[:, 3] + f[:, 4]) / (2 * step**3)
+        move = -slope / bend
+        move = -slope / (bend + 0.5 * third * move)
+    moved = np.clip(np.where(np.abs(move) < step, centre + np.nan_to_num(move), centre), 0.0, top)
+    smooth = np.isfinite(f).all(axis=1) & (bend > 0) & (np.abs(move) < step)
+    smooth &= look(moved[:, None])[:, 0] <= here + 1e-13 * np.abs(here)
+    return np.where(smooth, moved, centre), smooth

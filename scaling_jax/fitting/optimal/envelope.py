@@ -1,0 +1,143 @@
+"""Approach 1: the runs that nothing cheaper beats, and the power laws through them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from scaling_jax.fitting.data import check_level, positive, whole
+from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.optimal.isoflop import PowerLaw, power_law
+from scaling_jax.fitting.optimal.sweeps import as_columns
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Envelope:
+    """The compute-efficient runs: N* ~ C^a and D* ~ C^b through the lower hull. Made by `envelope`.
+
+    Attributes:
+      optima: record array `.C .N .D .loss` of the runs on the hull, in order of C.
+      index: their positions in the arrays that were passed in.
+      N_law, D_law: power laws through them.
+      samples: (resamples, 2) exponents a, b of hulls of resampled runs.
+      warnings: what makes the exponents less sure than they look.
+    """
+
+    optima: np.recarray
+    index: np.ndarray
+    N_law: PowerLaw
+    D_law: PowerLaw
+    samples: np.ndarray
+    warnings: list[str]
+
+    @property
+    def a(self) -> float:
+        """Exponent of N* ~ C^a."""
+        return self.N_law.exponent
+
+    @property
+    def b(self) -> float:
+        """Exponent of D* ~ C^b."""
+        return self.D_law.exponent
+
+    def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
+        """Percentiles of the exponents over pairs-bootstrap resamples of the runs; nan without resamples."""
+        check_level(level)
+        if not self.samples.size:
+            return {"a": (np.nan, np.nan), "b": (np.nan, np.nan)}
+        low, high = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return {k: (float(low[i]), float(high[i])) for i, k in enumerate("ab")}
+
+    def frontier(self, C) -> np.recarray:
+        """N*(C) and D*(C) of the power laws, as a record array with `.C .N .D`."""
+        C = np.atleast_1d(positive(C, "C"))
+        return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], names="C,N,D")
+
+    def __repr__(self) -> str:
+        interval = self.interval()
+        lines = [
+            f"Envelope: {self.optima.size} runs on the lower hull",
+            f"  a = {self.a:.4f} [{interval['a'][0]:.4f}, {interval['a'][1]:.4f}]   "
+            f"b = {self.b:.4f} [{interval['b'][0]:.4f}, {interval['b'][1]:.4f}]   (95%)",
+            f"  {'C':>10} {'N':>10} {'D':>10} {'loss':>8}",
+        ]
+        lines += [f"  {o.C:10.3g} {o.N:10.4g} {o.D:10.4g} {o.loss:8.4f}" for o in self.optima]
+        return "\n".join(lines + [f"  ! {warning}" for warning in self.warnings])
+
+
+def envelope(N, D, C, loss, *, resamples: int = 200, seed: int = 0) -> Envelope:
+    """Approach 1 of Hoffmann et al. 2022, on the lower convex hull of (ln C, ln loss).
+
+    The hull, not the pointwise minimum: ln L*(ln C) is convex for every law with an irreducible loss, and a run
+    above the hull is beaten by a mixture of its neighbours. The hull ends at the lowest loss.
+
+    Args:
+      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss: final losses, or points of training curves.
+      resamples, seed: of the pairs bootstrap behind `.interval`.
+
+    Raises:
+      FitError: fewer than two runs on the hull, or values that are not finite and positive.
+    """
+    data = as_columns(N=N, D=D, C=C, loss=loss)
+    x, y = np.log(data["C"]), np.log(data["loss"])
+    index = _lower_hull(x, y)
+    if index.size < 2 or np.ptp(x[index]) == 0:
+        raise FitError(
+            f"{index.size} of {x.size} runs are on the lower hull of loss against C and exponents need two: "
+            "no more expensive run has a lower loss than the cheapest good one"
+        )
+    rng = np.random.default_rng(whole(seed, "seed"))
+    samples = []
+    for _ in range(whole(resamples, "resamples")):
+        chosen = rng.integers(x.size, size=x.size)
+        hull = chosen[_lower_hull(x[chosen], y[chosen])]
+        if hull.size >= 2:
+            samples.append([power_law(data["C"][hull], data[k][hull]).exponent for k in "ND"])
+    optima = np.rec.fromarrays([data[k][index] for k in ("C", "N", "D", "loss")], names="C,N,D,loss")
+    return Envelope(
+        optima=optima,
+        index=index,
+        N_law=power_law(optima.C, optima.N),
+        D_law=power_law(optima.C, optima.D),
+        samples=np.array(samples).reshape(-1, 2),
+        warnings=list(_warnings(optima, data)),
+    )
+
+
+def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Indices of the falling part of the lower convex hull of (x, y), from left to right."""
+    order = np.lexsort((y, x))
+    # Only points lower than everything to their left can be on the falling part: few are left for the loop.
+    best = np.minimum.accumulate(y[order])
+    order = order[np.r_[True, y[order][1:] < best[:-1]]]
+    hull: list[int] = []
+    for i in order:
+        while len(hull) >= 2:
+            j, k = hull[-2], hull[-1]
+            if (x[k] - x[j]) * (y[i] - y[j]) > (y[k] - y[j]) * (x[i] - x[j]):
+                break
+            hull.pop()
+        hull.append(int(i))
+    return np.array(hull)
+
+
+def _warnings(optima, data):
+    if optima.size < 5:
+        yield f"only {optima.size} runs are on the hull: exponents from so few are a rough guide"
+    decades = np.log10(optima.C[-1] / optima.C[0])
+    if decades < 1:
+        yield f"the hull spans {decades:.1f} decades of C: exponents need at least one, better two"
+    if optima.C[-1] < data["C"].max() * 0.999:
+        yield (
+            f"runs above C = {optima.C[-1]:.3g} do not improve on its loss (the most expensive has "
+            f"C = {data['C'].max():.3g}): the hull ends there"
+        )
+    sizes = np.unique(data["N"])
+    for edge, name, more in ((sizes[0], "smallest", "smaller"), (sizes[-1], "largest", "larger")):
+        pinned = int(np.count_nonzero(edge == optima.N))
+        if pinned > 1:
+            yield (
+                f"{pinned} of {optima.size} runs on the hull have the {name} size tried ({edge:.3g}): "
+                f"the exponent is bent there; add {more} models"
+            )

@@ -1,0 +1,1 @@
+"""How a fit finds its optimum (private)."""

@@ -1,0 +1,236 @@
+"""From data to the optimum and its certificate: starts, descents, polish, and how many starts agree.
+
+Laws with few parameters have one basin that most starts fall into. Broken laws have many: where fewer than three in
+four starts agree, the best ends are moved on (some coordinates drawn anew, the others kept) and descended again
+until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003). Starts can also agree on
+an optimum that is not the best, so it is probed: no descent from it with one or two coordinates elsewhere, out to
+their bounds, may end lower.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from scaling_jax.fitting.solver._finish import GRADIENT_TOLERANCE, finish, polished, relative_gradient
+from scaling_jax.fitting.solver._levenberg_marquardt import Descent, descend
+from scaling_jax.fitting.solver._starts import choose, moved, probes
+
+STARTS = 24
+ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
+RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and how often there are more while it is
+ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds at most
+COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
+PROBING = 6  # rounds of probing at most
+SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
+SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
+DIFFERENT = 1e-4  # and above which they are two
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why the optimum should be believed.
+
+    Attributes:
+      gradient: largest component of the gradient, relative to the sum of its terms' sizes (for LAD: of the
+        subgradient closest to zero). Below 1e-8 it is a stationary point to working precision.
+      starts: how many distinct starts were descended. agree: how many of them ended in this optimum.
+      next_best: objective value of the best other optimum that a start ended in; None if there was none.
+      rows: how many rows the starts were compared on (all of them up to 4096).
+      lower_outside: {"value", "params"} of a lower optimum outside the law's usual ranges, which was not taken.
+      moved, moved_agree: how many further descents began at the best ends with some coordinates elsewhere, and how
+        many of them ended in this optimum.
+    """
+
+    gradient: float
+    starts: int
+    agree: int
+    next_best: float | None
+    rows: int
+    lower_outside: dict | None = None
+    moved: int = 0
+    moved_agree: int = 0
+
+    def __str__(self):
+        more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
+        other = "no other optimum seen" if self.next_best is None else f"next best optimum {self.next_best:.10g}"
+        return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree{more}, {other}"
+
+    def to_dict(self):
+        return asdict(self)
+
+
+def minimise(problem, seed=0, starts=None):
+    """The best optimum found, and its certificate.
+
+    For a law with usual ranges, an optimum inside them is preferred; what is lower outside is in the certificate.
+
+    Args:
+      problem: a `Problem`.
+      seed: of the spread of starts.
+      starts: how many starts, or an array (b, p) of them; None for the default, more where they disagree.
+    Returns:
+      z (p,), `Certificate`.
+    """
+    usual = problem.within(problem.law.usual)
+    z, certificate = _minimise(problem, seed, starts)
+    if not np.any((z < usual.lower) | (z > usual.upper)):
+        return z, certificate
+    inside, inner = _minimise(usual, seed, starts)
+    if inner.gradient > GRADIENT_TOLERANCE or relative_gradient(problem, inside) > GRADIENT_TOLERANCE:
+        return z, certificate  # nothing stationary inside: its best is at the edge of the usual range
+    value = float(problem.value(z[None])[0])
+    return inside, replace(inner, lower_outside={"value": value, "params": problem.params(z)})
+
+
+def _minimise(problem, seed, starts):
+    sample = _sample(problem, seed)
+    if starts is None:
+        first, further = _search(sample, seed)
+    else:
+        if isinstance(starts, (int, np.integer)):
+            first = _descend(sample, choose(sample, int(starts), seed), 100)
+        else:  # somebody's own: down from there, not over dents
+            first = descend(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
+        further = _rows(first, slice(0))
+    ends = _joined(first, further)
+    z, gradient = _finish(problem, sample, ends)
+    agree = _agree(sample, ends.value)
+    others = ends.value[ends.settled & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
+    next_best = float(others.min()) if len(others) else None
+    if next_best is not None and sample is not problem:
+        next_best *= problem.weights.sum() / sample.weights.sum()
+    return z, Certificate(
+        gradient, len(first.value), int(agree[: len(first.value)].sum()), next_best, sample.n,
+        moved=len(further.value), moved_agree=int(agree[len(first.value) :].sum()),
+    )  # fmt: skip
+
+
+def _search(problem, seed):
+    """Ends of independent starts, and of further descents from the best of them."""
+    first = _descend(problem, choose(problem, STARTS, seed), 100)
+    further, thorough = _rows(first, slice(0)), False
+    doubtful = _agree(problem, first.value).mean() < ENOUGH
+    for _ in range(PROBING):
+        if doubtful and not thorough:
+            for batch in range(1, BATCHES + 1):
+                first = _joined(first, _descend(problem, choose(problem, MORE_STARTS, seed + batch), 200))
+                if not _rare(_agree(problem, first.value).sum(), len(first.value)):
+                    break
+            further, thorough = _move_on(problem, _joined(first, further), seed), True
+        ends = _joined(first, further)
+        best = ends.value.min()
+        if best <= _noise(problem):
+            break
+        probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 100)
+        further = _joined(further, probed)
+        if not _better(problem, probed, best):
+            break
+        further, doubtful = _joined(further, _carried_on(problem, probed)), True
+    return first, further
+
+
+def _move_on(problem, ends, seed):
+    """The ends of descents from the best of `ends`, moved on until that brings nothing better.
+
+    One round without gain is enough where many starts agree on the best, STALE rounds where it is rare.
+    """
+    stale, known = 0, len(ends.value)
+    for round_ in range(ROUNDS):
+        if stale == 0:
+            ends = _joined(ends, _carried_on(problem, ends))
+        best = ends.value.min()
+        elite = _best_apart(problem, ends, ELITE)
+        z = moved(problem, ends.z[elite], COPIES, seed + round_)
+        ends = _joined(ends, _descend(problem, z, 200))
+        stale = 0 if _better(problem, ends, best) else stale + 1
+        enough = 1 if _agree(problem, ends.value)[:known].mean() >= COMMON else STALE
+        if stale >= enough or best <= _noise(problem):
+            break
+    return _rows(ends, slice(known, None))
+
+
+def _carried_on(problem, ends):
+    """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
+    return descend(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
+
+
+def _rare(agree, starts):
+    return agree < max(2, RARE * starts)
+
+
+def _better(problem, ends, best):
+    return ends.value.min() < best * (1 - SAME) - _noise(problem)
+
+
+def _joined(ends, more):
+    return Descent(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+
+
+def _rows(ends, index):
+    return Descent(*(v[index] for v in vars(ends).values()))
+
+
+def _best_apart(problem, ends, most, worst=np.inf):
+    """Indices of the best ends that differ in value, at most `most`, none above `worst`."""
+    order, value = np.argsort(ends.value), ends.value
+    picked = [order[0]]
+    for i in order[1:]:
+        if len(picked) == most or not value[i] <= worst:
+            break
+        if value[i] > value[picked[-1]] * (1 + SAME) + _noise(problem):
+            picked.append(i)
+    return picked
+
+
+def _descend(problem, z, max_steps):
+    """Every other start sees the objective smoothed at first: some optima are missed with it, others without."""
+    return descend(problem, z, max_steps=max_steps, tolerance=1e-10, widen=np.where(np.arange(len(z)) % 2, 0.02, 1.0))
+
+
+def _finish(problem, sample, ends):
+    """Finishes the best ends: the few best apart, in case the sample or the smoothing misjudged them."""
+    z = ends.z[_best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))]
+    if sample is not problem:
+        z = descend(problem, z).z
+    z = np.stack([polished(problem, row) for row in z])
+    return finish(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
+
+
+def _agree(problem, values):
+    return values <= values.min() * (1 + SAME) + _noise(problem)
+
+
+def _noise(problem):
+    """Objective value of residuals at rounding level: noise-free data end anywhere below it."""
+    unit = 1.0 if problem.objective.log else np.max(np.abs(problem.y))
+    return problem.objective.value(np.full(problem.n, 1e-9 * unit), problem.weights)
+
+
+def _sample(problem, seed):
+    if problem.n <= SEARCH_ROWS:
+        return problem
+    index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)
+    sample = problem.rows(np.sort(index))
+    return sample if sample.weights.any() else problem
+
+
+def warnings(fit):
+    """What the search itself found doubtful about a `Fit`, in sentences."""
+    c, found = fit.certificate, []
+    if _rare(c.agree, c.starts):
+        how = f"only {c.agree} of {c.starts} starts reached this optimum"
+        if c.agree == 0 and c.moved_agree:
+            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
+        found.append(f"{how}: there may be a better one (try seed=1, or starts=5000)")
+    runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
+    if runaways:
+        ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
+        found.append(f"not identified by these data: {ends}: the optimum lies at the end of its range")
+    if c.lower_outside:
+        usual = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in fit.law.usual.items() if k in fit.free)
+        where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in fit.law.usual if k in fit.free)
+        found.append(
+            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the usual range ({usual}), at {where}; "
+            "the optimum inside it was taken"
+        )
+    return found

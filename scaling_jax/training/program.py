@@ -1,0 +1,322 @@
+"""A pack on the devices: every lane of one shape in one compiled program.
+
+Lanes are stacked on a leading axis and spread over the mesh's `run` axis without collectives; `data` and `fsdp` split
+the batch and the parameters of lanes that are too big for one device. What remains on a device is laid out as
+
+  vmap        all lanes in one batched step,
+  map         one after another inside the program (`lax.map`),
+  sequential  one after another, a program call each.
+
+Steps run in a `fori_loop` with a traced trip count: one compilation serves chunks of every length, trunk and branch,
+and every rate, decay and seed. A frozen lane takes no time in `map` and `sequential`; under `vmap` it takes its share.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scaling_jax.models import partition
+from scaling_jax.models.family import Model
+from scaling_jax.plan import Lane, Phase
+from scaling_jax.study import Execution, Study
+from scaling_jax.training import distributed as processes
+from scaling_jax.training import step as steps
+
+AXES = ("run", "data", "fsdp")
+P = jax.sharding.PartitionSpec
+BUFFER_BYTES = 64 * 2**20  # of one dispatch's inputs
+INPUTS = P(None, None, partition.BATCH_AXES)  # [seeds, steps, batch, ...]: where a batch is split, so is what is read
+
+
+def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.sharding.Mesh:
+    """Mesh of (run, data, fsdp); Auto axes, since Linen's and optax's code is written for them."""
+    grid = np.asarray(devices, dtype=object).reshape(shape)
+    return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+class LaneProgram:
+    """The compiled functions of one pack on one mesh; each compiles when first used, all at once in `compile`.
+
+    Args:
+      model: the scale.
+      study: optimiser and schedule are read.
+      execution: resolved; `layout` is "vmap", "map" or "sequential".
+      mesh: of `make_mesh`.
+      lanes: of the pack.
+      feed: gives arrays and batches.
+      buffer_steps: the most steps one dispatch may take; fewer where their inputs would take too much memory.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        study: Study,
+        execution: Execution,
+        mesh: jax.sharding.Mesh,
+        lanes: Sequence[Lane],
+        feed: Any,
+        buffer_steps: int,
+    ):
+        self.model, self.study, self.execution, self.mesh, self.feed = model, study, execution, mesh, feed
+        self.num_lanes, self.batch_size = len(lanes), study.optimizer.batch_size
+        run_axis = mesh.shape["run"]
+        padded = math.ceil(len(lanes) / run_axis) * run_axis
+        # Places that no lane needs hold a frozen copy of the last one, so that every device has equally many.
+        self.places = tuple(lanes) + (lanes[-1],) * (padded - len(lanes))
+        per_group = run_axis if execution.layout == "sequential" else padded
+        self.groups = tuple(range(i, i + per_group) for i in range(0, padded, per_group))
+        self.lanes_per_device = per_group // run_axis
+        self.seeds = tuple(sorted({lane.seed for lane in lanes}))
+        self.max_loss = study.optimizer.max_loss_factor * math.log(feed.spec.vocab_size)
+        self.shape = "cosine" if study.schedule.name == "cosine" else "linear"
+        self.arrays = feed.arrays(mesh)
+        self.validation = self._put(feed.validation_inputs(study.evaluation.examples, study.evaluation.batch_size), P())
+        self._rows = processes.own_rows(self._sharding(P(partition.BATCH_AXES)), self.batch_size)
+        self._read = feed.reader(self.batch_size, self._rows)
+        self._step_inputs = feed.abstract_inputs(self.batch_size)
+        step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
+        self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds))))
+
+    # What one device does, for one lane.
+
+    def _lane_init(self, seed, init_scale, active):
+        state = steps.init_state(self.model, self.study.optimizer, seed, init_scale)
+        return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
+
+    def _lane_chunk(self, state, hparams, inputs_SxK, first_step, num_steps, arrays):
+        """`num_steps` updates of one lane -> (state, losses [K], zero beyond `num_steps`)."""
+        key = jax.random.key(hparams["seed"])
+
+        def body(i, carry):
+            state, losses_K = carry
+            inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["order"], i], inputs_SxK)
+            batch = self.feed.make_batch(arrays, inputs, jax.random.fold_in(key, first_step + i))
+            state, loss = steps.train_step(
+                self.model,
+                self.study.optimizer,
+                self.shape,
+                state,
+                hparams,
+                first_step + i,
+                jax.tree.map(partition.split_batch, batch),
+                self.execution.microbatches,
+                self.max_loss,
+            )
+            return state, losses_K.at[i].set(loss)
+
+        if self.execution.layout != "vmap":  # a frozen lane takes no time; under vmap the bound must not vary by lane
+            num_steps = jnp.where(state["diverged_step"] < 0, num_steps, 0)
+        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(self.buffer_steps)))
+
+    def _lane_evaluate(self, params, inputs_N, arrays):
+        """Sums over the fixed validation set for one lane."""
+
+        def sums_of(i):
+            batch = self.feed.make_batch(arrays, jax.tree.map(lambda x: x[i], inputs_N))
+            return self.model.evaluate(params, jax.tree.map(partition.split_batch, batch))
+
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(sums_of, 0))
+        count = jax.tree.leaves(inputs_N)[0].shape[0]
+        return jax.lax.fori_loop(0, count, lambda i, sums: jax.tree.map(jnp.add, sums, sums_of(i)), zero)
+
+    # All lanes of a device, all devices.
+
+    def _over_lanes(self, one_lane, num_stacked: int):
+        """Applies `one_lane` to every lane of a device; the first `num_stacked` arguments are stacked by lane."""
+        # Kernels want every axis to be manual; what splits the batch and the parameters is the partitioner's.
+        manual = {"run"} if self.mesh.shape["data"] * self.mesh.shape["fsdp"] > 1 else set(AXES)
+
+        def local(*args):
+            stacked, shared = args[:num_stacked], args[num_stacked:]
+            if self.lanes_per_device == 1:
+                out = one_lane(*jax.tree.map(lambda x: x[0], stacked), *shared)
+                return jax.tree.map(lambda x: x[None], out)
+            if self.execution.layout == "vmap":
+                return jax.vmap(lambda *s: one_lane(*s, *shared))(*stacked)
+            return jax.lax.map(lambda s: one_lane(*s, *shared), stacked)
+
+        def spread(*args):
+            specs = tuple(P("run") if i < num_stacked else P() for i in range(len(args)))
+            return jax.shard_map(
+                local, mesh=self.mesh, in_specs=specs, out_specs=P("run"), axis_names=manual, check_vma=False
+            )(*args)
+
+        return spread
+
+    # What is compiled: each a jitted function and what its arguments look like.
+
+    @functools.cached_property
+    def state_shapes(self) -> Any:
+        """ShapeDtypeStructs of one group's state."""
+        size = len(self.groups[0])
+        kinds = (jnp.int32, jnp.float32, jnp.bool_)
+        return jax.eval_shape(jax.vmap(self._lane_init), *(jax.ShapeDtypeStruct((size,), kind) for kind in kinds))
+
+    @functools.cached_property
+    def state_sharding(self) -> Any:
+        """Shardings of one group's state: lanes over `run`, the largest other axis that `fsdp` divides over `fsdp`."""
+        fsdp = self.mesh.shape["fsdp"]
+
+        def one(leaf):
+            axes: list[Any] = ["run"] + [None] * (leaf.ndim - 1)
+            sizes = [(n, -i) for i, n in enumerate(leaf.shape) if i > 0 and n % fsdp == 0 and n > 1]
+            if fsdp > 1 and sizes:
+                axes[-max(sizes)[1]] = "fsdp"
+            return self._sharding(P(*axes))
+
+        return jax.tree.map(one, self.state_shapes)
+
+    def init_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """(seeds, init_scales, active), stacked by lane -> state."""
+        return jax.jit(jax.vmap(self._lane_init), out_shardings=self.state_sharding), tuple(
+            self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in (np.int32, np.float32, np.bool_)
+        )
+
+    def copy_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """state -> another."""
+        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.state_sharding)
+        return copy, (self._abstract_state(),)
+
+    def train_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """(state, hparams, inputs, first step, number of steps, arrays) -> (state, losses); the state is donated."""
+        train = jax.jit(
+            self._over_lanes(self._lane_chunk, 2),
+            donate_argnums=0,
+            out_shardings=(self.state_sharding, self._sharding(P("run"))),
+        )
+        scalar = self._abstract(np.int32(0), P())
+        leading = (len(self.seeds), self.buffer_steps)
+        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), self._step_inputs)
+        inputs = self._abstract(inputs, INPUTS)
+        hparams = self._abstract(self._hparams(self.groups[0], None), P("run"))
+        arrays = self._abstract(self.arrays["train"], P())
+        return train, (self._abstract_state(), hparams, inputs, scalar, scalar, arrays)
+
+    def evaluate_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """(params, inputs, arrays) -> sums, stacked by lane."""
+        evaluate = jax.jit(self._over_lanes(self._lane_evaluate, 1))
+        shared = self._abstract((self.validation, self.arrays["validation"]), P())
+        return evaluate, (self._abstract_state()["params"], *shared)
+
+    @functools.cached_property
+    def _init(self):
+        return _compiled(self.init_program())
+
+    @functools.cached_property
+    def _copy(self):
+        return _compiled(self.copy_program())
+
+    @functools.cached_property
+    def _train(self):
+        return _compiled(self.train_program())
+
+    @functools.cached_property
+    def _evaluate(self):
+        return _compiled(self.evaluate_program())
+
+    def compile(self) -> None:
+        """Compiles everything, side by side, so that nothing compiles once training runs."""
+        names = ("_train", "_init", "_evaluate", "_copy")
+        with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+            list(pool.map(lambda name: getattr(self, name), names))
+
+    def _sharding(self, spec) -> jax.NamedSharding:
+        return jax.NamedSharding(self.mesh, spec)
+
+    def _put(self, tree, spec):
+        return processes.put(tree, self._sharding(spec))
+
+    def _abstract(self, tree, spec):
+        sharding = self._sharding(spec)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+    def _abstract_state(self):
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            self.state_shapes,
+            self.state_sharding,
+        )
+
+    def _hparams(self, group: Sequence[int], phase: Phase | None) -> dict[str, np.ndarray]:
+        lanes, schedule = [self.places[i] for i in group], self.study.schedule
+        same = np.ones(len(lanes))
+        return {
+            "learning_rate": np.float32([lane.learning_rate for lane in lanes]),
+            "weight_decay": np.float32([lane.weight_decay for lane in lanes]),
+            "seed": np.int32([lane.seed for lane in lanes]),
+            "order": np.int32([self.seeds.index(lane.seed) for lane in lanes]),
+            "warmup_steps": np.float32(schedule.warmup_steps * same),
+            "decay_start": np.float32((phase.decay_start if phase else 0) * same),
+            "decay_stop": np.float32((phase.decay_stop if phase else 0) * same),
+            "final_fraction": np.float32(schedule.final_fraction * same),
+        }
+
+    def _inputs(self, first_step: int, num_steps: int) -> Any:
+        """What the feed gives for these steps of every seed, [seeds, buffer_steps, batch, ...].
+
+        Zero beyond `num_steps`, and in rows that no device of this process holds.
+        """
+
+        def pad(like, *by_seed):
+            out = np.zeros((len(by_seed), self.buffer_steps, *like.shape), like.dtype)
+            for row, x in zip(out, by_seed):
+                row[:num_steps, self._rows] = x
+            return out
+
+        return jax.tree.map(pad, self._step_inputs, *(self._read(seed, first_step, num_steps) for seed in self.seeds))
+
+    # The face: states are tuples of groups.
+
+    def init(self) -> tuple[Any, ...]:
+        """Fresh states of all lanes."""
+        out = []
+        for group in self.groups:
+            seeds = np.int32([self.places[i].seed for i in group])
+            scales = np.float32([self.places[i].init_scale for i in group])
+            active = np.asarray([i < self.num_lanes for i in group])
+            out.append(self._init(*self._put((seeds, scales, active), P("run"))))
+        return tuple(out)
+
+    def copy(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A copy that survives the donation of the original: what is branched off, or saved."""
+        return tuple(self._copy(state) for state in states)
+
+    def hparams(self, phase: Phase) -> tuple[Any, ...]:
+        """The traced hyperparameters of every lane in this phase, on the devices."""
+        return tuple(self._put(self._hparams(group, phase), P("run")) for group in self.groups)
+
+    def train(self, states, hparams, first_step: int, num_steps: int):
+        """Dispatches `num_steps` updates of every lane; returns at once.
+
+        Returns:
+          (states, losses): losses is a tuple of device arrays [lanes of the group, buffer_steps].
+        """
+        start, count = self._put((np.int32(first_step), np.int32(num_steps)), P())
+        inputs = self._put(self._inputs(first_step, num_steps), INPUTS)
+        out = [
+            self._train(state, hps, inputs, start, count, self.arrays["train"]) for state, hps in zip(states, hparams)
+        ]
+        return tuple(state for state, _ in out), tuple(losses for _, losses in out)
+
+    def evaluate(self, states) -> tuple[Any, ...]:
+        """Dispatches the validation of every lane; sums by group, stacked by lane, on the devices."""
+        return tuple(self._evaluate(state["params"], self.validation, self.arrays["validation"]) for state in states)
+
+    def fetch(self, groups: tuple[Any, ...]) -> list[Any]:
+        """What was stacked by lane in groups, on the host: one pytree per lane."""
+        host = processes.fetch(groups)
+        places = [jax.tree.map(lambda x, i=i: x[i], tree) for g, tree in zip(self.groups, host) for i in range(len(g))]
+        return places[: self.num_lanes]
+
+
+def _compiled(program: tuple[Any, tuple[Any, ...]]) -> Any:
+    function, arguments = program
+    return function.lower(*arguments).compile()
