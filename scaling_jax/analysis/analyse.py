@@ -1,8 +1,10 @@
-"""A results table -> one Analysis that everything shown is drawn from."""
+"""A table of runs -> one Analysis that everything shown is drawn from."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import warnings as python_warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,86 +12,100 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis import approaches
+from scaling_jax.analysis.approaches import side_by_side
+from scaling_jax.analysis.checks import Check, Evidence, run_checks, verdict
 from scaling_jax.analysis.cost import Cost, flops_cost
 from scaling_jax.analysis.fits import (
     AUTO,
-    FRONTIER_COLUMNS,
     PARAM_COLUMNS,
-    HoldOut,
+    Fitted,
     choose_law,
     fit_law,
-    frontier,
-    hold_out,
-    other_laws,
+    frontier_inputs,
+    frontier_rows,
+    has_frontier,
+    law_inputs,
+    objective,
     params_table,
+    parse_inputs,
 )
-from scaling_jax.analysis.gates import Gate, about_frontier, about_runs, gates, plural
+from scaling_jax.analysis.hold_out import HoldOut, below_cut, hold_out
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
-from scaling_jax.analysis.runs import Runs, read_runs, y_name
+from scaling_jax.analysis.read import Columns, read_runs
+from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
+from scaling_jax.analysis.shifts import Linearized
 from scaling_jax.errors import UserError
+from scaling_jax.study import Fit, Study
+from scaling_jax.study import HoldOut as Cut
+from scaling_jax.text import listed, plural
 
-DEFAULTS = {
-    "law": "chinchilla", "metric": "loss", "params": "params_matmul", "huber_delta": 1e-3, "bootstrap": 1000,
-    "level": 0.9, "target_flops": (), "also": (), "cut": 0.5,
-}  # fmt: skip
 TARGETS = (10.0, 100.0)
 LADDER_ROWS, CURVE_POINTS = 3, 25
+MAX_LEFT_OUT = 8  # scales that are left out in turn
+FRONTIER = ("C", "N", "D", "loss", "N_low", "N_high", "D_low", "D_high", "loss_low", "loss_high", "beyond")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Analysis:
-    """What a study's runs say; the text, the figures, the page and the JSON only show it.
+    """The answer that a table of runs gives; the text, the figures, the page and the JSON only show it.
+
+    The law is fitted at once; everything else is computed when it is first asked for.
 
     Attributes:
-      name: of the study.
-      settings: law, metric, params, huber_delta, bootstrap, level, target_flops, also, cut, as used.
-      selection: the ranking that chose the law where the study left it open ("auto"), or None.
+      name: of the study or the table.
+      settings: of the fit, with the law that was chosen.
+      cut: which runs are held out.
       runs: the table, sorted into what is fitted and what is not.
       curves: learning curves as given, or None.
-      fit: the law through all chosen runs, or None.
-      no_fit: why there is none; "" where there is.
-      params: one row per parameter and derived exponent: name, value, low, high.
-      hold_out: the blind prediction of the most expensive runs, or None; `no_hold_out` says why.
-      cost: what C means beyond the runs; None is 6ND.
-      frontier: loss-minimal rows over the ladder's range and at the targets: C, N, D, y, each of the last three with
-        _low and _high, and beyond = C / largest C of a run.
-      curve: the same, dense, for figures.
-      isoflop, envelope: the other approaches; the hull is None where the runs have none.
-      approaches: one row per law and approach: approach, a (N* ~ C^a), low, high, N (N* at the largest target).
-      gates: checks; `warnings`: what else makes the numbers less sure than they look.
-      also: the same of the study's further metrics, by name; they have no `also` of their own.
+      selection: the ranking that chose the law where the settings left it open ("auto"), or None.
+      fitted: the law through all chosen runs with its bootstrap, or None; `no_fit` says why.
+      notes: sentences on how the table was read and what was not fitted.
+      also: the analyses of further metrics, by name.
+
+    Example:
+      >>> import numpy as np, pandas as pd
+      >>> from scaling_jax import analysis, study
+      >>> grid = [(n, d) for n in (1e7, 3e7, 1e8, 3e8) for d in (1e9, 4e9, 1.6e10)]
+      >>> table = pd.DataFrame(grid, columns=["params", "tokens"])
+      >>> table["loss"] = 1.8 + 420 / table.params**0.35 + 900 / table.tokens**0.31
+      >>> found = analysis.analyse(table, fit=study.Fit(bootstrap=0))
+      >>> round(found.fit.params["alpha"], 3)
+      0.35
     """
 
     name: str
-    settings: Mapping[str, Any]
-    selection: fitting.Selection | None
+    settings: Fit
+    cut: Cut
     runs: Runs
     curves: pd.DataFrame | None
-    fit: fitting.Fit | None
+    selection: fitting.Selection | None
+    fitted: Fitted | None
     no_fit: str
-    params: pd.DataFrame
-    hold_out: HoldOut | None
-    no_hold_out: str
-    cost: Cost | None
-    frontier: pd.DataFrame
-    curve: pd.DataFrame
-    isoflop: Sweeps
-    envelope: fitting.Envelope | None
-    approaches: pd.DataFrame
-    gates: tuple[Gate, ...]
-    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
     also: Mapping[str, Analysis] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        law = self.settings.law if self.fitted is not None else f"no law fitted: {self.no_fit}"
+        return f"<Analysis of {self.name}: {plural(self.used, 'run')}, {law}>"
+
+    @property
+    def fit(self) -> fitting.Fit | None:
+        """The law through all chosen runs."""
+        return None if self.fitted is None else self.fitted.fit
 
     @property
     def metric(self) -> str:
-        """What y is in a word or two: its column, or what that lacks of 1."""
-        return y_name(self.settings["metric"])
+        """The fitted quantity in a word or two."""
+        if self.settings.metric == "loss" and not self.runs.ours:
+            return self.runs.names.get("y", "loss")
+        return y_name(self.settings.metric)
 
     @property
     def unit(self) -> str:
         """What D counts."""
-        return "samples" if self.runs.table.get("accuracy", pd.Series()).notna().any() else "tokens"
+        if self.runs.table.get("accuracy", pd.Series(dtype=float)).notna().any():
+            return "samples"
+        return "samples" if "sample" in self.runs.names.get("D", "") else "tokens"
 
     @property
     def y_label(self) -> str:
@@ -106,108 +122,342 @@ class Analysis:
     @property
     def dataset_hash(self) -> str | None:
         """Identity of the corpus that all finished runs share."""
-        return None if self.runs.chosen.empty else str(self.runs.chosen.dataset_hash.iloc[0])
+        chosen = self.runs.chosen
+        return str(chosen.dataset_hash.iloc[0]) if len(chosen) and "dataset_hash" in chosen else None
+
+    @functools.cached_property
+    def cost(self) -> Cost | None:
+        """C beyond the runs; None is 6ND."""
+        if not self.runs.has_compute:
+            return None
+        found = flops_cost(self.runs.chosen)
+        return None if found is None or found.is_6nd else found
 
     @property
     def cost_note(self) -> str:
         """What C counts on the frontier."""
-        return f"C is {self.cost}" if self.cost is not None else f"C = 6ND with N = {self.settings['params']}"
+        if self.cost is not None:
+            return f"C is {self.cost}"
+        return f"C = 6 N D with N = {self.runs.names.get('N', 'N')}"
+
+    @functools.cached_property
+    def params(self) -> pd.DataFrame:
+        """One row per parameter and derived exponent: name, value, low, high."""
+        if self.fitted is None:
+            return pd.DataFrame(columns=list(PARAM_COLUMNS))
+        return params_table(self.fitted, self.settings.level)
+
+    @functools.cached_property
+    def _held(self) -> tuple[HoldOut | None, str]:
+        if self.fitted is None:
+            return None, "no law was fitted"
+        return hold_out(self.runs, self.settings, self.cut)
+
+    @property
+    def hold_out(self) -> HoldOut | None:
+        """The blind prediction of the most expensive runs, or None."""
+        return self._held[0]
+
+    @property
+    def no_hold_out(self) -> str:
+        """Why there is none."""
+        return self._held[1]
+
+    @property
+    def targets(self) -> tuple[float, ...]:
+        """Compute at which the frontier is read off beyond the ladder, ascending."""
+        if not self.runs.has_compute:
+            return ()
+        largest = float(self.runs.chosen.C.max())
+        return tuple(sorted(self.settings.target_flops)) or tuple(factor * largest for factor in TARGETS)
+
+    @functools.cached_property
+    def _frontiers(self) -> tuple[pd.DataFrame, pd.DataFrame, str, tuple[str, ...]]:
+        """(rows to read, dense rows to draw, why there are none, what is doubtful)."""
+        none = pd.DataFrame(columns=list(FRONTIER))
+        if self.fitted is None:
+            return none, none, self.no_fit, ()
+        law = self.fitted.fit.law
+        if not has_frontier(law) or not self.runs.has_compute:
+            return none, none, "", ()
+        if self.runs.suspect_units:
+            return none, none, self.runs.suspect_units, ()
+        C = self.runs.chosen.C
+        rows = np.unique([*np.geomspace(C.min(), C.max(), LADDER_ROWS), *self.targets])
+        dense = np.unique([*np.geomspace(rows[0], rows[-1], CURVE_POINTS), *rows])
+        try:
+            inputs = frontier_inputs(law, self.runs, self.settings)
+            curve, doubts = frontier_rows(self.fitted, dense, self.cost, inputs, self.settings.level)
+        except fitting.FitError as error:
+            return none, none, str(error), ()
+        curve = self._with_forecast(curve)
+        curve = curve.assign(beyond=curve.C / C.max())[list(FRONTIER)]
+        return curve[np.isin(dense, rows)].reset_index(drop=True), curve, "", tuple(doubts)
+
+    def _with_forecast(self, curve: pd.DataFrame) -> pd.DataFrame:
+        """The law's frontier with the intervals of the forecast, which also count other laws, noise and drift."""
+        if self.forecast is None or not self.forecast.answer:
+            return curve
+        found = self.forecast.frontier(curve.C.to_numpy(), cost=self.cost)
+        for name in ("N", "D", "loss"):
+            low, high = (np.asarray(end, float) for end in found.interval[name])
+            value = curve[name].to_numpy(float)
+            usable = np.isfinite(low) & np.isfinite(high)
+            # The law's own value is one of those that the forecast allows for.
+            curve[f"{name}_low"] = np.where(usable, np.minimum(low, value), curve[f"{name}_low"])
+            curve[f"{name}_high"] = np.where(usable, np.maximum(high, value), curve[f"{name}_high"])
+        return curve
+
+    @property
+    def frontier(self) -> pd.DataFrame:
+        """Loss-minimal rows over the ladder's range and at the targets.
+
+        Columns: C, N, D, loss, each of the last three with _low and _high, and beyond = C / largest C of a run.
+        """
+        return self._frontiers[0]
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The same, dense, for figures."""
+        return self._frontiers[1]
+
+    @property
+    def no_frontier(self) -> str:
+        """Why there is no frontier; "" where there is one, or the law has none."""
+        return self._frontiers[2]
+
+    @functools.cached_property
+    def forecast(self) -> Any:
+        """`fitting.Forecast` of the runs: intervals that hold beyond the data; None where there can be none."""
+        make = getattr(fitting, "forecast", None)
+        fit = self.fit
+        if make is None or fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
+            return None
+        if fit.law.nd(fit.data) is None or not fit.law.a_loss or not (fit.y > 0).all() or self.runs.suspect_units:
+            return None
+        chosen, trunk = self.runs.chosen, self.runs.clusters
+        data = {"N": chosen.N.to_numpy(float), "D": chosen.D.to_numpy(float)}
+        try:
+            with python_warnings.catch_warnings():
+                python_warnings.simplefilter("ignore", fitting.FitWarning)
+                return make(data, chosen.y.to_numpy(float), C=chosen.C.to_numpy(float), clusters=trunk, level=self.settings.level)
+        except fitting.FitError:
+            return None
+
+    @functools.cached_property
+    def isoflop(self) -> Sweeps:
+        """IsoFLOP curves of the runs."""
+        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+            return Sweeps(pd.DataFrame(columns=["budget", "scale", "N", "D", "y"]), False, None, "the runs have no compute")
+        return isoflop_sweeps(self.runs.chosen, self.runs.noise, self.settings.isoflop_budgets)
+
+    @functools.cached_property
+    def envelope(self) -> fitting.Envelope | None:
+        """The lower hull of the runs, seeds averaged, or None where fewer than two are on it."""
+        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+            return None
+        runs, _ = over_seeds(self.runs.chosen)
+        try:
+            # Of runs of one budget the best counts, not the one that rounding made a little cheaper.
+            return fitting.envelope(runs.N, runs.D, same_budget(runs.C), runs.y)
+        except fitting.FitError:
+            return None
+
+    @functools.cached_property
+    def approaches(self) -> pd.DataFrame:
+        """One row per law and approach: approach, a (N* ~ C^a), low, high, N (N* at the largest target)."""
+        if not len(self.frontier) or self.fitted is None:
+            return pd.DataFrame(columns=["approach", "a", "low", "high", "N"])
+        target = float(self.frontier.C.iloc[-1])
+        laws = {self.settings.law: (self.fitted.fit, float(self.frontier.N.iloc[-1]))} | self._other_laws(target)
+        own = self.params.set_index("name")
+        interval = (float(own.low.get("a", np.nan)), float(own.high.get("a", np.nan)))
+        return side_by_side(laws, interval, self.isoflop, self.envelope, self.forecast, target, self.cost, self.settings.level)
+
+    def _other_laws(self, target: float) -> dict[str, tuple[fitting.Fit, float]]:
+        """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target)."""
+        out = {}
+        for candidate in self.selection.candidates[1:] if self.selection is not None else ():
+            try:
+                fit = fit_law(self.runs, self.settings, law=candidate.name, resample=False).fit
+                inputs = frontier_inputs(fit.law, self.runs, self.settings)
+                out[candidate.name] = fit, float(np.squeeze(fit.frontier(target, cost=self.cost, inputs=inputs).N))
+            except (fitting.FitError, UserError):
+                continue
+        return out
+
+    @functools.cached_property
+    def without_scale(self) -> dict[str, float]:
+        """Scale -> N* at the first target with that scale left out; nan where it is then undetermined."""
+        scales = list(self.runs.scales.scale)
+        if not len(self.frontier) or not 4 <= len(scales):
+            return {}
+        if len(scales) > MAX_LEFT_OUT:  # the ends matter most
+            keep = np.unique(np.linspace(0, len(scales) - 1, MAX_LEFT_OUT).round().astype(int))
+            scales = [scales[i] for i in keep]
+        out = {}
+        for scale in scales:
+            rows = np.flatnonzero(self.runs.chosen.scale.to_numpy() != scale)
+            try:
+                fit = fit_law(self.runs, self.settings, rows=rows, resample=False).fit
+                inputs = frontier_inputs(fit.law, self.runs, self.settings)
+                N = float(np.squeeze(fit.frontier(self.targets[0], cost=self.cost, inputs=inputs).N))
+                out[scale] = N if 0 < N < np.inf else np.nan
+            except fitting.FitError:
+                out[scale] = np.nan
+        return out
+
+    @functools.cached_property
+    def sensitivity(self) -> Any:
+        """The fit under other objectives, without influential points and with other counts of N; None without a fit."""
+        if self.fitted is None or self.fitted.fit.law.custom:
+            return None
+        target = self.targets[-1] if len(self.frontier) else None
+        try:
+            inputs = parse_inputs(self.fitted.fit.law, self.settings.inputs) or None
+            return fitting.sensitivity(self.fitted.fit, conventions=dict(self.runs.conventions) or None, target=target, inputs=inputs)
+        except fitting.FitError:
+            return None
+
+    @functools.cached_property
+    def exponents(self) -> dict[str, float]:
+        """Exponent a as fitted, by least squares in ln y, and with every other count of N."""
+        fit = self.fit
+        if fit is None or "a" not in fit.exponents or "N" not in fit.law.inputs:
+            return {}
+        out = {"as fitted": fit.exponents["a"]}
+        others: dict[str, tuple[Any, Any]] = {"least squares": (None, fitting.LeastSquares(log=True))}
+        others |= {name: (values, None) for name, values in self.runs.conventions.items()}
+        for name, (values, other) in others.items():
+            data = dict(fit.data) if values is None else {**fit.data, "N": values}
+            try:
+                with python_warnings.catch_warnings():
+                    python_warnings.simplefilter("ignore", fitting.FitWarning)
+                    found = fitting.fit(fit.law, data, fit.y, objective=other or objective(self.settings), fixed=fit.fixed or None)
+                out[name] = found.exponents["a"]
+            except fitting.FitError:
+                continue
+        return out
+
+    @functools.cached_property
+    def evidence(self) -> Evidence:
+        """What the checks look at."""
+        linear = None
+        if self.fitted is not None and (self.runs.chosen.y > 0).all():
+            fit = self.fitted.fit
+            predicted = fit.predict(fit.data)
+            if np.all(predicted > 0):
+                linear = Linearized(fit, law_inputs(fit.law, self.runs), self.runs.chosen)
+        return Evidence(
+            runs=self.runs, settings=self.settings, fitted=self.fitted, no_fit=self.no_fit, linearized=linear,
+            hold_out=self.hold_out, no_hold_out=self.no_hold_out, sweeps=self.isoflop, approaches=self.approaches,
+            frontier=self.frontier, curve=self.curve, no_frontier=self.no_frontier, forecast=self.forecast,
+            without_scale=self.without_scale, exponents=self.exponents, curves=self.curves,
+        )  # fmt: skip
+
+    @functools.cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """Every check: failures first, then warnings, then what cannot be told, then what passed."""
+        return run_checks(self.evidence)
+
+    @functools.cached_property
+    def _verdict(self) -> tuple[str, list[str]]:
+        return verdict(self.checks)
+
+    @property
+    def verdict(self) -> str:
+        """ "trust", "caution" or "no answer"."""
+        return self._verdict[0]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why not to trust the answer, most important first; empty only with "trust"."""
+        return list(self._verdict[1])
+
+    @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """The sentences of the fit, its frontier and its IsoFLOP curves on what makes the numbers less sure."""
+        out: list[str] = []
+        if self.fitted is not None:
+            out += [w for w in self.fitted.fit.warnings]
+            flagged = fitting.influence(self.fitted.fit, refits=0).flagged
+            if len(flagged):
+                rows = self.runs.chosen.iloc[flagged]
+                out.append("of the influential points, " + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows.itertuples())))
+        out += self._frontiers[3]
+        if self.isoflop.found is not None:
+            out += [f"IsoFLOP: {sentence}" for sentence in self.isoflop.found.warnings]
+        return tuple(out)
 
 
-def analyse(table: pd.DataFrame, curves: pd.DataFrame | None, settings: Mapping[str, Any]) -> Analysis:
-    """Gates the runs, fits the law, predicts the held-out runs, draws the frontier and asks the other approaches.
+def analyse(
+    table: Any,
+    curves: pd.DataFrame | None = None,
+    *,
+    study: Study | None = None,
+    fit: Fit | None = None,
+    hold_out: Cut | None = None,
+    columns: Mapping[str, str] | Columns | None = None,
+    name: str | None = None,
+) -> Analysis:
+    """Fits the law, predicts held-out runs, draws the frontier, checks what can be checked and reaches a verdict.
 
     Args:
-      table: the results table, one row per run; only status "done" enters a fit.
+      table: one row per run: one of our results tables, or any DataFrame with sizes, tokens and losses.
       curves: run_id, step, tokens, flops, loss, phase; or None.
-      settings: "name", "fit" and "hold_out" as in `Study.to_dict()`; what is missing has its default.
+      study: its name, fit and hold-out settings are used where the following are not given.
+      fit: settings of the fit.
+      hold_out: which runs are held out.
+      columns: where N, D, C, y and the law's other inputs are, e.g. {"N": "params*1e6"}; or `Columns` with more options.
+      name: of what is analyzed.
 
     Returns:
       An `Analysis`. Where there are too few runs for the law it has no fit and says why.
 
     Raises:
-      UserError: the table has no rows, lacks columns, mixes corpora or holds numbers that cannot be, or the settings
-        name an unknown law or metric.
+      UserError: the table has no rows, lacks columns, mixes corpora or holds impossible numbers, or the settings name an
+        unknown law, metric or parameter.
     """
-    settings_used = DEFAULTS | dict(settings.get("fit", {})) | dict(settings.get("hold_out", {}))
-    try:
-        if settings_used["law"] != AUTO:
-            fitting.laws[settings_used["law"]]
-    except fitting.FitError as error:
-        raise UserError(f"fit.law: {error}") from error
-    runs = read_runs(table, settings_used["metric"], settings_used["params"])
-    name = str(settings.get("name", "study"))
-    also, not_fitted = {}, []
-    for metric in dict.fromkeys(settings_used["also"]):
+    settings = fit or (study.fit if study is not None else Fit())
+    cut = hold_out or (study.hold_out if study is not None else Cut())
+    options = columns if isinstance(columns, Columns) else Columns(names=dict(columns or {}))
+    title = name or (study.name if study is not None else "runs")
+    law = None
+    if settings.law != AUTO:
         try:
-            further = read_runs(table, metric, settings_used["params"])
+            law = fitting.laws[settings.law]
+        except fitting.FitError as error:
+            raise UserError(f"fit.law: {error}") from error
+        parse_inputs(law, settings.inputs)
+    runs = read_runs(table, law, settings, options)
+    also, not_fitted = {}, []
+    for metric in dict.fromkeys(settings.also):
+        other = dataclasses.replace(settings, metric=metric, also=())
+        try:
+            further = read_runs(table, law, other, options)
         except UserError as error:  # no reason to withhold the rest
             not_fitted.append(f"{metric} is not fitted: {error}")
             continue
-        also[metric] = _analyse(name, settings_used | {"metric": metric, "also": ()}, further, None)
-    found = _analyse(name, settings_used, runs, curves)
-    return dataclasses.replace(found, also=also, warnings=(*not_fitted, *found.warnings))
+        also[metric] = _analysis(title, other, cut, further, None)
+    found = _analysis(title, settings, cut, runs, curves)
+    return dataclasses.replace(found, also=also, notes=(*not_fitted, *found.notes))
 
 
-def _analyse(name: str, settings: dict, runs: Runs, curves: pd.DataFrame | None) -> Analysis:
-    chosen = runs.chosen
-    selection, no_selection = None, ""
-    if settings["law"] == AUTO:
-        law, selection, no_selection = choose_law(chosen, settings, runs.repeated is not None)
-        settings = settings | {"law": law}
-    fit, no_fit = None, ""
+def _analysis(name: str, settings: Fit, cut: Cut, runs: Runs, curves: pd.DataFrame | None) -> Analysis:
+    selection, notes = None, list(runs.notes)
+    if settings.law == AUTO:
+        below, _ = below_cut(runs, cut)
+        law, selection, why = choose_law(runs, settings, below)
+        settings = dataclasses.replace(settings, law=law)
+        notes += [why] if why else []
+    fitted, no_fit = None, ""
     try:
-        fit = fit_law(chosen, settings)
+        fitted = fit_law(runs, settings)
     except fitting.FitError as error:
-        no_fit = f"{plural(len(chosen), 'finished run')}: {error}"
-    found, no_hold_out = (None, "no law was fitted") if fit is None else hold_out(chosen, settings)
-    cost = flops_cost(chosen)
-    params = pd.DataFrame(columns=PARAM_COLUMNS) if fit is None else params_table(fit, settings)
-    table, curve, doubts = _frontiers(fit, chosen, cost, settings)
-    sweeps, hull = isoflop_sweeps(chosen, runs.noise), approaches.envelope(chosen)
-    beside, apart = pd.DataFrame(), []
-    if len(table):
-        target, own = float(table.C.iloc[-1]), params.set_index("name")
-        laws = {settings["law"]: (fit, float(table.N.iloc[-1]))} | other_laws(chosen, selection, target, cost, settings)
-        interval = (own.low.get("a", np.nan), own.high.get("a", np.nan))
-        beside = approaches.side_by_side(laws, interval, sweeps, hull, target, settings["level"])
-        apart = approaches.disagreement(beside, target)
-    warnings = [*(fit.warnings if fit is not None else ()), *([no_selection] if no_selection else []), *doubts]
-    warnings += about_frontier(runs, table) + apart + about_runs(runs, fit)
-    warnings += [f"IsoFLOP: {said}" for said in (sweeps.found.warnings if sweeps.found is not None else ())]
+        if settings.fixed and "no parameter" in str(error):
+            raise UserError(f"fit.fixed: {error}") from error
+        no_fit = f"{plural(len(runs.chosen), 'finished run')}: {error}"
     return Analysis(
-        name=name,
-        settings=settings,
-        selection=selection,
-        runs=runs,
-        curves=curves,
-        fit=fit,
-        no_fit=no_fit,
-        params=params,
-        hold_out=found,
-        no_hold_out=no_hold_out,
-        cost=cost,
-        frontier=table,
-        curve=curve,
-        isoflop=sweeps,
-        envelope=hull,
-        approaches=beside,
-        gates=gates(runs, fit, found, no_hold_out),
-        warnings=tuple(warnings),
-    )
-
-
-def _frontiers(fit, chosen: pd.DataFrame, cost: Cost | None, settings: dict):
-    """(rows to read, dense rows to draw, what is doubtful or why there are none)."""
-    none = pd.DataFrame(columns=FRONTIER_COLUMNS)
-    if fit is None:
-        return none, none, []
-    smallest, largest = chosen.C.min(), chosen.C.max()
-    targets = settings["target_flops"] or [factor * largest for factor in TARGETS]
-    rows = np.unique([*np.geomspace(smallest, largest, LADDER_ROWS), *targets])
-    dense = np.unique([*np.geomspace(rows[0], rows[-1], CURVE_POINTS), *rows])
-    try:
-        curve, warnings = frontier(fit, dense, cost, chosen, settings)
-    except fitting.FitError as error:
-        return none, none, [f"no frontier: {error}"]
-    return curve[np.isin(dense, rows)].reset_index(drop=True), curve, warnings
+        name=name, settings=settings, cut=cut, runs=runs, curves=curves, selection=selection, fitted=fitted, no_fit=no_fit,
+        notes=tuple(notes),
+    )  # fmt: skip
