@@ -15,6 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from scaling_jax import fitting
+from scaling_jax.fitting.comparison import CANNOT_TELL
 
 PAIRS = flags.DEFINE_integer("pairs", 300, "simulated pairs of each kind")
 LEVEL = 0.9
@@ -68,20 +69,23 @@ def case(kind, seed):
     C = np.array([middle, top, 10 * top])
     m = found.multiplier(C)
     true = truth(C)
-    side = 0 if found.verdict == fitting.CANNOT_TELL else 1 if found.verdict == "B is better" else -1
+    side = 0 if found.verdict == CANNOT_TELL else 1 if found.verdict == "B is better" else -1
     wrong = side * np.log(true[1]) < 0
     return (m.low <= true) & (true <= m.high), np.log(m.high / np.maximum(m.low, 1e-9)), side != 0, wrong
 
 
 def main(argv):
-    print(f"kind   | pairs | coverage of {LEVEL:.0%} at the middle, top, 10x | median width of ln m | decided | wrongly")
+    print(
+        f"kind   | pairs | coverage of {LEVEL:.0%} at the middle, top, 10x | median width of ln m | decided | wrongly"
+    )
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         for kind in ("ladder", "grid"):
             done = pool.starmap(case, [(kind, i) for i in range(PAIRS.value)], chunksize=4)
             covered, widths, decided, wrong = map(np.array, zip(*done))
             print(
                 f"{kind:<6} | {len(done):5} | {'  '.join(f'{v:.3f}' for v in covered.mean(axis=0)):>41} | "
-                f"{'  '.join(f'{v:.2f}' for v in np.median(widths, axis=0)):>20} | {decided.mean():7.2f} | {wrong.mean():.3f}"
+                f"{'  '.join(f'{v:.2f}' for v in np.median(widths, axis=0)):>20} | {decided.mean():7.2f} | "
+                f"{wrong.mean():.3f}"
             )
 
 

@@ -1,9 +1,9 @@
 """Two recipes compared: how much less compute does one need for the same loss, and how sure is that?
 
 The compute multiplier of B over A at compute C of A is m(C) = C / C_B, where C_B is the compute at which B reaches the
-loss that A has at C: 1.25 means that A needs 25% more compute than B. Each recipe follows L = E + K / C^gamma, or, where
-its runs vary N and D apart, E + A / N^alpha + B / D^beta at the best N and D of each C. Intervals are posterior under
-flat priors and Gaussian noise of ln L with unknown size, which few runs leave wide, as they should.
+loss that A has at C: 1.25 means that A needs 25% more compute than B. Each recipe follows L = E + K / C^gamma or,
+where its runs vary N and D independently, E + A / N^alpha + B / D^beta at the best N and D of each C. Intervals are
+posterior, with flat priors and Gaussian noise of ln L whose size is unknown, which few runs leave wide.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """"B is better", "A is better", "depends on scale" or "cannot tell", within the common range of compute.
+        """ "B is better", "A is better", "depends on scale" or "cannot tell", within the common range of compute.
 
         With more than two recipes: which one is credibly better than the baseline and than all others, if any is.
         """
@@ -193,7 +193,7 @@ class Comparison:
             m = self.multiplier(C, k)
             ax.fill_between(C, m.low, m.high, color=f"C{i}", alpha=0.2, lw=0)
             ax.plot(C, m.value, color=f"C{i}", ls="--", lw=1)
-            inside = C <= high
+            inside = high >= C
             ax.plot(C[inside], m.value[inside], color=f"C{i}", lw=2, label=k)
         ax.axhline(1.0, color="0.4", lw=1)
         ax.set(xscale="log", yscale="log", xlabel=f"compute of {self.names[0]}")
@@ -262,13 +262,14 @@ class Comparison:
                 f"it {what} with compute, by {slope.value:.3g} ({slope.low:.3g} to {slope.high:.3g}) per decade"
             )
         else:
-            reasons.append(f"cannot tell whether it changes with compute ({slope.low:.3g} to {slope.high:.3g} per decade)")
+            reasons.append(
+                f"cannot tell whether it changes with compute ({slope.low:.3g} to {slope.high:.3g} per decade)"
+            )
         if self._pair_verdict(name) == CANNOT_TELL:
             pair = self.next_pair(name)
             tells = "is expected to tell" if pair.tells else "would say most, yet is not expected to tell"
-            reasons.append(
-                f"one more run of each at C = {pair.C:.3g} {tells} (then {pair.low:.3g} to {pair.high:.3g} at {high:.3g})"
-            )
+            then = f"(then {pair.low:.3g} to {pair.high:.3g} at {high:.3g})"
+            reasons.append(f"one more run of each at C = {pair.C:.3g} {tells} {then}")
         return reasons
 
 

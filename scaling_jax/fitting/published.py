@@ -5,7 +5,7 @@
     fit.frontier(1e21).N, fit.predict({"N": 7e9, "D": 1.4e11})
     print(fitting.published.source["besiroglu2024"])
 
-Losses of different papers are on different data and tokenizers and cannot be compared; the way N is counted differs too,
+Losses of different papers are on different data and tokenizers and cannot be compared. N is counted in different ways,
 which alone moves the optimum (Pearce & Song 2024, arXiv:2406.12907; Porian et al. 2024, arXiv:2406.19146).
 """
 
@@ -59,6 +59,7 @@ _DEEPSEEK = "DeepSeek-AI 2024 (DeepSeek LLM), arXiv:2401.02954"
 _STEP_LAW = "Li et al. 2025 (Step Law), arXiv:2503.04715"
 _MASSIVETEXT = f"{TOTAL}; y: loss on MassiveText, nats per token; C = 6ND"
 _DEEPSEEK_COMPUTE = "x: compute C = M D, M non-embedding FLOPs per token with attention"
+_MULTI_STEP = "AdamW, multi-step schedule; fitted from 1e17 to 2e19 FLOPs."
 _STEP = "N: parameters without the vocabulary; D: tokens"
 
 SOURCES = MappingProxyType(
@@ -70,7 +71,8 @@ SOURCES = MappingProxyType(
             "eq. 1.5 and table 2",
             f"{NON_EMBEDDING}; D: tokens of WebText2; y: loss, nats per token",
             "Of models trained until they stop improving on D tokens. The frontier of this equation has a = .575; the "
-            "paper's own a = .73 comes from its compute fits, which count no head and decay the rate too late.",
+            "paper's own a = .73 comes from other fits, explained by the head's compute, the warmup and untuned "
+            "optimizers (Porian et al. 2024).",
         ),
         "hoffmann2022": Source(
             "chinchilla", _chinchilla(1.69, 406.4, 410.7, 0.34, 0.28), _HOFFMANN, "eq. 10", _MASSIVETEXT,
@@ -79,7 +81,7 @@ SOURCES = MappingProxyType(
         ),
         "hoffmann2022_unrounded": Source(
             "chinchilla",
-            _chinchilla(float(np.exp(0.5267228)), float(np.exp(6.0073404)), float(np.exp(6.0179186)), 0.33917084, 0.2849083),
+            _chinchilla(*np.exp([0.5267228, 6.0073404, 6.0179186]).tolist(), 0.33917084, 0.2849083),
             _HOFFMANN, "source of the paper", _MASSIVETEXT,
             "The same fit with all its digits; the optimizer had stopped early all the same.",
         ),
@@ -99,7 +101,7 @@ SOURCES = MappingProxyType(
              "alpha": 0.3526596, "beta": 0.3526596, "R_D*": 15.387756, "R_N*": 5.309743},
             "Muennighoff et al. 2023, arXiv:2305.16264", "appendix A, eq. 17",
             f"{TOTAL}; D: tokens with repeats; U: unique tokens of C4; y: loss, nats per token",
-            "Up to some 60 epochs; models below 9B parameters.",
+            "Fitted to models of up to 8.7B parameters.",
         ),
         "llama3_tokens": Source(
             "power", {"A": 0.29, "alpha": -0.53}, "Llama team 2024 (Llama 3), arXiv:2407.21783", "section 3.2.1",
@@ -117,19 +119,19 @@ SOURCES = MappingProxyType(
         ),
         "deepseek2024_lr": Source(
             "power", {"A": 0.3118, "alpha": 0.125}, _DEEPSEEK, "eq. 1",
-            f"{_DEEPSEEK_COMPUTE}; y: peak learning rate", "AdamW, multi-step schedule; fitted from 1e17 to 2e19 FLOPs.",
+            f"{_DEEPSEEK_COMPUTE}; y: peak learning rate", _MULTI_STEP,
         ),
         "deepseek2024_batch": Source(
             "power", {"A": 0.292, "alpha": -0.3271}, _DEEPSEEK, "eq. 1", f"{_DEEPSEEK_COMPUTE}; y: batch in tokens",
-            "AdamW, multi-step schedule; fitted from 1e17 to 2e19 FLOPs.",
+            _MULTI_STEP,
         ),
         "steplaw2025_lr": Source(
             "lr_optimum", {"A": 1.79, "alpha": -0.713, "beta": 0.307}, _STEP_LAW, "eq. 1",
             f"{_STEP}; y: peak learning rate", "AdamW, cosine schedule to a fixed final rate of 1e-5.",
         ),
         "steplaw2025_batch": Source(
-            "batch_optimum", {"A": 0.58, "alpha": 0.0, "beta": 0.571}, _STEP_LAW, "eq. 1", f"{_STEP}; y: batch in tokens",
-            "AdamW, cosine schedule to a fixed final rate of 1e-5.",
+            "batch_optimum", {"A": 0.58, "alpha": 0.0, "beta": 0.571}, _STEP_LAW, "eq. 1",
+            f"{_STEP}; y: batch in tokens", "AdamW, cosine schedule to a fixed final rate of 1e-5.",
         ),
         "luo2025_code": Source(
             "farseer",

@@ -137,9 +137,7 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
     return Recipe(x["C"], y, N, D, labels)
 
 
-def sample_pair(
-    first: Recipe, second: Recipe, floor: str | float, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Posterior samples (s, p) of the parameters of two recipes whose noise of ln y has one size.
 
     Args:
@@ -185,7 +183,9 @@ def sample_pair(
         z[:, floors + p - 1 : floors + p - 1 + l] = solved[:, floors + k :]
         return z
 
-    samples = posterior.sample(residuals, lower, upper, guess, _joined(first.clusters, second.clusters, first, second), seed)
+    samples = posterior.sample(
+        residuals, lower, upper, guess, _joined(first.clusters, second.clusters, first, second), seed
+    )
     return split(samples)
 
 

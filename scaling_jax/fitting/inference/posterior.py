@@ -36,8 +36,8 @@ def log_likelihood(residuals: np.ndarray, clusters: np.ndarray | None = None, sh
             sums = residuals @ (clusters[:, None] == np.arange(len(sizes)))
             own = 1.0 - share[:, None]  # variance of a point about its cluster
             total = own + sizes * share[:, None]  # variance of a cluster's mean, times its size
-            square = (
-                np.sum(residuals**2, axis=-1) / own[:, 0] - np.sum(sums**2 * (share[:, None] / (own * total)), axis=-1)
+            square = np.sum(residuals**2, axis=-1) / own[:, 0] - np.sum(
+                sums**2 * (share[:, None] / (own * total)), axis=-1
             )
             log_det = np.sum((sizes - 1) * np.log(own) + np.log(total), axis=-1)
         value = -0.5 * n * np.log(square + n * EXACT**2) - 0.5 * log_det

@@ -13,9 +13,7 @@ def _shortfall(p, x):
 
 
 def _term(exponent, of):
-    return Coordinate(
-        "log", lambda p, m: exp(p[exponent] * m[of]), start=(-4.0, 1.5), limits=(-60.0, 60.0)
-    )
+    return Coordinate("log", lambda p, m: exp(p[exponent] * m[of]), start=(-4.0, 1.5), limits=(-60.0, 60.0))
 
 
 def _downstream(name, equation, gain, reference):

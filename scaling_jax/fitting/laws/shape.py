@@ -31,9 +31,13 @@ moe = Law(
     levels=("L0",),
     inputs=("N", "E"),
     equation="L = L0 + exp(a ln N + b ln E + c ln N ln E + d)",
-    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, untransformed), with a floor; fixed={'L0': 0} is theirs",
-    function=lambda p, x: p["L0"]
-    + jnp.exp(p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]),
+    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, untransformed); theirs has no floor: L0 = 0",
+    function=lambda p, x: (
+        p["L0"]
+        + jnp.exp(
+            p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+        )
+    ),
     bounds={"L0": POSITIVE, **{k: ANY for k in "abcd"}},
     # Around the center of the data: ln (L - L0) = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
     coordinates={

@@ -165,7 +165,7 @@ def broken(breaks: int, signed: bool = False) -> Law:
     return Law(
         name=f"bnsl{breaks}" + ("_signed" if signed else ""),
         params=("a", "b", "c0", *each),
-        levels=() if signed else ("a", "b"),
+        levels=() if signed else ("a",),
         inputs=("x",),
         equation=f"y = a + b x^-c0 {factors}",
         reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1" + ("" if signed else "; a, b, c0 >= 0"),
