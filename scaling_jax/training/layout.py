@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from scaling_jax.plan import Pack, phases
+from scaling_jax.planning import Pack, phases
 from scaling_jax.results import Records, as_path, write_atomic
 from scaling_jax.study import Execution, Study, content_hash
 from scaling_jax.training import distributed as processes
