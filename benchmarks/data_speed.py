@@ -133,7 +133,7 @@ def waiting_share(path: str) -> None:
     import jax
 
     from scaling_jax.models.parametrization import Scaling
-    from scaling_jax.plan import make_plan
+    from scaling_jax.planning import make_plan
     from scaling_jax.training import hardware as device
     from scaling_jax.training.feed import ResidentFeed, StreamFeed
     from scaling_jax.training.program import make_mesh

@@ -14,7 +14,7 @@ from scaling_jax.cli.finish import finish
 from scaling_jax.engines import base
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.storage.paths import is_remote
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir

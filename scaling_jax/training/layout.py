@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from scaling_jax.plan import Pack, phases
+from scaling_jax.planning import Pack, phases
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Study, content_hash
