@@ -1,4 +1,4 @@
-"""A table of runs -> fits, forecast, frontier, checks and a verdict: one Analysis that text, figures, page and JSON show."""
+"""A table of runs -> fits, forecast, frontier, checks and a verdict: one Analysis."""
 
 from scaling_jax.analysis.analyse import Analysis, analyse
 from scaling_jax.analysis.checks import Check
@@ -9,4 +9,15 @@ from scaling_jax.analysis.hold_out import HoldOut
 from scaling_jax.analysis.read import Columns, read_runs
 from scaling_jax.analysis.runs import Runs
 
-__all__ = ["AUTO", "Analysis", "Check", "Columns", "HoldOut", "Runs", "analyse", "parse_mapping", "parse_table", "read_runs"]
+__all__ = [
+    "AUTO",
+    "Analysis",
+    "Check",
+    "Columns",
+    "HoldOut",
+    "Runs",
+    "analyse",
+    "parse_mapping",
+    "parse_table",
+    "read_runs",
+]

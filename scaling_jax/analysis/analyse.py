@@ -240,7 +240,13 @@ class Analysis:
         try:
             with python_warnings.catch_warnings():
                 python_warnings.simplefilter("ignore", fitting.FitWarning)
-                return make(data, chosen.y.to_numpy(float), C=chosen.C.to_numpy(float), clusters=trunk, level=self.settings.level)
+                return make(
+                    data,
+                    chosen.y.to_numpy(float),
+                    C=chosen.C.to_numpy(float),
+                    clusters=trunk,
+                    level=self.settings.level,
+                )
         except fitting.FitError:
             return None
 
@@ -248,7 +254,9 @@ class Analysis:
     def isoflop(self) -> Sweeps:
         """IsoFLOP curves of the runs."""
         if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
-            return Sweeps(pd.DataFrame(columns=["budget", "scale", "N", "D", "y"]), False, None, "the runs have no compute")
+            return Sweeps(
+                pd.DataFrame(columns=["budget", "scale", "N", "D", "y"]), False, None, "the runs have no compute"
+            )
         return isoflop_sweeps(self.runs.chosen, self.runs.noise, self.settings.isoflop_budgets)
 
     @functools.cached_property
@@ -272,7 +280,9 @@ class Analysis:
         laws = {self.settings.law: (self.fitted.fit, float(self.frontier.N.iloc[-1]))} | self._other_laws(target)
         own = self.params.set_index("name")
         interval = (float(own.low.get("a", np.nan)), float(own.high.get("a", np.nan)))
-        return side_by_side(laws, interval, self.isoflop, self.envelope, self.forecast, target, self.cost, self.settings.level)
+        return side_by_side(
+            laws, interval, self.isoflop, self.envelope, self.forecast, target, self.cost, self.settings.level
+        )
 
     def _other_laws(self, target: float) -> dict[str, tuple[fitting.Fit, float]]:
         """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target)."""
@@ -290,7 +300,7 @@ class Analysis:
     def without_scale(self) -> dict[str, float]:
         """Scale -> N* at the first target with that scale left out; nan where it is then undetermined."""
         scales = list(self.runs.scales.scale)
-        if not len(self.frontier) or not 4 <= len(scales):
+        if not len(self.frontier) or not len(scales) >= 4:
             return {}
         if len(scales) > MAX_LEFT_OUT:  # the ends matter most
             keep = np.unique(np.linspace(0, len(scales) - 1, MAX_LEFT_OUT).round().astype(int))
@@ -315,7 +325,9 @@ class Analysis:
         target = self.targets[-1] if len(self.frontier) else None
         try:
             inputs = parse_inputs(self.fitted.fit.law, self.settings.inputs) or None
-            return fitting.sensitivity(self.fitted.fit, conventions=dict(self.runs.conventions) or None, target=target, inputs=inputs)
+            return fitting.sensitivity(
+                self.fitted.fit, conventions=dict(self.runs.conventions) or None, target=target, inputs=inputs
+            )
         except fitting.FitError:
             return None
 
@@ -333,7 +345,9 @@ class Analysis:
             try:
                 with python_warnings.catch_warnings():
                     python_warnings.simplefilter("ignore", fitting.FitWarning)
-                    found = fitting.fit(fit.law, data, fit.y, objective=other or objective(self.settings), fixed=fit.fixed or None)
+                    found = fitting.fit(
+                        fit.law, data, fit.y, objective=other or objective(self.settings), fixed=fit.fixed or None
+                    )
                 out[name] = found.exponents["a"]
             except fitting.FitError:
                 continue
@@ -383,7 +397,10 @@ class Analysis:
             flagged = fitting.influence(self.fitted.fit, refits=0).flagged
             if len(flagged):
                 rows = self.runs.chosen.iloc[flagged]
-                out.append("of the influential points, " + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows.itertuples())))
+                out.append(
+                    "of the influential points, "
+                    + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows.itertuples()))
+                )
         out += self._frontiers[3]
         if self.isoflop.found is not None:
             out += [f"IsoFLOP: {sentence}" for sentence in self.isoflop.found.warnings]
@@ -408,15 +425,15 @@ def analyse(
       study: its name, fit and hold-out settings are used where the following are not given.
       fit: settings of the fit.
       hold_out: which runs are held out.
-      columns: where N, D, C, y and the law's other inputs are, e.g. {"N": "params*1e6"}; or `Columns` with more options.
+      columns: where N, D, C, y and the law's other inputs are, e.g. {"N": "params*1e6"}; or `Columns`.
       name: of what is analyzed.
 
     Returns:
       An `Analysis`. Where there are too few runs for the law it has no fit and says why.
 
     Raises:
-      UserError: the table has no rows, lacks columns, mixes corpora or holds impossible numbers, or the settings name an
-        unknown law, metric or parameter.
+      UserError: the table has no rows, lacks columns, mixes corpora or holds impossible numbers, or the settings name
+        an unknown law, metric or parameter.
     """
     settings = fit or (study.fit if study is not None else Fit())
     cut = hold_out or (study.hold_out if study is not None else Cut())
@@ -458,6 +475,6 @@ def _analysis(name: str, settings: Fit, cut: Cut, runs: Runs, curves: pd.DataFra
             raise UserError(f"fit.fixed: {error}") from error
         no_fit = f"{plural(len(runs.chosen), 'finished run')}: {error}"
     return Analysis(
-        name=name, settings=settings, cut=cut, runs=runs, curves=curves, selection=selection, fitted=fitted, no_fit=no_fit,
-        notes=tuple(notes),
+        name=name, settings=settings, cut=cut, runs=runs, curves=curves, selection=selection, fitted=fitted,
+        no_fit=no_fit, notes=tuple(notes),
     )  # fmt: skip

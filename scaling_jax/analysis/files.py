@@ -87,7 +87,7 @@ def _unpacked(content: bytes, name: str, packed: str) -> bytes:
         return content
     opened = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[packed]
     try:
-        with (gzip.GzipFile(fileobj=io.BytesIO(content)) if packed == ".gz" else opened(io.BytesIO(content))) as file:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) if packed == ".gz" else opened(io.BytesIO(content)) as file:
             out = file.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise UserError(f"results {name!r} cannot be unpacked: {error}") from None

@@ -227,7 +227,9 @@ def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[st
     missing = [k for k in further_inputs(law) if k not in given]
     if missing:
         asked = ",".join(f"{k}=<value>" for k in missing)
-        raise fitting.FitError(f"{law.name} also reads {', '.join(missing)}: give its value at the target, --at={asked}")
+        raise fitting.FitError(
+            f"{law.name} also reads {', '.join(missing)}: give its value at the target, --at={asked}"
+        )
     return given or None
 
 

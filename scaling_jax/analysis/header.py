@@ -26,11 +26,13 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "D": (
         "D", "tokens", "tokens_trained", "training_tokens", "train_tokens", "trained_tokens", "n_tokens", "num_tokens",
-        "total_tokens", "tokens_seen", "consumed_tokens", "tokens_total", "token_count", "ntokens", "train_tokens_total",
+        "total_tokens", "tokens_seen", "consumed_tokens", "tokens_total", "token_count", "ntokens",
+        "train_tokens_total",
         "throughput_total_tokens", "samples", "samples_seen", "n_samples", "images_seen", "examples_seen",
     ),
     "C": (
-        "C", "flops", "compute", "training_flops", "train_flops", "total_flops", "flops_budget", "flop", "training_flop",
+        "C", "flops", "compute", "training_flops", "train_flops", "total_flops", "flops_budget", "flop",
+        "training_flop",
         "training_compute", "train_compute", "compute_flops", "flops_total", "total_training_flops", "model_flops",
         "compute_budget",
     ),
@@ -47,7 +49,9 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "peak_learning_rate", "max_learning_rate"),
 }  # fmt: skip
 GIGA = {"total_training_gflops": 1e9, "throughput_total_training_gflops": 1e9}  # OLMo counts in GFLOPs
-_LOSSLIKE = re.compile(r"(?:^|_)(?:eval|val|valid|validation|test)(?:_.*)?_(?:loss|bpb|crossentropyloss|cross_entropy)$")
+_LOSSLIKE = re.compile(
+    r"(?:^|_)(?:eval|val|valid|validation|test)(?:_.*)?_(?:loss|bpb|crossentropyloss|cross_entropy)$"
+)
 
 
 class Header:

@@ -84,7 +84,10 @@ def hold_out(runs: Runs, settings: Settings, cut: Cut) -> tuple[HoldOut | None, 
         inputs = law_inputs(law, runs, held)
         value, low, high = fitted.predict(inputs, settings.level)
     except fitting.FitError as error:
-        return None, f"the {int(below.sum())} of {len(below)} runs below {at:.3g} FLOPs cannot predict the others: {error}"
+        return (
+            None,
+            f"the {int(below.sum())} of {len(below)} runs below {at:.3g} FLOPs cannot predict the others: {error}",
+        )
     rows = runs.chosen.iloc[held][["run_id", "scale", "seed", "N", "D", "C", "y"]].reset_index(drop=True)
     rows = rows.assign(predicted=value, low=low, high=high, error=rows.y.to_numpy() / value - 1)
     if not (value > 0).all() or not (rows.y > 0).all():

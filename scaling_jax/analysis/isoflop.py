@@ -61,7 +61,9 @@ def _shared(runs: pd.DataFrame, nominal: tuple[float, ...]) -> pd.DataFrame:
     budget = same_budget(runs["C"])
     if nominal:
         distance = np.abs(np.log(runs["C"].to_numpy()[:, None] / np.array(nominal)))
-        budget = pd.Series(np.array(nominal)[distance.argmin(1)], index=runs.index).where(distance.min(1) < NOMINAL_WIDTH)
+        budget = pd.Series(np.array(nominal)[distance.argmin(1)], index=runs.index).where(
+            distance.min(1) < NOMINAL_WIDTH
+        )
     points = runs.assign(budget=budget).dropna(subset="budget")
     shared = points.groupby("budget").N.transform("nunique") >= MIN_SIZES
     return points.loc[shared, ["budget", "scale", "N", "D", "y"]].sort_values(["budget", "N"]).reset_index(drop=True)

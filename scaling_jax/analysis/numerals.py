@@ -89,7 +89,9 @@ def _product(text: str, factor: float, mark: str | None) -> float:
         return float(f"{float(power.group(1)):.17g}e{int(power.group(2))}") * factor
     value = _digits(text, mark)
     # 1.4 x 1e9 is 1400000000 exactly; the product of the two floats need not be.
-    return round(value * factor) if factor > 1 and abs(value * factor - round(value * factor)) < 1e-3 else value * factor
+    return (
+        round(value * factor) if factor > 1 and abs(value * factor - round(value * factor)) < 1e-3 else value * factor
+    )
 
 
 def _digits(text: str, mark: str | None) -> float:
@@ -134,8 +136,8 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
                 out[i] = parse(cell, mark)
             except ValueError as error:
                 raise UserError(
-                    f"column {name}, row {column.index[i]}: {cell!r} is not a number ({error}); write plain numbers such "
-                    "as 70000000, 7e7 or 70M"
+                    f"column {name}, row {column.index[i]}: {cell!r} is not a number ({error}); write plain numbers "
+                    "such as 70000000, 7e7 or 70M"
                 ) from None
             if example is None and np.isfinite(out[i]) and not _PLAIN.fullmatch(cell.strip()):
                 example = f"{cell.strip()} as {out[i]:.10g}"
@@ -143,9 +145,7 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
             try:
                 out[i] = float(cell)
             except (TypeError, ValueError, OverflowError):
-                raise UserError(
-                    f"column {name}, row {column.index[i]}: {str(cell)[:60]!r} is not a number"
-                ) from None
+                raise UserError(f"column {name}, row {column.index[i]}: {str(cell)[:60]!r} is not a number") from None
     return out, example
 
 

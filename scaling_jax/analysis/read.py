@@ -41,8 +41,8 @@ class Columns:
     """How to read a table.
 
     Attributes:
-      names: law input, "y" or "C" -> a column, or arithmetic of columns such as "params*1e6" or "a + b"; what is missing
-        is looked up under its usual names.
+      names: law input, "y" or "C" -> a column, or arithmetic of columns such as "params*1e6" or "a + b"; what is
+        missing is looked up under its usual names.
       where: conditions that every row must meet; see `rows_where`.
       cluster: rows that share this column's value are not independent; "" takes the trunks of our own tables.
       weight: column of weights; "" for none.
@@ -142,9 +142,13 @@ class _Reader:
             way = ""
             if left.all():
                 way = f"; if {words.index[0]} is how finished runs are called, --where={column}={words.index[0]}"
-            self.notes.append(f"LEFT OUT {int(left.sum())} of {len(status)} rows whose {column} is not done: {counts}{way}")
+            self.notes.append(
+                f"LEFT OUT {int(left.sum())} of {len(status)} rows whose {column} is not done: {counts}{way}"
+            )
         elif left.any():
-            self.notes.append(f"LEFT OUT {int(left.sum())} of {len(status)} rows that are marked {status[left].iloc[0]}")
+            self.notes.append(
+                f"LEFT OUT {int(left.sum())} of {len(status)} rows that are marked {status[left].iloc[0]}"
+            )
         if left.all() and not self.ours:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
         return status
@@ -156,8 +160,8 @@ class _Reader:
         if len(counts) > 1:
             hashes = ", ".join(f"{name} ({n} rows)" for name, n in counts.head(4).items())
             raise UserError(
-                f"rows come from {len(counts)} different corpora, dataset_hash {hashes}: their losses cannot be compared; "
-                f"fit one at a time with --where=dataset_hash={counts.index[0]}"
+                f"rows come from {len(counts)} different corpora, dataset_hash {hashes}: their losses cannot be "
+                f"compared; fit one at a time with --where=dataset_hash={counts.index[0]}"
             )
 
     def _numbers(self, done: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +245,11 @@ class _Reader:
         return varied[0] if varied else None
 
     def _check_signs(self, done: pd.DataFrame, out: pd.DataFrame) -> None:
-        rules = {"C": "FLOPs are positive and finite", "N": "a count is positive and finite", "D": "a count is positive and finite"}
+        rules = {
+            "C": "FLOPs are positive and finite",
+            "N": "a count is positive and finite",
+            "D": "a count is positive and finite",
+        }
         for name, rule in rules.items():
             if name not in self.names or self.names[name] == "6 N D":
                 continue
@@ -249,14 +257,14 @@ class _Reader:
             empty = np.isnan(values) & out.y.notna().to_numpy()
             if empty.any():
                 raise UserError(
-                    f"column {column} is empty in {int(empty.sum())} rows (first: row {out.index[empty][0]}); drop them "
-                    "or fill them in"
+                    f"column {column} is empty in {int(empty.sum())} rows (first: row {out.index[empty][0]}); drop "
+                    "them or fill them in"
                 )
             bad = ~np.isnan(values) & ~(np.isfinite(values) & (values > 0))
             if bad.any():
                 raise UserError(
-                    f"column {column}, row {out.index[bad][0]}: {values[bad][0]:g}; {rule}: correct it, or leave such rows "
-                    f"out ({int(bad.sum())} of {len(out)})"
+                    f"column {column}, row {out.index[bad][0]}: {values[bad][0]:g}; {rule}: correct it, or leave such "
+                    f"rows out ({int(bad.sum())} of {len(out)})"
                 )
         if self.ours:
             bad = np.isfinite(out.y) & ~(out.y > 0)
@@ -273,8 +281,8 @@ class _Reader:
         if empty.any():
             first = values.index[empty][0]
             self.notes.append(
-                f"LEFT OUT {int(empty.sum())} of {len(values)} finished rows whose {self.names['y']} is empty or not finite "
-                f"(first: row {first})"
+                f"LEFT OUT {int(empty.sum())} of {len(values)} finished rows whose {self.names['y']} is empty or not "
+                f"finite (first: row {first})"
             )
             status = status.copy()
             status[values.index[empty]] = states.DIVERGED
@@ -291,8 +299,9 @@ class _Reader:
         if "U" in values:
             frame["U"] = values.U.reindex(table.index)
         if not self.ours:
+            named = "run_id" in table and table["run_id"].is_unique
             frame = frame.assign(
-                run_id=table["run_id"].map(str) if "run_id" in table else [f"row {i}" for i in table.index],
+                run_id=table["run_id"].map(str) if named else [f"row {i}" for i in table.index],
                 scale=_labels(frame.N),
                 lr=self._optional("lr", table),
                 seed=self._seed(table),
@@ -340,7 +349,9 @@ class _Reader:
             table=frame.reset_index(drop=True),
             chosen=best.reset_index(drop=True),
             inputs={k: read[k].to_numpy(float) for k in read if k not in ("N", "D", "C", "y")},
-            clusters=self._labels(best, "--cluster_column", self.columns.cluster) if self.columns.cluster or self.ours else None,
+            clusters=self._labels(best, "--cluster_column", self.columns.cluster)
+            if self.columns.cluster or self.ours
+            else None,
             weights=self._weights(best),
             scales=scale_table(best),
             counts=count_statuses(frame),
@@ -393,7 +404,7 @@ class _Reader:
                     out[column] = values
         if out and not self.ours and "N" not in self.columns.names:
             self.notes.append(
-                f"N = {self.names['N']}; the table also counts {listed(out)}: N* depends on the choice, --columns=N=<column>"
+                f"N = {self.names['N']}; the table also counts {listed(out)}: N* depends on it, --columns=N=<column>"
             )
         return out
 

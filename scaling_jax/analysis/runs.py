@@ -41,8 +41,8 @@ class Runs:
     Attributes:
       table: every row, with the columns run_id, scale, seed, lr, status (done, diverged or failed), N, D, C and y.
         What a law does not need may be nan.
-      chosen: what is fitted, in order of C: of the finished runs the best over rates, decays and initializations at each
-        (scale, tokens, seed); `trunk` is equal for runs that branched off one trunk.
+      chosen: what is fitted, in order of C: of the finished runs the best over rates, decays and initializations at
+        each (scale, tokens, seed); `trunk` is equal for runs that branched off one trunk.
       inputs: the law's other inputs -> their (len(chosen),) values.
       clusters: (len(chosen),) labels of rows that are not independent, or None.
       weights: (len(chosen),) or None.

@@ -1,9 +1,9 @@
 """Are some runs off what the others say? Mean-shift tests in the linearized law, with noise shared along trunks.
 
 A group of runs that lies off the law by a common factor adds one column to the linearized regression of ln y on the
-parameters; the t statistic of its coefficient compares the shift with the scatter of all other runs and with how well they
-determine the law where the group is (the mean-shift outlier model, Cook & Weisberg 1982, section 2.2.2). The covariance of
-the residuals has a component per trunk and one per run, both estimated from seeds where there are some.
+parameters; the t statistic of its coefficient compares the shift with the scatter of all other runs and with how well
+they determine the law where the group is (the mean-shift outlier model, Cook & Weisberg 1982, section 2.2.2). The
+covariance of the residuals has a component per trunk and one per run, both estimated from seeds where there are some.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Linearized:
 def seed_components(residuals: np.ndarray, chosen: pd.DataFrame) -> Noise:
     """Variances between and within trunks, from seeds at equal (scale, D); from the misfit where there are none.
 
-    Seeds are compared with their own cell only, so the law's misfit does not enter. One wild run counts little: where the
-    pooled deviation is far above the typical one, the typical one is taken.
+    Seeds are compared with their own cell only, so the law's misfit does not enter. One wild run counts little: where
+    the pooled deviation is far above the typical one, the typical one is taken.
     """
     frame = pd.DataFrame(
         {"r": residuals, "scale": chosen.scale.to_numpy(), "D": chosen.D.to_numpy(), "trunk": chosen.trunk.to_numpy()}

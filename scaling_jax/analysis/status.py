@@ -8,7 +8,18 @@ from scaling_jax.analysis.header import Header
 
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 NAMES = ("status", "state", "run_state", "run_status", "job_state", "job_status")
-FINISHED = {"done", "finished", "finish", "complete", "completed", "success", "succeeded", "successful", "ok", "terminated"}
+FINISHED = {
+    "done",
+    "finished",
+    "finish",
+    "complete",
+    "completed",
+    "success",
+    "succeeded",
+    "successful",
+    "ok",
+    "terminated",
+}
 UNFINISHED = {
     "diverged": DIVERGED, "nan": DIVERGED, "exploded": DIVERGED, "failed": FAILED, "fail": FAILED, "failure": FAILED,
     "crashed": FAILED, "crash": FAILED, "error": FAILED, "errored": FAILED, "killed": FAILED, "preempted": FAILED,

@@ -11,7 +11,8 @@ from scaling_jax.analysis.header import USUAL_NAMES, Header
 from scaling_jax.analysis.runs import Sweep
 
 TUNED = (
-    "lr", "learning_rate", "rate", "weight_decay", "wd", "batch", "bs", "warmup", "beta", "b1", "b2", "momentum", "dropout",
+    "lr", "learning_rate", "rate", "weight_decay", "wd", "batch", "bs", "warmup", "beta", "b1", "b2", "momentum",
+    "dropout",
     "init", "optimizer", "schedule", "eps", "clip", "hparam", "hyper",
 )  # fmt: skip
 MAX_VALUES = 64  # a swept quantity takes few values

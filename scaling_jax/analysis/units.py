@@ -44,7 +44,9 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
         largest = ", ".join(f"{k} ({names[k]}) is at most {short(v)}" for k, v in wrong)
         factors = {"N": "1e6", "D": "1e9", "C": "1e18"}
         way = ",".join(f"{k}={names[k]}*{factors[k]}" for k, _ in wrong)
-        return f"{largest}: too small to be counts, perhaps millions or billions; give the factor, e.g. --columns='{way}'"
+        return (
+            f"{largest}: too small to be counts, perhaps millions or billions; give the factor, e.g. --columns='{way}'"
+        )
     return ""
 
 

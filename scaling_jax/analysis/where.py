@@ -57,9 +57,9 @@ class _Parser:
         return chosen
 
     def one(self, text: str) -> pd.Series:
-        if match := re.match(r"not\b\s*(?=\S)", text, re.I):
-            if self._comparison(text) is None:
-                return ~self.one(text[match.end() :].strip())
+        negated = re.match(r"not\b\s*(?=\S)", text, re.I)
+        if negated and self._comparison(text) is None:
+            return ~self.one(text[negated.end() :].strip())
         if text.startswith("(") and _closes(text) == len(text) - 1:
             return self.any_of(text[1:-1].strip())
         found = self._comparison(text)
@@ -117,7 +117,9 @@ class _Parser:
         numbers, number = pd.to_numeric(column, errors="coerce"), pd.to_numeric(value, errors="coerce")
         if pd.isna(number):
             raise UserError(f"--where={self.whole}: {value!r} is not a number to compare with {operator}")
-        return {"<": numbers < number, "<=": numbers <= number, ">": numbers > number, ">=": numbers >= number}[operator]
+        return {"<": numbers < number, "<=": numbers <= number, ">": numbers > number, ">=": numbers >= number}[
+            operator
+        ]
 
 
 def equals(column: pd.Series, value: str) -> pd.Series:

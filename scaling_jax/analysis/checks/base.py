@@ -91,7 +91,9 @@ class Evidence:
     @property
     def cells(self) -> int:
         """Distinct points that were trained: repeats by seed count once."""
-        inputs = np.column_stack([np.asarray(v, float) for v in self.fit.data.values()]) if self.fit else np.empty((0, 1))
+        inputs = (
+            np.column_stack([np.asarray(v, float) for v in self.fit.data.values()]) if self.fit else np.empty((0, 1))
+        )
         return len(np.unique(inputs, axis=0))
 
 

@@ -42,7 +42,11 @@ def collapse(e: Evidence) -> Check:
             worst[ids[i]] = max(worst.get(ids[i], 0.0), abs(float(left[i])))
     if worst:
         named = listed(
-            (f"{i} ({runs.loc[i].scale} on {short(runs.loc[i].D)})" for i in sorted(worst, key=worst.__getitem__, reverse=True)), 3
+            (
+                f"{i} ({runs.loc[i].scale} on {short(runs.loc[i].D)})"
+                for i in sorted(worst, key=worst.__getitem__, reverse=True)
+            ),
+            3,
         )
         detail = f"{plural(len(worst), 'run')} off the common curve by up to {max(worst.values()):.1%}: {named}"
         return Check(name, WARN, detail, tuple(worst))
@@ -91,8 +95,8 @@ def gap(e: Evidence) -> Check:
     if over:
         worst = max(over, key=gaps.__getitem__)
         detail = (
-            f"in {plural(len(over), 'run')} of {len(gaps)} validation is up to {np.expm1(gaps[worst]):.0%} above training "
-            f"({worst}): the data are memorized; get more data or fit.law=data_constrained"
+            f"in {plural(len(over), 'run')} of {len(gaps)} validation is up to {np.expm1(gaps[worst]):.0%} above "
+            f"training ({worst}): the data are memorized; get more data or fit.law=data_constrained"
         )
         return Check(name, WARN, detail, tuple(over))
     return Check(name, PASS, f"validation is at most {max(gaps.values(), default=0):.1%} above training")

@@ -62,7 +62,9 @@ def seeds(e: Evidence) -> Check:
         return Check(name, PASS, detail)
     if runs.chosen.trunk.nunique() >= MANY_TRUNKS and runs.chosen.N.nunique() >= MANY_TRUNKS:
         return Check(name, CANNOT_TELL, "one seed each; the scatter of many sizes about the law stands in for it")
-    detail = "one seed per run: the scatter between seeds is unknown, and a lucky or unlucky scale cannot be seen; add seeds"
+    detail = (
+        "one seed per run: the scatter between seeds is unknown, and a lucky or unlucky scale cannot be seen; add seeds"
+    )
     return Check(name, WARN, detail)
 
 
@@ -112,7 +114,9 @@ def identified(e: Evidence) -> Check:
     low, high = float(row.N_low.iloc[0]), float(row.N_high.iloc[0])
     detail = f"at {row.C.iloc[0]:.2e} FLOPs N* is between {short(low)} and {short(high)}"
     if not (low > 0 and high / low < 100):
-        return Check(name, FAIL, f"{detail}: the runs do not determine it; widen the ladder or add seeds", decisive=True)
+        return Check(
+            name, FAIL, f"{detail}: the runs do not determine it; widen the ladder or add seeds", decisive=True
+        )
     if high / low > 12:
         return Check(name, WARN, f"{detail}: more than a factor of 10; widen the ladder or add seeds")
     return Check(name, PASS, detail)
@@ -158,12 +162,14 @@ def bracketed_sweeps(e: Evidence) -> Check:
     count = sweeps.points.budget.nunique()
     if len(edges) > count / 2:
         sides = listed(f"{budget:.2e} FLOPs at the {side}" for budget, side in edges)
-        return Check(name, WARN, f"{len(edges)} of {count} curves are lowest at an end ({sides}): extend them on that side")
+        return Check(
+            name, WARN, f"{len(edges)} of {count} curves are lowest at an end ({sides}): extend them on that side"
+        )
     return Check(name, PASS, f"{count - len(edges)} of {count}")
 
 
 def rates(e: Evidence) -> Check:
-    """The best learning rate of each (scale, budget) lies inside the rates that were tried, where three or more were."""
+    """The best learning rate of each (scale, budget) lies inside the rates that were tried."""
     name, table = "rates are bracketed", e.runs.table
     table = table[table.status != FAILED]
     tried = table.groupby("scale").lr.nunique()
@@ -213,8 +219,8 @@ def rates_told_apart(e: Evidence) -> Check:
     share = pd.Series(winners).value_counts(normalize=True)
     if margins and unclear > 0.5 and share.iloc[0] < 0.9:
         detail = (
-            f"of two rates the winner changes from run to run ({share.iloc[0]:.0%} for {share.index[0]:g}) and wins by noise in "
-            f"{unclear:.0%} of {len(margins)} cells: the best of two lucky runs is fitted; try three rates or more, or fix one"
+            f"of two rates the winner changes from run to run ({share.iloc[0]:.0%} for {share.index[0]:g}) and wins by "
+            f"noise in {unclear:.0%} of {len(margins)} cells: the luckier of two is fitted; try three rates, or fix one"
         )
         return Check(name, WARN, detail)
     return Check(name, PASS, "of two rates one wins throughout, or clearly")

@@ -16,7 +16,7 @@ MAX_APART = 4.0  # of N* between approaches
 
 
 def held_out(e: Evidence) -> Check:
-    """The most expensive runs come out as a fit without them predicts: within noise, on both sides, better than naively."""
+    """The most expensive runs are where a fit without them predicts: within noise, better than naively."""
     name, found = "predicts the runs it has not seen", e.hold_out
     if found is None:
         return Check(name, CANNOT_TELL, e.no_hold_out)
@@ -55,7 +55,9 @@ def leave_one_scale_out(e: Evidence) -> Check:
     if lost:
         return Check(name, WARN, f"{detail}, and undetermined without {listed(lost)}", tuple(lost))
     if high / low > MAX_RANGE:
-        detail += f", {short(finite[worst])} without {worst}, where all give {short(own.iloc[0])}: it hangs on one scale"
+        detail += (
+            f", {short(finite[worst])} without {worst}, where all give {short(own.iloc[0])}: it hangs on one scale"
+        )
         return Check(name, WARN, detail, (worst,))
     return Check(name, PASS, detail)
 

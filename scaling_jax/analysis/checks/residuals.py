@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,9 +51,7 @@ def budgets(e: Evidence) -> Check:
     return out or Check(name, CANNOT_TELL, "scales do not share budgets")
 
 
-def _groups(
-    linear: Linearized, name: str, noun: str, label: np.ndarray, names: Sequence[str], cause: str
-) -> Check:
+def _groups(linear: Linearized, name: str, noun: str, label: np.ndarray, names: Sequence[str], cause: str) -> Check:
     if len(names) < 3 or len(names) > MAX_GROUPS:
         return Check(name, CANNOT_TELL, f"{len(names)} groups with several runs")
     found = [linear.shift(label == one) for one in names]
@@ -94,7 +93,9 @@ def outliers(e: Evidence) -> Check:
         return Check(name, PASS, f"none of {len(linear.residuals)} runs")
     rows = [(linear.chosen.iloc[i], s) for _, i, s in sorted(off, key=lambda r: r[0])]
     named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) lies {direction(s.size)}" for run, s in rows), 3)
-    return Check(name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows))
+    return Check(
+        name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows)
+    )
 
 
 def shape(e: Evidence) -> Check:
@@ -108,7 +109,7 @@ def shape(e: Evidence) -> Check:
     for key, noun in (("N", "size"), ("C", "compute")):
         values = np.unique(same_budget(e.runs.chosen[key]))
         if 4 <= len(values) <= 25:
-            for low, high in zip(values[1:-2], values[2:-1]):
+            for low, high in itertools.pairwise(values[1:-1]):
                 at = np.sqrt(low * high)
                 step = (e.runs.chosen[key].to_numpy(float) > at).astype(float)
                 columns.append((f"step between {noun}s {short(low)} and {short(high)}", step))
@@ -116,10 +117,11 @@ def shape(e: Evidence) -> Check:
     chances = adjusted(found)
     ranked = sorted((p, i) for i, p in enumerate(chances) if found[i] is not None and abs(found[i].size) > SMALL)
     if ranked and ranked[0][0] < UNLIKELY:
-        p, i = ranked[0]
-        what = columns[i][0]
+        i = ranked[0][1]
+        what, shift = columns[i][0], found[i]
+        assert shift is not None
         cause = "a transition in training" if what.startswith("step") else "the law, or tuning that changes with scale"
-        detail = f"residuals {what} by {abs(found[i].size):.1%} (+-{found[i].stderr:.1%}): {cause}; it will miss beyond the runs"
+        detail = f"residuals {what} by {abs(shift.size):.1%} (+-{shift.stderr:.1%}): {cause}; it misses beyond the runs"
         return Check(name, FAIL, detail)
     return Check(name, PASS, "residuals neither bend nor step with size or compute")
 
@@ -148,14 +150,18 @@ def below_frontier(e: Evidence) -> Check:
     chosen = e.runs.chosen
     best = np.exp(np.interp(np.log(chosen.C), np.log(inner.C), np.log(inner.loss)))
     gap = np.log(chosen.y.to_numpy(float)) - np.log(best)
-    cells = pd.DataFrame({"gap": gap, "scale": chosen.scale, "D": chosen.D}).groupby(["scale", "D"]).gap.agg(["mean", "size"])
+    cells = (
+        pd.DataFrame({"gap": gap, "scale": chosen.scale, "D": chosen.D})
+        .groupby(["scale", "D"])
+        .gap.agg(["mean", "size"])
+    )
     limit = np.maximum(BELOW * linear.noise.total / np.sqrt(cells["size"]), CLEAR)
     below = cells[cells["mean"] < -limit]
     if len(below):
         (scale, D), row = below["mean"].idxmin(), below["mean"].min()
         detail = (
-            f"{len(below)} of {len(cells)} points lie below the smallest loss that the law allows for their compute, {scale} on "
-            f"{short(D)} by {-np.expm1(row):.1%}: the frontier is too high there"
+            f"{len(below)} of {len(cells)} points lie below the smallest loss that the law allows for their compute, "
+            f"{scale} on {short(D)} by {-np.expm1(row):.1%}: the frontier is too high there"
         )
         ids = chosen.run_id[[i in below.index for i in zip(chosen.scale, chosen.D)]]
         return Check(name, FAIL, detail, tuple(ids.map(str)))

@@ -59,7 +59,7 @@ def one_corpus(e: Evidence) -> Check:
     """All losses are on one data set."""
     corpora = e.runs.corpora
     if len(corpora) > 1:
-        detail = f"rows come from {len(corpora)} data sets ({listed(corpora)}): losses on different data do not follow one law"
+        detail = f"rows come from {len(corpora)} data sets ({listed(corpora)}): their losses do not follow one law"
         return Check("one data set", FAIL, detail + "; choose one with --where")
     return Check("one data set", PASS, "one data set" if e.runs.ours else "no column says otherwise")
 
@@ -105,7 +105,7 @@ def steps(e: Evidence) -> Check:
     few = values < MIN_STEPS
     if few.any():
         detail = (
-            f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps (at least {values.min():.0f}): "
+            f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps ({values.min():.0f} or more): "
             "short runs lie above any law; drop the smallest budgets or use smaller batches"
         )
         return Check(name, WARN, detail, tuple(e.runs.chosen.run_id[few].map(str)))
