@@ -13,7 +13,7 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.approaches import side_by_side
-from scaling_jax.analysis.checks import Check, Evidence, run_checks, verdict
+from scaling_jax.analysis.checks import Check, run_checks, verdict
 from scaling_jax.analysis.cost import Cost, flops_cost
 from scaling_jax.analysis.fits import (
     AUTO,
@@ -354,25 +354,17 @@ class Analysis:
         return out
 
     @functools.cached_property
-    def evidence(self) -> Evidence:
-        """What the checks look at."""
-        linear = None
-        if self.fitted is not None and (self.runs.chosen.y > 0).all():
-            fit = self.fitted.fit
-            predicted = fit.predict(fit.data)
-            if np.all(predicted > 0):
-                linear = Linearized(fit, law_inputs(fit.law, self.runs), self.runs.chosen)
-        return Evidence(
-            runs=self.runs, settings=self.settings, fitted=self.fitted, no_fit=self.no_fit, linearized=linear,
-            hold_out=self.hold_out, no_hold_out=self.no_hold_out, sweeps=self.isoflop, approaches=self.approaches,
-            frontier=self.frontier, curve=self.curve, no_frontier=self.no_frontier, forecast=self.forecast,
-            without_scale=self.without_scale, exponents=self.exponents, curves=self.curves,
-        )  # fmt: skip
+    def linearized(self) -> Linearized | None:
+        """The law linearized at its fit, for tests of shifts; None without a fit of positive y."""
+        fit = self.fit
+        if fit is None or not (self.runs.chosen.y > 0).all() or not np.all(fit.predict(fit.data) > 0):
+            return None
+        return Linearized(fit, law_inputs(fit.law, self.runs), self.runs.chosen)
 
     @functools.cached_property
     def checks(self) -> tuple[Check, ...]:
         """Every check: failures first, then warnings, then what cannot be told, then what passed."""
-        return run_checks(self.evidence)
+        return run_checks(self)
 
     @functools.cached_property
     def _verdict(self) -> tuple[str, list[str]]:

@@ -85,7 +85,7 @@ class Header:
                     self._twice[name] = f"{stripped[name]} columns are called {name!r}" + (
                         "" if exact[name] == stripped[name] else " once blanks around names are removed"
                     )
-        self.table = table.set_axis(pd.Index(names, dtype=object), axis=1)
+        self.table = table.set_axis(pd.Index(names, dtype=object), axis=1).reset_index(drop=True)
         self.decimal: str | None = table.attrs.get("decimal")
 
     def find(self, name: str) -> str | None:

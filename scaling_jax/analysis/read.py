@@ -113,11 +113,11 @@ class _Reader:
         table = self.header.table.drop_duplicates("run_id", keep="last") if self.ours else self.header.table
         status = states.statuses(self.header, column).loc[table.index]
         status = self._where(table, status, column)
-        done = table[status == DONE]
+        done = table.loc[status.index[status == DONE]]
         self._refuse_mixed(done)
         values = self._numbers(done)
         values, status = self._without_empty(values, status)
-        if not len(values):
+        if not len(values) and not self.ours:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
         frame = self._frame(table.loc[status.index], status, values)
         return self._chosen(frame, values)
@@ -137,7 +137,8 @@ class _Reader:
             return status.where(status.isin([states.DIVERGED]) & False, DONE)
         left = status != DONE
         if left.any() and column is not None:
-            words = table.loc[left.index[left], column].map(str).value_counts()
+            cells = table.loc[left.index[left], column]
+            words = cells.where(cells.notna(), "empty").map(str).value_counts()
             counts = ", ".join(f"{n} {word}" for word, n in words.items())
             way = ""
             if left.all():
@@ -149,7 +150,8 @@ class _Reader:
             self.notes.append(
                 f"LEFT OUT {int(left.sum())} of {len(status)} rows that are marked {status[left].iloc[0]}"
             )
-        if left.all() and not self.ours:
+        known = self.ours and column is not None and states.all_known(table.loc[status.index, column])
+        if left.all() and not known:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
         return status
 
@@ -368,9 +370,9 @@ class _Reader:
             ours=self.ours,
         )
 
-    def _labels(self, best: pd.DataFrame, flag: str, column: str) -> np.ndarray:
+    def _labels(self, best: pd.DataFrame, flag: str, column: str) -> np.ndarray | None:
         if not column:
-            return best["trunk"].to_numpy()
+            return best["trunk"].to_numpy() if best["trunk"].nunique() != 1 else None
         found = self.header.find(column)
         if found is None:
             raise UserError(f"{flag}={column}: {self._has()}")

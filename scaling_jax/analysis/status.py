@@ -59,3 +59,8 @@ def statuses(header: Header, column: str | None) -> pd.Series:
         if flag is not None and pd.api.types.is_bool_dtype(table[flag]):
             out[table[flag].to_numpy(bool)] = status
     return out
+
+
+def all_known(words: pd.Series) -> bool:
+    """Whether every cell is a word for the end of a run."""
+    return all(str(word).strip().lower() in FINISHED | set(UNFINISHED) for word in words)

@@ -28,7 +28,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", "fit.json", "Where the fit is written; figures go beside it.")
     define_fit_flags()
     flags.DEFINE_multi_string(
-        "columns", [], "Columns of the table, e.g. N=params,D=tokens,C=flops,y=loss; also arithmetic, e.g. N=params*1e6 "
+        "columns", [], "Columns of the table, e.g. N=params,D=tokens,C=flops,y=loss; also arithmetic, e.g. N=n*1e6 "
         "or N=blocks+head.",
     )  # fmt: skip
     flags.DEFINE_string("n_column", None, "Short for --columns=N=...: which count of parameters is N.")

@@ -103,7 +103,7 @@ def _answer(analysis: Analysis) -> str:
     if not len(analysis.frontier):
         return "\n" + _wrap(f"no frontier: {analysis.no_frontier}") if analysis.no_frontier and analysis.fit else ""
     row = target_row(analysis)
-    held = "".join(f", {k} = {v}" for k, v in analysis.settings.inputs.items())
+    held = "".join(f", {k} = {_number(v)}" for k, v in analysis.settings.inputs.items())
     cost = "C = 6 N D" if analysis.cost is None else "C as the runs count it"
     lines = [
         f"frontier at C = {row.C:.3g} FLOPs ({cost}{held}), {analysis.settings.level:.0%} intervals {_kind(analysis)}"
@@ -115,6 +115,13 @@ def _answer(analysis: Analysis) -> str:
     with np.errstate(all="ignore"):
         lines.append(f"  {'D*/N*':<{width}} {np.divide(row.D, row.N):>8.1f}")
     return "\n" + "\n".join(lines)
+
+
+def _number(text: str) -> str:
+    try:
+        return format(float(text), ".4g")
+    except ValueError:
+        return text
 
 
 def _kind(analysis: Analysis) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis.fits import Fitted
 from scaling_jax.analysis.hold_out import HoldOut
 from scaling_jax.analysis.isoflop import Sweeps
 from scaling_jax.analysis.runs import Runs
@@ -39,62 +38,101 @@ class Check:
     decisive: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """Everything that checks read.
+class Evidence(Protocol):
+    """What checks read: an `Analysis`, whose parts are computed when first asked for."""
 
-    Attributes:
-      runs: of the table.
-      settings: of the fit.
-      fitted: the law through all chosen runs, or None; `no_fit` says why not.
-      linearized: the law at its fit, for shift tests; None without a fit of positive y.
-      hold_out: blind prediction of the most expensive runs, or None; `no_hold_out` says why.
-      sweeps: IsoFLOP curves, or None.
-      approaches: N* and exponents by approach; columns approach, a, low, high, N.
-      frontier: rows C, N, D, loss with intervals, and beyond = C / largest C.
-      curve: the same, dense over the ladder's own compute.
-      no_frontier: why there is none.
-      forecast: `fitting.Forecast`, or None.
-      without_scale: scale -> N* at the first target when it is left out.
-      exponents: label -> exponent a under another count of N or another objective.
-      curves: learning curves, or None.
-    """
+    @property
+    def runs(self) -> Runs:
+        """The runs of the table."""
+        ...
 
-    runs: Runs
-    settings: Settings
-    fitted: Fitted | None
-    no_fit: str
-    linearized: Linearized | None
-    hold_out: HoldOut | None
-    no_hold_out: str
-    sweeps: Sweeps | None
-    approaches: pd.DataFrame
-    frontier: pd.DataFrame
-    curve: pd.DataFrame
-    no_frontier: str
-    forecast: Any
-    without_scale: dict[str, float]
-    exponents: dict[str, float]
-    curves: pd.DataFrame | None
+    @property
+    def settings(self) -> Settings:
+        """Settings of the fit."""
+        ...
 
     @property
     def fit(self) -> fitting.Fit | None:
-        """The law's fit."""
-        return None if self.fitted is None else self.fitted.fit
+        """The law through all chosen runs, or None; `no_fit` says why not."""
+        ...
 
     @property
-    def of_nd(self) -> bool:
-        """Whether the law has a frontier of N and D and the runs have both."""
-        fit = self.fit
-        return fit is not None and fit.law.nd(fit.data) is not None and fit.law.a_loss and self.runs.has_compute
+    def no_fit(self) -> str:
+        """Why there is no fit."""
+        ...
 
     @property
-    def cells(self) -> int:
-        """Distinct points that were trained: repeats by seed count once."""
-        inputs = (
-            np.column_stack([np.asarray(v, float) for v in self.fit.data.values()]) if self.fit else np.empty((0, 1))
-        )
-        return len(np.unique(inputs, axis=0))
+    def linearized(self) -> Linearized | None:
+        """The law at its fit, for shift tests; None without a fit of positive y."""
+        ...
+
+    @property
+    def hold_out(self) -> HoldOut | None:
+        """Blind prediction of the most expensive runs."""
+        ...
+
+    @property
+    def no_hold_out(self) -> str:
+        """Why there is none."""
+        ...
+
+    @property
+    def isoflop(self) -> Sweeps:
+        """IsoFLOP curves."""
+        ...
+
+    @property
+    def approaches(self) -> pd.DataFrame:
+        """N* and exponents by approach; columns approach, a, low, high, N."""
+        ...
+
+    @property
+    def frontier(self) -> pd.DataFrame:
+        """Rows C, N, D, loss with intervals, and beyond = C / largest C."""
+        ...
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        """The same, dense."""
+        ...
+
+    @property
+    def no_frontier(self) -> str:
+        """Why there is none."""
+        ...
+
+    @property
+    def forecast(self) -> Any:
+        """`fitting.Forecast`, or None."""
+        ...
+
+    @property
+    def without_scale(self) -> dict[str, float]:
+        """Scale -> N* at the first target when it is left out."""
+        ...
+
+    @property
+    def exponents(self) -> dict[str, float]:
+        """Exponent a under other counts of N and objectives."""
+        ...
+
+    @property
+    def curves(self) -> pd.DataFrame | None:
+        """Learning curves."""
+        ...
+
+
+def of_nd(e: Evidence) -> bool:
+    """Whether the law has a frontier of N and D and the runs have both."""
+    return e.fit is not None and e.fit.law.nd(e.fit.data) is not None and e.fit.law.a_loss and e.runs.has_compute
+
+
+def cells(e: Evidence) -> int:
+    """Distinct points that were trained: repeats by seed count once."""
+    if e.fit is None:
+        return 0
+    inputs = np.column_stack([np.asarray(v, float) for v in e.fit.data.values()])
+    return len(np.unique(inputs, axis=0))
 
 
 def percent(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, cells, of_nd
 from scaling_jax.analysis.status import FAILED
 from scaling_jax.text import listed, plural, short
 
@@ -25,10 +25,10 @@ def enough_runs(e: Evidence) -> Check:
     if e.fit is None:
         return Check(name, FAIL, e.no_fit, decisive=True)
     free = len(e.fit.free)
-    detail = f"{plural(e.cells, 'distinct point')} for {plural(free, 'parameter')}"
-    if e.cells < free + FEW_BEYOND:
+    detail = f"{plural(cells(e), 'distinct point')} for {plural(free, 'parameter')}"
+    if cells(e) < free + FEW_BEYOND:
         return Check(name, FAIL, f"{detail}: too few to judge the fit; add runs or fix parameters", decisive=True)
-    if e.cells < free + SOME_BEYOND:
+    if cells(e) < free + SOME_BEYOND:
         return Check(name, WARN, f"{detail}: hardly enough to judge the fit; add runs")
     return Check(name, PASS, detail)
 
@@ -95,7 +95,7 @@ def converged(e: Evidence) -> Check:
 def identified(e: Evidence) -> Check:
     """No term has vanished from the law, and N* is known to a useful factor."""
     name, fit = "the frontier is determined", e.fit
-    if fit is None or not e.of_nd:
+    if fit is None or not of_nd(e):
         return Check(name, CANNOT_TELL, "no law with a frontier")
     if e.no_frontier:
         return Check(name, CANNOT_TELL, e.no_frontier)
@@ -148,8 +148,8 @@ def inside(e: Evidence) -> Check:
 
 def bracketed_sweeps(e: Evidence) -> Check:
     """IsoFLOP curves have their minimum inside."""
-    name, sweeps = "IsoFLOP minima are bracketed", e.sweeps
-    if sweeps is None or not len(sweeps.points) or sweeps.interpolated or sweeps.points.budget.nunique() < 2:
+    name, sweeps = "IsoFLOP minima are bracketed", e.isoflop
+    if not len(sweeps.points) or sweeps.interpolated or sweeps.points.budget.nunique() < 2:
         return Check(name, CANNOT_TELL, "no budgets of compute that scales share")
     edges = []
     noise = e.runs.noise or 0.0
@@ -170,7 +170,7 @@ def bracketed_sweeps(e: Evidence) -> Check:
 
 def rates(e: Evidence) -> Check:
     """The best learning rate of each (scale, budget) lies inside the rates that were tried."""
-    name, table = "rates are bracketed", e.runs.table
+    name, table = "rates bracketed", e.runs.table
     table = table[table.status != FAILED]
     tried = table.groupby("scale").lr.nunique()
     if not len(tried) or e.runs.rates < 2 or tried.max() < 2:

@@ -17,7 +17,7 @@ MAX_APART = 4.0  # of N* between approaches
 
 def held_out(e: Evidence) -> Check:
     """The most expensive runs are where a fit without them predicts: within noise, better than naively."""
-    name, found = "predicts the runs it has not seen", e.hold_out
+    name, found = "predicts what it has not seen", e.hold_out
     if found is None:
         return Check(name, CANNOT_TELL, e.no_hold_out)
     rows = found.rows

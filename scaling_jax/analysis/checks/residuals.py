@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction, of_nd
 from scaling_jax.analysis.runs import same_budget
 from scaling_jax.analysis.shifts import Linearized, Shift, adjusted
 from scaling_jax.text import listed, short
@@ -101,7 +101,7 @@ def outliers(e: Evidence) -> Check:
 def shape(e: Evidence) -> Check:
     """Residuals do not bend or step with size, data or compute."""
     name, linear = "the law has the right shape", e.linearized
-    if linear is None or not e.of_nd:
+    if linear is None or not of_nd(e):
         return Check(name, CANNOT_TELL, "no law of a positive loss in N and D")
     logs = {k: _unit(np.log(e.runs.chosen[k].to_numpy(float))) for k in "NDC"}
     columns: list[tuple[str, np.ndarray]] = [(f"bend with {k}", v**2) for k, v in logs.items()]
@@ -150,17 +150,17 @@ def below_frontier(e: Evidence) -> Check:
     chosen = e.runs.chosen
     best = np.exp(np.interp(np.log(chosen.C), np.log(inner.C), np.log(inner.loss)))
     gap = np.log(chosen.y.to_numpy(float)) - np.log(best)
-    cells = (
+    points = (
         pd.DataFrame({"gap": gap, "scale": chosen.scale, "D": chosen.D})
         .groupby(["scale", "D"])
         .gap.agg(["mean", "size"])
     )
-    limit = np.maximum(BELOW * linear.noise.total / np.sqrt(cells["size"]), CLEAR)
-    below = cells[cells["mean"] < -limit]
+    limit = np.maximum(BELOW * linear.noise.total / np.sqrt(points["size"]), CLEAR)
+    below = points[points["mean"] < -limit]
     if len(below):
         (scale, D), row = below["mean"].idxmin(), below["mean"].min()
         detail = (
-            f"{len(below)} of {len(cells)} points lie below the smallest loss that the law allows for their compute, "
+            f"{len(below)} of {len(points)} points lie below the smallest loss that the law allows for their compute, "
             f"{scale} on {short(D)} by {-np.expm1(row):.1%}: the frontier is too high there"
         )
         ids = chosen.run_id[[i in below.index for i in zip(chosen.scale, chosen.D)]]

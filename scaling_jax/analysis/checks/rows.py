@@ -90,7 +90,7 @@ def repeats(e: Evidence) -> Check:
     if e.fit is not None and "U" in e.fit.law.inputs:
         return Check(name, PASS, f"{detail}; the law weighs repeats")
     if runs.repeated <= MAX_EPOCHS * ONE_EPOCH:
-        return Check(name, PASS, f"{detail}, and D counts that as new data: nearly true up to {MAX_EPOCHS:g}")
+        return Check(name, CANNOT_TELL, f"{detail}, and D counts that as new data: nearly true up to {MAX_EPOCHS:g}")
     detail = f"{detail}, and D counts that as new data: set fit.law=data_constrained, or get more data"
     return Check(name, FAIL, detail)
 
@@ -105,7 +105,7 @@ def steps(e: Evidence) -> Check:
     few = values < MIN_STEPS
     if few.any():
         detail = (
-            f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps ({values.min():.0f} or more): "
+            f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps ({values.min():.0f}): "
             "short runs lie above any law; drop the smallest budgets or use smaller batches"
         )
         return Check(name, WARN, detail, tuple(e.runs.chosen.run_id[few].map(str)))
