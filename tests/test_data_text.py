@@ -199,10 +199,10 @@ def test_python_sources_skip_tests_vendored_and_generated():
         assert not [name for name in names if part in name]
 
 
-def test_licence_header_is_cut_and_other_comments_stay():
+def test_license_header_is_cut_and_other_comments_stay():
     code = b"import os\n"
-    assert python_sources._without_licence(b"# Copyright 2020 X\n# All rights\n\n" + code) == code
-    assert python_sources._without_licence(b"#!/bin/python\n# What this does.\n" + code).startswith(b"#!")
+    assert python_sources._without_license(b"# Copyright 2020 X\n# All rights\n\n" + code) == code
+    assert python_sources._without_license(b"#!/bin/python\n# What this does.\n" + code).startswith(b"#!")
 
 
 def test_python_sources_whole(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 
 from scaling_jax.data import batches, materialise
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources import registry as sources
+from scaling_jax.data.resolve import resolve
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -61,7 +61,7 @@ def describe(data: Data) -> Spec:
     Raises:
       UserError: there is no such source, or it cannot be read.
     """
-    return sources.resolve(data).spec
+    return resolve(data).spec
 
 
 def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: Progress | None = None) -> Dataset:
@@ -79,7 +79,7 @@ def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: P
       UserError: the source is missing, empty, shorter than the context or not what it should be, the cache cannot be
         written, or the stored arrays were altered.
     """
-    source = sources.resolve(data)
+    source = resolve(data)
     entry = materialise.entry(source, cache_dir, on_progress)
     arrays, meta = entry.arrays, entry.meta
     train, labels = arrays["train"], arrays.get("train_labels")

@@ -9,7 +9,7 @@ import shutil
 
 from scaling_jax.data import cache, tokenizers, writers
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources.registry import Source
+from scaling_jax.data.sources.source import Source
 from scaling_jax.errors import UserError
 from scaling_jax.study import content_hash
 

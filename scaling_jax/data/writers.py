@@ -15,7 +15,7 @@ import numpy as np
 from scaling_jax.data import cache, tokenizers
 from scaling_jax.data import overlap as leak
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources.registry import SPLITS, Source
+from scaling_jax.data.sources.source import SPLITS, Source
 from scaling_jax.errors import UserError
 
 BATCH_BYTES = 1 << 20

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
 from scaling_jax.plan import Pack, Phase, phases
 from scaling_jax.results import DIVERGED, DONE, Records
@@ -221,7 +222,7 @@ class PackTrainer:
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
             "unique_tokens": self.program.feed.dataset.unique_tokens,
-            "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
+            "epochs": batches.epochs(run.steps, pack.batch_size, self.program.feed.dataset.num_train_windows),
             "diverged_step": diverged_step if not healthy else None,
         }
         if healthy and self.program.feed.spec.kind == "tokens":
