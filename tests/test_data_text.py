@@ -1,4 +1,4 @@
-"""A user's own text and the built-in Python sources: materialised once, split without leaks, wrong input one line."""
+"""A user's own text and the built-in Python sources: materialized once, split without leaks, wrong input one line."""
 
 import multiprocessing
 import os
@@ -58,7 +58,7 @@ def test_folder_becomes_two_disjoint_token_arrays(folder, tmp_path):
 
 def test_second_load_maps_the_same_files(folder, tmp_path, monkeypatch):
     first = load(folder, tmp_path / "cache")
-    monkeypatch.setattr(data.materialise.writers, "write_tokens", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(data.dataset.materialize.writers, "write_tokens", lambda *_: pytest.fail("made again"))
     again = load(folder, tmp_path / "cache")
     assert again.dataset_hash == first.dataset_hash
     np.testing.assert_array_equal(again.train, first.train)

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from scaling_jax.data import cache, materialise
+from scaling_jax.data import cache, materialize
 from scaling_jax.data import inspect as show
 from scaling_jax.data.resolve import resolve
 from scaling_jax.data.sources.registry import registered
@@ -70,7 +70,7 @@ def _entry(name: str | None, values: Any) -> cache.Entry:
     folder = cache.arrays_folder(values.cache_dir) / (name or "")
     if name and (folder / "meta.json").is_file():
         return cache.open_entry(folder, verify=values.verify)
-    entry = materialise.entry(resolve(_data(name, values)), values.cache_dir, _progress)
+    entry = materialize.entry(resolve(_data(name, values)), values.cache_dir, _progress)
     return cache.open_entry(entry.directory, verify=True) if values.verify else entry
 
 
@@ -93,7 +93,7 @@ def _clear(name: str | None, values: Any) -> None:
         folders = cache.entries(values.cache_dir)
         doomed = [path for path in folders if path.name == name]
         if not doomed and (name or values.study or values.set):
-            key = materialise.key(resolve(_data(name, values)))
+            key = materialize.key(resolve(_data(name, values)))
             doomed = [path for path in folders if path.name == key]
         if not doomed:
             raise UserError(f"nothing is kept of {name!r}; `scaling-jax data list` shows what is; or `clear all`")

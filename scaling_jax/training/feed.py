@@ -38,7 +38,7 @@ def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> 
     Several processes take what the first one decides, from its own memory.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       execution: `feed` is read.
       augment: crop and flip training images.
 
@@ -70,7 +70,7 @@ class Feed:
     """What both kinds know.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       augment: crop and flip training images.
     """
 
