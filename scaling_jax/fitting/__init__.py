@@ -8,6 +8,7 @@ Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's co
 """
 
 from scaling_jax.fitting.comparison import Comparison, compare
+from scaling_jax.fitting.curve import CurveFit, fit_curves
 from scaling_jax.fitting.errors import DataError, FileError, FitError, FitWarning, LawError
 from scaling_jax.fitting.fit import fit
 from scaling_jax.fitting.fitted import Fit
@@ -25,8 +26,8 @@ from scaling_jax.fitting.selection import aicc, select
 from scaling_jax.fitting.sensitivity import sensitivity
 
 __all__ = [
-    "LAD", "Approaches", "Comparison", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning",
-    "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches", "compare",
-    "envelope", "extrapolation", "fit", "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs",
-    "power_law", "select", "sensitivity",
+    "LAD", "Approaches", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit", "FitError",
+    "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches",
+    "compare", "envelope", "extrapolation", "fit", "fit_curves", "holdout", "influence", "isoflop", "law", "laws",
+    "load", "next_runs", "power_law", "select", "sensitivity",
 ]  # fmt: skip
