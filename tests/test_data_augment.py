@@ -5,7 +5,7 @@ import numpy as np
 import packs
 
 from scaling_jax.data.augment import augment, augment_key
-from scaling_jax.plan import Phase
+from scaling_jax.planning import Phase
 from scaling_jax.training.feed import ResidentFeed
 
 
