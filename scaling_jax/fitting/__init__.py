@@ -24,10 +24,12 @@ from scaling_jax.fitting.optimal.isoflop import IsoFlop, isoflop, power_law
 from scaling_jax.fitting.persistence import load
 from scaling_jax.fitting.selection import aicc, select
 from scaling_jax.fitting.sensitivity import sensitivity
+from scaling_jax.fitting.tasks import Chain, NoiseCeiling, chain, noise_ceiling
 
 __all__ = [
-    "LAD", "Approaches", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit", "FitError",
-    "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches",
-    "compare", "envelope", "extrapolation", "fit", "fit_curves", "holdout", "influence", "isoflop", "law", "laws",
-    "load", "next_runs", "power_law", "select", "sensitivity",
+    "LAD", "Approaches", "Chain", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit",
+    "FitError", "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling", "Objective",
+    "aicc", "approaches", "chain", "compare", "envelope", "extrapolation", "fit", "fit_curves", "holdout",
+    "influence", "isoflop", "law", "laws", "load", "next_runs", "noise_ceiling", "power_law", "select",
+    "sensitivity",
 ]  # fmt: skip
