@@ -10,7 +10,7 @@ from scaling_jax import data
 from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.errors import UserError
 from scaling_jax.models import Spec
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.study import Data, load_study
 
 
@@ -113,13 +113,13 @@ def test_wrong_image_folders(kind, tmp_path):
         (path / "dog" / "broken.png").write_bytes(b"\x89PNG nothing")
         match = "cannot be read"
     elif kind == "one_class":
-        match = "two at least"
+        match = "at least two"
     else:
         (path / "train").mkdir()
         for name in ("cat", "dog"):
             (path / name).rename(path / "train" / name)
         folder(path / "test", classes=("bird",))
-        match = "classes that training has not: bird"
+        match = "classes that training does not have: bird"
     with pytest.raises(UserError, match=match) as error:
         load(path, tmp_path)
     assert "\n" not in str(error.value)

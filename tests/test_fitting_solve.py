@@ -15,7 +15,7 @@ from scaling_jax import fitting
 from scaling_jax.fitting.solver import _finish as finish
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Problem
-from scaling_jax.fitting.solver._starts import bounded_least_squares, spread
+from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
 
 HUBER, LSQ, LAD = fitting.Huber(1e-3), fitting.LeastSquares(), fitting.LAD()
 
@@ -335,7 +335,7 @@ def test_bounded_least_squares_is_scipys():
 
 
 def test_starts_fill_the_cube():
-    points = spread(512, 3, seed=0)
+    points = low_discrepancy(512, 3, seed=0)
     counts, _ = np.histogramdd(points, bins=4, range=[(0, 1)] * 3)
     assert counts.min() >= 4 and counts.max() <= 12  # 8 on average in each of 64 cells
 

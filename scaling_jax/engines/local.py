@@ -13,7 +13,7 @@ import jax
 
 from scaling_jax.errors import Preempted, UserError
 from scaling_jax.models import Scaling
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 from scaling_jax.training import distributed as processes
 from scaling_jax.training import hardware as device

@@ -18,7 +18,7 @@ TWO_ELSEWHERE = (0.05, 0.35, 0.75, 3.0)
 SEARCH = 512  # candidates looked at, at least, to choose starts from
 
 
-def spread(n, dimensions, seed):
+def low_discrepancy(n, dimensions, seed):
     """(n, dimensions) points that fill the unit cube evenly: the additive recurrence of Roberts (2018), shifted."""
     root = 2.0
     for _ in range(60):  # the generalized golden ratio, root^(d + 1) = root + 1
@@ -38,7 +38,7 @@ def candidates(problem, n, seed):
     for part, wider in ((~wide, 0.0), (wide, 1.0)):
         rest, lo, hi = _ranges(problem, wider)
         if len(rest):
-            z[np.ix_(part, rest)] = lo + (hi - lo) * spread(part.sum(), len(rest), seed)
+            z[np.ix_(part, rest)] = lo + (hi - lo) * low_discrepancy(part.sum(), len(rest), seed)
     z = np.clip(z, problem.lower, problem.upper)
     z[::2] = guessed(problem, z[::2])
     return z
