@@ -133,7 +133,7 @@ def waiting_share(path: str) -> None:
 
     from scaling_jax.models.parametrization import Scaling
     from scaling_jax.plan import make_plan
-    from scaling_jax.training import hardware as device
+    from scaling_jax.training import hardware
     from scaling_jax.training.feed import ResidentFeed, StreamFeed
     from scaling_jax.training.program import make_mesh
 
@@ -149,7 +149,7 @@ def waiting_share(path: str) -> None:
     print("  scale         step   from the devices   from the disk")
     for pack in make_plan(study, dataset.spec):
         head_dim = getattr(study.family, "head_dim", None)
-        execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
+        execution = hardware.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
         scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width)
         model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
         programs = [_program(model, feed, arrays, steps) for feed in feeds]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scaling_jax.engines.local import mesh_shape
 from scaling_jax.engines.progress import clock, si
 from scaling_jax.models.family import Spec
 from scaling_jax.plan import Pack, memory_bytes, phases
 from scaling_jax.study import Study
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
+from scaling_jax.training.build import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
@@ -20,14 +20,14 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     import jax
 
     backend = jax.default_backend()
-    peak, source = device.peak_flops()
+    peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(backend, 0.3)
     head = (
         f"{'scale':<10}{'width':>6}{'depth':>6}{'N':>9}{'D':>9}{'D/N':>8}{'C':>10}{'steps':>8}{'memory':>9}{'time':>8}"
     )
     lines = [head, "-" * len(head)]
     for pack in packs:
-        execution = device.resolve(
+        execution = hardware.resolve(
             study.execution, pack.width, pack.depth, spec, getattr(study.family, "head_dim", None)
         )
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)

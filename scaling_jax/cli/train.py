@@ -20,8 +20,7 @@ from scaling_jax.plan import make_plan
 from scaling_jax.results import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
-from scaling_jax.training import distributed as processes
-from scaling_jax.training import hardware as device
+from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
 from scaling_jax.training.loop import Training, missing
 
@@ -43,7 +42,7 @@ def main(args: list[str], values: Any) -> int:
             time.sleep(RETRY_SECONDS)  # an engine has started a pack anew while its last process still saves
             raise Preempted(str(error)) from error
         except Exception as error:
-            if cluster.is_member() and processes.is_lost_peer(error):
+            if cluster.is_member() and distributed.is_lost_peer(error):
                 raise Preempted("a process that trains with this one was lost; what was saved stands") from error
             raise
 
@@ -61,21 +60,21 @@ def _run(args: list[str], values: Any, stop: StopSignal) -> int:
     study_flags.start_jax(values)
     if cluster.is_member():
         cluster.join(values)
-        stop.shared = not processes.alone()
+        stop.shared = not distributed.is_single_process()
     local.check_devices(study)
     dataset = data.load(study.data, on_progress=_data_progress())
-    _say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
+    _say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     for what, identity in (
-        ("the code", device.code_version()),
+        ("the code", hardware.code_version()),
         ("the study or its flags", [study.to_dict(), scales]),
         ("the data", dataset.dataset_hash),
     ):
-        if not processes.same_everywhere(content_hash(identity)):
+        if not distributed.same_everywhere(content_hash(identity)):
             raise UserError(f"{what} differs between the processes that train together; give all of them the same")
     packs = make_plan(study, spec, dataset.dataset_hash)
     with _claim(workdir, study, scales, dataset.dataset_hash) as attempt:
         compile_cache.use()
-        records = Records(workdir.path, attempt, writes=processes.is_leader())
+        records = Records(workdir.path, attempt, writes=distributed.is_leader())
         finished = _finished(records, packs)
         chosen = base.select(packs, values.only_packs)
         todo = [pack for pack in chosen if missing(pack, finished)]
@@ -90,7 +89,7 @@ def _run(args: list[str], values: Any, stop: StopSignal) -> int:
         waiting = [pack.scale for pack in packs if missing(pack, finished)]
         if waiting:
             _say(f"packs of this study that are not done: {', '.join(waiting)}; the last one to end writes the report")
-        elif processes.is_leader():
+        elif distributed.is_leader():
             finish(workdir.path)
     cluster.leave()
     return 0
@@ -101,23 +100,24 @@ def _claim(workdir: Workdir, study: Study, scales: list[str], dataset_hash: str)
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         attempt, refused = -1, None
-        if processes.is_leader():
+        if distributed.is_leader():
             try:
                 attempt = stack.enter_context(workdir.claim(study, scales, dataset_hash))
             except UserError as error:
                 refused = error
-        (attempt,) = processes.agree([attempt])
+        (attempt,) = distributed.broadcast_from_leader([attempt])
         if attempt < 0:
             raise refused or UserError("process 0 could not take the workdir, and says why")
         yield int(attempt)
-        processes.barrier("trained")
+        distributed.barrier("trained")
 
 
 def _finished(records: Records, packs) -> set[str]:
     """Runs of the packs that have their result, as the leader sees it."""
     ids = [run.run_id for pack in packs for run in pack.runs]
-    found = records.finished() if processes.is_leader() else {}
-    return {run_id for run_id, done in zip(ids, processes.agree([run_id in found for run_id in ids])) if done}
+    found = records.finished() if distributed.is_leader() else {}
+    flags = distributed.broadcast_from_leader([run_id in found for run_id in ids])
+    return {run_id for run_id, done in zip(ids, flags) if done}
 
 
 def _train(todo, study: Study, dataset, records: Records, finished, stop: StopSignal) -> None:
@@ -125,12 +125,12 @@ def _train(todo, study: Study, dataset, records: Records, finished, stop: StopSi
         "study": study.name,
         "family": study.family.name,
         "dataset_hash": dataset.dataset_hash,
-        "code_version": device.code_version(),
-        "device": device.describe(),
+        "code_version": hardware.code_version(),
+        "device": hardware.describe(),
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
-    peak, _ = device.peak_flops()
-    report = Reporter(todo, peak) if processes.is_leader() else lambda progress: None
+    peak, _ = hardware.peak_flops()
+    report = Reporter(todo, peak) if distributed.is_leader() else lambda progress: None
     with stop.deferred():
         local.train_packs(todo, Training(study, feed, records, finished, common, stop, report))
 
@@ -140,7 +140,7 @@ def _count_missing(packs, finished) -> int:
 
 
 def _say(text: str) -> None:
-    if processes.is_leader():
+    if distributed.is_leader():
         print(text, file=sys.stderr, flush=True)
 
 

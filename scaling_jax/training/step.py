@@ -50,7 +50,7 @@ def init_state(model: Model, optimizer: Optimizer, seed, init_scale) -> dict[str
 def train_step(
     model: Model,
     optimizer: Optimizer,
-    shape: str,
+    decay_shape: str,
     state: dict,
     hparams: dict,
     step,
@@ -58,7 +58,7 @@ def train_step(
     microbatches: int = 1,
     max_loss: float = math.inf,
 ):
-    """One update: params -= rate * (multiplier * direction + decay * params).
+    """One update: params -= learning_rate * (multiplier * direction + decay * params).
 
     A lane whose loss or gradient norm is not finite, or whose loss exceeds `max_loss`, is frozen from this step on:
     its state no longer changes, and `diverged_step` says when.
@@ -71,13 +71,13 @@ def train_step(
         return model.loss(params, part)[0]
 
     loss, grads = accumulate(jax.value_and_grad(loss_of), state["params"], batch, microbatches)
-    norm = optax.global_norm(grads)
+    norm = optax.tree.norm(grads)
     direction, opt_state = transform(optimizer).update(grads, state["opt_state"], state["params"])
-    rate = schedule.rate(step, hparams, shape)
+    learning_rate = schedule.learning_rate(step, hparams, decay_shape)
 
     def moved(p, d, multiplier, matrix):
         decay = hparams["weight_decay"] * p if matrix else 0.0
-        return p - rate * (multiplier * d + decay)
+        return p - learning_rate * (multiplier * d + decay)
 
     params = jax.tree.map(moved, state["params"], direction, model.lr_multipliers, model.decay_mask)
 
