@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
         print(json.dumps(one_run(folder, *map(int, numbers), float(rate))))
         return
     from scaling_jax import data
-    from scaling_jax.results import load_table
+    from scaling_jax.storage.records import load_table
     from scaling_jax.study import load_study
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ladder_speed"))

@@ -19,7 +19,7 @@ from jax.experimental import topologies
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan, step_bytes
+from scaling_jax.planning import make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
 from scaling_jax.training import hardware
 from scaling_jax.training.feed import ResidentFeed

@@ -22,7 +22,7 @@ from scaling_jax.cli.plan_text import ASSUMED_SHARE
 from scaling_jax.engines.base import longest_first
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Execution, Ladder, Optimizer, Schedule, Study
 from scaling_jax.training.hardware import KNOWN_PEAKS
 

@@ -140,7 +140,7 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     from scaling_jax.data.dataset import Dataset
     from scaling_jax.models import Scaling, Transformer
     from scaling_jax.models.family import Spec
-    from scaling_jax.plan import Lane, Phase
+    from scaling_jax.planning import Lane, Phase
     from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
     from scaling_jax.training import hardware
     from scaling_jax.training.feed import ResidentFeed

@@ -7,7 +7,7 @@ import sys
 import jax
 from packs import make_program, make_study, run_phase
 
-from scaling_jax.plan import Phase
+from scaling_jax.planning import Phase
 
 CASES = {
     # name: (layout, mesh, execution)

@@ -10,7 +10,7 @@ from scaling_jax import data
 from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.errors import UserError
 from scaling_jax.models import Spec
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.study import Data, load_study
 
 

@@ -10,7 +10,7 @@ import packs
 import pytest
 
 from scaling_jax.data import batches
-from scaling_jax.plan import NO_DECAY, Lane, Phase, make_plan
+from scaling_jax.planning import NO_DECAY, Lane, Phase, make_plan
 
 PHASE = Phase("trunk", 0, 40, NO_DECAY, NO_DECAY, -1)
 LATER = Phase("trunk", 40, 60, NO_DECAY, NO_DECAY, -1)

@@ -9,7 +9,7 @@ from packs import make_dataset, make_program, make_study, run_phase
 
 from scaling_jax.data import batches
 from scaling_jax.errors import UserError
-from scaling_jax.plan import Phase
+from scaling_jax.planning import Phase
 from scaling_jax.study import Execution
 from scaling_jax.training import distributed
 from scaling_jax.training import feed as feeds

@@ -12,7 +12,7 @@ import pytest
 from packs import SPEC, make_program, make_study
 
 from scaling_jax.errors import UserError
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Evaluation, Optimizer
 
 

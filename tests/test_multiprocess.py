@@ -20,7 +20,7 @@ from packs import SPEC, make_study
 from scaling_jax.cli import main as cli
 from scaling_jax.engines import cluster, local
 from scaling_jax.errors import UserError
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.training import distributed
 
 BATCH = 64 * 16  # tokens

@@ -8,7 +8,7 @@ import pytest
 from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan, phases
+from scaling_jax.planning import make_plan, phases
 from scaling_jax.study import Budgets, Ladder, Schedule, override
 
 TOKENS_PER_STEP = packs.BATCH * packs.CONTEXT

@@ -6,7 +6,7 @@ from scaling_jax.cli.plan_cost import cost_text
 from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Ladder, Study
 
 

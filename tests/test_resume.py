@@ -8,7 +8,7 @@ import packs
 import pytest
 
 from scaling_jax.errors import Preempted
-from scaling_jax.plan import phases
+from scaling_jax.planning import phases
 
 STUDY = packs.make_study(steps=(50, 100), execution={"dispatch_seconds": 1e-9})  # chunks of a step, after the first
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from scaling_jax.plan import NO_DECAY, Phase, phases
+from scaling_jax.planning import NO_DECAY, Phase, phases
 from scaling_jax.study import Schedule
 from scaling_jax.training.schedule import learning_rate
 

@@ -12,7 +12,7 @@ import packs
 import pytest
 
 from scaling_jax.data import batches
-from scaling_jax.plan import NO_DECAY, Phase, make_plan
+from scaling_jax.planning import NO_DECAY, Phase, make_plan
 from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
 

@@ -14,6 +14,7 @@ from scaling_jax.data import cache, materialise
 from scaling_jax.data import inspect as show
 from scaling_jax.data.sources import registry as sources
 from scaling_jax.errors import UserError
+from scaling_jax.storage import paths
 from scaling_jax.study import Data, load_study, override
 
 ACTIONS = ("list", "prepare", "show", "clear")
@@ -84,7 +85,7 @@ def _data(name: str | None, values: Any) -> Data:
 
 
 def _clear(name: str | None, values: Any) -> None:
-    root = cache.root(values.cache_dir)
+    root = paths.cache_dir(values.cache_dir)
     if name == "all":
         doomed = [path for part in ("arrays", "tfds", "tokenizers") if (path := root / part).is_dir()]
     else:

@@ -14,8 +14,9 @@ from scaling_jax.cli.finish import finish
 from scaling_jax.engines import base
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import make_plan
-from scaling_jax.results import Records, is_remote
+from scaling_jax.planning import make_plan
+from scaling_jax.storage.paths import is_remote
+from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training.loop import missing

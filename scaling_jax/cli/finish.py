@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaling_jax.results import load_table, save_table, write_atomic
+from scaling_jax.storage.paths import write_atomic
+from scaling_jax.storage.records import load_table, save_table
 
 
 def finish(workdir: Any) -> None:

@@ -10,7 +10,7 @@ from scaling_jax import data
 from scaling_jax.cli import study_flags
 from scaling_jax.cli.plan_cost import cost_text
 from scaling_jax.cli.plan_text import plan_text
-from scaling_jax.plan import make_plan
+from scaling_jax.planning import make_plan
 
 
 def define_flags() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from scaling_jax.cli.plan_text import ASSUMED_SHARE
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.training.hardware import KNOWN_PEAKS
 
 

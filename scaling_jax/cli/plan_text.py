@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from scaling_jax.engines.progress import clock, si
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import Pack, memory_bytes, phases
+from scaling_jax.planning import Pack, memory_bytes, phases
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape

@@ -16,8 +16,8 @@ from scaling_jax.engines import base, cluster, compile_cache, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
 from scaling_jax.errors import InUse, Preempted, UserError
-from scaling_jax.plan import make_plan
-from scaling_jax.results import Records
+from scaling_jax.planning import make_plan
+from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware

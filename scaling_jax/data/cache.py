@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -14,9 +13,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from scaling_jax.errors import UserError
+from scaling_jax.storage import paths
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -28,15 +27,9 @@ def silent(what: str, done: int, total: int | None) -> None:
     """Progress for nobody."""
 
 
-def root(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
-    """The cache folder: `cache_dir`, else $SCALING_JAX_CACHE, else ~/.cache/scaling_jax."""
-    chosen = cache_dir or os.environ.get("SCALING_JAX_CACHE") or "~/.cache/scaling_jax"
-    return pathlib.Path(chosen).expanduser()
-
-
 def arrays_folder(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
     """Where the folders of materialised sources stand."""
-    return root(cache_dir) / "arrays"
+    return paths.cache_dir(cache_dir) / "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,16 +131,12 @@ def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.P
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, on_progress: Progress) -> Iterator[None]:
-    """Holds an advisory lock that ends with the process, however it ends; none where the file system has none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            on_progress("waiting for another process that prepares the same data", 0, None)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            logging.warning("no lock on %s (%s): do not prepare the same data twice at once", path, error)
+    """Holds an advisory lock; says so through `on_progress` when another process holds it."""
+
+    def waiting() -> None:
+        on_progress("waiting for another process that prepares the same data", 0, None)
+
+    with paths.file_lock(path, waiting):
         yield
 
 

@@ -11,6 +11,7 @@ from scaling_jax.data import cache, tokenizers, writers
 from scaling_jax.data.cache import Progress
 from scaling_jax.data.sources.registry import Source
 from scaling_jax.errors import UserError
+from scaling_jax.storage import paths
 from scaling_jax.study import content_hash
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
@@ -31,7 +32,7 @@ def entry(
     Raises:
       UserError: the source is empty or wrong, the disk too small, or the cached arrays were altered.
     """
-    root, on_progress = cache.root(cache_dir), on_progress or cache.silent
+    root, on_progress = paths.cache_dir(cache_dir), on_progress or cache.silent
     try:
         if source.prepare is not None:
             source = source.prepare(root, on_progress)

@@ -17,7 +17,7 @@ from scaling_jax.engines import ENGINES
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import PREEMPTED, USER_ERROR, UserError
 from scaling_jax.models.family import Spec
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 
 RUNS_ALONE = {"engine", "engine_option", "max_retries", "dry_run", "only_packs"}  # flags that a job does not inherit

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from scaling_jax.errors import Preempted, UserError
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 from scaling_jax.training import distributed
 from scaling_jax.training.build import build_program, mesh_shape

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.training.loop import Progress
 
 LINE_SECONDS = 5.0

@@ -142,7 +142,7 @@ def _packs_per_gpu(settings: base.Settings) -> int:
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
     from scaling_jax.engines.local import devices_wanted
-    from scaling_jax.plan import memory_bytes
+    from scaling_jax.planning import memory_bytes
     from scaling_jax.training import hardware
     from scaling_jax.training.build import mesh_shape
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling_jax.models import Scaling
-from scaling_jax.plan import Pack
+from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.layout import choose_layout

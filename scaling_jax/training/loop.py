@@ -13,8 +13,8 @@ import numpy as np
 from absl import logging
 
 from scaling_jax.errors import Preempted
-from scaling_jax.plan import Pack, Phase, phases
-from scaling_jax.results import DIVERGED, DONE, Records
+from scaling_jax.planning import Pack, Phase, phases
+from scaling_jax.storage.records import DIVERGED, DONE, Records
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed
 from scaling_jax.training.checkpoint import PackCheckpoints, Position, abstract_states

@@ -26,7 +26,7 @@ import numpy as np
 
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
-from scaling_jax.plan import Lane, Phase
+from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed
 from scaling_jax.training import step as steps
