@@ -83,7 +83,7 @@ def test_an_unknown_machine_is_measured():
 @pytest.mark.parametrize(("before", "count"), [("", 3), ("jax.config.update('jax_num_cpu_devices', 2); ", 2)])
 def test_every_core_becomes_a_device_unless_the_user_chose(before, count):
     code = (
-        f"import jax, os; {before}from scaling_jax.training import device; "
+        f"import jax, os; {before}from scaling_jax.training import hardware; "
         "os.sched_getaffinity = lambda pid: {0, 1, 2}; hardware.use_cpu_devices(); print(jax.device_count())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

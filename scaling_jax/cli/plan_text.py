@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scaling_jax.engines.progress import clock, si
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Spec, attention_head_dim
 from scaling_jax.planning import Pack, memory_bytes, phases
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
@@ -27,9 +27,7 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     )
     lines = [head, "-" * len(head)]
     for pack in packs:
-        execution = hardware.resolve(
-            study.execution, pack.width, pack.depth, spec, getattr(study.family, "head_dim", None)
-        )
+        execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, attention_head_dim(study.family))
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
         marginal = _marginal_steps(study, pack)
         for budget, steps in enumerate(pack.budgets):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling_jax.models import Scaling
+from scaling_jax.models.family import attention_head_dim
 from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 from scaling_jax.training import distributed, hardware
@@ -18,9 +19,9 @@ from scaling_jax.training.program import LaneProgram, make_mesh
 def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
     """The pack's program on these devices, compiled."""
     study, feed = training.study, training.feed
-    head_dim = getattr(study.family, "head_dim", None)
+    head_dim = attention_head_dim(study.family)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
-    scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
+    scaling = scaling_of(study, pack.width, pack.depth)
     model = study.family.build(pack.width, pack.depth, feed.spec, scaling, execution)
     mesh = make_mesh(devices, mesh_shape(pack, study, len(devices)))
 
@@ -32,6 +33,12 @@ def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> Lan
     chosen = program(layout, buffer_steps(pack, study))
     chosen.compile()
     return chosen
+
+
+def scaling_of(study: Study, width: int, depth: int) -> Scaling:
+    """The study's parametrization at one scale."""
+    p = study.parametrization
+    return Scaling(p.name, width, p.base_width, study.optimizer.name, depth, p.base_depth)
 
 
 def mesh_shape(pack: Pack, study: Study, available: int) -> tuple[int, int, int]:

@@ -28,7 +28,7 @@ from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
-from scaling_jax.training import distributed
+from scaling_jax.training import distributed, optimizers
 from scaling_jax.training import step as steps
 
 AXES = ("run", "data", "fsdp")
@@ -146,8 +146,9 @@ class LaneProgram:
             num_steps = jnp.where(state["diverged_step"] < 0, num_steps, 0)
         return jax.lax.fori_loop(0, num_steps, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
 
-    def _lane_evaluate(self, params: Any, inputs_N: Any, arrays: Any) -> Any:
+    def _lane_evaluate(self, state: Any, inputs_N: Any, arrays: Any) -> Any:
         """Sums over the fixed validation set for one lane."""
+        params = optimizers.evaluation_params(self.study.optimizer, state)
 
         def sums_of(i):
             batch = self.feed.make_batch(arrays, jax.tree.map(lambda x: x[i], inputs_N))
@@ -240,10 +241,10 @@ class LaneProgram:
         return train, (self.abstract_state, hparams, inputs, scalar, scalar, arrays)
 
     def evaluate_program(self) -> tuple[Any, tuple[Any, ...]]:
-        """(params, inputs, arrays) -> sums, stacked by lane."""
+        """(state, inputs, arrays) -> sums, stacked by lane."""
         evaluate = jax.jit(self._over_lanes(self._lane_evaluate, 1))
         shared = self._abstract((self.validation, self.arrays["validation"]), P())
-        return evaluate, (self.abstract_state["params"], *shared)
+        return evaluate, (self.abstract_state, *shared)
 
     def compile(self) -> None:
         """Compiles all four programs in parallel, so that nothing compiles once training runs."""
@@ -326,7 +327,7 @@ class LaneProgram:
 
     def evaluate(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
         """Dispatches the validation of every lane; sums by group, stacked by lane, on the devices."""
-        return tuple(self._evaluate(state["params"], self.validation, self.arrays["validation"]) for state in states)
+        return tuple(self._evaluate(state, self.validation, self.arrays["validation"]) for state in states)
 
     def fetch(self, groups: tuple[Any, ...]) -> list[Any]:
         """Groups that are stacked by lane, on the host, as one pytree per lane."""
