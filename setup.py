@@ -21,6 +21,7 @@ TRAIN = [
     "tensorflow-datasets>=4.9.9",
     "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
     "etils[epath]>=1.12",
+    "filelock>=3.15",
     "pydantic>=2.10",
     "pillow>=10",
     "scikit-learn>=1.4",  # carries the digits

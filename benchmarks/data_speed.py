@@ -18,10 +18,11 @@ import numpy as np
 from absl import app, flags
 
 from scaling_jax import data
-from scaling_jax.data import batches, cache
+from scaling_jax.data import batches
 from scaling_jax.data.augment import augment_key
 from scaling_jax.data.builtin import python_sources
 from scaling_jax.models.family import Spec
+from scaling_jax.storage import paths
 from scaling_jax.study import load_study
 
 SPARSE_GB = flags.DEFINE_float("sparse_gb", 10.0, "Size of the sparse file that is streamed.")
@@ -105,7 +106,7 @@ def record_speed() -> float:
 def streaming() -> None:
     """Streams batches of a sparse file larger than memory should hold."""
     size = int(SPARSE_GB.value * 1e9)
-    with tempfile.TemporaryDirectory(dir=cache.root()) as folder:
+    with tempfile.TemporaryDirectory(dir=paths.cache_dir()) as folder:
         path = pathlib.Path(folder, "train.bin")
         with open(path, "wb") as file:
             file.truncate(size)

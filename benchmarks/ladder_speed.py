@@ -71,12 +71,12 @@ def main(argv: list[str]) -> None:
         print(json.dumps(one_run(folder, *map(int, numbers), float(rate))))
         return
     from scaling_jax import data
-    from scaling_jax.results import load_table
+    from scaling_jax.storage.records import load_table
     from scaling_jax.study import load_study
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ladder_speed"))
     (folder / "study.py").write_text(STUDY)
-    dataset = data.load(load_study(str(folder / "study.py")).data)  # materialised once, for both
+    dataset = data.load(load_study(str(folder / "study.py")).data)  # materialized once, for both
     for part in ("train", "validation"):
         np.save(folder / f"{part}.npy", getattr(dataset, part))
 

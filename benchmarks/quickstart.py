@@ -15,7 +15,7 @@ import time
 import jax
 from absl import app, flags
 
-from scaling_jax.results import load_table
+from scaling_jax.storage.records import load_table
 from scaling_jax.training import hardware as device
 
 FLAGS = flags.FLAGS

@@ -27,7 +27,8 @@ from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, Run, make_plan
-from scaling_jax.results import as_path, load_curves, load_table, save_table, write_atomic
+from scaling_jax.storage.paths import as_path, write_atomic
+from scaling_jax.storage.records import load_curves, load_table, save_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware

@@ -1,218 +1,28 @@
-"""What happened: immutable records per run, and the table made of them.
+"""Results of a workdir: for now the names of `storage.records` and `storage.paths`."""
 
-workdir/
-  study.json                      the resolved study, its hash and the data's identity
-  runs/<run_id>/metrics-<attempt>-<seq>.jsonl   learning-curve points, immutable chunks
-  runs/<run_id>/result.json       one row of the results table
-  runs/<run_id>/_SUCCESS          written last: the run is finished
-  trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
+from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
+from scaling_jax.storage.records import (
+    COLUMNS,
+    DIVERGED,
+    DONE,
+    FAILED,
+    Records,
+    load_curves,
+    load_table,
+    save_table,
+)
 
-Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
-works; nothing is ever appended, since object stores cannot.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import io
-import json
-import os
-import pathlib
-import uuid
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-import pandas as pd
-from absl import logging
-
-from scaling_jax.errors import UserError
-
-COLUMNS = [
-    "run_id", "study", "family", "scale", "width", "depth", "seed", "status", "lr", "batch_size",
-    "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
-    "dataset_hash", "code_version", "wall_s", "device",
-]  # fmt: skip
-DONE, DIVERGED, FAILED = "done", "diverged", "failed"
-
-
-def as_path(path: Any):
-    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones."""
-    try:
-        from etils import epath
-    except ModuleNotFoundError:
-        if "://" in str(path):
-            raise
-        return pathlib.Path(path)
-    return epath.Path(path)
-
-
-def is_remote(path: Any) -> bool:
-    """Whether a path lies in an object store (gs://), where there are no renames, locks or half-written files."""
-    return "://" in str(path)
-
-
-def is_temporary(name: str) -> bool:
-    """Whether a file name is that of `write_atomic` before its rename: left over when the process was killed."""
-    return name.startswith(".") and name.endswith(".tmp")
-
-
-def write_atomic(path: Any, content: str | bytes) -> None:
-    """Writes the whole file or nothing, and returns when it would survive a power loss."""
-    path = as_path(path)
-    data = content.encode() if isinstance(content, str) else content
-    if is_remote(path):
-        path.write_bytes(data)  # object stores publish an object whole
-        return
-    _make_folder(path.parent)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _make_folder(path: Any) -> None:
-    if not path.exists():
-        _make_folder(path.parent)
-        path.mkdir(exist_ok=True)
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Any) -> None:
-    """Makes names in a folder survive a power loss."""
-    with contextlib.suppress(OSError):  # some network file systems refuse
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-class Records:
-    """The records under one workdir; safe for threads that write different runs.
-
-    Args:
-      workdir: local folder or gs:// path.
-      attempt: number of this start of the command, so that chunks of two attempts never share a name.
-      writes: False for all but one of several processes that train together: their writes do nothing.
-    """
-
-    def __init__(self, workdir: Any, attempt: int = 0, writes: bool = True):
-        self.root = as_path(workdir)
-        self.attempt = attempt
-        self.writes = writes
-        self._seq: dict[str, int] = {}
-
-    def write_points(self, kind: str, ident: str, points: Iterable[Mapping[str, Any]]) -> None:
-        """One immutable chunk of learning-curve points of `kind` "runs" or "trunks"."""
-        points = list(points)
-        if not points or not self.writes:
-            return
-        key = f"{kind}/{ident}"
-        seq = self._seq[key] = self._seq.get(key, -1) + 1
-        text = "".join(json.dumps(point) + "\n" for point in points)
-        write_atomic(self.root / kind / ident / f"metrics-{self.attempt:04d}-{seq:06d}.jsonl", text)
-
-    def write_result(self, row: Mapping[str, Any]) -> None:
-        """The run's row, then its `_SUCCESS`."""
-        if not self.writes:
-            return
-        folder = self.root / "runs" / row["run_id"]
-        write_atomic(folder / "result.json", json.dumps(dict(row), indent=1))
-        write_atomic(folder / "_SUCCESS", "")
-
-    def finished(self) -> dict[str, dict]:
-        """run_id -> row of every run with `_SUCCESS`. A row that cannot be read is said and counts as missing."""
-        folder = self.root / "runs"
-        rows = {}
-        for run in folder.iterdir() if folder.exists() else ():
-            if (run / "_SUCCESS").exists():
-                try:
-                    rows[run.name] = json.loads((run / "result.json").read_text())
-                except (ValueError, FileNotFoundError) as error:
-                    logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
-        return rows
-
-    def points(self, kind: str, ident: str) -> list[dict]:
-        """Points in order of steps. A later attempt that resumed from step s replaces all earlier points past s."""
-        folder = self.root / kind / ident
-        attempts: dict[int, list[dict]] = {}
-        for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
-            try:
-                chunk = [json.loads(line) for line in path.read_text().splitlines()]
-            except ValueError as error:
-                logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
-                continue
-            attempts.setdefault(int(path.name.split("-")[1]), []).extend(chunk)
-        merged: list[dict] = []
-        for _, chunk in sorted(attempts.items()):
-            first = min(point["first_step"] for point in chunk)
-            merged = [point for point in merged if point["step"] <= first] + chunk
-        return sorted(merged, key=lambda point: point["step"])
-
-
-def load_table(path: Any) -> pd.DataFrame:
-    """The results table of a workdir, a .csv or a .parquet file, one row per run.
-
-    Raises:
-      UserError: nothing there, not a table, or a workdir without finished runs.
-    """
-    path = as_path(path)
-    if path.is_dir():
-        rows = list(Records(path).finished().values())
-        if not rows:
-            raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
-        table = pd.DataFrame(rows)
-        if lacking := [column for column in COLUMNS if column not in table]:
-            raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
-        table = table.sort_values(["flops", "run_id"], ignore_index=True)
-        return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
-    if not path.exists():
-        raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
-        raise UserError(f"results {str(path)!r}: unknown ending {path.suffix!r}; give a workdir, .csv or .parquet")
-    try:
-        with path.open("rb") as file:
-            return readers[path.suffix](file)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"results {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
-
-
-def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves of the table's runs: run_id, step, tokens, flops, loss, phase; a branch includes its trunk."""
-    records = Records(workdir)
-    trunks: dict[str, list[dict]] = {}
-    rows = []
-    for run in table.to_dict("records"):
-        trunk_id, branch = run["trunk_id"], records.points("runs", run["run_id"])
-        if trunk_id not in trunks:
-            trunks[trunk_id] = records.points("trunks", trunk_id)
-        fork = branch[0]["first_step"] if branch else run["steps"]
-        per_step, flops_per_token = run["tokens"] / run["steps"], run["flops"] / run["tokens"]
-        for phase, points in (("trunk", [p for p in trunks[trunk_id] if p["step"] <= fork]), ("branch", branch)):
-            for p in points:
-                tokens = p["step"] * per_step
-                rows.append((run["run_id"], p["step"], tokens, tokens * flops_per_token, p["loss"], phase))
-    return pd.DataFrame(rows, columns=["run_id", "step", "tokens", "flops", "loss", "phase"])
-
-
-def save_table(table: pd.DataFrame, path: Any) -> None:
-    """Writes .csv or .parquet, whole or not at all.
-
-    Raises:
-      UserError: another ending.
-    """
-    path = as_path(path)
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"--out={str(path)!r}: unknown ending {path.suffix!r}; write .csv or .parquet")
-    content = io.BytesIO()
-    table.to_csv(content, index=False) if path.suffix == ".csv" else table.to_parquet(content, index=False)
-    write_atomic(path, content.getvalue())
+__all__ = [
+    "COLUMNS",
+    "DIVERGED",
+    "DONE",
+    "FAILED",
+    "Records",
+    "as_path",
+    "is_remote",
+    "is_temporary",
+    "load_curves",
+    "load_table",
+    "save_table",
+    "write_atomic",
+]

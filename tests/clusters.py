@@ -10,7 +10,7 @@ import time
 
 import ladder
 
-from scaling_jax.results import Records
+from scaling_jax.storage.records import Records
 
 LONG = (
     "budgets.tokens=200e3",

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from scaling_jax.cli import main as cli
-from scaling_jax.results import load_table
+from scaling_jax.storage.records import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
 STUDY = '''

@@ -9,7 +9,7 @@ from scaling_jax.data.dataset import Dataset
 from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
-from scaling_jax.results import Records
+from scaling_jax.storage.records import Records
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Schedule, Study
 from scaling_jax.training import hardware as device
 from scaling_jax.training.checkpoint import PackCheckpoints

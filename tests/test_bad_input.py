@@ -9,7 +9,7 @@ import ladder
 import pandas as pd
 import pytest
 
-from scaling_jax.results import COLUMNS
+from scaling_jax.storage.records import COLUMNS
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from scaling_jax.engines import local
 from scaling_jax.planning import make_plan
-from scaling_jax.results import Records
+from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Ladder
 from scaling_jax.training import layout
 from scaling_jax.training.feed import ResidentFeed

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scaling_jax import results
 from scaling_jax.errors import UserError
-from scaling_jax.results import COLUMNS, Records
+from scaling_jax.storage import paths
+from scaling_jax.storage import records as records_module
+from scaling_jax.storage.records import COLUMNS, Records, load_curves, load_table, save_table
 
 
 def row(run_id, **values):
@@ -23,7 +24,7 @@ def point(first, last, loss=1.0):
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    results.write_atomic(path, "old")
+    paths.write_atomic(path, "old")
     for call in ("fsync", "replace"):
         with monkeypatch.context() as patch:
 
@@ -32,7 +33,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 
             patch.setattr(os, call, fail)
             with pytest.raises(OSError, match="No space"):
-                results.write_atomic(path, "new")
+                paths.write_atomic(path, "new")
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["a.json"]
 
@@ -43,9 +44,9 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
     path = tmp_path / "new" / "folder" / "a.json"
-    results.write_atomic(path, "x")
+    paths.write_atomic(path, "x")
     temporary = calls[-3]
-    assert results.is_temporary(os.path.basename(temporary))
+    assert paths.is_temporary(os.path.basename(temporary))
     assert os.path.dirname(temporary) == str(path.parent)
     # The folders that were made are on the disk, too, from the outermost inwards.
     assert [*calls[:-3], *calls[-2:]] == [str(tmp_path), str(path.parent.parent), "replace", str(path.parent)]
@@ -54,14 +55,14 @@ def test_contents_reach_the_disk_before_the_name_and_the_name_before_the_return(
 def test_a_run_is_finished_when_its_success_is_written(tmp_path, monkeypatch):
     records = Records(tmp_path)
     written = []
-    write = results.write_atomic
+    write = paths.write_atomic
 
     def watched(path, content):
         assert "a" not in records.finished()
         written.append(path.name)
         write(path, content)
 
-    monkeypatch.setattr(results, "write_atomic", watched)
+    monkeypatch.setattr(records_module, "write_atomic", watched)
     records.write_result(row("a"))
     assert written == ["result.json", "_SUCCESS"]
     assert records.finished() == {"a": row("a")}
@@ -76,7 +77,7 @@ def test_a_damaged_result_counts_as_missing_and_is_said(tmp_path, damage, caplog
     path.unlink() if damage is None else path.write_text(damage)
     assert set(records.finished()) == {"b"}
     assert "runs/a/result.json is unreadable" in caplog.text
-    assert list(results.load_table(tmp_path)["run_id"]) == ["b"]
+    assert list(load_table(tmp_path)["run_id"]) == ["b"]
 
 
 def test_points_of_a_later_attempt_replace_those_past_its_start(tmp_path):
@@ -108,7 +109,7 @@ def test_curves_join_a_branch_to_the_part_of_the_trunk_it_left(tmp_path):
         fork = steps * 8 // 10
         records.write_points("runs", run, [point(i, i + 20, 2.0) for i in range(fork, steps, 20)])
         records.write_result(row(run, steps=steps, tokens=64 * steps, flops=1e6 * steps))
-    curves = results.load_curves(tmp_path, results.load_table(tmp_path))
+    curves = load_curves(tmp_path, load_table(tmp_path))
     short = curves[curves["run_id"] == "short"]
     assert list(short["step"]) == [20, 40, 60, 80, 100]
     assert list(short["phase"]) == ["trunk"] * 4 + ["branch"]
@@ -122,30 +123,30 @@ def test_a_table_comes_back_as_it_was_saved(tmp_path, ending):
     records = Records(tmp_path)
     for run, flops in (("b", 1e9), ("a", 3e9), ("c", 1e9)):
         records.write_result(row(run, flops=flops, loss=1 / 3, accuracy=0.1 + 0.2))
-    table = results.load_table(tmp_path)
+    table = load_table(tmp_path)
     assert list(table.columns[: len(COLUMNS)]) == COLUMNS
     assert list(table["run_id"]) == ["b", "c", "a"]
-    results.save_table(table, tmp_path / f"out.{ending}")
-    pd.testing.assert_frame_equal(results.load_table(tmp_path / f"out.{ending}"), table, check_exact=True)
-    assert not [name for name in os.listdir(tmp_path) if results.is_temporary(name)]
+    save_table(table, tmp_path / f"out.{ending}")
+    pd.testing.assert_frame_equal(load_table(tmp_path / f"out.{ending}"), table, check_exact=True)
+    assert not [name for name in os.listdir(tmp_path) if paths.is_temporary(name)]
 
 
 def test_wrong_tables_are_said(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        results.load_table(tmp_path)
+        load_table(tmp_path)
     with pytest.raises(UserError, match="do not exist"):
-        results.load_table(tmp_path / "x.csv")
+        load_table(tmp_path / "x.csv")
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(UserError, match="unknown ending"):
-        results.load_table(tmp_path / "x.txt")
+        load_table(tmp_path / "x.txt")
     (tmp_path / "x.parquet").write_text("PAR0")
     with pytest.raises(UserError, match="cannot be read as parquet"):
-        results.load_table(tmp_path / "x.parquet")
+        load_table(tmp_path / "x.parquet")
     with pytest.raises(UserError, match="unknown ending"):
-        results.save_table(pd.DataFrame(), tmp_path / "x.xlsx")
+        save_table(pd.DataFrame(), tmp_path / "x.xlsx")
     folder = tmp_path / "runs" / "r"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"run_id": "r"}))
     (folder / "_SUCCESS").touch()
     with pytest.raises(UserError, match="lack the columns"):
-        results.load_table(tmp_path)
+        load_table(tmp_path)

@@ -11,7 +11,7 @@ import pandas as pd
 from scaling_jax import fitting
 from scaling_jax.analysis.fits import HoldOut
 from scaling_jax.analysis.runs import ONE_EPOCH, Runs
-from scaling_jax.results import DIVERGED, DONE, FAILED
+from scaling_jax.storage.records import DIVERGED, DONE, FAILED
 from scaling_jax.text import short
 
 MAX_CORRELATION = 0.6

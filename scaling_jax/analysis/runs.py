@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.errors import UserError
-from scaling_jax.results import DIVERGED, DONE, FAILED
+from scaling_jax.storage.records import DIVERGED, DONE, FAILED
 
 # Of these more is better: what they lack of 1 is what a law describes.
 LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}

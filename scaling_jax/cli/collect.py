@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.errors import UserError
-from scaling_jax.results import load_table, save_table
+from scaling_jax.storage.records import load_table, save_table
 
 
 def define_flags() -> None:

@@ -65,7 +65,7 @@ def main(args: list[str], values: Any) -> int:
       UserError, FitError: what was given cannot be fitted; nothing has been written.
     """
     from scaling_jax import fitting
-    from scaling_jax.results import load_table
+    from scaling_jax.storage.records import load_table
 
     if args:
         raise UserError(f"fit takes flags only, and got {args[0]!r}; e.g. --results={args[0]}")

@@ -9,7 +9,8 @@ from absl import flags
 
 from scaling_jax import analysis, report
 from scaling_jax.errors import UserError
-from scaling_jax.results import as_path, load_curves, load_table
+from scaling_jax.storage.paths import as_path
+from scaling_jax.storage.records import load_curves, load_table
 
 
 def define_flags() -> None:

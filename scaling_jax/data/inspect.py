@@ -8,6 +8,7 @@ import numpy as np
 
 from scaling_jax.data import cache, tokenizers
 from scaling_jax.data.dataset import dataset_hash
+from scaling_jax.storage import paths
 
 SAMPLE_CHARS = 600
 COLUMNS = 16
@@ -44,7 +45,7 @@ def text(entry: cache.Entry, cache_dir: str | pathlib.Path | None = None) -> str
 
 
 def _sample(entry: cache.Entry, cache_dir: str | pathlib.Path | None) -> str:
-    tokenizer = tokenizers.stored(entry.meta["tokenizer"], cache.root(cache_dir))
+    tokenizer = tokenizers.stored(entry.meta["tokenizer"], paths.cache_dir(cache_dir))
     tokens = np.asarray(entry.arrays["validation"][:SAMPLE_CHARS])
     if tokenizer is None:
         return f"tokens {tokens[:40].tolist()} ..."

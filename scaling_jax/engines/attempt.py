@@ -16,7 +16,7 @@ from scaling_jax.engines.progress import Reporter
 from scaling_jax.errors import InUse, Preempted, UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, make_plan
-from scaling_jax.results import Records
+from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed as processes

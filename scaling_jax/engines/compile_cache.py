@@ -16,8 +16,7 @@ from typing import Any
 
 import jax
 
-from scaling_jax.results import as_path, is_remote
-from scaling_jax.training.layout import cache_folder
+from scaling_jax.storage.paths import as_path, cache_dir, is_remote
 
 MIN_COMPILE_SECONDS = 0.3
 WRITING_SECONDS = 60.0  # an entry may have been under way at the last look
@@ -26,7 +25,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 def use() -> None:
     """Points JAX at $JAX_COMPILATION_CACHE_DIR, else at `xla` in the user's cache folder."""
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_folder() / "xla")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_dir() / "xla")
     remove_torn(folder)
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

@@ -11,7 +11,7 @@ from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
-from scaling_jax.results import Records
+from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training.loop import missing

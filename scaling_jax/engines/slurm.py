@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from scaling_jax.engines import base
 from scaling_jax.errors import UserError
-from scaling_jax.results import is_remote
+from scaling_jax.storage.paths import is_remote
 
 SCRIPT = pathlib.Path(__file__).with_name("slurm_array.sbatch")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.report import figures, html, summary
-from scaling_jax.results import as_path, write_atomic
+from scaling_jax.storage.paths import as_path, write_atomic
 
 DPI = 150
 

@@ -14,7 +14,7 @@ from scaling_jax.analysis import Analysis
 from scaling_jax.report import style, ticks
 from scaling_jax.report.fit_figures import COLORS, GREY, HELD_OUT, INK
 from scaling_jax.report.slices import has_slices, slices
-from scaling_jax.results import DIVERGED
+from scaling_jax.storage.records import DIVERGED
 from scaling_jax.text import short
 
 STARS = ("*", "p", "P", "X", "h")

@@ -9,7 +9,7 @@ from html import escape
 from scaling_jax.analysis import MAX_HOLD_OUT_ERROR, Analysis
 from scaling_jax.analysis.gates import plural
 from scaling_jax.report import summary, tables
-from scaling_jax.results import DONE
+from scaling_jax.storage.records import DONE
 from scaling_jax.text import short
 
 CAPTIONS = {

@@ -13,7 +13,7 @@ from scaling_jax import fitting
 from scaling_jax.analysis import Analysis, HoldOut
 from scaling_jax.analysis.gates import plural
 from scaling_jax.report import tables
-from scaling_jax.results import DIVERGED, DONE, FAILED
+from scaling_jax.storage.records import DIVERGED, DONE, FAILED
 from scaling_jax.text import short
 from scaling_jax.text import table as aligned
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.results import DONE
+from scaling_jax.storage.records import DONE
 from scaling_jax.text import short
 
 

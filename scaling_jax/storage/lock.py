@@ -25,7 +25,7 @@ from typing import Any
 from absl import logging
 
 from scaling_jax.errors import InUse
-from scaling_jax.results import as_path, is_remote, write_atomic
+from scaling_jax.storage.paths import as_path, is_remote, write_atomic
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from scaling_jax.errors import UserError
-from scaling_jax.results import as_path, is_remote, is_temporary, write_atomic
 from scaling_jax.storage import lock
+from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
 from scaling_jax.study import Study
 
 ABANDONED_SECONDS = 600.0

@@ -17,7 +17,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decision_policy
 
 from scaling_jax.errors import UserError
-from scaling_jax.results import as_path
+from scaling_jax.storage.paths import as_path
 from scaling_jax.study import content_hash
 from scaling_jax.training import distributed as processes
 from scaling_jax.training.fingerprint import fingerprint

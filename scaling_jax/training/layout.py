@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +11,8 @@ import jax
 from absl import logging
 
 from scaling_jax.planning import Pack, phases
-from scaling_jax.results import Records, as_path, write_atomic
+from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
+from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Study, content_hash
 from scaling_jax.training import distributed as processes
 from scaling_jax.training import hardware as device
@@ -82,7 +81,7 @@ def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]
             "optimizer": study.optimizer.name,
         }
     )
-    cache = as_path(cache_folder() / "layouts" / f"{key}.json")
+    cache = as_path(cache_dir() / "layouts" / f"{key}.json")
     if cache.exists():
         seconds = json.loads(cache.read_text())
     else:
@@ -105,9 +104,3 @@ def _time(trial: LaneProgram, study: Study, pack: Pack) -> float:
         jax.block_until_ready(losses)
         best = min(best, (time.perf_counter() - start) / 8)
     return best
-
-
-def cache_folder() -> pathlib.Path:
-    """$SCALING_JAX_CACHE or ~/.cache/scaling_jax."""
-    default: Any = pathlib.Path.home() / ".cache" / "scaling_jax"
-    return pathlib.Path(os.environ.get("SCALING_JAX_CACHE", default))

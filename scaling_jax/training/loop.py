@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
 from scaling_jax.planning import Pack, Phase, phases
-from scaling_jax.results import DIVERGED, DONE, Records
+from scaling_jax.storage.records import DIVERGED, DONE, Records
 from scaling_jax.study import Study
 from scaling_jax.training.checkpoint import PackCheckpoints, Position, abstract_states
 from scaling_jax.training.pace import POINT_STEPS, Pace
@@ -221,7 +222,7 @@ class PackTrainer:
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
             "unique_tokens": self.program.feed.dataset.unique_tokens,
-            "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
+            "epochs": batches.epochs(run.steps, pack.batch_size, self.program.feed.dataset.num_train_windows),
             "diverged_step": diverged_step if not healthy else None,
         }
         if healthy and self.program.feed.spec.kind == "tokens":

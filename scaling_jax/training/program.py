@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling_jax.data.augment import augment_key
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.planning import Lane, Phase
@@ -93,12 +94,11 @@ class LaneProgram:
 
     def _lane_chunk(self, state, hparams, inputs_SxK, first_step, num_steps, arrays):
         """`num_steps` updates of one lane -> (state, losses [K], zero beyond `num_steps`)."""
-        key = jax.random.key(hparams["seed"])
 
         def body(i, carry):
             state, losses_K = carry
             inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["order"], i], inputs_SxK)
-            batch = self.feed.make_batch(arrays, inputs, jax.random.fold_in(key, first_step + i))
+            batch = self.feed.make_batch(arrays, inputs, augment_key(hparams["seed"], first_step + i))
             state, loss = steps.train_step(
                 self.model,
                 self.study.optimizer,

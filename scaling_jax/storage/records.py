@@ -1,0 +1,156 @@
+"""What happened: immutable records per run, and the table made of them.
+
+workdir/
+  study.json                      the present study, its data's identity and its runs
+  runs/<run_id>/metrics-<attempt>-<seq>.jsonl   learning-curve points, immutable chunks
+  runs/<run_id>/result.json       one row of the results table
+  runs/<run_id>/_SUCCESS          written last: the run is finished
+  trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
+
+Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
+works; nothing is ever appended, since object stores cannot.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from absl import logging
+
+from scaling_jax.errors import UserError
+from scaling_jax.storage.paths import as_path, write_atomic
+
+COLUMNS = [
+    "run_id", "study", "family", "scale", "width", "depth", "seed", "status", "lr", "batch_size",
+    "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
+    "dataset_hash", "code_version", "wall_s", "device",
+]  # fmt: skip
+DONE, DIVERGED, FAILED = "done", "diverged", "failed"
+
+
+class Records:
+    """The records under one workdir; safe for threads that write different runs.
+
+    Args:
+      workdir: local folder or gs:// path.
+      attempt: number of this start of the command, so that chunks of two attempts never share a name.
+      writes: False for all but one of several processes that train together: their writes do nothing.
+    """
+
+    def __init__(self, workdir: Any, attempt: int = 0, writes: bool = True):
+        self.root = as_path(workdir)
+        self.attempt = attempt
+        self.writes = writes
+        self._seq: dict[str, int] = {}
+
+    def write_points(self, kind: str, ident: str, points: Iterable[Mapping[str, Any]]) -> None:
+        """One immutable chunk of learning-curve points of `kind` "runs" or "trunks"."""
+        points = list(points)
+        if not points or not self.writes:
+            return
+        key = f"{kind}/{ident}"
+        seq = self._seq[key] = self._seq.get(key, -1) + 1
+        text = "".join(json.dumps(point) + "\n" for point in points)
+        write_atomic(self.root / kind / ident / f"metrics-{self.attempt:04d}-{seq:06d}.jsonl", text)
+
+    def write_result(self, row: Mapping[str, Any]) -> None:
+        """The run's row, then its `_SUCCESS`."""
+        if not self.writes:
+            return
+        folder = self.root / "runs" / row["run_id"]
+        write_atomic(folder / "result.json", json.dumps(dict(row), indent=1))
+        write_atomic(folder / "_SUCCESS", "")
+
+    def finished(self) -> dict[str, dict]:
+        """run_id -> row of every run with `_SUCCESS`. A row that cannot be read is said and counts as missing."""
+        folder = self.root / "runs"
+        rows = {}
+        for run in folder.iterdir() if folder.exists() else ():
+            if (run / "_SUCCESS").exists():
+                try:
+                    rows[run.name] = json.loads((run / "result.json").read_text())
+                except (ValueError, FileNotFoundError) as error:
+                    logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+        return rows
+
+    def points(self, kind: str, ident: str) -> list[dict]:
+        """Points in order of steps. A later attempt that resumed from step s replaces all earlier points past s."""
+        folder = self.root / kind / ident
+        attempts: dict[int, list[dict]] = {}
+        for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
+            try:
+                chunk = [json.loads(line) for line in path.read_text().splitlines()]
+            except ValueError as error:
+                logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
+                continue
+            attempts.setdefault(int(path.name.split("-")[1]), []).extend(chunk)
+        merged: list[dict] = []
+        for _, chunk in sorted(attempts.items()):
+            first = min(point["first_step"] for point in chunk)
+            merged = [point for point in merged if point["step"] <= first] + chunk
+        return sorted(merged, key=lambda point: point["step"])
+
+
+def load_table(path: Any) -> pd.DataFrame:
+    """The results table of a workdir, a .csv or a .parquet file, one row per run.
+
+    Raises:
+      UserError: nothing there, not a table, or a workdir without finished runs.
+    """
+    path = as_path(path)
+    if path.is_dir():
+        rows = list(Records(path).finished().values())
+        if not rows:
+            raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
+        table = pd.DataFrame(rows)
+        if lacking := [column for column in COLUMNS if column not in table]:
+            raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
+        table = table.sort_values(["flops", "run_id"], ignore_index=True)
+        return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
+    if not path.exists():
+        raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
+    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if path.suffix not in readers:
+        raise UserError(f"results {str(path)!r}: unknown ending {path.suffix!r}; give a workdir, .csv or .parquet")
+    try:
+        with path.open("rb") as file:
+            return readers[path.suffix](file)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"results {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+
+
+def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
+    """Learning curves of the table's runs: run_id, step, tokens, flops, loss, phase; a branch includes its trunk."""
+    records = Records(workdir)
+    trunks: dict[str, list[dict]] = {}
+    rows = []
+    for run in table.to_dict("records"):
+        trunk_id, branch = run["trunk_id"], records.points("runs", run["run_id"])
+        if trunk_id not in trunks:
+            trunks[trunk_id] = records.points("trunks", trunk_id)
+        fork = branch[0]["first_step"] if branch else run["steps"]
+        per_step, flops_per_token = run["tokens"] / run["steps"], run["flops"] / run["tokens"]
+        for phase, points in (("trunk", [p for p in trunks[trunk_id] if p["step"] <= fork]), ("branch", branch)):
+            for p in points:
+                tokens = p["step"] * per_step
+                rows.append((run["run_id"], p["step"], tokens, tokens * flops_per_token, p["loss"], phase))
+    return pd.DataFrame(rows, columns=["run_id", "step", "tokens", "flops", "loss", "phase"])
+
+
+def save_table(table: pd.DataFrame, path: Any) -> None:
+    """Writes .csv or .parquet, whole or not at all.
+
+    Raises:
+      UserError: another ending.
+    """
+    path = as_path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out={str(path)!r}: unknown ending {path.suffix!r}; write .csv or .parquet")
+    content = io.BytesIO()
+    table.to_csv(content, index=False) if path.suffix == ".csv" else table.to_parquet(content, index=False)
+    write_atomic(path, content.getvalue())
