@@ -7,6 +7,8 @@
 Everything runs on the CPU in float64, starts no JAX backend and leaves JAX's configuration as it was.
 """
 
+from scaling_jax.fitting.comparison import Comparison, compare
+from scaling_jax.fitting.curve import CurveFit, fit_curves
 from scaling_jax.fitting.errors import DataError, FileError, FitError, FitWarning, LawError
 from scaling_jax.fitting.fit import fit
 from scaling_jax.fitting.fitted import Fit
@@ -22,9 +24,12 @@ from scaling_jax.fitting.optimal.isoflop import IsoFlop, isoflop, power_law
 from scaling_jax.fitting.persistence import load
 from scaling_jax.fitting.selection import aicc, select
 from scaling_jax.fitting.sensitivity import sensitivity
+from scaling_jax.fitting.tasks import Chain, NoiseCeiling, chain, noise_ceiling
 
 __all__ = [
-    "LAD", "Approaches", "DataError", "Envelope", "FileError", "Fit", "FitError", "FitWarning", "Huber", "IsoFlop",
-    "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches", "envelope", "extrapolation", "fit",
-    "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs", "power_law", "select", "sensitivity",
+    "LAD", "Approaches", "Chain", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit",
+    "FitError", "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling", "Objective",
+    "aicc", "approaches", "chain", "compare", "envelope", "extrapolation", "fit", "fit_curves", "holdout",
+    "influence", "isoflop", "law", "laws", "load", "next_runs", "noise_ceiling", "power_law", "select",
+    "sensitivity",
 ]  # fmt: skip

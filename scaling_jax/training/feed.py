@@ -17,6 +17,7 @@ import numpy as np
 from absl import logging
 
 from scaling_jax.data import batches
+from scaling_jax.data.augment import augment
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.errors import UserError
 from scaling_jax.study import Execution
@@ -37,7 +38,7 @@ def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> 
     Several processes take what the first one decides, from its own memory.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       execution: `feed` is read.
       augment: crop and flip training images.
 
@@ -70,7 +71,7 @@ class Feed:
     """What both kinds know.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       augment: crop and flip training images.
     """
 
@@ -174,8 +175,6 @@ def _validation_windows(dataset: Dataset, examples: int, batch_size: int) -> np.
 
 def _image_batch(feed, image_BxHxWxC, label_B, key):
     if feed.augment and key is not None:
-        from scaling_jax.data.augment import augment
-
         image_BxHxWxC = augment(key, image_BxHxWxC, flip=feed.dataset.info.get("flip", True))
     image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
     return {"image": image_BxHxWxC, "label": label_B}

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
 from scaling_jax.planning import Pack, Phase, phases
 from scaling_jax.storage.records import DIVERGED, DONE, Records
@@ -316,7 +317,7 @@ class PackTrainer:
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
             "unique_tokens": self.program.feed.dataset.unique_tokens,
-            "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
+            "epochs": batches.epochs(run.steps, pack.batch_size, self.program.feed.dataset.num_train_windows),
             "diverged_step": diverged_step if not healthy else None,
         }
         if healthy and self.program.feed.spec.kind == "tokens":

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling_jax.data.augment import augment_key
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.planning import Lane, Phase
@@ -122,12 +123,11 @@ class LaneProgram:
         self, state: Any, hparams: Any, inputs_SxK: Any, first_step: Any, num_steps: Any, arrays: Any
     ) -> tuple[Any, Any]:
         """`num_steps` updates of one lane -> (state, losses [K], NaN beyond `num_steps`)."""
-        key = jax.random.key(hparams["seed"])
 
         def body(i, carry):
             state, losses_K = carry
             inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["seed_index"], i], inputs_SxK)
-            batch = self.feed.make_batch(arrays, inputs, jax.random.fold_in(key, first_step + i))
+            batch = self.feed.make_batch(arrays, inputs, augment_key(hparams["seed"], first_step + i))
             new_state, loss = steps.train_step(
                 self.model,
                 self.study.optimizer,

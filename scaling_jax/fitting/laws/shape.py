@@ -27,24 +27,30 @@ shape = Law(
 
 moe = Law(
     name="moe",
-    params=("a", "b", "c", "d"),
+    params=("L0", "a", "b", "c", "d"),
+    levels=("L0",),
     inputs=("N", "E"),
-    equation="ln L = a ln N + b ln E + c ln N ln E + d",
-    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, without the saturating transform of E)",
-    function=lambda p, x: jnp.exp(
-        p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+    equation="L = L0 + exp(a ln N + b ln E + c ln N ln E + d)",
+    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, untransformed); theirs has no floor: L0 = 0",
+    function=lambda p, x: (
+        p["L0"]
+        + jnp.exp(
+            p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+        )
     ),
-    bounds={k: ANY for k in "abcd"},
-    # Around the centre of the data: ln L = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
+    bounds={"L0": POSITIVE, **{k: ANY for k in "abcd"}},
+    # Around the center of the data: ln (L - L0) = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
     coordinates={
-        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.3, 0.1)),
-        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.3, 0.1)),
+        "L0": LEVEL,
+        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.6, 0.1)),
+        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.6, 0.1)),
         "c": Coordinate("plain", start=(-0.05, 0.05)),
         "d": Coordinate(
             "plain",
             None,
             lambda p, m: m["y"] - p["a"] * m["N"] - p["b"] * m["E"] - p["c"] * m["N"] * m["E"],
-            start=(-0.5, 0.5),
+            start=(-3.0, 0.5),
+            limits=(-20.0, 20.0),
         ),
     },
 )

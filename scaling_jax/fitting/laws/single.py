@@ -119,8 +119,15 @@ m4 = Law(
 BEYOND = (1e-3, 0.02, 0.2, 2.0)  # how far beyond the data limits are tried, in ranges of y
 
 
-def broken(breaks):
-    """Smoothly broken law of Caballero et al. 2022 (arXiv:2210.14891) with `breaks` >= 1 breaks, as `bnsl<n>`."""
+def broken(breaks: int, signed: bool = False) -> Law:
+    """Smoothly broken law of Caballero et al. 2022 (arXiv:2210.14891) with `breaks` >= 1 breaks.
+
+    Args:
+      breaks: how many.
+      signed: whether a, b and c0 may be negative (`bnsl<n>_signed`). With few points free signs let the curve turn
+        towards a limit just beyond the data; `bnsl<n>` keeps them at zero or above, where it still may rise after a
+        break.
+    """
     i = range(1, breaks + 1)
 
     def log_shape(p, log_x):
@@ -143,8 +150,8 @@ def broken(breaks):
         return {f"c{k}": solved[:, 1 + k, 0] for k in range(breaks + 1)}
 
     each = [name for k in i for name in (f"c{k}", f"d{k}", f"f{k}")]
-    # The slope changes by c at each break; b may be negative (increasing metrics) and the limit a anything.
-    bounds = {"a": ANY, "b": ANY, "c0": (-20.0, 20.0)}
+    # The slope changes by c at each break.
+    bounds = {"a": ANY, "b": ANY, "c0": (-20.0, 20.0)} if signed else {"a": POSITIVE, "b": POSITIVE, "c0": (0.0, 20.0)}
     coordinates = {"c0": Coordinate("plain", start=(-0.3, 1.0))}
     for k in i:
         bounds |= {f"c{k}": (-50.0, 50.0), f"d{k}": POSITIVE, f"f{k}": POSITIVE}
@@ -156,11 +163,12 @@ def broken(breaks):
     coordinates |= {"a": LEVEL, "b": Coordinate("linear", lambda p, m: exp(m["y"] - log_shape(p, m["x"])))}
     factors = " ".join(f"(1 + (x/d{k})^(1/f{k}))^(-c{k} f{k})" for k in i)
     return Law(
-        name=f"bnsl{breaks}",
+        name=f"bnsl{breaks}" + ("_signed" if signed else ""),
         params=("a", "b", "c0", *each),
+        levels=() if signed else ("a",),
         inputs=("x",),
         equation=f"y = a + b x^-c0 {factors}",
-        reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1",
+        reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1" + ("" if signed else "; a, b, c0 >= 0"),
         function=lambda p, x: p["a"] + p["b"] * jnp.exp(log_shape(p, jnp.log(x["x"]))),
         bounds=bounds,
         coordinates=coordinates,
