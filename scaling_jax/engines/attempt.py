@@ -37,8 +37,7 @@ class Attempt:
       workdir: where results go.
       only_packs: names of the packs to train; empty trains all.
       processes: how to find the other processes of this training, or None.
-      on_metrics: called on the leader after every chunk of every pack with a plain dict: scale, phase, step, loss,
-        tokens_per_s.
+      on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
     """
 
