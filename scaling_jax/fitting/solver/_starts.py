@@ -56,9 +56,9 @@ def guessed(problem, z):
                 i, coordinate = problem.free.index(k), problem.law.coordinates[k]
                 flat = {name: v[:, 0] for name, v in params.items()}
                 if coordinate.shift is not None:
-                    value = value - coordinate.shift(flat, problem.centre)
+                    value = value - coordinate.shift(flat, problem.center)
                 if coordinate.unit is not None:
-                    value = value / coordinate.unit(flat, problem.centre)
+                    value = value / coordinate.unit(flat, problem.center)
                 z[:, i] = np.where(np.isfinite(value), np.clip(value, problem.lower[i], problem.upper[i]), z[:, i])
     return z
 
