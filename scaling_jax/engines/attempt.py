@@ -19,10 +19,9 @@ from scaling_jax.planning import Pack, make_plan
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
-from scaling_jax.training import distributed as processes
-from scaling_jax.training import hardware as device
+from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
-from scaling_jax.training.loop import Progress, Training, missing
+from scaling_jax.training.loop import Training, missing
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
@@ -38,8 +37,7 @@ class Attempt:
       workdir: where results go.
       only_packs: names of the packs to train; empty trains all.
       processes: how to find the other processes of this training, or None.
-      on_metrics: called on the leader after every chunk of every pack with a plain dict: scale, phase, step, loss,
-        tokens_per_s.
+      on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
     """
 
@@ -52,7 +50,7 @@ class Attempt:
     verbose: bool = True
 
     def say(self, text: str) -> None:
-        if self.verbose and processes.is_leader():
+        if self.verbose and distributed.is_leader():
             print(text, file=sys.stderr, flush=True)
 
 
@@ -76,7 +74,7 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
             time.sleep(RETRY_SECONDS)  # an engine has restarted a pack while its last process still saves
             raise Preempted(str(error)) from error
         except Exception as error:
-            if cluster.is_member() and processes.is_lost_peer(error):
+            if cluster.is_member() and distributed.is_lost_peer(error):
                 raise Preempted("a process that trains with this one was lost; everything saved is intact") from error
             raise
 
@@ -87,15 +85,15 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     workdir.check(study, scales)
     if attempt.processes is not None:
         cluster.join(attempt.processes)
-    stop.shared = not processes.alone()
+    stop.shared = not distributed.is_single_process()
     local.check_devices(study)
     dataset = data.load(study.data, on_progress=_data_progress(attempt))
-    attempt.say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
+    attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     _check_same(study, scales, dataset.dataset_hash)
     packs = make_plan(study, attempt.spec, dataset.dataset_hash)
     with _claim(workdir, study, scales, dataset.dataset_hash) as number:
         compile_cache.use()
-        records = Records(workdir.path, number, writes=processes.is_leader())
+        records = Records(workdir.path, number, writes=distributed.is_leader())
         finished = _finished(records, packs)
         chosen = base.select(packs, attempt.only_packs)
         todo = [pack for pack in chosen if missing(pack, finished)]
@@ -110,7 +108,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         waiting = [pack.scale for pack in packs if missing(pack, finished)]
         if waiting:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
-        elif processes.is_leader():
+        elif distributed.is_leader():
             finish()
     cluster.leave()
 
@@ -118,11 +116,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
 def _check_same(study: Study, scales: Sequence[str], dataset_hash: str) -> None:
     """Raises UserError when the processes that train together were given different things."""
     for what, identity in (
-        ("the code", device.code_version()),
+        ("the code", hardware.code_version()),
         ("the study or its flags", [study.to_dict(), list(scales)]),
         ("the data", dataset_hash),
     ):
-        if not processes.same_everywhere(content_hash(identity)):
+        if not distributed.same_everywhere(content_hash(identity)):
             raise UserError(f"{what} differs between the processes that train together; give all of them the same")
 
 
@@ -131,23 +129,24 @@ def _claim(workdir: Workdir, study: Study, scales: Sequence[str], dataset_hash: 
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
-        if processes.is_leader():
+        if distributed.is_leader():
             try:
                 number = float(stack.enter_context(workdir.claim(study, scales, dataset_hash)))
             except UserError as error:
                 refused = error
-        (number,) = processes.agree([number])
+        (number,) = distributed.broadcast_from_leader([number])
         if number < 0:
             raise refused or UserError("process 0 could not take the workdir; see its message")
         yield int(number)
-        processes.barrier("trained")
+        distributed.barrier("trained")
 
 
 def _finished(records: Records, packs: Sequence[Pack]) -> set[str]:
     """Runs of the packs that have their result, as the leader sees it."""
     ids = [run.run_id for pack in packs for run in pack.runs]
-    found = records.finished() if processes.is_leader() else {}
-    return {run_id for run_id, done in zip(ids, processes.agree([run_id in found for run_id in ids])) if done}
+    found = records.finished() if distributed.is_leader() else {}
+    flags = distributed.broadcast_from_leader([run_id in found for run_id in ids])
+    return {run_id for run_id, done in zip(ids, flags) if done}
 
 
 def _train_packs(
@@ -163,36 +162,15 @@ def _train_packs(
         "study": study.name,
         "family": study.family.name,
         "dataset_hash": dataset.dataset_hash,
-        "code_version": device.code_version(),
-        "device": device.describe(),
+        "code_version": hardware.code_version(),
+        "device": hardware.describe(),
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
-    on_progress = _listener(todo, attempt)
+    reports = attempt.verbose and distributed.is_leader()
+    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
     with stop.deferred():
-        local.train_packs(todo, Training(study, feed, records, finished, common, stop, on_progress))
-
-
-def _listener(todo: Sequence[Pack], attempt: Attempt) -> Callable[[Progress], None]:
-    """What the training loop calls after every chunk."""
-    if not processes.is_leader():
-        return lambda progress: None
-    report = Reporter(todo, device.peak_flops()[0]) if attempt.verbose else None
-
-    def listen(progress: Progress) -> None:
-        if report is not None:
-            report(progress)
-        if attempt.on_metrics is not None:
-            attempt.on_metrics(
-                {
-                    "scale": progress.scale,
-                    "phase": progress.phase,
-                    "step": progress.taken,
-                    "loss": progress.loss,
-                    "tokens_per_s": progress.tokens_per_s,
-                }
-            )
-
-    return listen
+        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
+        local.train_packs(todo, training)
 
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
