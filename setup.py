@@ -1,4 +1,4 @@
-"""Packaging of scaling_jax: the plain install is the fitter, `[plot]` adds figures, `[train]` everything that trains."""
+"""Packaging of scaling_jax: the plain install is the fitter, `[plot]` adds figures, `[train]` everything else."""
 
 import pathlib
 import re

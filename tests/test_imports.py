@@ -41,8 +41,9 @@ ALLOWED = {
 
 # Packages that are heavy, optional, or of one platform: what may be imported inside a function.
 HEAVY = {
-    "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax", "orbax",
-    "pandas", "pyarrow", "ray", "requests", "scipy", "sentencepiece", "sklearn", "tensorflow", "tensorflow_datasets",
+    "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax",
+    "orbax", "pandas", "pyarrow", "ray", "requests", "scipy", "sentencepiece", "sklearn", "tensorflow",
+    "tensorflow_datasets",
     "tokenizers", "zstandard",
 }  # fmt: skip
 
