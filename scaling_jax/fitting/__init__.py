@@ -12,6 +12,7 @@ from scaling_jax.fitting.curve import CurveFit, fit_curves
 from scaling_jax.fitting.errors import DataError, FileError, FitError, FitWarning, LawError
 from scaling_jax.fitting.fit import fit
 from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.forecast import Forecast, forecast
 from scaling_jax.fitting.holdout import extrapolation, holdout
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law, law
@@ -27,7 +28,8 @@ from scaling_jax.fitting.sensitivity import sensitivity
 
 __all__ = [
     "LAD", "Approaches", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit", "FitError",
-    "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches",
-    "compare", "envelope", "extrapolation", "fit", "fit_curves", "holdout", "influence", "isoflop", "law", "laws",
+    "FitWarning", "Forecast", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "Objective", "aicc", "approaches",
+    "compare", "envelope", "extrapolation", "fit", "fit_curves", "forecast", "holdout", "influence", "isoflop", "law",
+    "laws",
     "load", "next_runs", "power_law", "select", "sensitivity",
 ]  # fmt: skip
