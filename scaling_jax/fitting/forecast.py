@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.fitting.data import (
-    by_name,
+    as_column,
+    check_int,
     check_level,
-    column,
     column_of,
     column_y,
     inputs_of,
     names_of,
     read,
+    resolve_column,
     scale_column,
-    whole,
 )
 from scaling_jax.fitting.errors import DataError, FitError
-from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.inference import noise, rolling
 from scaling_jax.fitting.inference.covariance import t_quantile
 from scaling_jax.fitting.inference.mixture import Mixture, combined, mixture
@@ -244,13 +244,13 @@ def forecast(
     if not isinstance(objective or Huber(), Objective):
         raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=True).")
     objective = Huber(1e-3) if objective is None else objective
-    n_tuned = whole(n_tuned, "n_tuned", 1)
+    n_tuned = check_int(n_tuned, "n_tuned", 1)
     y_values, named = column_y(data, y), {v for v in (y, C, clusters, weights) if isinstance(v, str)}
     names = _input_names(data, laws, named)
     data = _renamed(data, names)
     candidates = _candidates(laws, data, y_values)
     columns = _columns(candidates, data)
-    weights, clusters = by_name(data, weights, "weights"), by_name(data, clusters, "clusters")
+    weights, clusters = resolve_column(data, weights, "weights"), resolve_column(data, clusters, "clusters")
     rows = read(candidates[0].law, columns, y_values, weights, clusters, objective, [])
     if np.any(rows.y <= 0):
         raise DataError(f"y = {rows.y.min():g}: forecasts are made in ln y, so y must be positive.")
@@ -316,7 +316,7 @@ def _default_laws(data: Any, y: np.ndarray) -> tuple[str, ...]:
     columns = names_of(data)
     if columns is not None and {"N", "D"} <= set(columns):
         return ND_LAWS
-    x = column(data if columns is None else column_of(data, "x"), "x", y.size, "y")
+    x = as_column(data if columns is None else column_of(data, "x"), "x", y.size, "y")
     return FALLING if np.sum((x.argsort().argsort() - (x.size - 1) / 2) * (y - y.mean())) <= 0 else RISING
 
 

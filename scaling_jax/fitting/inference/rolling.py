@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scaling_jax.fitting.errors import FitError, FitWarning
-from scaling_jax.fitting.fit import fit
-from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import Objective
 
@@ -171,4 +170,4 @@ def _samples(full: Fit, seed: int) -> dict[str, np.ndarray]:
     """Parameters refitted to resamples: signs of whole clusters where they are too few to be drawn."""
     few = full.clusters is not None and len(np.unique(full.clusters)) < 2 * len(full.free)
     boot = full.bootstrap(RESAMPLES, seed=seed, method="wild" if few else "pairs")
-    return full._problem.natural(boot.coordinates)
+    return full.coordinates("a forecast")[0].constrained(boot.coordinates)

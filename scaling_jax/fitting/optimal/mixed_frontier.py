@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from scaling_jax.fitting.data import positive
+from scaling_jax.fitting.data import check_all_positive
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.inference.covariance import t_quantile
 from scaling_jax.fitting.inference.mixture import Mixture, combined
@@ -87,7 +87,7 @@ def mixed_frontier(
 
     `most_parameters` is that of the largest law asked for, whether the runs were enough for it or not.
     """
-    budgets = np.asarray(positive(C, "C"))
+    budgets = np.asarray(check_all_positive(C, "C"))
     if not all(_has_frontier(m) for m in mixture.members):
         names = ", ".join(m.candidate.name for m in mixture.members)
         raise FitError(f"{names} have no frontier of N and D: forecast a loss in N and D.")
@@ -156,12 +156,12 @@ def _no_answer(budgets: np.ndarray, level: float, reasons: list[str]) -> MixedFr
 
 def _has_frontier(member: Member) -> bool:
     law = member.candidate.law
-    return law.a_loss and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
+    return law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
 
 
 def _at_bounds(member: Member) -> list[str]:
     """Parameters at a bound that leave the law without an optimum: a floor E of zero is not one of them."""
-    return [k for k in member.fit.at_bounds if k not in member.candidate.law.levels]
+    return [k for k in member.fit.at_bounds if k not in member.candidate.law.asymptotes]
 
 
 def _unidentified(mixture: Mixture, ladder: Ladder, most_parameters: int) -> list[str]:
