@@ -233,7 +233,12 @@ class Analysis:
         fit = self.fit
         if make is None or fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
             return None
-        if fit.law.nd(fit.data) is None or not fit.law.a_loss or not (fit.y > 0).all() or self.runs.suspect_units:
+        if (
+            fit.law.nd(fit.data) is None
+            or not fit.law.lower_is_better
+            or not (fit.y > 0).all()
+            or self.runs.suspect_units
+        ):
             return None
         chosen, trunk = self.runs.chosen, self.runs.clusters
         data = {"N": chosen.N.to_numpy(float), "D": chosen.D.to_numpy(float)}

@@ -119,7 +119,7 @@ def fit_law(
         return Fitted(fit, None, str(error))
     clustered = runs.clusters is not None and settings.resampling != "residual"
     kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling
-    return Fitted(fit, boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
+    return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
 
 
 def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, fitting.Selection | None, str]:
@@ -165,7 +165,7 @@ def further_inputs(law: fitting.Law) -> tuple[str, ...]:
 
 def has_frontier(law: fitting.Law) -> bool:
     """Whether N and D are inputs that the law's y falls with."""
-    return law.a_loss and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
+    return law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
 
 
 def parse_inputs(law: fitting.Law, texts: Mapping[str, str], flag: str = "--at") -> dict[str, float | Callable]:

@@ -124,7 +124,9 @@ class Evidence(Protocol):
 
 def of_nd(e: Evidence) -> bool:
     """Whether the law has a frontier of N and D and the runs have both."""
-    return e.fit is not None and e.fit.law.nd(e.fit.data) is not None and e.fit.law.a_loss and e.runs.has_compute
+    return (
+        e.fit is not None and e.fit.law.nd(e.fit.data) is not None and e.fit.law.lower_is_better and e.runs.has_compute
+    )
 
 
 def cells(e: Evidence) -> int:
