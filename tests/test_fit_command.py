@@ -13,8 +13,9 @@ from fitting_truth import noisy
 
 from scaling_jax import analysis, fitting, results, study
 from scaling_jax.analysis import parse_mapping
+from scaling_jax.analysis.columns import Columns
 from scaling_jax.analysis.fits import parse_inputs
-from scaling_jax.analysis.read import Columns, read_runs
+from scaling_jax.analysis.read import read_runs
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli import main as cli
 from scaling_jax.cli.results_source import read_source

@@ -19,9 +19,8 @@ def side_by_side(
     interval: tuple[float, float],
     sweeps: Sweeps,
     hull: fitting.Envelope | None,
-    forecast: Any,
+    forecast: Callable[[np.ndarray], Any],
     target: float,
-    cost: Callable | None,
     level: float,
 ) -> pd.DataFrame:
     """One row per approach that the runs allow: approach, a (N* ~ C^a), low, high, N (N* at the target).
@@ -31,17 +30,17 @@ def side_by_side(
       interval: of the first one's exponent.
       sweeps: IsoFLOP curves.
       hull: the envelope, or None.
-      forecast: the mean of laws, or None.
+      forecast: C -> frontier of the mean of laws, or None.
       target: FLOPs.
-      cost: of the frontier; None is 6ND.
       level: of the intervals.
     """
     rows = []
     for i, (name, (fit, N)) in enumerate(fits.items()):
         if "a" in fit.law.exponents:
             rows.append((name, float(fit.law.exponents["a"](fit.params)), *(interval if i == 0 else NO_INTERVAL), N))
-    if forecast is not None and forecast.answer:
-        near = np.asarray(forecast.frontier(np.array([target / 1.1, target]), cost=cost).N, float)
+    mean = forecast(np.array([target / 1.1, target]))
+    if mean is not None and mean.answer:
+        near = np.asarray(mean.N, float)
         rows.append(("mean of laws", float(np.log(near[1] / near[0]) / np.log(1.1)), *NO_INTERVAL, float(near[1])))
     isoflop = "IsoFLOP curves" + (" (interpolated)" if sweeps.interpolated else "")
     for name, found in ((isoflop, sweeps.found), ("lowest hull", hull)):

@@ -158,6 +158,24 @@ def params_table(fitted: Fitted, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PARAM_COLUMNS))
 
 
+def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
+    """Exponent a as fitted, by least squares in ln y, and with every other count of N; empty for laws without one."""
+    if "a" not in fit.exponents or "N" not in fit.law.inputs or fit.data is None:
+        return {}
+    out = {"as fitted": fit.exponents["a"]}
+    others: dict[str, tuple[dict, fitting.Objective]] = {"least squares": ({}, fitting.LeastSquares(log=True))}
+    others |= {name: ({"N": values}, fit.objective) for name, values in runs.conventions.items()}
+    for name, (changed, other) in others.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", fitting.FitWarning)
+                found = fitting.fit(fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None)
+            out[name] = found.exponents["a"]
+        except fitting.FitError:
+            continue
+    return out
+
+
 def further_inputs(law: fitting.Law) -> tuple[str, ...]:
     """Inputs of a law that N and D do not give: its frontier needs their values."""
     return () if law.from_nd is not None else tuple(k for k in law.inputs if k not in ("N", "D"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis import status as states
-from scaling_jax.analysis.header import Header, check_names
+from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
+from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.runs import (
     LACKING,
     Runs,
@@ -29,31 +29,11 @@ from scaling_jax.analysis.where import rows_where, split_pairs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
-from scaling_jax.text import listed, plural, short
+from scaling_jax.text import listed, plural
 
 OURS = ("run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash")
 CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
 CORPUS = ("dataset_hash", "dataset", "corpus")
-
-
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """How to read a table.
-
-    Attributes:
-      names: law input, "y" or "C" -> a column, or arithmetic of columns such as "params*1e6" or "a + b"; what is
-        missing is looked up under its usual names.
-      where: conditions that every row must meet; see `rows_where`.
-      cluster: rows that share this column's value are not independent; "" takes the trunks of our own tables.
-      weight: column of weights; "" for none.
-      best: keep the lowest y of each (N, D, seed) where rows differ in a tuned quantity. Our own tables always do so.
-    """
-
-    names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    where: tuple[str, ...] = ()
-    cluster: str = ""
-    weight: str = ""
-    best: bool = False
 
 
 def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | None = None) -> Runs:
@@ -77,19 +57,6 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     notes = list(dict.fromkeys(notes))
     reader = _Reader(header, law, settings, columns, ours, notes)
     return reader.runs()
-
-
-def as_frame(table: Any) -> pd.DataFrame:
-    """A DataFrame from pandas, polars, Arrow, a mapping of columns or a list of records."""
-    if isinstance(table, pd.DataFrame):
-        named = [n for n in table.index.names if n is not None and n not in table.columns]
-        return table.reset_index() if named else table
-    if hasattr(table, "to_pandas"):
-        return table.to_pandas()
-    try:
-        return pd.DataFrame(table)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"a {type(table).__name__} is not a table of runs: {error}") from None
 
 
 @dataclasses.dataclass
@@ -222,8 +189,6 @@ class _Reader:
         if found is None and name == "x":
             found = self._only_input()
         if found is None and not optional:
-            from scaling_jax.analysis.header import USUAL_NAMES
-
             usual = ", ".join(u for u in USUAL_NAMES.get(name, ())[:3] if u != name and "+" not in u)
             known = f"{name} ({usual})" if usual else name
             raise UserError(f"no column for {known}: {self._has()}; map one with --columns={name}=<column>")
@@ -304,7 +269,7 @@ class _Reader:
             named = "run_id" in table and table["run_id"].is_unique
             frame = frame.assign(
                 run_id=table["run_id"].map(str) if named else [f"row {i}" for i in table.index],
-                scale=_labels(frame.N),
+                scale=size_labels(frame.N),
                 lr=self._optional("lr", table),
                 seed=self._seed(table),
             )
@@ -328,7 +293,7 @@ class _Reader:
         sweep: Sweep | None = None
         if self.ours:
             best = best_of(done, ["scale", "tokens", "seed"])
-            trunk = best["trunk_id"] if "trunk_id" in best else _trunks(best)
+            trunk = best["trunk_id"] if "trunk_id" in best else trunk_labels(best)
         else:
             sweep = find_sweep(done, values, self.header, self.names)
             best = done.sort_values(["C", "N"], kind="stable")
@@ -341,7 +306,7 @@ class _Reader:
                     self.notes.append(f"the best of each (N, D, seed) is taken: {len(best)} of {len(done)} rows")
             elif self.header.usual("seed") is None:
                 best = best.assign(seed=best.groupby(["scale", "D"], dropna=False).cumcount())
-            trunk = _trunks(best)
+            trunk = trunk_labels(best)
         best = best.assign(trunk=trunk.to_numpy())
         read = values.loc[best["_row"]]
         noise, noise_runs = seed_noise(best) if sweep is None or sweep.best_taken else (None, 0)
@@ -409,16 +374,3 @@ class _Reader:
                 f"N = {self.names['N']}; the table also counts {listed(out)}: N* depends on it, --columns=N=<column>"
             )
         return out
-
-
-def _trunks(best: pd.DataFrame) -> pd.Series:
-    """Runs of one scale, rate and seed are taken for branches of one trunk."""
-    return best["scale"].map(str) + "/" + best["lr"].map(str) + "/" + best["seed"].map(str)
-
-
-def _labels(N: pd.Series) -> pd.Series:
-    """A name per size; sizes that print alike get more digits."""
-    sizes = {n: short(n) for n in N.dropna().unique()}
-    counts = pd.Series(list(sizes.values())).value_counts()
-    names = {n: label if counts[label] == 1 else f"{n:.6g}" for n, label in sizes.items()}
-    return N.map(names).fillna("all")

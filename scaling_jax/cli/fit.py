@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pydantic
 from absl import flags
 
+from scaling_jax import analysis, fitting
+from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, is_disk_full
-from scaling_jax.study import Fit, HoldOut
+from scaling_jax.report import text
+from scaling_jax.study import Fit, HoldOut, describe
 
 RESAMPLING = ("pairs", "residual", "wild")
 OBJECTIVES = ("huber", "lad", "least_squares", "log_least_squares")
@@ -81,8 +86,6 @@ def main(args: list[str], values: Any) -> int:
     Raises:
       UserError, FitError: the input cannot be fitted; nothing has been written.
     """
-    from scaling_jax import analysis, fitting
-
     if args:
         raise UserError(f"fit takes flags only, and got {args[0]!r}; e.g. --results={args[0]}")
     if values.law == "list":
@@ -104,8 +107,6 @@ def main(args: list[str], values: Any) -> int:
         best=values.best,
     )
     check_numbers(values)
-    from scaling_jax.cli.results_source import read_source
-
     source = read_source(values.results)
     found = analysis.analyse(
         source.table, source.curves, fit=fit_settings(source.fit, values),
@@ -123,20 +124,15 @@ def fit_settings(settings: Fit, values: Any) -> Fit:
     Raises:
       UserError: a value that a setting cannot have.
     """
-    import pydantic
-
-    from scaling_jax.analysis import parse_mapping
-    from scaling_jax.study import describe
-
     given = {field: getattr(values, flag) for flag, field in FIELDS.items() if getattr(values, flag) is not None}
     if values.target_flops:
         given["target_flops"] = tuple(values.target_flops)
     if values.budgets:
         given["isoflop_budgets"] = tuple(_numbers("--budgets", values.budgets))
     if values.at:
-        given["inputs"] = parse_mapping(values.at, "--at")
+        given["inputs"] = analysis.parse_mapping(values.at, "--at")
     if values.fix:
-        given["fixed"] = _values("--fix", parse_mapping(values.fix, "--fix"))
+        given["fixed"] = _values("--fix", analysis.parse_mapping(values.fix, "--fix"))
     try:
         return dataclasses.replace(settings, **given)
     except pydantic.ValidationError as error:
@@ -170,8 +166,6 @@ def write(found: Any, out: Any) -> str:
     Raises:
       UserError: the file cannot be written.
     """
-    from scaling_jax.report import text
-
     summary = text.summary(found)
     figures, reason = _drawn(found)
     path = pathlib.Path(out)
@@ -190,8 +184,6 @@ def write(found: Any, out: Any) -> str:
 
 def _drawn(found: Any) -> tuple[dict[str, bytes], str]:
     """(name -> .png of every figure, why there are none): drawn before anything is written."""
-    import warnings
-
     try:
         from scaling_jax.report import figures
         from scaling_jax.report.plot import png

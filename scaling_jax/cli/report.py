@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from absl import flags
@@ -10,6 +11,7 @@ from scaling_jax import analysis, report
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
+from scaling_jax.study import override
 
 
 def define_flags() -> None:
@@ -45,8 +47,6 @@ def write(source: Source | Any, values: Any = None) -> str:
     Raises:
       UserError: no finished run, or a setting that cannot be.
     """
-    import dataclasses
-
     if not isinstance(source, Source):
         source = read_source([str(source)])
     if source.folder is not None and not (source.folder / "study.json").exists():
@@ -65,8 +65,6 @@ def write(source: Source | Any, values: Any = None) -> str:
 
 def _overridden(fit: Any, cut: Any, assignments: list[str]) -> tuple[Any, Any]:
     """The settings with every --set fit.FIELD=VALUE and hold_out.FIELD=VALUE."""
-    from scaling_jax.study import override
-
     for assignment in assignments:
         group, dot, field = assignment.partition(".")
         if not dot or group.strip() not in ("fit", "hold_out"):

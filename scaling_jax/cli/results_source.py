@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import socket
+import threading
+import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +16,7 @@ import pandas as pd
 from scaling_jax.analysis import parse_table
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path, is_remote
+from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.study import Fit, HoldOut
 
 TIMEOUT = 10.0  # seconds until an object store that does not answer is given up
@@ -60,8 +65,6 @@ def _read(text: str) -> Source:
 
 
 def _read_here(text: str) -> Source:
-    from scaling_jax.storage.records import load_curves, load_table
-
     try:
         path = as_path(text)
         if path.is_dir():
@@ -97,8 +100,6 @@ def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
 
 def _within(seconds: float, text: str, read: Any) -> Source:
     """`read()` in a thread that is abandoned when an object store does not answer."""
-    import threading
-
     found: list[Any] = []
 
     def target() -> None:
@@ -124,10 +125,6 @@ def _within(seconds: float, text: str, read: Any) -> Source:
 
 def _reach(scheme: str, rest: str) -> None:
     """Fails within seconds where Google's object store cannot be reached; its client would retry for minutes."""
-    import os
-    import socket
-    import urllib.parse
-
     if scheme != "gs":
         raise UserError(f"results '{scheme}://{rest}': unknown scheme {scheme!r}; give a local path or gs://")
     server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"

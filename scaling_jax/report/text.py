@@ -125,7 +125,8 @@ def _number(text: str) -> str:
 
 
 def _kind(analysis: Analysis) -> str:
-    if analysis.forecast is not None and analysis.forecast.answer:
+    found = analysis.forecast_frontier(analysis.targets[0])
+    if found is not None and found.answer:
         return "of the forecast (noise, other laws and drift included)"
     return "of the law alone"
 

@@ -102,8 +102,12 @@ class Evidence(Protocol):
         ...
 
     @property
-    def forecast(self) -> Any:
-        """`fitting.Forecast`, or None."""
+    def targets(self) -> tuple[float, ...]:
+        """Compute beyond the ladder at which the frontier is read off, ascending."""
+        ...
+
+    def forecast_frontier(self, C: Any) -> Any:
+        """The forecast's frontier at C, or None without a forecast."""
         ...
 
     @property

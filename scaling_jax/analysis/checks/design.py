@@ -105,8 +105,9 @@ def identified(e: Evidence) -> Check:
         ends = ", ".join(f"{k} = {fit.params[k]:.3g}" for k in bad)
         detail = f"{ends}: a term has vanished from the law, so the runs do not determine the split of compute"
         return Check(name, FAIL, detail, decisive=True)
-    if e.forecast is not None and not e.forecast.answer:
-        return Check(name, FAIL, "; ".join(map(str, e.forecast.reasons)), decisive=True)
+    found = e.forecast_frontier(e.targets[0])
+    if found is not None and not found.answer:
+        return Check(name, FAIL, "; ".join(map(str, found.reasons)), decisive=True)
     row = e.frontier[e.frontier.beyond > 1.001].head(1)
     if not len(row) or not np.isfinite(row.N_low.iloc[0]):
         finite = len(e.frontier) > 0 and bool(np.isfinite(e.frontier[["N", "D"]]).all(axis=None))
