@@ -32,7 +32,7 @@ RAY = ["ray>=2.40"]
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
-TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "gcp-storage-emulator>=2024.8.3"]
+TOOLS = ["pytest>=8", "hypothesis>=6.100", "pytest-xdist>=3.6", "ruff>=0.14", "gcp-storage-emulator>=2024.8.3"]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
 
 setup(
