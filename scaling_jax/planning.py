@@ -7,6 +7,7 @@ import itertools
 import math
 
 from scaling_jax.errors import UserError
+from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
 from scaling_jax.study import Study, content_hash
 
@@ -132,13 +133,14 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "") -> tuple[Pack, .
       dataset_hash: identity of the data, part of every run's identity ("" when nothing will be trained).
 
     Raises:
-      UserError: a scale cannot be built, or a budget is missing, empty or too small.
+      UserError: a scale cannot be built, the optimizer is not registered, or a budget is missing, empty or too small.
     """
     if study.family.inputs != spec.kind:
         raise UserError(
             f"family {study.family.name!r} trains on {study.family.inputs}, but data.source={study.data.source!r} "
             f"gives {spec.kind}; choose another family or data.source"
         )
+    optimizers.check(study.optimizer)
     shared = _identity(study, dataset_hash)
     packs = tuple(_pack(study, spec, shared, w, d) for w, d in study.ladder.scales())
     if not any(pack.runs for pack in packs):
@@ -286,5 +288,8 @@ def step_bytes(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int],
 
 
 def _state_bytes(study: Study, pack: Pack) -> int:
-    """Parameters and the optimiser's moments of one lane."""
-    return 4 * pack.counts.params_total * (3 if study.optimizer.name == "adamw" else 2)
+    """Parameters and the optimizer's state of one lane."""
+    counts = pack.counts
+    hidden = counts.params_non_embedding  # its vectors are a small share
+    state = optimizers.rule(study.optimizer.name).state_size(hidden, counts.params_total - hidden)
+    return 4 * (counts.params_total + state)

@@ -11,15 +11,14 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from scaling_jax import signals
 from scaling_jax.engines import base
-from scaling_jax.engines.preemption import SIGNALS
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
@@ -37,14 +36,14 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
       Preempted: this driver was told to stop; the packs under way were told too, and have saved.
     """
     _packs_per_gpu(settings)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
     ray = _connect()
     try:
         if settings.dry_run:
             for job in jobs:
                 base.say(f"{job.pack.scale}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
             return 0
-        for number in SIGNALS:  # Ray has put its own in front, which end the process
+        for number in signals.SIGNALS:  # Ray has put its own in front, which end the process
             signal.signal(number, handlers[number])
         with settings.stop.deferred():
             return _run(ray, jobs, settings)
@@ -58,7 +57,7 @@ def train(command: Sequence[str]) -> int:
     Raises:
       Preempted: the command was told to stop and has saved; Ray then starts the task again, here or elsewhere.
     """
-    process = subprocess.Popen([sys.executable, "-m", "scaling_jax.engines.child", *command])
+    process = subprocess.Popen(base.python_command(command), env=signals.child_environment())
     try:
         while (code := process.poll()) is None:
             time.sleep(POLL_SECONDS)  # Ray's cancel is no signal: it does not end a wait in the kernel
@@ -141,9 +140,11 @@ def _packs_per_gpu(settings: base.Settings) -> int:
 
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
-    from scaling_jax.engines.local import devices_wanted, mesh_shape
+    from scaling_jax.engines.local import devices_wanted
+    from scaling_jax.models.family import attention_head_dim
     from scaling_jax.planning import memory_bytes
-    from scaling_jax.training import hardware as device
+    from scaling_jax.training import hardware
+    from scaling_jax.training.build import mesh_shape
 
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
@@ -159,8 +160,8 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
         return {"num_gpus": wanted / shared, "num_cpus": 1}
     if kind == "TPU":  # a host is divided into 1, 2, 4 or 8 chips only
         return {"resources": {"TPU": 1 << (wanted - 1).bit_length()}, "num_cpus": 1}
-    head_dim = getattr(study.family, "head_dim", None)
-    execution = device.resolve(study.execution, pack.width, pack.depth, settings.spec, head_dim)
+    head_dim = attention_head_dim(study.family)
+    execution = hardware.resolve(study.execution, pack.width, pack.depth, settings.spec, head_dim)
     mesh = mesh_shape(pack, study, wanted)
     memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, mesh, execution)
     # Ray keeps the order only among tasks that ask for the same: so memory is asked for by those packs only that need

@@ -17,7 +17,7 @@ from types import MappingProxyType
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.laws.registry import laws
 
 TOTAL = "N: all parameters, embeddings included"

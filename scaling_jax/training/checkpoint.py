@@ -19,7 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
 from scaling_jax.study import content_hash
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.regroup import as_saved, regroup
 
@@ -134,7 +134,7 @@ class PackCheckpoints:
         restored = self._manager.restore(step, args=ocp.args.Composite(**items))
         states = {name: restored[name] for name in head["states"]}
         found = {name: fingerprint(state) for name, state in states.items()}
-        stored, found = processes.fetch((restored["fingerprint"], found))
+        stored, found = distributed.to_host((restored["fingerprint"], found))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
         if tuple(head["groups"]) != _geometry(like):
@@ -149,12 +149,12 @@ class PackCheckpoints:
             "checkpoint %s is unreadable (%s); set aside in %s, falling back to the one before",
             self.folder / str(step), reason[:200], target,
         )  # fmt: skip
-        if processes.is_leader():
+        if distributed.is_leader():
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rmtree()
             (self.folder / str(step)).rename(target)
-        processes.barrier(f"set_aside_{self.folder.name}_{step}")
+        distributed.barrier(f"set_aside_{self.folder.name}_{step}")
         self._manager.reload()
 
     def wait(self) -> None:

@@ -1,0 +1,191 @@
+"""One attempt at a study in this process: claims its packs, trains those that are missing, says what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from scaling_jax import data
+from scaling_jax.engines import base, cluster, compile_cache, estimate, local
+from scaling_jax.engines.preemption import StopSignal
+from scaling_jax.engines.progress import Reporter
+from scaling_jax.errors import InUse, Preempted, UserError
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import Pack, make_plan
+from scaling_jax.storage.records import Records
+from scaling_jax.storage.workdir import Workdir
+from scaling_jax.study import Study, content_hash
+from scaling_jax.training import distributed, hardware
+from scaling_jax.training.feed import make_feed
+from scaling_jax.training.loop import Training, missing
+
+RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
+
+OnMetrics = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A study to be trained here.
+
+    Attributes:
+      study, spec: what to train, and what its data looks like.
+      workdir: where results go.
+      only_packs: names of the packs to train; empty trains all.
+      processes: how to find the other processes of this training, or None.
+      on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
+      verbose: whether progress is printed on stderr.
+    """
+
+    study: Study
+    spec: Spec
+    workdir: Workdir
+    only_packs: tuple[str, ...] = ()
+    processes: cluster.Processes | None = None
+    on_metrics: OnMetrics | None = None
+    verbose: bool = True
+
+    def say(self, text: str) -> None:
+        if self.verbose and distributed.is_leader():
+            print(text, file=sys.stderr, flush=True)
+
+
+def train(attempt: Attempt, finish: Callable[[], None]) -> None:
+    """Trains what is missing.
+
+    Args:
+      attempt: the study, and where.
+      finish: called on the leader, while the packs are still claimed, when every run of the study has its result.
+
+    Raises:
+      Preempted: told to stop, or a process that trains with this one was lost; everything saved is intact.
+      UserError: the study, the workdir or the devices do not fit.
+    """
+    with StopSignal() as stop:
+        try:
+            _train(attempt, finish, stop)
+        except InUse as error:
+            if not attempt.only_packs:
+                raise
+            time.sleep(RETRY_SECONDS)  # an engine has restarted a pack while its last process still saves
+            raise Preempted(str(error)) from error
+        except Exception as error:
+            if cluster.is_member() and distributed.is_lost_peer(error):
+                raise Preempted("a process that trains with this one was lost; everything saved is intact") from error
+            raise
+
+
+def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> None:
+    study, workdir = attempt.study, attempt.workdir
+    scales = [pack.scale for pack in base.select(make_plan(study, attempt.spec), attempt.only_packs)]
+    workdir.check(study, scales)
+    if attempt.processes is not None:
+        cluster.join(attempt.processes)
+    stop.shared = not distributed.is_single_process()
+    local.check_devices(study)
+    dataset = data.load(study.data, on_progress=_data_progress(attempt))
+    attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
+    _check_same(study, scales, dataset.dataset_hash)
+    packs = make_plan(study, attempt.spec, dataset.dataset_hash)
+    with _claim(workdir, study, scales, dataset.dataset_hash) as number:
+        compile_cache.use()
+        records = Records(workdir.path, number, writes=distributed.is_leader())
+        finished = _finished(records, packs)
+        chosen = base.select(packs, attempt.only_packs)
+        todo = [pack for pack in chosen if missing(pack, finished)]
+        runs = sum(len(pack.runs) for pack in chosen)
+        if todo:
+            attempt.say(estimate.plan_text(study, chosen, attempt.spec))
+            attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
+            _train_packs(todo, attempt, dataset, records, finished, stop)
+        else:
+            attempt.say(f"all {runs} runs are done; nothing to train")
+        finished = _finished(records, packs)
+        waiting = [pack.scale for pack in packs if missing(pack, finished)]
+        if waiting:
+            attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
+        elif distributed.is_leader():
+            finish()
+    cluster.leave()
+
+
+def _check_same(study: Study, scales: Sequence[str], dataset_hash: str) -> None:
+    """Raises UserError when the processes that train together were given different things."""
+    for what, identity in (
+        ("the code", hardware.code_version()),
+        ("the study or its flags", [study.to_dict(), list(scales)]),
+        ("the data", dataset_hash),
+    ):
+        if not distributed.same_everywhere(content_hash(identity)):
+            raise UserError(f"{what} differs between the processes that train together; give all of them the same")
+
+
+@contextlib.contextmanager
+def _claim(workdir: Workdir, study: Study, scales: Sequence[str], dataset_hash: str) -> Iterator[int]:
+    """The leader takes the packs for all processes; yields the number of this attempt."""
+    with contextlib.ExitStack() as stack:
+        number, refused = -1.0, None
+        if distributed.is_leader():
+            try:
+                number = float(stack.enter_context(workdir.claim(study, scales, dataset_hash)))
+            except UserError as error:
+                refused = error
+        (number,) = distributed.broadcast_from_leader([number])
+        if number < 0:
+            raise refused or UserError("process 0 could not take the workdir; see its message")
+        yield int(number)
+        distributed.barrier("trained")
+
+
+def _finished(records: Records, packs: Sequence[Pack]) -> set[str]:
+    """Runs of the packs that have their result, as the leader sees it."""
+    ids = [run.run_id for pack in packs for run in pack.runs]
+    found = records.finished() if distributed.is_leader() else {}
+    flags = distributed.broadcast_from_leader([run_id in found for run_id in ids])
+    return {run_id for run_id, done in zip(ids, flags) if done}
+
+
+def _train_packs(
+    todo: Sequence[Pack],
+    attempt: Attempt,
+    dataset: data.Dataset,
+    records: Records,
+    finished: Collection[str],
+    stop: StopSignal,
+) -> None:
+    study = attempt.study
+    common = {
+        "study": study.name,
+        "family": study.family.name,
+        "dataset_hash": dataset.dataset_hash,
+        "code_version": hardware.code_version(),
+        "device": hardware.describe(),
+    }
+    feed = make_feed(dataset, study.execution, study.data.augment)
+    reports = attempt.verbose and distributed.is_leader()
+    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
+    with stop.deferred():
+        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
+        local.train_packs(todo, training)
+
+
+def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
+    return sum(run.run_id not in finished for pack in packs for run in pack.runs)
+
+
+def _data_progress(attempt: Attempt) -> Callable[[str, float, float | None], None]:
+    """Prints what is being made of the data, a line every few seconds."""
+    last: dict[str, Any] = {"time": time.monotonic(), "what": ""}
+
+    def show(what: str, done: float, total: float | None) -> None:
+        now = time.monotonic()
+        if what != last["what"] or now - last["time"] > 5:
+            last.update(time=now, what=what)
+            share = f" {100 * done / total:.0f}%" if total and done else ""
+            attempt.say(f"data: {what}{share}")
+
+    return show
