@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -132,7 +132,8 @@ def stream(
     import grain
 
     stop = 2**62 if num_steps is None else first_step + num_steps
-    batches = grain.MapDataset.source(BatchSource(dataset, seed, batch_size, rows, stop))[first_step:]
+    source: Any = BatchSource(dataset, seed, batch_size, rows, stop)
+    batches = grain.MapDataset.source(source)[first_step:]
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
 
 
@@ -159,8 +160,9 @@ class BatchSource:
     def __len__(self) -> int:
         return self._num_steps
 
-    def __getitem__(self, step: int) -> Any:
-        block, row = divmod(int(step), self._block)
+    def __getitem__(self, record_key: SupportsIndex) -> Any:
+        """The batch of step `record_key`, which is the name that grain's protocol has for it."""
+        block, row = divmod(int(record_key), self._block)
         starts = self._starts(block)[row]
         records = self._read(starts)
         if self._dataset.spec.kind == "tokens":
@@ -176,7 +178,7 @@ def _reader(array: np.ndarray, stride: int, length: int) -> Callable[[np.ndarray
         shape, strides = ((array.size - length) // stride + 1, length), (stride * item, item)
         records = np.lib.stride_tricks.as_strided(np.asarray(array), shape, strides, writeable=False)
         return lambda numbers: records[numbers]
-    file, pread = open(array.filename, "rb"), os.pread  # noqa: SIM115  closed with the last reference to `read`
+    file, pread = open(str(array.filename), "rb"), os.pread  # noqa: SIM115  closed with the last reference to `read`
 
     def read(numbers: np.ndarray) -> np.ndarray:
         descriptor = file.fileno()

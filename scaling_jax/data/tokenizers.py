@@ -111,6 +111,10 @@ class Fast:
     text: str
     needs_training: bool = False
 
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
     @functools.cached_property
     def _tokenizer(self) -> Any:
         import tokenizers
@@ -118,7 +122,7 @@ class Fast:
         return tokenizers.Tokenizer.from_str(self.text)
 
     @functools.cached_property
-    def vocab_size(self) -> int:
+    def _vocab_size(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @functools.cached_property
@@ -190,7 +194,7 @@ def make(name: str | None, vocab: int | None = None) -> Any:
       UserError: there is no such tokenizer, its file cannot be read, or its package is missing.
     """
     if name is None:
-        return Ready(vocab)
+        return Ready(vocab or 0)
     if name == "bytes":
         return Bytes()
     if name.startswith("bpe:"):

@@ -188,7 +188,7 @@ def spec(builder: tfds.core.DatasetBuilder, data: Data) -> Spec:
     Raises:
       UserError: it has neither, or the images have no common size.
     """
-    features = builder.info.features
+    features: Any = builder.info.features
     if keys := image_keys(features):
         shape = features[keys[0]].shape
         if None in shape or features[keys[0]].np_dtype != np.uint8:
@@ -212,20 +212,21 @@ def image_keys(features: Any) -> tuple[str, str] | None:
 
 def text_key(builder: tfds.core.DatasetBuilder) -> str:
     """The feature that is the text."""
-    texts = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Text)]
+    features: Any = builder.info.features
+    texts = [key for key, f in features.items() if isinstance(f, tfds.features.Text)]
     if len(texts) == 1:
         return texts[0]
     for key in TEXT_KEYS:
         if key in texts:
             return key
-    has = ", ".join(f"{key} ({type(f).__name__})" for key, f in builder.info.features.items())
+    has = ", ".join(f"{key} ({type(f).__name__})" for key, f in features.items())
     raise UserError(f"{builder.info.full_name} is neither labelled images nor plain text; its features: {has}")
 
 
 def size_of(builder: tfds.core.DatasetBuilder, info: Any, kind: Spec) -> int:
     """Bytes that a split, or a part of one, will take as an array; an upper estimate for text."""
     if kind.kind == "images":
-        return info.num_examples * int(np.prod(kind.image_shape))
+        return info.num_examples * int(np.prod(kind.image_shape or ()))
     whole = builder.info.splits[getattr(info, "name", "").partition("[")[0] or "train"]
     return int(whole.num_bytes * info.num_examples / max(1, whole.num_examples))
 
@@ -237,7 +238,8 @@ def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None
     """
 
     def read(split: str) -> Iterator[Any]:
-        records = builder.as_data_source(validation if split == "validation" and validation else train)
+        as_data_source: Any = builder.as_data_source
+        records = as_data_source(validation if split == "validation" and validation else train)
         indices = np.arange(len(records))
         if validation is None:
             indices = indices[(indices % HELD_OUT == 0) == (split == "validation")]
