@@ -74,7 +74,7 @@ def explained(e: Evidence) -> Check:
     if e.linearized is None:
         return Check(name, CANNOT_TELL, "no law of a positive loss")
     spread = float(np.std(np.log(e.linearized.predicted)))
-    left = float(np.std(e.linearized.residuals))
+    left = 1.4826 * float(np.median(np.abs(e.linearized.residuals)))  # a few wild runs are another check's
     noise = e.linearized.noise.total if e.runs.noise is not None else left
     detail = f"the law varies by {spread:.2%} over the runs, the noise is {noise:.2%}"
     if spread < EXPLAINED * max(noise, left) or spread < 1e-6:

@@ -18,6 +18,7 @@ UNLIKELY, DOUBTFUL = 0.002, 0.01
 SMALL, CLEAR = 0.004, 0.01
 MAX_GROUPS = 40
 MAX_TESTED_RUNS = 400
+GROSS, GROSS_SIZE = 10.0, 0.1  # robust deviations, and in ln loss
 BELOW = 4.0  # standard errors below the frontier
 MISFIT, MISFIT_P = 4.0, 1e-4  # mean square over that of seeds
 
@@ -82,6 +83,9 @@ def outliers(e: Evidence) -> Check:
     order = np.argsort(-np.abs(linear.residuals))[:MAX_TESTED_RUNS]
     tested = order[: min(40, len(order))]  # the others have smaller residuals
     found = [linear.shift(np.arange(len(linear.residuals)) == i) for i in tested]
+    gross = _gross(linear)
+    if gross:
+        return gross
     if not any(s is not None for s in found):
         return Check(name, CANNOT_TELL, "too few runs to compare with")
     scale = len(linear.residuals) / max(len(tested), 1)
@@ -96,6 +100,19 @@ def outliers(e: Evidence) -> Check:
     return Check(
         name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows)
     )
+
+
+def _gross(linear: Linearized) -> Check | None:
+    """Runs so far from a robust fit that a shift test, whose scatter the others of them inflate, is blind to them."""
+    typical = 1.4826 * float(np.median(np.abs(linear.residuals)))
+    far = np.flatnonzero(np.abs(linear.residuals) > max(GROSS * typical, GROSS_SIZE))
+    if not len(far) or len(far) > len(linear.residuals) / 4:
+        return None
+    order = far[np.argsort(-np.abs(linear.residuals[far]))]
+    rows = [(linear.chosen.iloc[i], linear.residuals[i]) for i in order]
+    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) lies {direction(r)}" for run, r in rows), 3)
+    detail = f"{named} what the others predict: check or drop it"
+    return Check("no run is an outlier", FAIL, detail, tuple(str(run.run_id) for run, _ in rows))
 
 
 def shape(e: Evidence) -> Check:

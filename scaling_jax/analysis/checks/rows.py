@@ -67,13 +67,12 @@ def one_corpus(e: Evidence) -> Check:
 def one_code(e: Evidence) -> Check:
     """The same code on the same kind of device trained all runs."""
     changed = []
-    for column, noun in (("code_version", "version of the code"), ("device", "kind of device")):
+    for column, nouns in (("code_version", "versions of the code"), ("device", "kinds of device")):
         if column in e.runs.chosen and (count := e.runs.chosen[column].map(str).nunique()) > 1:
-            changed.append(f"{plural(count, noun).replace('codes', 'code')}")
+            changed.append(f"{count} {nouns}")
     if changed:
-        detail = f"the runs come from {' and '.join(changed).replace('version of the codes', 'versions of the code')}"
-        detail = detail.replace("kind of devices", "kinds of device")
-        return Check("one code, one device", WARN, detail + ": differences between them look like scaling")
+        detail = f"the runs come from {' and '.join(changed)}: differences between them look like scaling"
+        return Check("one code, one device", WARN, detail)
     known = "code_version" in e.runs.chosen
     return Check("one code, one device", PASS if known else CANNOT_TELL, "unchanged" if known else "not recorded")
 
