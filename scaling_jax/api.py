@@ -25,7 +25,7 @@ from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.records import load_curves, load_table, save_table
@@ -269,15 +269,19 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
     plain = dataclasses.replace(
         study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
     )
-    model = study.family.build(width, depth, spec, scaling, plain)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     if spec.kind == "tokens":
         batch: Any = jax.ShapeDtypeStruct((1, spec.context + 1), "int32")
     else:
         image = jax.ShapeDtypeStruct((1, *(spec.image_shape or ())), "float32")
         batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), "int32")}
-    sums = jax.eval_shape(model.evaluate, params, batch)
-    return tuple(model.metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
+    built: list[Model] = []
+
+    def evaluate(batch: Any) -> Any:
+        built.append(study.family.build(width, depth, spec, scaling, plain))  # traced, too: it may make small arrays
+        return built[0].evaluate(built[0].init(jax.random.key(0)), batch)
+
+    sums = jax.eval_shape(evaluate, batch)
+    return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
 
 
 def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:
