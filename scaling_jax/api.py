@@ -23,6 +23,7 @@ from scaling_jax import analysis, data, fitting, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
+from scaling_jax.engines.registry import LOCAL, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
@@ -33,7 +34,6 @@ from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware
 
-LOCAL = "local"
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
 
@@ -150,7 +150,7 @@ def run(
     Args:
       study: what to train.
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
-      engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
+      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster.
       only_packs: names of packs; empty means all.
       on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
         trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
@@ -170,6 +170,7 @@ def run(
     base.select(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
+        find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
         done = dispatch(study, planned.spec, place, engine, settings, only_packs)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from scaling_jax.engines import base
+from scaling_jax.engines import base, registry
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
@@ -45,6 +45,7 @@ def dispatch(
     Raises:
       EngineError: a pack failed.
     """
+    run = registry.find(engine)
     workdir.check(study, ())
     packs = make_plan(study, spec, workdir.dataset_hash() or "")
     records = Records(workdir.path)
@@ -56,7 +57,7 @@ def dispatch(
     base.say(f"{len(todo)} of {len(packs)} packs to train, longest first: {_shorten([p.scale for p in todo])}")
     jobs = [base.Job(pack, ("run", *settings.arguments, f"--only_packs={pack.scale}")) for pack in todo]
     with StopSignal() as stop:
-        code = base.load(engine).run(
+        code = run(
             jobs,
             base.Settings(
                 name=_job_name(study, str(workdir.path)),

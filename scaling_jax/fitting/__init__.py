@@ -15,7 +15,7 @@ from scaling_jax.fitting.forecast import Forecast, forecast
 from scaling_jax.fitting.holdout import extrapolation, holdout
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law, law
-from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.laws.registry import laws, register
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
 from scaling_jax.fitting.optimal.approaches import Approaches, approaches, cross_check
 from scaling_jax.fitting.optimal.design import next_runs
@@ -33,5 +33,5 @@ __all__ = [
     "FitError", "FitWarning", "Forecast", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling",
     "Objective", "aicc", "approaches", "chain", "compare", "cross_check", "envelope", "extrapolation", "fit",
     "fit_curves", "forecast", "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs",
-    "noise_ceiling", "power_law", "published", "select", "sensitivity",
+    "noise_ceiling", "power_law", "published", "register", "select", "sensitivity",
 ]  # fmt: skip

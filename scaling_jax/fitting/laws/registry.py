@@ -12,6 +12,7 @@ from scaling_jax.fitting.laws import shape as laws_shape
 from scaling_jax.fitting.laws import single as laws_x
 from scaling_jax.fitting.laws.base import Law
 
+BROKEN = r"bnsl([1-9]\d?)(_signed)?"
 _broken = lru_cache(maxsize=None)(laws_x.broken)
 
 
@@ -23,7 +24,7 @@ class _Laws(Mapping):
 
     def __getitem__(self, name):
         if isinstance(name, str):
-            breaks = re.fullmatch(r"bnsl([1-9]\d?)(_signed)?", name)
+            breaks = re.fullmatch(BROKEN, name)
             if breaks:
                 return _broken(int(breaks[1]), breaks[2] is not None)
             if name in self._laws:
@@ -38,6 +39,13 @@ class _Laws(Mapping):
     def __len__(self):
         return len(self._laws) + 3
 
+    def register(self, law: Law) -> Law:
+        """See `register`."""
+        if law.name in _BUILT_IN or re.fullmatch(BROKEN, law.name):
+            raise LawError(f"a law called {law.name!r} comes with the package; give yours another name.")
+        self._laws[law.name] = law
+        return law
+
     def __repr__(self):
         return "\n".join(f"{name:<18}{self[name].equation}" for name in self)
 
@@ -49,6 +57,16 @@ class UnknownLaw(LawError, KeyError):
 
 
 laws = _Laws()
+_BUILT_IN = frozenset(laws)
+
+
+def register(law: Law) -> Law:
+    """Makes a law of your own known by its name: to `fit`, to `fit.law` of a study and to `--law`; returns it.
+
+    Raises:
+      LawError: a law of this name comes with the package.
+    """
+    return laws.register(law)
 
 
 def find_law(law):
