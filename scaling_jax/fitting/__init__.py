@@ -13,8 +13,9 @@ from scaling_jax.fitting.errors import DataError, FileError, FitError, FitWarnin
 from scaling_jax.fitting.fit import Fit, fit, load
 from scaling_jax.fitting.holdout import extrapolation, holdout
 from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.laws import laws
 from scaling_jax.fitting.laws.base import Law, law
-from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.laws.registry import register_law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
 from scaling_jax.fitting.optimal.approaches import Approaches, approaches, cross_check
 from scaling_jax.fitting.optimal.design import next_runs
@@ -30,6 +31,7 @@ __all__ = [
     "LAD", "Approaches", "Chain", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit",
     "FitError", "FitWarning", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling", "Objective",
     "aicc", "approaches", "chain", "compare", "cross_check", "envelope", "extrapolation", "fit", "fit_curves",
-    "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs", "noise_ceiling", "power_law", "select",
+    "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs", "noise_ceiling", "power_law",
+    "register_law", "select",
     "sensitivity",
 ]  # fmt: skip
