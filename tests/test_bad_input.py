@@ -15,6 +15,7 @@ import ladder
 import pandas as pd
 import pytest
 
+from scaling_jax.engines import attempt
 from scaling_jax.storage.records import COLUMNS
 
 
@@ -271,7 +272,7 @@ def problems(home: pathlib.Path, cases: Iterable[tuple[str, ...]]) -> list[str]:
 
 
 @pytest.fixture
-def crowded(home):
+def crowded(home, monkeypatch):
     """The home with everything in it that the lists name."""
     (home / "loop").symlink_to("loop")
     (home / "dangling").symlink_to("nowhere")
@@ -283,6 +284,7 @@ def crowded(home):
     (home / "full" / "thesis.tex").write_text("years of work")
     (home / "unreadable.py").write_text("x = 1")
     (home / "unreadable.py").chmod(0)
+    monkeypatch.setattr(attempt, "train", lambda *args, **kwargs: pytest.fail("the input was accepted"))
     return home
 
 

@@ -1,9 +1,9 @@
 """The code of README.md and docs/extending.md runs as written."""
 
+import dataclasses
 import pathlib
 import re
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,7 +26,7 @@ def home(tmp_path, monkeypatch):
 
 
 def test_extending(home):
-    """Each example registers what its section says, and the last three kinds train and fit."""
+    """Each example registers what its section says, and it trains."""
     names: dict = {}
     for code in blocks("docs/extending.md"):
         exec(compile(code, "docs/extending.md", "exec"), names)
@@ -46,13 +46,11 @@ def test_extending(home):
     )
     table = sj.run(study, home / "work", verbose=False).table
     assert list(table.status) == ["done", "done"]
-    assert (table.loss < np.log(256)).all()
+    assert table.loss.is_monotonic_decreasing, "the longer run ends lower"
 
     images = sj.study.override(study, ["data.source=digits", "optimizer.name=sgd", "fit.also=balanced_error"])
     with pytest.raises(sj.UserError, match="tokens"):
         sj.plan(images)
-    import dataclasses
-
     images = dataclasses.replace(images, family=names["BalancedMLP"]())
     assert sj.plan(images).runs
     scores = sj.run(images, home / "images", verbose=False).table
@@ -68,9 +66,9 @@ def test_the_library_in_ten_lines(home):
     text = home / "my_texts"
     text.mkdir()
     (text / "a.txt").write_text("a small model says what a large one will do\n" * 4000)
-    small = code.replace("(1e11, 3e11, 1e12)", "(3e8, 6e8)").replace("(32, 64, 96, 128)", "(32, 64, 96)")
-    small = small.replace("ratio_range=(5, 500)", "ratio_range=(0, 500), min_steps=1")
-    assert small != code
+    small = code.replace("(32, 64, 96, 128)", "(32, 64)")
+    small = small.replace("flops=(1e11, 3e11, 1e12), ratio_range=(5, 500)", "tokens=(15e4, 3e5)")
+    assert "tokens=" in small and "(32, 64)" in small
     names: dict = {}
     exec(compile(small, "README.md", "exec"), names)
     assert isinstance(names["results"].table, pd.DataFrame)
