@@ -76,11 +76,11 @@ def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
     Raises:
       UserError: no such pack.
     """
-    known = {pack.scale: pack for pack in packs}
+    known = {pack.name: pack for pack in packs}
     for name in names:
         if name not in known:
             raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
-    return tuple(pack for pack in packs if not names or pack.scale in names)
+    return tuple(pack for pack in packs if not names or pack.name in names)
 
 
 def given_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:
