@@ -44,7 +44,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
-    package_data={"scaling_jax": ["engines/*.sbatch"]},
+    package_data={"scaling_jax": ["py.typed", "engines/*.sbatch", "report/*.j2", "report/templates/*"]},
     install_requires=FIT,
     extras_require={
         "plot": PLOT,
@@ -55,5 +55,5 @@ setup(
         "gcs": [*TRAIN, *GCS],
         "test": TEST,
     },
-    entry_points={"console_scripts": ["scaling-jax=scaling_jax.cli:entry"]},
+    entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},
 )

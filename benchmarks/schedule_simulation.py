@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from scaling_jax.cli.plan_text import ASSUMED_SHARE
 from scaling_jax.engines.base import longest_first
+from scaling_jax.engines.estimate import ASSUMED_SHARE
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan

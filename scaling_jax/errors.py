@@ -1,26 +1,40 @@
-"""Exceptions and failures that the command line turns into one line and an exit code."""
+"""Exceptions, and how the command line reports them: one line and an exit code."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
 
 USER_ERROR, PREEMPTED = 2, 75  # exit codes of the command line
 
 
 class UserError(ValueError):
-    """What the user gave cannot work; the message is one line that says what is wrong and the way out."""
+    """The user's input cannot work; the message is one line that says what is wrong and the way out."""
 
 
 class InUse(UserError):
-    """Another process trains this just now."""
+    """Another process is training this."""
 
 
 class Preempted(RuntimeError):
     """Training was told to stop, has saved, and continues when the same command runs again (exit code 75)."""
 
 
+class EngineError(RuntimeError):
+    """Packs that an engine ran elsewhere did not all succeed.
+
+    Attributes:
+      code: exit code for all of them: 2 wrong input, 75 preempted too often, 1 anything else.
+    """
+
+    def __init__(self, code: int):
+        super().__init__(f"not every pack succeeded (exit code {code}); see their messages above")
+        self.code = code
+
+
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk (or quota) is behind an error, also one that a library has wrapped."""
+    """Returns True if a full disk (or quota) is behind an error, even one that a library has wrapped."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -30,3 +44,30 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def describe_foreign(error: BaseException) -> str | None:
+    """An error of the operating system or of a file format in one line; None for any other error.
+
+    Files are read where the caller knows their names, and refused there with a `UserError`; this is the net below.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        names = [repr(os.fspath(name)) for name in (error.filename, error.filename2) if name is not None]
+        reason = os.strerror(error.errno).lower()
+        place = " -> ".join(_shorten(name) for name in names)
+        return f"{place}: {reason}; check the path and its permissions" if place else reason
+    if isinstance(error, json.JSONDecodeError):
+        return f"a JSON file is damaged ({error}); restore it or remove it"
+    if isinstance(error, UnicodeError):
+        return f"a text is not valid UTF-8 ({_shorten(str(error))}); convert it"
+    if isinstance(error, RecursionError):
+        return "the input is nested too deeply"
+    if isinstance(error, MemoryError):
+        return "not enough memory for this input; make it smaller"
+    if type(error).__module__.partition(".")[0] in ("pyarrow", "pandas", "zipfile", "zlib", "PIL"):
+        return f"a file cannot be read ({type(error).__name__}: {_shorten(str(error))})"
+    return None
+
+
+def _shorten(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"

@@ -68,8 +68,8 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        commands = [f"scaling_jax.cli.{name}" for name in ("run", "train", "report")]
-        self._context.set_forkserver_preload([*commands, "tensorflow_datasets", "ladder"])
+        commands = [f"scaling_jax.cli.{name}" for name in ("run", "report")]
+        self._context.set_forkserver_preload([*commands, "scaling_jax.api", "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
         """Starts `scaling-jax *args`, after calling `before` in the new process."""
@@ -96,9 +96,9 @@ def _child(args, environ, log, report, before) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1), os.dup2(descriptor, 2)
     if not report:
-        from scaling_jax.cli import report as room
+        from scaling_jax import api
 
-        room.write = lambda workdir: "no report in this test"
+        api.write_report = lambda workdir: "no report in this test"
     if before is not None:
         before()
     code = cli.main(["scaling-jax", *map(str, args)])

@@ -29,14 +29,14 @@ def fake_python(folder, monkeypatch, script):
     path = folder / "python"
     path.write_text(f"#!/bin/bash\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setattr(ray_engine.sys, "executable", str(path))
+    monkeypatch.setattr(base.sys, "executable", str(path))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_task_returns_the_exit_code(tmp_path, monkeypatch, code):
     fake_python(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/args; exit {code}')
     assert ray_engine.train(["run", "--only_packs=w8-d1"]) == code
-    assert (tmp_path / "args").read_text() == "-m scaling_jax.engines.child run --only_packs=w8-d1\n"
+    assert (tmp_path / "args").read_text() == "-m scaling_jax run --only_packs=w8-d1\n"
 
 
 @pytest.mark.parametrize("end", ["exit 75", "kill -TERM $$"])
@@ -67,7 +67,7 @@ def test_a_cancelled_task_tells_its_pack_and_waits_for_it(tmp_path, monkeypatch)
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_a_pack_is_told_when_its_worker_is_killed(tmp_path):
     child = (
-        "import signal, sys, time; from scaling_jax.engines.child import stop_with_parent; stop_with_parent();"
+        "import signal, sys, time; from scaling_jax.signals import stop_with_parent; stop_with_parent();"
         f"signal.signal(signal.SIGTERM, lambda *_: (open('{tmp_path}/told', 'w').close(), sys.exit(75)));"
         f"open('{tmp_path}/ready', 'w').close(); time.sleep(60)"
     )

@@ -1,6 +1,5 @@
 """Several processes over loopback train what one trains; any may be stopped or killed, and more or fewer go on."""
 
-import argparse
 import json
 import os
 import pathlib
@@ -17,9 +16,8 @@ import pandas as pd
 import pytest
 from packs import SPEC, make_study
 
-from scaling_jax.cli import main as cli
 from scaling_jax.engines import cluster, local
-from scaling_jax.errors import UserError
+from scaling_jax.errors import USER_ERROR, UserError
 from scaling_jax.planning import make_plan
 from scaling_jax.training import distributed as processes
 
@@ -183,7 +181,7 @@ def test_wrong_flags_are_one_line(home, args, match):
 
 
 def wanted(monkeypatch, **environ):
-    """Whether an environment says that this is one of several processes."""
+    """Returns True if an environment says that this is one of several processes."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "KUBERNETES_", "JOB_")):
             monkeypatch.delenv(name)
@@ -212,15 +210,14 @@ def test_a_process_that_cannot_find_the_others_does_not_train_alone(monkeypatch,
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)
-    values = argparse.Namespace(coordinator_address=None)
     if index == "0":
-        cluster.join(values)
+        cluster.join(cluster.Processes())
     else:
         with pytest.raises(UserError, match=r"cannot find the others .*jax\[k8s\]"):
-            cluster.join(values)
+            cluster.join(cluster.Processes())
 
 
 def test_one_process_needs_no_supervisor(home, monkeypatch):
     monkeypatch.setattr(cluster, "supervise", lambda argv: pytest.fail("supervised"))
     flags = ["--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0"]
-    assert ladder.run_here("run", "--study=none.py", *flags)[0] == cli.USER_ERROR
+    assert ladder.run_here("run", "--study=none.py", *flags)[0] == USER_ERROR

@@ -1,8 +1,8 @@
-"""What a plan would take and cost on chips that are not here."""
+"""Time and cost of a plan on chips that this machine does not have."""
 
 import pytest
 
-from scaling_jax.cli.plan_cost import cost_text
+from scaling_jax.engines.estimate import cost_text
 from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
@@ -21,7 +21,7 @@ def test_time_and_price(packs):
     hours = sum(pack.trained_flops for pack in packs) / (0.4 * 918e12 * 8) / 3600
     text = cost_text(packs, "v6e", 8, 1.5)
     assert "On 8 x TPU v6e at 40% of peak" in text
-    assert f"${1.5 * 8 * hours:,.2f} at $1.5 a chip and hour" in text
+    assert f"${1.5 * 8 * hours:,.2f} at $1.5 per chip-hour" in text
     assert f"about {int(hours)}:" in text
 
 
@@ -31,6 +31,6 @@ def test_names_of_chips(packs, chip, name):
     assert f"1 x {name} " in text and "$" not in text
 
 
-def test_a_chip_nobody_knows(packs):
+def test_an_unknown_chip_is_refused(packs):
     with pytest.raises(UserError, match="v6e"):
         cost_text(packs, "v99", 1, None)

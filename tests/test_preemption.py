@@ -91,7 +91,7 @@ def test_told_while_packs_train_side_by_side(command, tmp_path, number):
     assert f"{number.name}: saving after this chunk" in cli.said()
     last = cli.said().splitlines()[-1]
     assert last.startswith("scaling-jax: ")
-    assert last.endswith("run the same command again to go on")
+    assert last.endswith("run the same command again to resume")
     assert not list((tmp_path / "work" / "locks").iterdir())
     if number == signal.SIGTERM:
         assert cli.run(*args, before=ladder.refuse_pickles) == 0, cli.said()  # a workdir is data

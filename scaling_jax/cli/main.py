@@ -1,18 +1,29 @@
-"""The command line: `scaling-jax plan | run | collect | fit | report | data`, absl flags, `--flagfile` everywhere.
+"""The command line: one module per command, absl flags, `--flagfile` and `--debug` everywhere.
 
 Exit codes: 0 done; 2 the user's input is wrong (one line); 75 preempted and saved, run the same again; 1 anything else.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import pathlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 
 from absl import flags, logging
 
-from scaling_jax.errors import PREEMPTED, USER_ERROR, Preempted, UserError, is_disk_full
+from scaling_jax.errors import (
+    PREEMPTED,
+    USER_ERROR,
+    EngineError,
+    Preempted,
+    UserError,
+    describe_foreign,
+    is_disk_full,
+)
 
 # Command -> (module with define_flags() and main(args, flags), what it does). Modules load only when asked for.
 COMMANDS = {
@@ -37,56 +48,83 @@ def main(argv: Sequence[str]) -> int:
         print(usage())
         return 0 if command == "help" or any(a.startswith(("-h", "--help")) for a in argv[1:]) else USER_ERROR
     if command not in COMMANDS:
-        return _complain(f"unknown command {command!r}; known: {', '.join(COMMANDS)}")
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return _complain(f"unknown command {command!r}{hint} (known: {', '.join(COMMANDS)})")
     rest = list(argv[1:])
     rest.remove(command)
     try:
-        module = importlib.import_module(COMMANDS[command][0])
-        _forget_flags()
-        module.define_flags()
-        if any(a in ("-h", "--help", "--helpfull") for a in rest):
-            ours = [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("scaling_jax.")]
-            helps = "\n".join(flags.FLAGS.module_help(name) for name in ours)
-            print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{helps}")
-            return 0
-        args = flags.FLAGS([f"scaling-jax {command}", *rest])[1:]
-        logging.use_absl_handler()
-        return module.main(args, flags.FLAGS) or 0
-    except flags.Error as error:
-        return _complain(str(error))
-    except UserError as error:
-        return _complain(str(error))
-    except Preempted as error:
-        print(f"scaling-jax: {error}; run the same command again to go on", file=sys.stderr)
-        return PREEMPTED
-    except ModuleNotFoundError as error:
-        return _missing(error)
+        return _run(command, rest)
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if _is_fit_error(error):
-            return _complain(str(error))
-        if is_disk_full(error):
-            print(
-                "scaling-jax: the disk is full; what was saved stands: free some space and run the same command again",
-                file=sys.stderr,
-            )
-            return 1
-        traceback.print_exc()
+        if _debugging():
+            traceback.print_exc()
+        return _report(error)
+
+
+def _run(command: str, rest: Sequence[str]) -> int:
+    """Parses the flags of a command and runs it."""
+    module = importlib.import_module(COMMANDS[command][0])
+    _forget_flags()
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+    module.define_flags()
+    if any(a in ("-h", "--help", "--helpfull") for a in rest):
+        ours = [name for name in flags.FLAGS.flags_by_module_dict() if name.startswith("scaling_jax.")]
+        helps = "\n".join(flags.FLAGS.module_help(name) for name in ours)
+        print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{helps}")
+        return 0
+    args = flags.FLAGS([f"scaling-jax {command}", *rest])[1:]
+    logging.use_absl_handler()
+    with warnings.catch_warnings():
+        if not _debugging():
+            warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow in numbers far off the data
+        return module.main(args, flags.FLAGS) or 0
+
+
+def _debugging() -> bool:
+    return "debug" in flags.FLAGS and flags.FLAGS["debug"].value is True
+
+
+def _report(error: Exception) -> int:
+    """Says in one line what went wrong; returns the exit code."""
+    if isinstance(error, (flags.Error, UserError)) or _is_fit_error(error):
+        return _complain(str(error))
+    if isinstance(error, Preempted):
+        _say(f"{error}; run the same command again to resume")
+        return PREEMPTED
+    if isinstance(error, EngineError):
+        _say(str(error))
+        return error.code
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "scaling_jax":
+        return _complain(f"this command needs {error.name!r}, which is not installed: pip install 'scaling_jax[train]'")
+    if is_disk_full(error):
+        _say("the disk is full; everything saved is intact: free some space and run the same command again")
         return 1
+    if (message := describe_foreign(error)) is not None:
+        return _complain(message)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    _say(
+        f"internal error: {type(error).__name__}: {error} ({pathlib.Path(place.filename).name}:{place.lineno}); "
+        "--debug shows the traceback"
+    )
+    return 1
 
 
 def usage() -> str:
-    lines = [f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items()]
+    """The commands, a line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {purpose}" for name, (_, purpose) in COMMANDS.items()]
     return (
         "usage: scaling-jax COMMAND [--flag=value ...]\n\n"
         + "\n".join(lines)
-        + ("\n\n`scaling-jax COMMAND --help` shows its flags; --flagfile=FILE reads them from a file.")
+        + "\n\n`scaling-jax COMMAND --help` shows its flags; --flagfile=FILE reads them from a file; --debug shows the "
+        "traceback of an error."
     )
 
 
 def _forget_flags() -> None:
-    """Commands share flag names, so what an earlier call in this process defined goes first."""
+    """Removes the flags that an earlier call in this process defined: commands share names."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("scaling_jax."):
             for flag in list(defined):
@@ -94,17 +132,14 @@ def _forget_flags() -> None:
 
 
 def _complain(message: str) -> int:
-    print("scaling-jax: " + " ".join(message.split()), file=sys.stderr)
+    _say(message)
     return USER_ERROR
 
 
-def _missing(error: ModuleNotFoundError) -> int:
-    if (error.name or "").partition(".")[0] == "scaling_jax":
-        traceback.print_exc()
-        return 1
-    return _complain(f"this command needs {error.name!r}, which is not installed: pip install 'scaling_jax[train]'")
+def _say(message: str) -> None:
+    print("scaling-jax: " + " ".join(message.split()), file=sys.stderr)
 
 
 def _is_fit_error(error: Exception) -> bool:
-    fitting: Callable | None = getattr(sys.modules.get("scaling_jax.fitting.errors"), "FitError", None)
-    return fitting is not None and isinstance(error, fitting)
+    fit_error = getattr(sys.modules.get("scaling_jax.fitting.errors"), "FitError", None)
+    return fit_error is not None and isinstance(error, fit_error)

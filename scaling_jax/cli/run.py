@@ -1,7 +1,9 @@
-"""`scaling-jax run`: train what is missing, collect, fit, report. Run again: it goes on, or says what is done."""
+"""`scaling-jax run`: train what is missing, collect, fit, report. Run it again: it resumes, or says what is done."""
 
 from __future__ import annotations
 
+import os
+import pathlib
 import sys
 from typing import Any
 
@@ -10,21 +12,80 @@ from absl import flags
 from scaling_jax.cli import study_flags
 from scaling_jax.engines import ENGINES, cluster
 
+# Flags that the packs of a cluster do not inherit.
+NOT_INHERITED = {"engine", "engine_option", "max_retries", "dry_run", "only_packs", "debug"}
+
 
 def define_flags() -> None:
+    """Defines the flags of `scaling-jax run`."""
     study_flags.define_flags()
-    cluster.define_flags()
+    flags.DEFINE_string("coordinator_address", None, "host:port of process 0, when several processes train together.")
+    flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
     flags.DEFINE_string("workdir", None, "Folder (or gs:// path) for everything; default runs/<study name>.")
     flags.DEFINE_enum("engine", "local", ["local", *ENGINES], "Where packs run: here, or on a cluster.")
-    flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); what every engine repeats.")
-    flags.DEFINE_multi_string("engine_option", [], "Handed to sbatch or xpk as it is. May be given many times.")
+    flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
+    flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
     flags.DEFINE_bool("dry_run", False, "Show what the engine would do, and do nothing.")
 
 
 def main(args: list[str], values: Any) -> int:
-    if values.engine == "local" and cluster.wanted(values) and not cluster.is_member():
+    """Trains, or hands the packs to an engine; returns the exit code."""
+    processes = cluster.Processes(values.coordinator_address, values.num_processes, values.process_id)
+    together = values.engine == "local" and processes.wanted()
+    if together and not cluster.is_member():
         return cluster.supervise(sys.argv[1:])
-    from scaling_jax.cli import train  # brings JAX, which a supervisor does without
+    import jax  # a supervisor does without
 
-    return train.main(args, values)
+    from scaling_jax import api
+    from scaling_jax.training import hardware
+
+    study = study_flags.read_study(args, values)
+    workdir = values.workdir or f"runs/{study.name}"
+    settings = None
+    if values.engine == "local":
+        hardware.use_cpu_devices(values.num_cpu_devices)
+    else:
+        jax.config.update("jax_platforms", "cpu")  # this process only plans; the accelerators are for the packs
+        settings = api.Dispatch(
+            arguments=inherited_flags(values, {"study": _reachable(values), "workdir": _absolute(workdir)}),
+            options=tuple(values.engine_option),
+            max_retries=values.max_retries,
+            dry_run=values.dry_run,
+        )
+    api.run(
+        study,
+        workdir,
+        engine=values.engine,
+        only_packs=values.only_packs,
+        processes=processes if together else None,
+        settings=settings,
+    )
+    return 0
+
+
+def inherited_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:
+    """The flags that the user gave, as arguments for a pack elsewhere: some left out, some with another value.
+
+    Args:
+      values: absl's parsed flags.
+      replaced: values that mean the same on another machine, such as absolute paths.
+    """
+    out = [f"--{name}={value}" for name, value in replaced.items()]
+    for name in values:
+        flag = values[name]
+        alias = name != flag.name  # absl lists a flag under its short name, too
+        if flag.present and not alias and name not in NOT_INHERITED and name not in replaced:
+            out += flag.serialize().split("\n")  # a repeated flag is a line each
+    return tuple(out)
+
+
+def _absolute(workdir: str) -> str:
+    return workdir if "://" in workdir else os.path.abspath(workdir)
+
+
+def _reachable(values: Any) -> str:
+    """The study file as another process finds it; a container and `ray job submit` bring the folder it is given in."""
+    shipped = values.engine == "xpk" or "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return values.study if shipped else str(pathlib.Path(values.study).absolute())

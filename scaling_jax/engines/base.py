@@ -1,13 +1,14 @@
 """What the engines share: a pack elsewhere is the idempotent command with `--only_packs`, the longest pack first.
 
 An engine is a module with `run(jobs, settings) -> int`. It starts each job's command, starts it again when it exits 75
-or its machine is lost, and knows nothing else about training: what is done stands in the workdir.
+or its machine is lost, and knows nothing else about training: the workdir holds what is done.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -19,8 +20,6 @@ from scaling_jax.errors import PREEMPTED, USER_ERROR, UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack
 from scaling_jax.study import Study
-
-RUNS_ALONE = {"engine", "engine_option", "max_retries", "dry_run", "only_packs"}  # flags that a job does not inherit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +69,14 @@ def longest_first(packs: Iterable[Pack]) -> list[Pack]:
     return sorted(packs, key=lambda pack: -pack.trained_flops)
 
 
+def check_names(packs: Sequence[Pack], names: Sequence[str]) -> None:
+    """Raises UserError for names that no pack of these scales can have, however the workdir has grown."""
+    known = [pack.scale for pack in packs]
+    for name in names:
+        if name not in known and re.sub(r"-\d+$", "", name) not in known:
+            raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
+
+
 def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
     """The packs called `names`, all when there are none.
 
@@ -81,22 +88,6 @@ def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
         if name not in known:
             raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
     return tuple(pack for pack in packs if not names or pack.name in names)
-
-
-def given_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:
-    """The flags that the user gave, as arguments for a job: without the engine's own, and with some values replaced.
-
-    Args:
-      values: absl's parsed flags.
-      replaced: values that mean the same elsewhere, such as absolute paths.
-    """
-    out = [f"--{name}={value}" for name, value in replaced.items()]
-    for name in values:
-        flag = values[name]
-        alias = name != flag.name  # absl lists a flag under its short name, too
-        if flag.present and not alias and name not in RUNS_ALONE and name not in replaced:
-            out += flag.serialize().split("\n")  # a flag given many times is a line each
-    return tuple(out)
 
 
 def python_command(arguments: Sequence[str]) -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from jax.experimental import multihost_utils
 
 from scaling_jax.errors import Preempted
+from scaling_jax.signals import SIGNALS
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_SECONDS = 2.0  # one stop may arrive twice: from whoever stops a group of processes, and through the parent
 
 

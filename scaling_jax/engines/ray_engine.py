@@ -11,15 +11,14 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from scaling_jax import signals
 from scaling_jax.engines import base
-from scaling_jax.engines.preemption import SIGNALS
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
@@ -37,14 +36,14 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
       Preempted: this driver was told to stop; the packs under way were told too, and have saved.
     """
     _packs_per_gpu(settings)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
     ray = _connect()
     try:
         if settings.dry_run:
             for job in jobs:
                 base.say(f"{job.pack.name}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
             return 0
-        for number in SIGNALS:  # Ray has put its own in front, which end the process
+        for number in signals.SIGNALS:  # Ray has put its own in front, which end the process
             signal.signal(number, handlers[number])
         with settings.stop.deferred():
             return _run(ray, jobs, settings)
@@ -58,7 +57,7 @@ def train(command: Sequence[str]) -> int:
     Raises:
       Preempted: the command was told to stop and has saved; Ray then starts the task again, here or elsewhere.
     """
-    process = subprocess.Popen([sys.executable, "-m", "scaling_jax.engines.child", *command])
+    process = subprocess.Popen(base.python_command(command), env=signals.child_environment())
     try:
         while (code := process.poll()) is None:
             time.sleep(POLL_SECONDS)  # Ray's cancel is no signal: it does not end a wait in the kernel

@@ -1,0 +1,297 @@
+"""From a study to an analysis: what the command line and notebooks call.
+
+import scaling_jax as sj
+print(sj.plan(study))
+results = sj.run(study, "runs/mine")
+print(results.table)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from scaling_jax import analysis, data, fitting, report
+from scaling_jax.analysis import Analysis
+from scaling_jax.engines import attempt, base, cluster, estimate
+from scaling_jax.engines.dispatch import Dispatch, dispatch
+from scaling_jax.errors import UserError
+from scaling_jax.models import Scaling
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import Pack, Run, make_plan
+from scaling_jax.storage.paths import as_path, write_atomic
+from scaling_jax.storage.records import load_curves, load_table, save_table
+from scaling_jax.storage.workdir import Workdir
+from scaling_jax.study import Fit, HoldOut, Study
+from scaling_jax.training import hardware
+
+LOCAL = "local"
+TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a study, before anything is trained; `print` shows it as a table.
+
+    Attributes:
+      study: what was asked for.
+      spec: what its data looks like.
+      packs: runs of one shape that are trained together, in ladder order.
+    """
+
+    study: Study
+    spec: Spec
+    packs: tuple[Pack, ...]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """Every run, pack by pack."""
+        return tuple(run for pack in self.packs for run in pack.runs)
+
+    def table(self) -> pd.DataFrame:
+        """One row per scale and budget.
+
+        Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
+        memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
+        """
+        per_second, _ = estimate.speed()
+        frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
+        frame["seconds"] = frame.pop("train_flops") / per_second
+        return frame
+
+    @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What will make the fit less sure than it could be."""
+        return tuple(_doubts(self.study, self.packs))
+
+    def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
+        """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
+
+        Raises:
+          UserError: a chip whose peak is not known.
+        """
+        return estimate.cost_text(self.packs, chip, chips, price)
+
+    def __str__(self) -> str:
+        lines = [estimate.plan_text(self.study, self.packs, self.spec)]
+        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a workdir holds.
+
+    Attributes:
+      path: the workdir.
+    """
+
+    path: Any
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per finished run; the columns are documented in docs/operations.md.
+
+        Raises:
+          UserError: no run has finished.
+        """
+        return load_table(self.path)
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """Learning curves: run_id, step, tokens, flops, loss, phase."""
+        return load_curves(self.path, self.table)
+
+    @functools.cached_property
+    def analysis(self) -> Analysis:
+        """The fits, with the settings of the study."""
+        return analysis.analyse(self.table, self.curves, _settings(self.path))
+
+    def report(self, out: Any = None) -> str:
+        """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
+        return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
+
+
+def plan(study: Study) -> Plan:
+    """The runs that a study asks for; trains nothing.
+
+    Raises:
+      UserError: the study cannot be trained or fitted as it is.
+    """
+    _check_study(study)
+    spec = data.describe(study.data)
+    packs = make_plan(study, spec)
+    _check_metrics(study, spec)
+    return Plan(study, spec, packs)
+
+
+def run(
+    study: Study,
+    workdir: Any = None,
+    *,
+    engine: str = LOCAL,
+    only_packs: Sequence[str] = (),
+    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    processes: cluster.Processes | None = None,
+    settings: Dispatch | None = None,
+    verbose: bool = True,
+) -> Results:
+    """Trains what is missing of a study, then fits and reports. Run it again: it resumes, or says what is done.
+
+    Ctrl-C saves and raises `Preempted`; the same call resumes bit for bit.
+
+    Args:
+      study: what to train.
+      workdir: folder (or gs:// path) for everything; default runs/<study name>.
+      engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
+      only_packs: names of packs; empty means all.
+      on_metrics: called after every chunk of every pack with a plain dict: pack, phase, step, loss, tokens_per_s.
+      processes: how to find the other processes where several train together.
+      settings: of an engine other than "local".
+      verbose: print progress on stderr and the summary of the report on stdout.
+
+    Returns:
+      The results so far: of the whole study, unless an engine only queues its packs or `only_packs` leaves some out.
+
+    Raises:
+      UserError: the study, its data or the workdir cannot be used; nothing was written.
+      Preempted: stopped by a signal; everything is saved.
+      EngineError: packs failed elsewhere.
+    """
+    planned = plan(study)
+    base.check_names(planned.packs, only_packs)
+    place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
+    if engine != LOCAL:
+        if settings is None:
+            raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
+        done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
+        if done and not (place.path / "_SUCCESS").exists():
+            _finish(place.path, verbose)  # the last pack was stopped before it could
+        elif done and verbose:
+            base.say(f"the study is done: {place.path}/report/index.html")
+        return Results(place.path)
+    with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
+        hardware.use_cpu_devices()
+    attempt.train(
+        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
+        finish=functools.partial(_finish, place.path, verbose),
+    )
+    return Results(place.path)
+
+
+def load(workdir: Any) -> Results:
+    """The results of a workdir.
+
+    Raises:
+      UserError: not a workdir, or no run has finished.
+    """
+    results = Results(as_path(workdir))
+    _settings(results.path)
+    _ = results.table
+    return results
+
+
+def analyse(results: Results | pd.DataFrame, *, fit: Fit | None = None, hold_out: HoldOut | None = None) -> Analysis:
+    """Fits the law, predicts the held-out runs and reads off the frontier.
+
+    Args:
+      results: of `load` or `run`, or a table with the columns of the results table.
+      fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
+
+    Raises:
+      UserError: the table lacks columns, mixes corpora or holds numbers that cannot be.
+    """
+    settings = dict(_settings(results.path)) if isinstance(results, Results) else {}
+    for name, value in (("fit", fit), ("hold_out", hold_out)):
+        if value is not None:
+            settings[name] = dataclasses.asdict(value)
+    if isinstance(results, Results):
+        return analysis.analyse(results.table, results.curves, settings)
+    return analysis.analyse(results, None, settings)
+
+
+def _settings(path: Any) -> Mapping[str, Any]:
+    if not (path / "study.json").exists():
+        raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
+    return json.loads((path / "study.json").read_text())["study"]
+
+
+def _finish(path: Any, verbose: bool) -> None:
+    """Collects, fits and reports a workdir whose every run has a result."""
+    save_table(load_table(path), path / "results.csv")
+    summary = write_report(path)
+    if verbose:
+        print(summary)
+    write_atomic(path / "_SUCCESS", "")
+
+
+def write_report(path: Any) -> str:
+    """Writes the report of a workdir; returns the summary for the terminal."""
+    return load(path).report()
+
+
+def _check_study(study: Study) -> None:
+    """Raises UserError for settings that would only be found wrong after training."""
+    if not isinstance(study, Study):
+        raise UserError(f"a study is a scaling_jax.Study, not {type(study).__name__}")
+    try:
+        if study.fit.law != analysis.AUTO:
+            fitting.laws[study.fit.law]
+    except fitting.FitError as error:
+        raise UserError(f"fit.law: {error}") from error
+
+
+def _check_metrics(study: Study, spec: Spec) -> None:
+    """Raises UserError when a metric to fit will not be a column of the results."""
+    wanted = [("fit.metric", study.fit.metric), *(("fit.also", name) for name in study.fit.also)]
+    if all(name == "loss" for _, name in wanted):
+        return
+    known = (*_family_metrics(study, spec), *(TOKEN_METRICS if spec.kind == "tokens" else ()))
+    for field, name in wanted:
+        if name not in known:
+            raise UserError(
+                f"{field}: family {study.family.name!r} has no metric {name!r}; give one of {', '.join(known)}"
+            )
+
+
+def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
+    """Names of the metrics that the family computes; from shapes alone, on no device."""
+    width, depth = study.ladder.scales()[0]
+    scaling = Scaling(study.parametrization.name, width, study.parametrization.base_width, study.optimizer.name)
+    plain = dataclasses.replace(
+        study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
+    )
+    model = study.family.build(width, depth, spec, scaling, plain)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+    if spec.kind == "tokens":
+        batch: Any = jax.ShapeDtypeStruct((1, spec.context + 1), "int32")
+    else:
+        image = jax.ShapeDtypeStruct((1, *(spec.image_shape or ())), "float32")
+        batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), "int32")}
+    sums = jax.eval_shape(model.evaluate, params, batch)
+    return tuple(model.metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
+
+
+def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:
+    points = {(pack.counts.params_matmul, run.tokens) for pack in packs for run in pack.runs}
+    doubts = []
+    needed = len(fitting.laws[study.fit.law].params) if study.fit.law != analysis.AUTO else 5
+    if len(points) <= needed:
+        doubts.append(
+            f"{len(points)} points (N, D) for the {needed} parameters of law {study.fit.law!r}: nothing is left to "
+            "judge the fit by; add scales or budgets"
+        )
+    if len({n for n, _ in points}) < 3:
+        doubts.append("fewer than 3 scales: how the loss falls with N cannot be told from its floor; add widths")
+    if len(points) > 2 and len({round(d / n, 2) for n, d in points}) == 1:
+        doubts.append("every run has the same D/N: the exponents of N and D cannot be told apart; vary the budgets")
+    if len(study.seeds) == 1:
+        doubts.append("one seed: the scatter between seeds stays unknown; give seeds=(0, 1)")
+    return doubts

@@ -1,0 +1,232 @@
+"""One attempt at a study in this process: claims its packs, trains those that are missing, says what is left."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
+
+from scaling_jax import data
+from scaling_jax.engines import base, cluster, compile_cache, estimate, local
+from scaling_jax.engines.preemption import StopSignal
+from scaling_jax.engines.progress import Reporter
+from scaling_jax.errors import InUse, Preempted, UserError
+from scaling_jax.identity import PackRecord, frame
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import Pack, compute_dtype_of, grouped, identified, record_of
+from scaling_jax.storage.records import Records
+from scaling_jax.storage.workdir import Stored, Workdir
+from scaling_jax.study import Study, content_hash
+from scaling_jax.training import distributed as processes
+from scaling_jax.training import hardware as device
+from scaling_jax.training.feed import make_feed
+from scaling_jax.training.loop import Progress, Training, missing
+
+RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
+
+OnMetrics = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A study to be trained here.
+
+    Attributes:
+      study, spec: what to train, and what its data looks like.
+      packs: of the plan, without identities.
+      workdir: where results go.
+      only_packs: names of the packs to train; empty trains all.
+      processes: how to find the other processes of this training, or None.
+      on_metrics: called on the leader after every chunk of every pack with a plain dict: pack, phase, step, loss,
+        tokens_per_s.
+      verbose: whether progress is printed on stderr.
+    """
+
+    study: Study
+    spec: Spec
+    packs: tuple[Pack, ...]
+    workdir: Workdir
+    only_packs: tuple[str, ...] = ()
+    processes: cluster.Processes | None = None
+    on_metrics: OnMetrics | None = None
+    verbose: bool = True
+
+    def say(self, text: str) -> None:
+        if self.verbose and processes.is_leader():
+            print(text, file=sys.stderr, flush=True)
+
+
+def train(attempt: Attempt, finish: Callable[[], None]) -> None:
+    """Trains what is missing.
+
+    Args:
+      attempt: the study, and where.
+      finish: called on the leader, while the packs are still claimed, when every run of the study has its result.
+
+    Raises:
+      Preempted: told to stop, or a process that trains with this one was lost; everything saved is intact.
+      UserError: the study, the workdir or the devices do not fit.
+    """
+    with StopSignal() as stop:
+        try:
+            _train(attempt, finish, stop)
+        except InUse as error:
+            if not attempt.only_packs:
+                raise
+            time.sleep(RETRY_SECONDS)  # an engine has restarted a pack while its last process still saves
+            raise Preempted(str(error)) from error
+        except Exception as error:
+            if cluster.is_member() and processes.is_lost_peer(error):
+                raise Preempted("a process that trains with this one was lost; everything saved is intact") from error
+            raise
+
+
+def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> None:
+    study, spec, workdir = attempt.study, attempt.spec, attempt.workdir
+    workdir.check(frame(study, spec), attempt.only_packs or [pack.name for pack in attempt.packs])
+    if attempt.processes is not None:
+        cluster.join(attempt.processes)
+    stop.shared = not processes.alone()
+    local.check_devices(study)
+    dataset = data.load(study.data, on_progress=_data_progress(attempt))
+    attempt.say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
+    packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
+    chosen = base.select(packs, attempt.only_packs)
+    _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
+    with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
+        compile_cache.use()
+        records = Records(workdir.path, number, writes=processes.is_leader())
+        finished = _finished(records, packs)
+        todo = [pack for pack in chosen if missing(pack, finished)]
+        runs = sum(len(pack.runs) for pack in chosen)
+        if todo:
+            if processes.is_leader():
+                (workdir.path / "_SUCCESS").unlink(missing_ok=True)
+            attempt.say(estimate.plan_text(study, chosen, attempt.spec))
+            attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
+            _train_packs(todo, attempt, dataset, records, finished, stop)
+        else:
+            attempt.say(f"all {runs} runs are done; nothing to train")
+        finished = _finished(records, packs)
+        waiting = [pack.name for pack in packs if missing(pack, finished)]
+        if waiting:
+            attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
+        elif processes.is_leader():
+            finish()
+    cluster.leave()
+
+
+def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> Stored:
+    """What the workdir keeps of the study."""
+    return Stored(
+        study=attempt.study.to_dict(),
+        spec=dataclasses.asdict(attempt.spec),
+        frame=frame(attempt.study, attempt.spec),
+        dataset_hash=dataset.dataset_hash,
+        compute_dtype=compute_dtype_of(attempt.study.execution),
+        code_version=device.code_version(),
+        device=device.describe(),
+        runs=tuple(run.run_id for pack in packs for run in pack.runs),
+    )
+
+
+def _check_same(study: Study, packs: Sequence[PackRecord], dataset_hash: str) -> None:
+    """Raises UserError when the processes that train together were given different things."""
+    for what, identity in (
+        ("the code", device.code_version()),
+        ("the study or its flags", [study.to_dict(), [dataclasses.asdict(pack) for pack in packs]]),
+        ("the data", dataset_hash),
+    ):
+        if not processes.same_everywhere(content_hash(identity)):
+            raise UserError(f"{what} differs between the processes that train together; give all of them the same")
+
+
+@contextlib.contextmanager
+def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]) -> Iterator[int]:
+    """The leader takes the packs for all processes; yields the number of this attempt."""
+    with contextlib.ExitStack() as stack:
+        number, refused = -1.0, None
+        records = {pack.name: record_of(pack, study.schedule) for pack in packs}
+        if processes.is_leader():
+            try:
+                number = float(stack.enter_context(workdir.claim(stored, records)))
+            except UserError as error:
+                refused = error
+        (number,) = processes.agree([number])
+        if number < 0:
+            raise refused or UserError("process 0 could not take the workdir; see its message")
+        yield int(number)
+        processes.barrier("trained")
+
+
+def _finished(records: Records, packs: Sequence[Pack]) -> set[str]:
+    """Runs of the packs that have their result, as the leader sees it."""
+    ids = [run.run_id for pack in packs for run in pack.runs]
+    found = records.finished() if processes.is_leader() else {}
+    return {run_id for run_id, done in zip(ids, processes.agree([run_id in found for run_id in ids])) if done}
+
+
+def _train_packs(
+    todo: Sequence[Pack],
+    attempt: Attempt,
+    dataset: data.Dataset,
+    records: Records,
+    finished: Collection[str],
+    stop: StopSignal,
+) -> None:
+    study = attempt.study
+    common = {
+        "study": study.name,
+        "family": study.family.name,
+        "dataset_hash": dataset.dataset_hash,
+        "code_version": device.code_version(),
+        "device": device.describe(),
+    }
+    feed = make_feed(dataset, study.execution, study.data.augment)
+    on_progress = _listener(todo, attempt)
+    with stop.deferred():
+        local.train_packs(todo, Training(study, feed, records, finished, common, stop, on_progress))
+
+
+def _listener(todo: Sequence[Pack], attempt: Attempt) -> Callable[[Progress], None]:
+    """What the training loop calls after every chunk."""
+    if not processes.is_leader():
+        return lambda progress: None
+    report = Reporter(todo, device.peak_flops()[0]) if attempt.verbose else None
+
+    def listen(progress: Progress) -> None:
+        if report is not None:
+            report(progress)
+        if attempt.on_metrics is not None:
+            attempt.on_metrics(
+                {
+                    "pack": progress.pack,
+                    "phase": progress.phase,
+                    "step": progress.taken,
+                    "loss": progress.loss,
+                    "tokens_per_s": progress.tokens_per_s,
+                }
+            )
+
+    return listen
+
+
+def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
+    return sum(run.run_id not in finished for pack in packs for run in pack.runs)
+
+
+def _data_progress(attempt: Attempt) -> Callable[[str, float, float | None], None]:
+    """Prints what is being made of the data, a line every few seconds."""
+    last: dict[str, Any] = {"time": time.monotonic(), "what": ""}
+
+    def show(what: str, done: float, total: float | None) -> None:
+        now = time.monotonic()
+        if what != last["what"] or now - last["time"] > 5:
+            last.update(time=now, what=what)
+            share = f" {100 * done / total:.0f}%" if total and done else ""
+            attempt.say(f"data: {what}{share}")
+
+    return show

@@ -1,0 +1,142 @@
+"""What a plan takes: memory, time and money, on this machine or on chips that one could rent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+from scaling_jax import text
+from scaling_jax.engines.local import mesh_shape
+from scaling_jax.engines.progress import clock
+from scaling_jax.errors import UserError
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import Pack, memory_bytes, phases
+from scaling_jax.study import Study
+from scaling_jax.training import hardware
+
+# Share of the peak that a plan assumes before anything was measured: see benchmarks/.
+ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One scale and budget of a plan.
+
+    Attributes:
+      scale, width, depth: of the model.
+      params: N, as `fit.params` of the study counts it.
+      tokens: D, tokens or samples.
+      flops: exact training FLOPs of one run.
+      steps: optimizer steps of one run.
+      runs: lanes that train to this budget.
+      memory_bytes: estimated peak of one device.
+      train_flops: what this budget adds to the FLOPs that the pack trains, all lanes together.
+    """
+
+    scale: str
+    width: int
+    depth: int
+    params: int
+    tokens: int
+    flops: float
+    steps: int
+    runs: int
+    memory_bytes: int
+    train_flops: float
+
+
+def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
+    """One row per scale and budget."""
+    out = []
+    for pack in packs:
+        head_dim = getattr(study.family, "head_dim", None)
+        execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
+        memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
+        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(study, pack))):
+            run = pack.run(0, budget)
+            out.append(
+                Row(
+                    scale=pack.scale,
+                    width=pack.width,
+                    depth=pack.depth,
+                    params=getattr(pack.counts, study.fit.params),
+                    tokens=run.tokens,
+                    flops=run.flops,
+                    steps=steps,
+                    runs=len(pack.lanes),
+                    memory_bytes=memory,
+                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token * len(pack.lanes)),
+                )
+            )
+    return out
+
+
+def speed() -> tuple[float, str]:
+    """(FLOP/s that a plan assumes of this process's devices, how it is known)."""
+    peak, source = hardware.peak_flops()
+    share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
+    return share * peak, f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source})"
+
+
+def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
+    """A table with one row per scale and budget, and the totals."""
+    per_second, source = speed()
+    header = ["scale", "width", "depth", "N", "D", "D/N", "C", "steps", "memory", "time"]
+    cells = [
+        [
+            row.scale, str(row.width), str(row.depth), text.short(row.params), text.short(row.tokens),
+            f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), _bytes(row.memory_bytes),
+            clock(row.train_flops / per_second).strip(),
+        ]
+        for row in rows(study, packs, spec)
+    ]  # fmt: skip
+    total = sum(pack.trained_flops for pack in packs)
+    count = sum(len(pack.runs) for pack in packs)
+    separate = sum(run.flops for pack in packs for run in pack.runs)
+    return "\n".join(
+        [
+            text.table(header, cells, indent=""),
+            f"{count} runs in {len(packs)} packs, {len(packs[0].lanes)} lanes each; N is {study.fit.params}; "
+            "C is exact, attention included.",
+            f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
+            f"{clock(total / per_second).strip()} at {source}.",
+        ]
+    )
+
+
+def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None) -> str:
+    """One line: time of the plan on so many chips, and dollars when the price of a chip hour is given.
+
+    Raises:
+      UserError: a chip whose peak is not known.
+    """
+    names = {name.lower().removeprefix("tpu ").removeprefix("tpu"): name for name in hardware.KNOWN_PEAKS}
+    name = names.get(chip.lower().removeprefix("tpu ").removeprefix("tpu"))
+    if name is None:
+        raise UserError(f"--chip={chip!r} is not known; give one of {', '.join(sorted(names))}")
+    share = ASSUMED_SHARE["tpu" if name.startswith("TPU") else "gpu"]
+    seconds = sum(pack.trained_flops for pack in packs) / (share * hardware.KNOWN_PEAKS[name] * chips)
+    line = f"On {chips} x {name} at {100 * share:.0f}% of peak: about {clock(seconds).strip()}"
+    if price is not None:
+        line += f", ${price * chips * seconds / 3600:,.2f} at ${price:g} per chip-hour"
+    return f"{line}; start-up, compilation and preemptions are not included."
+
+
+def _added_steps(study: Study, pack: Pack) -> list[int]:
+    """Steps that each budget adds to those before it."""
+    out, since = [], 0
+    for phase in phases(study.schedule, pack.budgets):
+        since += phase.stop - phase.start
+        if phase.kind == "branch":
+            out.append(since)
+            since = 0
+    return out
+
+
+def _bytes(value: float) -> str:
+    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.0f}B"
