@@ -132,9 +132,10 @@ def waiting_share(path: str) -> None:
     """
     import jax
 
+    from scaling_jax.models.family import attention_head_dim
     from scaling_jax.models.parametrization import Scaling
     from scaling_jax.planning import make_plan
-    from scaling_jax.training import hardware as device
+    from scaling_jax.training import hardware
     from scaling_jax.training.feed import ResidentFeed, StreamFeed
     from scaling_jax.training.program import make_mesh
 
@@ -149,8 +150,8 @@ def waiting_share(path: str) -> None:
     print(f"{study.name}, batches of {batch_size}; window numbers {host * 1e6:.1f} us a step")
     print("  scale         step   from the devices   from the disk")
     for pack in make_plan(study, dataset.spec):
-        head_dim = getattr(study.family, "head_dim", None)
-        execution = device.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
+        head_dim = attention_head_dim(study.family)
+        execution = hardware.resolve(study.execution, pack.width, pack.depth, dataset.spec, head_dim)
         scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width)
         model = study.family.build(pack.width, pack.depth, dataset.spec, scaling, execution)
         programs = [_program(model, feed, arrays, steps) for feed in feeds]

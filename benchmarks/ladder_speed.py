@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ladder_speed"))
     (folder / "study.py").write_text(STUDY)
-    dataset = data.load(load_study(str(folder / "study.py")).data)  # materialised once, for both
+    dataset = data.load(load_study(str(folder / "study.py")).data)  # materialized once, for both
     for part in ("train", "validation"):
         np.save(folder / f"{part}.npy", getattr(dataset, part))
 

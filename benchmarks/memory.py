@@ -21,7 +21,7 @@ from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.program import LaneProgram, make_mesh
 
@@ -62,7 +62,7 @@ def measured(study: Study, batch_size: int, devices, backend: str) -> tuple[int,
     spec = Spec("tokens", VOCAB.value, CONTEXT.value)
     study = dataclasses.replace(study, optimizer=Optimizer(batch_size=batch_size))
     (pack,) = make_plan(study, spec)
-    execution = device.resolve(study.execution, pack.width, pack.depth, spec, study.family.head_dim, backend)
+    execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, study.family.head_dim, backend)
     model = study.family.build(pack.width, pack.depth, spec, Scaling("mup", pack.width, 256), execution)
     tokens = np.zeros(CONTEXT.value * 64 + 1, np.uint16)
     feed = AbstractFeed(Dataset(spec, tokens, tokens, "d" * 16, 1.0, len(tokens), {}))

@@ -16,7 +16,7 @@ import jax
 from absl import app, flags
 
 from scaling_jax.storage.records import load_table
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", "experiments/text_quickstart.py", "The study to run.")
@@ -25,7 +25,7 @@ flags.DEFINE_string("workdir", None, "A finished workdir to read instead of trai
 
 def main(argv: list[str]) -> None:
     del argv
-    device.use_cpu_devices()
+    hardware.use_cpu_devices()
     workdir, seconds = FLAGS.workdir, None
     if workdir is None:
         workdir = os.path.join(tempfile.mkdtemp(), "quickstart")
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         command = [sys.executable, "-m", "scaling_jax", "run", f"--study={FLAGS.study}", f"--workdir={workdir}"]
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - begin
-    peak, source = device.peak_flops()
+    peak, source = hardware.peak_flops()
     # A pack with one lane has one device to itself; the peak is that of all of them.
     share_of = peak / jax.device_count()
     table = load_table(workdir)

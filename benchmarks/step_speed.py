@@ -142,11 +142,11 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     from scaling_jax.models.family import Spec
     from scaling_jax.planning import Lane, Phase
     from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
-    from scaling_jax.training import hardware as device
+    from scaling_jax.training import hardware
     from scaling_jax.training.feed import ResidentFeed
     from scaling_jax.training.program import LaneProgram, make_mesh
 
-    device.use_cpu_devices(devices)
+    hardware.use_cpu_devices(devices)
     spec = Spec("tokens", VOCAB, CONTEXT)
     data = tokens().astype(np.uint8)
     study = Study(
@@ -158,7 +158,7 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
         data=Data(context=CONTEXT),
         evaluation=Evaluation(examples=16, batch_size=16),
     )
-    execution = device.resolve(Execution(layout=layout), width, SHAPES[width], spec, head_dim(width))
+    execution = hardware.resolve(Execution(layout=layout), width, SHAPES[width], spec, head_dim(width))
     model = study.family.build(width, SHAPES[width], spec, Scaling("mup", width, 32), execution)
     rates = [0.01 * (i + 1) for i in range(lanes or jax.device_count())]
     mesh = make_mesh(jax.devices(), (jax.device_count(), 1, 1))

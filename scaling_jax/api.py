@@ -152,7 +152,8 @@ def run(
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
       engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
       only_packs: names of packs; empty means all.
-      on_metrics: called after every chunk of every pack with a plain dict: pack, phase, step, loss, tokens_per_s.
+      on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
+        trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
       processes: how to find the other processes where several train together.
       settings: of an engine other than "local".
       verbose: print progress on stderr and the summary of the report on stdout.

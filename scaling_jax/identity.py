@@ -9,48 +9,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from scaling_jax.models.family import Spec
-from scaling_jax.study import Study, content_hash
+from scaling_jax.study import content_hash
 
 # Raised by hand whenever the same settings give other losses: initialization, batches, schedule, update, evaluation.
 TRAINING_SEMANTICS = 1
-
-SWEPT = ("learning_rates", "weight_decays", "init_scales", "batch_size")
-# Fields of `Optimizer` that an optimizer does not read.
-UNREAD = {"adamw": ("momentum",), "sgd": ("b1", "b2", "eps")}
-
-
-def frame(study: Study, spec: Spec) -> dict[str, Any]:
-    """What all runs of a workdir share, as plain JSON types; the corpus' content and the swept quantities come on top.
-
-    Settings that the chosen optimizer, schedule or parametrization does not read are left out.
-
-    Args:
-      study: the study.
-      spec: what its data looks like to a model.
-    """
-    resolved = study.to_dict()
-    optimizer, schedule, parametrization = (resolved[k] for k in ("optimizer", "schedule", "parametrization"))
-    unread = {*SWEPT, *UNREAD.get(study.optimizer.name, ())}
-    if study.optimizer.spike_policy == "keep":
-        unread.add("spike_factor")
-    if study.schedule.name != "wsd":
-        del schedule["cooldown_fraction"]
-    if study.schedule.name == "constant":
-        del schedule["final_fraction"]
-    if study.parametrization.name == "standard":
-        del parametrization["base_width"]
-    data = {"kind": spec.kind, "vocab_size": spec.vocab_size, "context": spec.context}
-    if spec.kind == "images":
-        data |= {"image_shape": list(spec.image_shape or ()), "augment": study.data.augment}
-    return {
-        "family": resolved["family"],
-        "parametrization": parametrization,
-        "schedule": schedule,
-        "optimizer": {k: v for k, v in optimizer.items() if k not in unread},
-        "data": data,
-        "evaluation": resolved["evaluation"],
-    }
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -66,7 +28,7 @@ class Identity:
     """What the runs of one study on one corpus share, ready to be hashed.
 
     Attributes:
-      frame: of `frame`.
+      frame: of `planning.frame`.
       dataset_hash: identity of the corpus' content.
       compute_dtype: resolved, "float32" or "bfloat16".
       batch_size: sequences or samples per step.

@@ -6,13 +6,18 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
 from scaling_jax.errors import UserError
-from scaling_jax.identity import Identity, PackRecord, frame
+from scaling_jax.identity import Identity, PackRecord
+from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
 from scaling_jax.study import Execution, Schedule, Study
+
+SWEPT = ("learning_rates", "weight_decays", "init_scales", "batch_size")
+OPTIMIZER_FIELDS = ("b1", "b2", "eps", "momentum")  # of `Optimizer`, read by some optimizers and not by others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,13 +145,14 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
       compute_dtype: of `identified`.
 
     Raises:
-      UserError: a scale cannot be built, or a budget is missing, empty or too small.
+      UserError: a scale cannot be built, the optimizer is not registered, or a budget is missing, empty or too small.
     """
     if study.family.inputs != spec.kind:
         raise UserError(
             f"family {study.family.name!r} trains on {study.family.inputs}, but data.source={study.data.source!r} "
             f"gives {spec.kind}; choose another family or data.source"
         )
+    optimizers.check(study.optimizer)
     packs = tuple(_pack(study, spec, w, d) for w, d in study.ladder.scales())
     packs = tuple(pack for pack in packs if pack.runs)
     if not packs:
@@ -174,6 +180,41 @@ def identified(
         return dataclasses.replace(run, run_id=run_id, trunk_id=trunk_id)
 
     return tuple(dataclasses.replace(pack, runs=tuple(one(pack, run) for run in pack.runs)) for pack in packs)
+
+
+def frame(study: Study, spec: Spec) -> dict[str, Any]:
+    """What all runs of a workdir share, as plain JSON types; the corpus' content and the swept quantities come on top.
+
+    Settings that the chosen optimizer, schedule or parametrization does not read are left out.
+
+    Args:
+      study: the study.
+      spec: what its data looks like to a model.
+    """
+    resolved = study.to_dict()
+    optimizer, schedule, parametrization = (resolved[k] for k in ("optimizer", "schedule", "parametrization"))
+    unread = {*SWEPT, *OPTIMIZER_FIELDS} - {*optimizers.rule(study.optimizer.name).fields}
+    if study.optimizer.spike_policy == "keep":
+        unread.add("spike_factor")
+    if study.schedule.name != "wsd":
+        del schedule["cooldown_fraction"]
+    if study.schedule.name == "constant":
+        del schedule["final_fraction"]
+    if study.parametrization.name == "standard":
+        del parametrization["base_width"]
+    if study.parametrization.name != "completep":
+        parametrization.pop("base_depth", None)
+    data = {"kind": spec.kind, "vocab_size": spec.vocab_size, "context": spec.context}
+    if spec.kind == "images":
+        data |= {"image_shape": list(spec.image_shape or ()), "augment": study.data.augment}
+    return {
+        "family": resolved["family"],
+        "parametrization": parametrization,
+        "schedule": schedule,
+        "optimizer": {k: v for k, v in optimizer.items() if k not in unread},
+        "data": data,
+        "evaluation": resolved["evaluation"],
+    }
 
 
 def compute_dtype_of(execution: Execution, backend: str | None = None) -> str:
@@ -350,5 +391,8 @@ def step_bytes(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int],
 
 
 def _state_bytes(study: Study, pack: Pack) -> int:
-    """Parameters and the optimizer's moments of one lane."""
-    return 4 * pack.counts.params_total * (3 if study.optimizer.name == "adamw" else 2)
+    """Parameters and the optimizer's state of one lane."""
+    counts = pack.counts
+    hidden = counts.params_non_embedding  # its vectors are a small share
+    state = optimizers.rule(study.optimizer.name).state_size(hidden, counts.params_total - hidden)
+    return 4 * (counts.params_total + state)

@@ -84,9 +84,12 @@ class Budgets:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """AdamW or SGD; every combination of rate, decay and seed is a lane of the scale's pack.
+    """The optimizer; every combination of rate, decay and seed is a lane of the scale's pack.
 
     Attributes:
+      name: "adamw", "sgd", "muon" (AdamW on arrays other than hidden matrices), "lion", "schedule_free_adamw", or one
+        added with `scaling_jax.models.optimizers.register`.
+      options: further options of that optimizer by name, e.g. {"ns_steps": 6} for Muon.
       learning_rates: peak rates at `Parametrization.base_width`.
       weight_decays: decoupled, on matrices only; the decay per step is rate x decay whatever the width.
       batch_size: sequences (text) or samples per step.
@@ -97,7 +100,8 @@ class Optimizer:
       max_loss_factor: a training loss above this multiple of ln(vocabulary) has exploded: the lane is diverged.
     """
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Annotated[str, Field(min_length=1)] = "adamw"
+    options: dict[str, Any] = Field(default_factory=dict)
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
     weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
@@ -114,10 +118,17 @@ class Optimizer:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Parametrization:
-    """How initialisation and rates follow the width: muP (one rate serves the ladder) or standard."""
+    """How initialization and learning rates follow the scale; see `scaling_jax.models.parametrization`.
 
-    name: Literal["mup", "standard"] = "mup"
+    Attributes:
+      name: "mup" (one rate serves every width), "completep" (every width and depth) or "standard".
+      base_width: the width at which the learning rates are given.
+      base_depth: the same for the depth; only "completep" uses it.
+    """
+
+    name: Literal["mup", "standard", "completep"] = "mup"
     base_width: PositiveInt = 32
+    base_depth: PositiveInt = 2
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

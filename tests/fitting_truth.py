@@ -26,7 +26,10 @@ TRUTH = {
         "a1": -0.124, "b1": 0.424, "alpha": 0.123, "a2": 88.01, "b2": -6.287, "beta": -0.1, "a3": -0.021, "b3": 0.091,
         "gamma": 0.169,
     },
-    "moe": {"a": -0.082, "b": -0.108, "c": 0.009, "d": 2.604},
+    "bnsl1_signed": {"a": 0.9, "b": -2.0, "c0": 0.05, "c1": 0.5, "d1": 3e8, "f1": 0.3},
+    "downstream": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
+    "downstream_scaled": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
+    "moe": {"L0": 1.2, "a": -0.082, "b": -0.108, "c": 0.009, "d": 2.604},
     "lr_optimum": {"A": 1.79, "alpha": -0.713, "beta": 0.307},
     "batch_optimum": {"A": 0.58, "alpha": 0.05, "beta": 0.571},
 }  # fmt: skip
@@ -48,7 +51,7 @@ def design(name, seed=0):
         width, depth = 2 ** rng.uniform(8, 12, 300), np.exp(rng.uniform(np.log(4), np.log(64), 300))
         N = 12 * width**2 * depth * np.exp(rng.normal(0, 0.5, 300))
         return {"width": width, "depth": depth, "N": N, "D": 10 ** rng.uniform(9, 11.5, 300)}
-    if name in ("power", "power_offset", "power_shifted", "m4", "saturating", "bnsl1", "bnsl2"):
+    if name in ("power", "power_offset", "power_shifted", "m4", "saturating", "bnsl1", "bnsl1_signed", "bnsl2"):
         return {"x": np.geomspace(1e7, 1e11, 60)}
     return _grid(N=np.geomspace(5e7, 5e9, 9), D=np.geomspace(1e9, 3e11, 9))
 
@@ -93,6 +96,11 @@ FORMULA = {
     "sigmoid": lambda p, loss: p["floor"] + p["gain"] / (1 + np.exp(p["k"] * (loss - p["L0"]))),
     "exponential": lambda p, loss: p["eps"] - p["k"] * np.exp(-p["gamma"] * loss),
     "bnsl1": lambda p, x: _broken(p, x, 1),
+    "bnsl1_signed": lambda p, x: _broken(p, x, 1),
+    "downstream": lambda p, N, D: p["chance"] + np.exp(-(p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"])),
+    "downstream_scaled": lambda p, N, D: (
+        p["chance"] + (1 - p["chance"]) * np.exp(-(p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"]))
+    ),
     "bnsl2": lambda p, x: _broken(p, x, 2),
     "kaplan": lambda p, N, D: ((p["Nc"] / N) ** (p["alpha_N"] / p["alpha_D"]) + p["Dc"] / D) ** p["alpha_D"],
     "chinchilla": lambda p, N, D: p["E"] + p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"],
@@ -113,7 +121,9 @@ FORMULA = {
         np.exp(p["a3"] * N ** p["gamma"] + p["b3"])
         + np.exp(p["a2"] * N ** p["beta"] + p["b2"]) * D ** -np.exp(p["a1"] * N ** p["alpha"] + p["b1"])
     ),
-    "moe": lambda p, N, E: np.exp(p["a"] * np.log(N) + p["b"] * np.log(E) + p["c"] * np.log(N) * np.log(E) + p["d"]),
+    "moe": lambda p, N, E: (
+        p["L0"] + np.exp(p["a"] * np.log(N) + p["b"] * np.log(E) + p["c"] * np.log(N) * np.log(E) + p["d"])
+    ),
     "lr_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
     "batch_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
 }

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from scaling_jax.data.dataset import Dataset
-from scaling_jax.models import Scaling, Transformer
+from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan, record_of
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Schedule, Study
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
+from scaling_jax.training.build import scaling_of
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.loop import PackTrainer, Training, buffer_steps
@@ -48,8 +49,8 @@ def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None
 def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128, feed=None) -> LaneProgram:
     """The compiled pack of a study's only scale."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
-    execution = device.resolve(study.execution, pack.width, pack.depth, SPEC, 8)
-    scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
+    execution = hardware.resolve(study.execution, pack.width, pack.depth, SPEC, 8)
+    scaling = scaling_of(study, pack.width, pack.depth)
     model = study.family.build(pack.width, pack.depth, SPEC, scaling, execution)
     execution = dataclasses.replace(execution, layout=layout)
     devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)

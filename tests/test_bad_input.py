@@ -82,7 +82,10 @@ def test_no_study(home, args):
         ("optimizer.batch_size=-1", "greater than 0"),
         ("optimizer.batch_size.x=1", "'batch_size' is a value"),
         ("optimizer=adam", "'optimizer' is a group"),
-        ("optimizer.name=adam", "'adamw' or 'sgd'"),
+        (
+            "optimizer.name=adam",
+            "optimizer.name='adam' is not registered; did you mean 'adamw'.* known: adamw, lion, muon, ",
+        ),
         ("schedule.cooldown_fraction=1.5", "less than 1"),
         ("budgets.tokens=nan", "tokens"),
         ("budgets.tokens=lots", "tokens"),

@@ -113,13 +113,13 @@ def test_wrong_image_folders(kind, tmp_path):
         (path / "dog" / "broken.png").write_bytes(b"\x89PNG nothing")
         match = "cannot be read"
     elif kind == "one_class":
-        match = "two at least"
+        match = "at least two"
     else:
         (path / "train").mkdir()
         for name in ("cat", "dog"):
             (path / name).rename(path / "train" / name)
         folder(path / "test", classes=("bird",))
-        match = "classes that training has not: bird"
+        match = "classes that training does not have: bird"
     with pytest.raises(UserError, match=match) as error:
         load(path, tmp_path)
     assert "\n" not in str(error.value)

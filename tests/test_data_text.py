@@ -1,4 +1,4 @@
-"""A user's own text and the built-in Python sources: materialised once, split without leaks, wrong input one line."""
+"""A user's own text and the built-in Python sources: materialized once, split without leaks, wrong input one line."""
 
 import multiprocessing
 import os
@@ -58,7 +58,7 @@ def test_folder_becomes_two_disjoint_token_arrays(folder, tmp_path):
 
 def test_second_load_maps_the_same_files(folder, tmp_path, monkeypatch):
     first = load(folder, tmp_path / "cache")
-    monkeypatch.setattr(data.materialise.writers, "write_tokens", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(data.dataset.materialize.writers, "write_tokens", lambda *_: pytest.fail("made again"))
     again = load(folder, tmp_path / "cache")
     assert again.dataset_hash == first.dataset_hash
     np.testing.assert_array_equal(again.train, first.train)
@@ -199,10 +199,10 @@ def test_python_sources_skip_tests_vendored_and_generated():
         assert not [name for name in names if part in name]
 
 
-def test_licence_header_is_cut_and_other_comments_stay():
+def test_license_header_is_cut_and_other_comments_stay():
     code = b"import os\n"
-    assert python_sources._without_licence(b"# Copyright 2020 X\n# All rights\n\n" + code) == code
-    assert python_sources._without_licence(b"#!/bin/python\n# What this does.\n" + code).startswith(b"#!")
+    assert python_sources._without_license(b"# Copyright 2020 X\n# All rights\n\n" + code) == code
+    assert python_sources._without_license(b"#!/bin/python\n# What this does.\n" + code).startswith(b"#!")
 
 
 def test_python_sources_whole(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from scaling_jax.models import attention
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Execution
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
 
 SPEC = Spec("tokens", 32_768, 2048)
 
@@ -23,7 +23,7 @@ SPEC = Spec("tokens", 32_768, 2048)
     ],
 )
 def test_auto_resolves_by_backend(backend, dtype, scan, remat, kernel):
-    resolved = device.resolve(Execution(), 1024, 16, SPEC, 128, backend)
+    resolved = hardware.resolve(Execution(), 1024, 16, SPEC, 128, backend)
     assert (resolved.compute_dtype, resolved.scan_layers, resolved.remat, resolved.attention) == (
         dtype,
         scan,
@@ -35,16 +35,16 @@ def test_auto_resolves_by_backend(backend, dtype, scan, remat, kernel):
 
 def test_what_the_study_says_stays():
     asked = Execution(compute_dtype="bfloat16", scan_layers=False, remat=True, attention="xla", layout="vmap")
-    assert device.resolve(asked, 1024, 16, SPEC, 128, "cpu") == asked
+    assert hardware.resolve(asked, 1024, 16, SPEC, 128, "cpu") == asked
 
 
 def test_small_scales_are_neither_scanned_nor_rematerialised():
-    resolved = device.resolve(Execution(), 64, 3, SPEC, 32, "tpu")
+    resolved = hardware.resolve(Execution(), 64, 3, SPEC, 32, "tpu")
     assert (resolved.scan_layers, resolved.remat) == (False, False)
 
 
 def test_families_without_attention_resolve():
-    assert device.resolve(Execution(), 64, 3, SPEC, None, "gpu").attention == "xla"
+    assert hardware.resolve(Execution(), 64, 3, SPEC, None, "gpu").attention == "xla"
 
 
 def test_cudnn_says_why_it_cannot_run_here():
@@ -54,7 +54,7 @@ def test_cudnn_says_why_it_cannot_run_here():
 def test_a_gpu_that_cudnn_refuses_falls_back(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(attention, "cudnn_refuses", lambda context, head_dim: "too old")
-    assert device.resolve(Execution(), 1024, 16, SPEC, 128).attention == "xla"
+    assert hardware.resolve(Execution(), 1024, 16, SPEC, 128).attention == "xla"
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_peaks_of_known_chips(kind, count, flops, monkeypatch):
 
     monkeypatch.setattr(jax, "devices", lambda: [Chip()] * count)
     monkeypatch.setattr(jax, "device_count", lambda: count)
-    device.peak_flops.cache_clear()
+    hardware.peak_flops.cache_clear()
     try:
-        assert device.peak_flops() == (flops, f"{count} x {kind}, table")
+        assert hardware.peak_flops() == (flops, f"{count} x {kind}, table")
     finally:
-        device.peak_flops.cache_clear()
+        hardware.peak_flops.cache_clear()
 
 
 def test_an_unknown_machine_is_measured():
-    flops, how = device._measured_matmul(size=128, seconds=0.01), device.peak_flops()[1]
+    flops, how = hardware._measured_matmul(size=128, seconds=0.01), hardware.peak_flops()[1]
     assert flops > 1e8
     assert "measured" in how
 
@@ -83,8 +83,8 @@ def test_an_unknown_machine_is_measured():
 @pytest.mark.parametrize(("before", "count"), [("", 3), ("jax.config.update('jax_num_cpu_devices', 2); ", 2)])
 def test_every_core_becomes_a_device_unless_the_user_chose(before, count):
     code = (
-        f"import jax, os; {before}from scaling_jax.training import device; "
-        "os.sched_getaffinity = lambda pid: {0, 1, 2}; device.use_cpu_devices(); print(jax.device_count())"
+        f"import jax, os; {before}from scaling_jax.training import hardware; "
+        "os.sched_getaffinity = lambda pid: {0, 1, 2}; hardware.use_cpu_devices(); print(jax.device_count())"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.stdout.split() == [str(count)], out.stderr

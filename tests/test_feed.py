@@ -11,7 +11,7 @@ from scaling_jax.data import batches
 from scaling_jax.errors import UserError
 from scaling_jax.planning import Phase
 from scaling_jax.study import Execution
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed
 from scaling_jax.training import feed as feeds
 from scaling_jax.training.feed import ResidentFeed, StreamFeed, make_feed
 from scaling_jax.training.program import make_mesh
@@ -44,7 +44,7 @@ def test_streamed_batches_train_as_resident_ones(quick_compilation):
 
 
 class Share:
-    """What `own_rows` asks a sharding: the slices of the batch on this process's devices."""
+    """What `local_rows` asks a sharding: the slices of the batch on this process's devices."""
 
     def __init__(self, *slices):
         self._slices = slices
@@ -64,8 +64,8 @@ class Share:
 )
 @pytest.mark.parametrize("kind", [ResidentFeed, StreamFeed])
 def test_a_process_reads_only_the_rows_of_its_devices(monkeypatch, kind, slices, expected):
-    monkeypatch.setattr(processes, "alone", lambda: False)
-    rows = processes.own_rows(Share(*slices), BATCH)
+    monkeypatch.setattr(distributed, "is_single_process", lambda: False)
+    rows = distributed.local_rows(Share(*slices), BATCH)
     assert list(rows) == expected
     feed, read = kind(make_dataset()), []
     monkeypatch.setattr(batches, "_reader", _recorded(batches._reader, read))
@@ -87,7 +87,7 @@ def _recorded(reader, read):
 def test_one_process_has_every_row():
     mesh = make_mesh(jax.devices(), (1, 2, 2))
     sharding = jax.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    assert processes.own_rows(sharding, BATCH) == slice(None)
+    assert distributed.local_rows(sharding, BATCH) == slice(None)
 
 
 def test_auto_streams_what_would_fill_the_devices(monkeypatch):

@@ -2,34 +2,32 @@
 
 import dataclasses
 import functools
-import shutil
 
 import ladder
 import pytest
 
 from scaling_jax import data
 from scaling_jax.engines import attempt
-from scaling_jax.errors import UserError
 from scaling_jax.planning import make_plan
-from scaling_jax.storage.records import Records, load_curves, load_table
+from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Study, load_study, override
+from scaling_jax.study import Study, load_study
 
 BATCH = 4 * 16
 LARGE = (
-    "ladder.widths=(8,16)",
+    "ladder.widths=8",
     f"budgets.tokens=({60 * BATCH},{120 * BATCH},{240 * BATCH})",
     "optimizer.learning_rates=(0.01,0.03)",
     "seeds=(0,1)",
 )
-# What the study has at first: of the large one, a part.
+# The study at first: a part of the large one, or another width.
 SMALL = {
-    "width": ("ladder.widths=16",),
+    "width": ("ladder.widths=16", "optimizer.learning_rates=0.03", "seeds=0"),
     "longer budget": (f"budgets.tokens=({60 * BATCH},{120 * BATCH})",),
     "budget between": (f"budgets.tokens=({60 * BATCH},{240 * BATCH})",),
     "rate": ("optimizer.learning_rates=0.03",),
     "seed": ("seeds=1",),
-    "all": ("ladder.widths=16", f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=0.01", "seeds=1"),
+    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=0.01", "seeds=1"),
 }
 
 
@@ -77,7 +75,7 @@ def stamps(folder):
 def test_grown_is_planned_large(tmp_path, study, large, way):
     wanted, planned = large
     first = train(study([*LARGE, *SMALL[way]]), tmp_path)
-    assert first.losses.items() < wanted.losses.items()
+    assert first.losses.items() < wanted.losses.items() or way == "width"
     before = stamps(tmp_path)
     grown = train(study(LARGE), tmp_path)
     assert grown.losses == wanted.losses

@@ -12,7 +12,7 @@ from scaling_jax.models import Scaling, Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
-from scaling_jax.training import hardware as device
+from scaling_jax.training import hardware
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.program import LaneProgram, make_mesh
 
@@ -35,7 +35,7 @@ def big_program(backend: str, mesh=(1, 1, 1), num_lanes=1, **execution) -> tuple
         execution=Execution(**{"layout": "map"} | execution),
     )
     (pack,) = make_plan(study, spec)
-    execution = device.resolve(study.execution, WIDTH, DEPTH, spec, 128, backend)
+    execution = hardware.resolve(study.execution, WIDTH, DEPTH, spec, 128, backend)
     model = study.family.build(WIDTH, DEPTH, spec, Scaling("mup", WIDTH, 256), execution)
     devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)
     feed = ResidentFeed(Dataset(spec, tokens, tokens, "d" * 16, 1.0, len(tokens), {}))

@@ -19,20 +19,21 @@ def quick():
 
 
 @pytest.mark.parametrize(
-    ("role", "std", "adamw", "sgd"),
+    ("role", "std", "adamw", "sgd", "muon"),
     [  # Table 3 of arXiv:2203.03466 at 4 x the base width, fan-in 16; the output starts at zero
-        ("embedding", 1.0, 1.0, 4.0),
-        ("input", 0.25, 1.0, 4.0),
-        ("hidden", 0.25, 0.25, 1.0),
-        ("output", 0.0, 0.25, 0.25),
-        ("vector", None, 1.0, 4.0),
-        ("scalar", None, 1.0, 1.0),
+        ("embedding", 1.0, 1.0, 4.0, 1.0),
+        ("input", 0.25, 1.0, 4.0, 1.0),
+        ("hidden", 0.25, 0.25, 1.0, 0.5),
+        ("output", 0.0, 0.25, 0.25, 0.25),
+        ("vector", None, 1.0, 4.0, 1.0),
+        ("scalar", None, 1.0, 1.0, 1.0),
     ],
 )
-def test_mup_table(role, std, adamw, sgd):
+def test_mup_table(role, std, adamw, sgd, muon):
     if std is not None:
         assert Scaling("mup", 128, 32).std(role, 16) == std
-    for optimizer, expected in (("adamw", adamw), ("sgd", sgd)):
+    rates = {"adamw": adamw, "lion": adamw, "schedule_free_adamw": adamw, "sgd": sgd, "muon": muon}
+    for optimizer, expected in rates.items():
         assert Scaling("mup", 128, 32, optimizer).lr_multiplier(role) == expected
         assert Scaling("mup", 32, 32, optimizer).lr_multiplier(role) == 1.0
         assert Scaling("standard", 128, 32, optimizer).lr_multiplier(role) == 1.0

@@ -19,7 +19,7 @@ from packs import SPEC, make_study
 from scaling_jax.engines import cluster, local
 from scaling_jax.errors import USER_ERROR, UserError
 from scaling_jax.planning import make_plan
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed
 
 BATCH = 64 * 16  # tokens
 # One scale and two lanes, so that two devices hold a lane each; rates and a batch that do not blow up the rounding of
@@ -147,7 +147,7 @@ def test_several_processes_take_all_devices(monkeypatch):
     study = make_study(rates=(0.01, 0.02))
     (pack,) = make_plan(study, SPEC)
     assert local.mesh_shape(pack, study, 8) == (2, 1, 1)
-    monkeypatch.setattr(processes, "alone", lambda: False)
+    monkeypatch.setattr(distributed, "is_single_process", lambda: False)
     assert local.mesh_shape(pack, study, 2) == (2, 1, 1)
     assert local.mesh_shape(pack, study, 8) == (2, 4, 1)
     assert local.mesh_shape(pack, study, 16) == (16, 1, 1), "4 rows do not divide over 8 devices"

@@ -8,12 +8,12 @@ import pytest
 
 from scaling_jax.planning import NO_DECAY, Phase, phases
 from scaling_jax.study import Schedule
-from scaling_jax.training.schedule import rate
+from scaling_jax.training.schedule import learning_rate
 
 PEAK = 0.03
 
 
-def rates(steps, decay, warmup=10, final=0.0, shape="linear"):
+def rates(steps, decay, warmup=10, final=0.0, decay_shape="linear"):
     """Rates of the updates made at `steps`."""
     hparams = {
         "learning_rate": np.float32(PEAK),
@@ -22,7 +22,7 @@ def rates(steps, decay, warmup=10, final=0.0, shape="linear"):
         "decay_stop": np.float32(decay[1]),
         "final_fraction": np.float32(final),
     }
-    return np.asarray(jax.vmap(lambda step: rate(step, hparams, shape))(np.asarray(steps, np.int32)))
+    return np.asarray(jax.vmap(lambda step: learning_rate(step, hparams, decay_shape))(np.asarray(steps, np.int32)))
 
 
 def test_warm_up_is_linear_from_zero_to_the_peak():
@@ -46,7 +46,7 @@ def test_the_last_update_of_a_linear_decay_is_one_kth_of_the_peak_and_not_zero(k
 
 def test_cosine_is_the_half_cosine_over_every_budget():
     warmup, stop = 10, 110
-    got = rates(range(stop), (warmup, stop), warmup=warmup, final=0.1, shape="cosine")
+    got = rates(range(stop), (warmup, stop), warmup=warmup, final=0.1, decay_shape="cosine")
     done = np.arange(stop - warmup) / (stop - warmup)
     np.testing.assert_allclose(got[warmup:], PEAK * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * done))), rtol=1e-5)
     assert (np.diff(got[warmup:]) < 0).all()

@@ -71,7 +71,7 @@ SWEEP = {
 def by_hand():
     study = packs.make_study(**SWEEP)
     program = packs.make_program(study)
-    runs = [reference(study, program, lane) for lane in program.places]
+    runs = [reference(study, program, lane) for lane in program.slots]
     losses = np.stack([run[0] for run in runs])
     assert (losses[:, -5:].mean(1) < losses[:, :5].mean(1) - 0.3).all()  # it learns, or equality would say little
     return losses, [run[1] for run in runs]
@@ -101,7 +101,7 @@ def test_sgd_is_the_hand_written_loop():
     study = packs.make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
     program = packs.make_program(study)
     losses = packs.run_phase(program, PHASE)[1]
-    wanted = reference(study, program, program.places[0])[0]
+    wanted = reference(study, program, program.slots[0])[0]
     assert wanted[-5:].mean() < wanted[:5].mean() - 0.1
     np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)
 

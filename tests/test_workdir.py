@@ -15,8 +15,9 @@ import pytest
 
 from scaling_jax.engines import compile_cache
 from scaling_jax.errors import InUse, UserError
-from scaling_jax.identity import PackRecord, frame
+from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
+from scaling_jax.planning import frame
 from scaling_jax.storage import lock
 from scaling_jax.storage.lock import Lock
 from scaling_jax.storage.workdir import Stored, Workdir
@@ -319,7 +320,9 @@ def test_claim_clears_what_was_left_half_written_but_not_what_is_being_written(t
     old, young = run / ".result.json.00000000.tmp", run / ".result.json.00000001.tmp"
     old.touch(), young.touch()
     os.utime(old, (1, 1))
-    code = f"from test_workdir import hold; lock = hold({str(workdir.path)!r}, ['b']); lock.__enter__(); print(1, flush=True); input()"
+    code = (
+        f"from test_workdir import hold; hold({str(workdir.path)!r}, ['b']).__enter__(); print(1, flush=True); input()"
+    )
     env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     other.stdout.readline()  # it holds another pack

@@ -10,9 +10,10 @@ from typing import Any
 
 from absl import flags
 
-from scaling_jax.data import cache, materialise
+from scaling_jax.data import cache, materialize
 from scaling_jax.data import inspect as show
-from scaling_jax.data.sources import registry as sources
+from scaling_jax.data.resolve import resolve
+from scaling_jax.data.sources.registry import registered
 from scaling_jax.errors import UserError
 from scaling_jax.storage import paths
 from scaling_jax.study import Data, load_study, override
@@ -55,7 +56,7 @@ def main(args: list[str], values: Any) -> int:
 
 def _list(cache_dir: str | None) -> str:
     lines = ["Built in (--set data.source=NAME; any TFDS name or path of one's own does as well):"]
-    lines += [f"  {name:<16} {what}" for name, what in sources.BUILT_IN.items()]
+    lines += [f"  {name:<16} {source.description}" for name, source in registered().items()]
     folders = cache.entries(cache_dir)
     lines.append(f"\nKept in {cache.arrays_folder(cache_dir)}:" if folders else "\nNothing is kept yet.")
     for folder in folders:
@@ -69,7 +70,7 @@ def _entry(name: str | None, values: Any) -> cache.Entry:
     folder = cache.arrays_folder(values.cache_dir) / (name or "")
     if name and (folder / "meta.json").is_file():
         return cache.open_entry(folder, verify=values.verify)
-    entry = materialise.entry(sources.resolve(_data(name, values)), values.cache_dir, _progress)
+    entry = materialize.entry(resolve(_data(name, values)), values.cache_dir, _progress)
     return cache.open_entry(entry.directory, verify=True) if values.verify else entry
 
 
@@ -92,7 +93,7 @@ def _clear(name: str | None, values: Any) -> None:
         folders = cache.entries(values.cache_dir)
         doomed = [path for path in folders if path.name == name]
         if not doomed and (name or values.study or values.set):
-            key = materialise.key(sources.resolve(_data(name, values)))
+            key = materialize.key(resolve(_data(name, values)))
             doomed = [path for path in folders if path.name == key]
         if not doomed:
             raise UserError(f"nothing is kept of {name!r}; `scaling-jax data list` shows what is; or `clear all`")

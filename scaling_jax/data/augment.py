@@ -1,15 +1,25 @@
-"""Crop and flip on the device, a pure function of (seed, step): resuming needs no state."""
+"""Random crop and flip on the device, a pure function of (seed, step), so that resuming needs no saved state."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+# Folded into the seed's key first: initialization draws from the same seed, and must not share its random numbers.
+DOMAIN = 0x617567
+
 
 def augment_key(seed: int | jax.Array, step: int | jax.Array) -> jax.Array:
-    """The key of a step's augmentation; `seed` and `step` may be traced."""
-    # 1 keeps it apart from keys that others fold from the same seed.
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+    """The random key of one training step's augmentation.
+
+    Args:
+      seed: of the run; may be traced.
+      step: training step, from 0; may be traced.
+
+    Returns:
+      A key that no other step and no other use of the seed has.
+    """
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), DOMAIN), step)
 
 
 def augment(key: jax.Array, images: jax.Array, *, flip: bool = True, padding: int | None = None) -> jax.Array:
@@ -20,7 +30,7 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool = True, padding: in
     Args:
       key: of this step, from `augment_key`.
       images: [B, H, W, C], any dtype; black is 0.
-      flip: whether mirrored images keep their class; `Dataset.info["flip"]` knows (digits do not).
+      flip: mirror images; False where a mirrored image changes its class (`Dataset.info["flip"]`; digits do).
       padding: largest shift in pixels; default an eighth of the height (4 of 32).
 
     Returns:

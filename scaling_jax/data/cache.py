@@ -1,4 +1,4 @@
-"""Where materialised arrays are kept: one folder per source, made once, atomically, and checked when it is opened."""
+"""The cache of materialized arrays: one folder per source, made once, atomically, and checked when it is opened."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from scaling_jax.storage import paths
 
 Progress = Callable[[str, int, int | None], None]
 
-FORMAT = 1
+FORMAT = 2
 EDGE = 64 * 1024
 
 
 def silent(what: str, done: int, total: int | None) -> None:
-    """Progress for nobody."""
+    """No-op progress callback."""
 
 
 def arrays_folder(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:
-    """Where the folders of materialised sources stand."""
+    """The folder that has a subfolder per materialized source."""
     return paths.cache_dir(cache_dir) / "arrays"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One materialised source: its folder, what is known of it (`meta.json`) and its arrays by name, mapped."""
+    """One materialized source: its folder, the contents of its `meta.json`, and its arrays by name, memory-mapped."""
 
     key: str
     directory: pathlib.Path
@@ -45,17 +45,22 @@ class Entry:
 def open_entry(directory: pathlib.Path, verify: bool = False) -> Entry:
     """Maps the arrays of an existing folder.
 
-    Sizes and the first and last 64 kB of every file are always compared with what was written; the whole contents
-    when `verify` is set or a file has another modification time than it was left with.
+    `meta.json`, the sizes, and the first and last 64 kB of every file are always compared with their checksums; whole
+    files when `verify` is set or a file has another modification time than when it was written.
+
+    Args:
+      directory: the folder.
+      verify: compare whole files.
 
     Raises:
-      UserError: an array is missing, truncated or altered.
+      UserError: an array or `meta.json` is missing, truncated or altered.
     """
-    way_out = f"remove it with `scaling-jax data clear {directory.name}`; the next run makes it anew"
-    try:
-        meta = json.loads((directory / "meta.json").read_text())
-    except ValueError:
-        raise UserError(f"cached data {str(directory)!r} was altered (meta.json is no JSON): {way_out}") from None
+    way_out = f"remove it with `scaling-jax data clear {directory.name}`; the next run makes it again"
+    meta = read_meta(directory)
+    if meta is None:
+        raise UserError(
+            f"cached data {str(directory)!r} was altered (meta.json differs from what was written): {way_out}"
+        )
     arrays = {}
     for name, part in meta["files"].items():
         path = directory / f"{name}.bin"
@@ -70,7 +75,7 @@ def open_entry(directory: pathlib.Path, verify: bool = False) -> Entry:
         if whole or edges_sha256(path) != part["edges_sha256"]:
             raise UserError(f"cached data {str(path)!r} was altered (its checksum differs): {way_out}")
         if touched:
-            # Copied, not altered: note it, so that the next opening is fast again.
+            # Copied, not altered: restore the time, so that the next opening is fast again.
             with contextlib.suppress(OSError):
                 os.utime(path, ns=(stat.st_atime_ns, part["mtime_ns"]))
         arrays[name] = np.memmap(path, part["dtype"], mode="r", shape=tuple(part["shape"]))
@@ -117,7 +122,7 @@ def making(directory: pathlib.Path, on_progress: Progress) -> Iterator[pathlib.P
             yield None
             return
         partial = directory.with_name(directory.name + ".partial")
-        if not list(partial.glob("*.state.json")):  # else an interrupted write goes on
+        if not list(partial.glob("*.state.json")):  # else an interrupted write continues
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
         try:
@@ -141,15 +146,27 @@ def locked(path: pathlib.Path, on_progress: Progress) -> Iterator[None]:
 
 
 def write_meta(directory: pathlib.Path, meta: dict[str, Any]) -> None:
-    """Writes `meta.json`, the last file of a folder."""
-    with open(directory / "meta.json", "w") as file:
-        json.dump(meta | {"format": FORMAT}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes `meta.json`, the last file of a folder, with a checksum of itself."""
+    meta = meta | {"format": FORMAT}
+    paths.write_atomic(directory / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
+
+
+def read_meta(directory: pathlib.Path) -> dict[str, Any] | None:
+    """The contents of a folder's `meta.json`; None where it is missing or is not what was written."""
+    try:
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        checksum = meta.pop("checksum")
+    except (OSError, ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    return meta if checksum == _checksum(meta) and meta.get("format") == FORMAT else None
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(meta)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def entries(cache_dir: str | pathlib.Path | None = None) -> list[pathlib.Path]:
-    """The folders of all sources that are materialised, by name."""
+    """The folders of all materialized sources, by name."""
     return sorted(path.parent for path in arrays_folder(cache_dir).glob("*/meta.json"))
 
 

@@ -1,16 +1,18 @@
-"""The face of the room: `describe` what a source looks like to a model, `load` its arrays."""
+"""`describe` gives the shape of a source to a model, `load` its arrays, `notes` what is left out of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from absl import logging
 
-from scaling_jax.data import batches, materialise
+from scaling_jax.data import batches, materialize
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources import registry as sources
+from scaling_jax.data.resolve import resolve
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -18,17 +20,17 @@ from scaling_jax.study import Data, content_hash
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One source, materialised: arrays in files, mapped into memory and read only where they are touched.
+    """One materialized source: arrays in files, memory-mapped, so that only what is touched is read.
 
     Attributes:
-      spec: what the data looks like to a model.
+      spec: kind, vocabulary or classes, and shape.
       train: tokens, uint8 / uint16 / uint32 [num_tokens]; for images uint8 [n, H, W, C].
       validation: the same, a fixed set that shares no document with `train`.
       train_labels, validation_labels: int32 [n] for images, else None.
       dataset_hash: identity of the data: source, splits, tokenizer, contents, cap. Fits refuse to mix two of them.
       bytes_per_token: of the validation text, separators included: bits per byte = loss / ln 2 / bytes_per_token.
       unique_tokens: tokens (images) in `train`, after the cap.
-      info: what else was found on the way: source, sizes, counts, leak share, unigram entropy.
+      info: further facts: source, sizes, counts, overlap of train and validation ("leak"), unigram entropy, notes.
     """
 
     spec: Spec
@@ -55,17 +57,52 @@ class Dataset:
         return len(array) if self.spec.kind == "images" else batches.count_windows(len(array), self.spec.context)
 
 
-def describe(data: Data) -> Spec:
-    """What `data` looks like to a model, without materialising it.
+def describe(data: Data, cache_dir: str | pathlib.Path | None = None) -> Spec:
+    """Kind, vocabulary and shapes of `data`, without materializing it.
+
+    Logs a warning for each of `notes(data)`, once per process.
+
+    Args:
+      data: the study's data.
+      cache_dir: where arrays are cached; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.
 
     Raises:
       UserError: there is no such source, or it cannot be read.
     """
-    return sources.resolve(data).spec
+    source = resolve(data)
+    _warn(materialize.notes(source, cache_dir))
+    return source.spec
+
+
+def notes(data: Data, cache_dir: str | pathlib.Path | None = None) -> tuple[str, ...]:
+    """Sentences about data that is left out or converted, such as "left out: 3 records whose text is null, in a.jsonl".
+
+    They are complete once the arrays are cached; before, only facts that are known without reading the data.
+
+    Args:
+      data: the study's data.
+      cache_dir: where arrays are cached; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.
+
+    Raises:
+      UserError: there is no such source, or it cannot be read.
+    """
+    return materialize.notes(resolve(data), cache_dir)
+
+
+_warned: set[str] = set()
+
+
+def _warn(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        if sentence not in _warned:
+            _warned.add(sentence)
+            logging.warning("data: %s", sentence)
 
 
 def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: Progress | None = None) -> Dataset:
-    """The arrays of `data`, materialised on first use and only mapped afterwards.
+    """The arrays of `data`, materialized on first use and only mapped afterwards.
+
+    Logs a warning for each of its notes, once per process.
 
     Args:
       data: the study's data.
@@ -76,12 +113,13 @@ def load(data: Data, cache_dir: str | pathlib.Path | None = None, on_progress: P
       The dataset.
 
     Raises:
-      UserError: the source is missing, empty, shorter than the context or not what it should be, the cache cannot be
-        written, or the stored arrays were altered.
+      UserError: the source is missing, empty, malformed or shorter than the context, the cache cannot be written, or
+        the stored arrays were altered.
     """
-    source = sources.resolve(data)
-    entry = materialise.entry(source, cache_dir, on_progress)
+    source = resolve(data)
+    entry = materialize.entry(source, cache_dir, on_progress)
     arrays, meta = entry.arrays, entry.meta
+    _warn(meta["info"].get("notes", ()))
     train, labels = arrays["train"], arrays.get("train_labels")
     if data.unique_tokens is not None:
         train = train[: data.unique_tokens]

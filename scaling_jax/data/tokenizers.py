@@ -19,6 +19,7 @@ from scaling_jax.data.cache import Progress
 from scaling_jax.errors import UserError
 
 TRAINING_BYTES = 200_000_000
+MAX_VOCAB = 10_000_000  # counts are kept per token
 END = "<|endoftext|>"
 SEPARATORS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
 

@@ -1,4 +1,4 @@
-"""Writing the arrays of a source: what passes is tokenised, counted, hashed, and watched for leaks on the way."""
+"""Writes the arrays of a source; tokenizes, counts, hashes and measures the train/validation overlap on the way."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.data import cache, tokenizers
-from scaling_jax.data import overlap as leak
+from scaling_jax.data import cache, overlap, tokenizers
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources.registry import SPLITS, Source
+from scaling_jax.data.sources.source import SPLITS, Source
 from scaling_jax.errors import UserError
+from scaling_jax.storage import paths
+from scaling_jax.study import content_hash
 
 BATCH_BYTES = 1 << 20
 SAVE_SECONDS = 30.0
@@ -25,7 +26,7 @@ SAVE_SECONDS = 30.0
 def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
     """Writes the token arrays of a text source into `directory` and returns its meta data.
 
-    A long write notes every half a minute how far it is; begun again in the same folder, it goes on from there.
+    A long write saves its position every 30 s and resumes from it when it is started again in the same folder.
 
     Raises:
       UserError: a split has no text, or tokens lie outside the vocabulary.
@@ -34,9 +35,9 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     tokenizer = tokenizers.make(source.tokenizer, source.spec.vocab_size)
     if tokenizer.needs_training:
         tokenizer = tokenizers.train(tokenizer, read("train"), root, on_progress)
-    check = leak.Check() if source.tokenizer is not None else None
+    check = overlap.Check() if source.tokenizer is not None else None
     parts = {split: TokenWriter(directory / f"{split}.bin", tokenizer) for split in SPLITS}
-    for split, part in parts.items():  # validation first: its lines are then looked for in the training text
+    for split, part in parts.items():  # validation first: then the training text is searched for its lines
         watch = check and getattr(check, split)
         what, total = f"{source.name}: writing {split}", source.size_hint if split == "train" else None
         part.write(read(split), watch, lambda done, what=what, total=total: on_progress(what, done, total))
@@ -44,7 +45,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
         on_progress(what, part.bytes, part.bytes)
     if check is not None:
-        on_progress(f"{source.name}: {leak.message(check.share())}", 1, 1)
+        on_progress(f"{source.name}: {overlap.message(check.share())}", 1, 1)
     for part in parts.values():
         part.state.unlink(missing_ok=True)
     return {
@@ -62,6 +63,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             "validation_lines": check and check.lines,
             "unigram_nats": unigram_nats(parts["train"].counts, parts["validation"].counts),
             **source.info,
+            "notes": list(source.notes()),
         },
     }
 
@@ -77,7 +79,7 @@ def unigram_nats(train_counts: np.ndarray, validation_counts: np.ndarray) -> flo
 
 
 class TokenWriter:
-    """A token file that documents are appended to, and what was counted on the way."""
+    """A token file that documents are appended to, with counts of what was appended."""
 
     def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
         self.path, self.tokenizer = path, tokenizer
@@ -93,7 +95,13 @@ class TokenWriter:
         watch: Callable[[bytes], None] | None,
         on_bytes: Callable[[int], None],
     ) -> None:
-        """Appends `documents`; those that an interrupted write has already in the file are only watched."""
+        """Appends `documents`.
+
+        Args:
+          documents: all of the split; those that an interrupted write has in the file already are not written again.
+          watch: called with every document.
+          on_bytes: called with the bytes so far.
+        """
         self._restore()
         written, saved, batch, size = self.documents, time.monotonic(), [], 0
         with open(self.path, "r+b" if written else "wb") as file:
@@ -139,16 +147,25 @@ class TokenWriter:
     def _save(self, file: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
-        partial = self.state.with_suffix(".partial")
-        partial.write_text(json.dumps([self.documents, self.bytes, self.tokens]))
-        os.replace(partial, self.state)
+        state = [self.documents, self.bytes, self.tokens, self.sha256.hexdigest()]
+        paths.write_atomic(self.state, json.dumps([*state, content_hash(state)]))
 
     def _restore(self) -> None:
-        if self.state.exists():
-            self.documents, self.bytes, self.tokens = json.loads(self.state.read_text())
-            written = np.memmap(self.path, self.dtype, mode="r", shape=(self.tokens,))
-            for start in range(0, self.tokens, BATCH_BYTES):
-                self._count(np.asarray(written[start : start + BATCH_BYTES]))
+        """Resumes from the saved position; from the beginning where it, or the file, is not what was written."""
+        try:
+            *state, checksum = json.loads(self.state.read_text())
+            documents, size, tokens, digest = state
+            if checksum != content_hash(state):
+                return
+            written = np.memmap(self.path, self.dtype, mode="r", shape=(tokens,))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return
+        for start in range(0, tokens, BATCH_BYTES):
+            self._count(np.asarray(written[start : start + BATCH_BYTES]))
+        if self.sha256.hexdigest() == digest:
+            self.documents, self.bytes, self.tokens = documents, size, tokens
+        else:
+            self.sha256, self.counts = hashlib.sha256(), np.zeros_like(self.counts)
 
 
 def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
@@ -165,7 +182,9 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
         with open(path, "wb") as file:
             for image, label in read(split):
                 if image.shape != shape or image.dtype != np.uint8:
-                    raise UserError(f"{source.name}: an image is {image.dtype}{list(image.shape)}, not uint8{shape}")
+                    raise UserError(
+                        f"{source.name}: an image is {image.dtype}{list(image.shape)}, not uint8{list(shape)}"
+                    )
                 if not 0 <= label < classes:
                     raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
                 pixels = np.ascontiguousarray(image)
@@ -188,7 +207,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
         counts[split] = np.bincount(labels, minlength=classes).tolist()
     mean, square = sums / sum(counts["train"])
     share = len(repeated) / max(1, len(seen))
-    on_progress(f"{source.name}: {share:.2%} of the validation images stand in training", 1, 1)
+    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 1, 1)
     return {
         "name": source.name,
         "kind": "images",
@@ -202,6 +221,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             "mean": mean.tolist(),
             "std": np.sqrt(np.maximum(square - mean**2, 0)).tolist(),
             **source.info,
+            "notes": list(source.notes()),
         },
     }
 

@@ -14,16 +14,15 @@ from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
 from scaling_jax.errors import InUse, Preempted, UserError
-from scaling_jax.identity import PackRecord, frame
+from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, compute_dtype_of, grouped, identified, record_of
+from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
-from scaling_jax.training import distributed as processes
-from scaling_jax.training import hardware as device
+from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
-from scaling_jax.training.loop import Progress, Training, missing
+from scaling_jax.training.loop import Training, missing
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
@@ -40,8 +39,7 @@ class Attempt:
       workdir: where results go.
       only_packs: names of the packs to train; empty trains all.
       processes: how to find the other processes of this training, or None.
-      on_metrics: called on the leader after every chunk of every pack with a plain dict: pack, phase, step, loss,
-        tokens_per_s.
+      on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
     """
 
@@ -55,7 +53,7 @@ class Attempt:
     verbose: bool = True
 
     def say(self, text: str) -> None:
-        if self.verbose and processes.is_leader():
+        if self.verbose and distributed.is_leader():
             print(text, file=sys.stderr, flush=True)
 
 
@@ -79,7 +77,7 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
             time.sleep(RETRY_SECONDS)  # an engine has restarted a pack while its last process still saves
             raise Preempted(str(error)) from error
         except Exception as error:
-            if cluster.is_member() and processes.is_lost_peer(error):
+            if cluster.is_member() and distributed.is_lost_peer(error):
                 raise Preempted("a process that trains with this one was lost; everything saved is intact") from error
             raise
 
@@ -89,21 +87,21 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     workdir.check(frame(study, spec), attempt.only_packs or [pack.name for pack in attempt.packs])
     if attempt.processes is not None:
         cluster.join(attempt.processes)
-    stop.shared = not processes.alone()
+    stop.shared = not distributed.is_single_process()
     local.check_devices(study)
     dataset = data.load(study.data, on_progress=_data_progress(attempt))
-    attempt.say(f"study {study.name!r}: {device.describe()}, workdir {workdir.path}")
+    attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
     _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
     with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
         compile_cache.use()
-        records = Records(workdir.path, number, writes=processes.is_leader())
+        records = Records(workdir.path, number, writes=distributed.is_leader())
         finished = _finished(records, packs)
         todo = [pack for pack in chosen if missing(pack, finished)]
         runs = sum(len(pack.runs) for pack in chosen)
         if todo:
-            if processes.is_leader():
+            if distributed.is_leader():
                 (workdir.path / "_SUCCESS").unlink(missing_ok=True)
             attempt.say(estimate.plan_text(study, chosen, attempt.spec))
             attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
@@ -114,7 +112,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         waiting = [pack.name for pack in packs if missing(pack, finished)]
         if waiting:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
-        elif processes.is_leader():
+        elif distributed.is_leader():
             finish()
     cluster.leave()
 
@@ -127,8 +125,8 @@ def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> S
         frame=frame(attempt.study, attempt.spec),
         dataset_hash=dataset.dataset_hash,
         compute_dtype=compute_dtype_of(attempt.study.execution),
-        code_version=device.code_version(),
-        device=device.describe(),
+        code_version=hardware.code_version(),
+        device=hardware.describe(),
         runs=tuple(run.run_id for pack in packs for run in pack.runs),
     )
 
@@ -136,11 +134,11 @@ def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> S
 def _check_same(study: Study, packs: Sequence[PackRecord], dataset_hash: str) -> None:
     """Raises UserError when the processes that train together were given different things."""
     for what, identity in (
-        ("the code", device.code_version()),
+        ("the code", hardware.code_version()),
         ("the study or its flags", [study.to_dict(), [dataclasses.asdict(pack) for pack in packs]]),
         ("the data", dataset_hash),
     ):
-        if not processes.same_everywhere(content_hash(identity)):
+        if not distributed.same_everywhere(content_hash(identity)):
             raise UserError(f"{what} differs between the processes that train together; give all of them the same")
 
 
@@ -150,23 +148,24 @@ def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
         records = {pack.name: record_of(pack, study.schedule) for pack in packs}
-        if processes.is_leader():
+        if distributed.is_leader():
             try:
                 number = float(stack.enter_context(workdir.claim(stored, records)))
             except UserError as error:
                 refused = error
-        (number,) = processes.agree([number])
+        (number,) = distributed.broadcast_from_leader([number])
         if number < 0:
             raise refused or UserError("process 0 could not take the workdir; see its message")
         yield int(number)
-        processes.barrier("trained")
+        distributed.barrier("trained")
 
 
 def _finished(records: Records, packs: Sequence[Pack]) -> set[str]:
     """Runs of the packs that have their result, as the leader sees it."""
     ids = [run.run_id for pack in packs for run in pack.runs]
-    found = records.finished() if processes.is_leader() else {}
-    return {run_id for run_id, done in zip(ids, processes.agree([run_id in found for run_id in ids])) if done}
+    found = records.finished() if distributed.is_leader() else {}
+    flags = distributed.broadcast_from_leader([run_id in found for run_id in ids])
+    return {run_id for run_id, done in zip(ids, flags) if done}
 
 
 def _train_packs(
@@ -182,36 +181,15 @@ def _train_packs(
         "study": study.name,
         "family": study.family.name,
         "dataset_hash": dataset.dataset_hash,
-        "code_version": device.code_version(),
-        "device": device.describe(),
+        "code_version": hardware.code_version(),
+        "device": hardware.describe(),
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
-    on_progress = _listener(todo, attempt)
+    reports = attempt.verbose and distributed.is_leader()
+    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
     with stop.deferred():
-        local.train_packs(todo, Training(study, feed, records, finished, common, stop, on_progress))
-
-
-def _listener(todo: Sequence[Pack], attempt: Attempt) -> Callable[[Progress], None]:
-    """What the training loop calls after every chunk."""
-    if not processes.is_leader():
-        return lambda progress: None
-    report = Reporter(todo, device.peak_flops()[0]) if attempt.verbose else None
-
-    def listen(progress: Progress) -> None:
-        if report is not None:
-            report(progress)
-        if attempt.on_metrics is not None:
-            attempt.on_metrics(
-                {
-                    "pack": progress.pack,
-                    "phase": progress.phase,
-                    "step": progress.taken,
-                    "loss": progress.loss,
-                    "tokens_per_s": progress.tokens_per_s,
-                }
-            )
-
-    return listen
+        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
+        local.train_packs(todo, training)
 
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:

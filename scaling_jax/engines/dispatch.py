@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from scaling_jax.engines import base
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
-from scaling_jax.identity import frame
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, grouped, identified
+from scaling_jax.planning import Pack, frame, grouped, identified
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import jax
 
 from scaling_jax import text
-from scaling_jax.engines.local import mesh_shape
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Spec, attention_head_dim
 from scaling_jax.planning import Pack, memory_bytes, phases
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
+from scaling_jax.training.build import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
@@ -51,7 +51,7 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     """One row per scale and budget."""
     out = []
     for pack in packs:
-        head_dim = getattr(study.family, "head_dim", None)
+        head_dim = attention_head_dim(study.family)
         execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
         for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(study, pack))):

@@ -12,16 +12,15 @@ from typing import Any
 import jax
 
 from scaling_jax.errors import Preempted, UserError
-from scaling_jax.models import Scaling
 from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed as processes
-from scaling_jax.training import hardware as device
+from scaling_jax.training import distributed
+from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
-from scaling_jax.training.layout import choose_layout, wants_trial
-from scaling_jax.training.loop import PackTrainer, Training, buffer_steps
-from scaling_jax.training.program import LaneProgram, make_mesh
+from scaling_jax.training.layout import wants_trial
+from scaling_jax.training.loop import PackTrainer, Training
+from scaling_jax.training.program import LaneProgram
 
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
@@ -38,7 +37,7 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
       Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
     """
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
-    if not processes.alone():
+    if not distributed.is_single_process():
         for pack in waiting:
             if training.should_stop():
                 raise Preempted("stopped between two packs; everything finished so far is saved")
@@ -93,29 +92,14 @@ def check_devices(study: Study) -> None:
     if study.execution.mesh is None:
         return
     wanted, available = math.prod(study.execution.mesh), jax.device_count()
-    if wanted > available or (wanted < available and not processes.alone()):
-        whom = "there are" if processes.alone() else "all processes together have"
+    if wanted > available or (wanted < available and not distributed.is_single_process()):
+        whom = "there are" if distributed.is_single_process() else "all processes together have"
         raise UserError(f"execution.mesh={study.execution.mesh} takes {wanted} devices, and {whom} {available}")
 
 
 def devices_wanted(pack: Pack, study: Study, available: int) -> int:
     """Devices one pack uses."""
     return math.prod(mesh_shape(pack, study, available))
-
-
-def mesh_shape(pack: Pack, study: Study, available: int) -> tuple[int, int, int]:
-    """Sizes of the (run, data, fsdp) axes of a pack: the study's, else one device per lane as far as they go.
-
-    Several processes must take part with all their devices: what lanes do not fill splits the batch, where it divides.
-    """
-    if study.execution.mesh:
-        return study.execution.mesh
-    if processes.alone():
-        return min(len(pack.lanes), available), 1, 1
-    for run in range(min(len(pack.lanes), available), 0, -1):
-        if available % run == 0 and pack.batch_size % (available // run) == 0:
-            return run, available // run, 1
-    return available, 1, 1
 
 
 class _Ahead:
@@ -150,25 +134,6 @@ class _Ahead:
 
     def __exit__(self, *exc) -> None:
         self._pool.shutdown(wait=False)
-
-
-def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
-    """The pack's program on these devices, compiled."""
-    study, feed = training.study, training.feed
-    head_dim = getattr(study.family, "head_dim", None)
-    execution = device.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
-    scaling = Scaling(study.parametrization.name, pack.width, study.parametrization.base_width, study.optimizer.name)
-    model = study.family.build(pack.width, pack.depth, feed.spec, scaling, execution)
-    mesh = make_mesh(devices, mesh_shape(pack, study, len(devices)))
-
-    def program(layout: str, steps: int) -> LaneProgram:
-        resolved = dataclasses.replace(execution, layout=layout)
-        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
-
-    layout = choose_layout(execution, pack, study, mesh, training.records, program)
-    chosen = program(layout, buffer_steps(pack, study))
-    chosen.compile()
-    return chosen
 
 
 def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:

@@ -38,24 +38,25 @@ class Reporter:
             self._first.setdefault(progress.pack, self._latest_taken(progress))
             self._latest[progress.pack] = progress
             now = time.monotonic()
-            finished = progress.taken == self._packs[progress.pack].trained_steps
+            finished = progress.steps_done == self._packs[progress.pack].trained_steps
             if finished or now - self._last_line >= LINE_SECONDS:
                 self._last_line = now
                 print(self._line(progress), file=sys.stderr, flush=True)
 
     def _latest_taken(self, progress: Progress) -> int:
         latest = self._latest.get(progress.pack)
-        return latest.taken if latest else progress.taken
+        return latest.steps_done if latest else progress.steps_done
 
     def _line(self, progress: Progress) -> str:
         pack = self._packs[progress.pack]
         elapsed = time.monotonic() - self._begin
-        done = sum(self._flops(scale, p.taken) for scale, p in self._latest.items())
+        done = sum(self._flops(scale, p.steps_done) for scale, p in self._latest.items())
         new = done - sum(self._flops(scale, taken) for scale, taken in self._first.items())
         eta = (self._total - done) / (new / elapsed) if new > 0 and elapsed > 1 else float("nan")
         share = progress.tokens_per_s * pack.counts.flops_per_token / self._peak
         return (
-            f"[{clock(elapsed)}] {pack.name:<9} {progress.phase:<6} {100 * progress.taken / pack.trained_steps:3.0f}%"
+            f"[{clock(elapsed)}] {pack.name:<9} {progress.phase:<6} "
+            f"{100 * progress.steps_done / pack.trained_steps:3.0f}%"
             f"  loss {progress.loss:.3f}  {si(progress.tokens_per_s)} tokens/s  {100 * share:.0f}% of peak"
             f"  | ladder {100 * done / self._total:.0f}%  ETA {clock(eta)}"
         )

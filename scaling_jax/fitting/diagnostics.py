@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from scaling_jax.fitting.inference.influence import influence
-from scaling_jax.fitting.inference.linearized import Linearised, linearise
+from scaling_jax.fitting.inference.linearized import Linearized
 from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.solution import Solution
+from scaling_jax.fitting.solver._search import is_rare
 
 # Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
@@ -20,7 +22,7 @@ UNEXPLAINED = 0.9
 FEW_CLUSTERS = 10
 # A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
-# Neighbours along the scale err alike when the sum of products of adjacent residuals exceeds this many times what
+# Neighbors along the scale err alike when the sum of products of adjacent residuals exceeds this many times what
 # independent signs would give: 1 in 4,000 fits of the right law, with noise of many kinds.
 ALIKE = 3.0
 # Share of rows with more unique than all tokens from which the two columns look exchanged.
@@ -29,13 +31,13 @@ EXCHANGED = 0.5
 CONSTANT = 0.05
 
 
-def warnings(fit) -> list[str]:
+def warnings(fit: Solution) -> list[str]:
     """Sentences about everything that makes a fit less sure than its numbers look; empty when there is nothing.
 
     Args:
       fit: a `Fit` with its data.
     """
-    linear = linearise(fit)
+    linear = fit.linearized
     return [
         *_about_convergence(fit),
         *_about_explained(fit),
@@ -49,12 +51,37 @@ def warnings(fit) -> list[str]:
     ]
 
 
-def _about_convergence(fit) -> Iterator[str]:
+def search_warnings(fit: Solution) -> list[str]:
+    """Sentences on what the search itself found doubtful."""
+    c, found = fit.certificate, []
+    if c is None:
+        return found
+    if is_rare(c.agree, c.starts):
+        how = f"only {c.agree} of {c.starts} starts reached this optimum"
+        if c.agree == 0 and c.moved_agree:
+            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
+        found.append(f"{how}: there may be a better one (try seed=1, or starts=5000)")
+    runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
+    if runaways:
+        ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
+        found.append(f"not identified by these data: {ends}: the optimum lies at the end of its range")
+    if c.lower_outside:
+        ranges = {k: v for k, v in fit.law.plausible_range.items() if k in fit.free}
+        plausible = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in ranges.items())
+        where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in ranges)
+        found.append(
+            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the usual range ({plausible}), at "
+            f"{where}; the optimum inside it was taken"
+        )
+    return found
+
+
+def _about_convergence(fit: Solution) -> Iterator[str]:
     if not fit.converged:
         yield f"NOT CONVERGED: do not use these numbers ({fit.certificate})"
 
 
-def _about_explained(fit) -> Iterator[str]:
+def _about_explained(fit: Solution) -> Iterator[str]:
     """A law that can only fall, fitted to something that rises, ends as a constant: converged, and worth nothing."""
     counts = fit.weights > 0
     y = np.asarray(fit.objective.transform(fit.y[counts]), np.float64)
@@ -66,7 +93,7 @@ def _about_explained(fit) -> Iterator[str]:
         )
 
 
-def _about_bounds(fit) -> Iterator[str]:
+def _about_bounds(fit: Solution) -> Iterator[str]:
     for name, end in fit.at_bounds.items():
         if fit.law.coordinates[name].kind == "log":  # a runaway: the search says so itself
             continue
@@ -75,7 +102,7 @@ def _about_bounds(fit) -> Iterator[str]:
         yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval means nothing"
 
 
-def _about_inputs(fit) -> Iterator[str]:
+def _about_inputs(fit: Solution) -> Iterator[str]:
     counts = fit.weights > 0
     columns = {k: np.asarray(fit.data[k])[counts] for k in fit.law.inputs}
     logs = {k: np.log(v) for k, v in columns.items() if np.all(v > 0) and np.ptp(np.log(v)) > 0}
@@ -107,7 +134,7 @@ def _exponents_of(law, one: str, other: str) -> str:
     return f"the effects of {one} and {other}"
 
 
-def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
+def _about_flatness(fit: Solution, linear: Linearized) -> Iterator[str]:
     """Parameters that the curvature at the optimum leaves open: the first order of a flat profile."""
     if linear.scale < 1e-9:  # exact data determine whatever the law can express
         if linear.condition > 1e7:
@@ -120,7 +147,7 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
         step[i] = deviation[i]
         value = fit.params[name]
         with np.errstate(all="ignore"):
-            up, down = (float(linear.natural(sign * step)[name]) for sign in (1, -1))
+            up, down = (float(linear.params_at(sign * step)[name]) for sign in (1, -1))
         # A parameter that may have either sign can be near zero and well known: it is judged against 1.
         size = max(abs(value), 1.0 if fit.law.bounds[name][0] < 0 else 1e-300)
         relative = max(abs(up - value), abs(value - down)) / size
@@ -135,7 +162,7 @@ def _about_flatness(fit, linear: Linearised) -> Iterator[str]:
         )
 
 
-def _about_limits(fit) -> Iterator[str]:
+def _about_limits(fit: Solution) -> Iterator[str]:
     """Laws whose optimum lies where they become a law of fewer parameters."""
     limit = _LIMITS.get(fit.law.name)
     if limit is None or fit.law.custom or fit.fixed:
@@ -149,15 +176,15 @@ def _about_limits(fit) -> Iterator[str]:
         )
 
 
-def _limit_of_sigmoid(fit) -> str:
+def _limit_of_sigmoid(fit: Solution) -> str:
     p, counts = fit.params, fit.weights > 0
     tail = p["gain"] > np.ptp(fit.y[counts]) / CONSTANT and p["L0"] < fit.data["loss"][counts].mean()
     return "exponential" if tail else ""
 
 
-def _limit_of_m4(fit) -> str:
+def _limit_of_m4(fit: Solution) -> str:
     """|E0 - y|^alpha is as good as constant beside |y - E|."""
-    p, y = fit.params, fit.predict(fit.data)[fit.weights > 0]
+    p, y = fit.params, fit.law(fit.params, fit.data)[fit.weights > 0]
     with np.errstate(all="ignore"):  # y may reach E0 or E
         of_e0, of_e = (np.ptp(np.log(np.abs(y - p[k]))) for k in ("E0", "E"))
     if not p["alpha"] * of_e0 < CONSTANT * of_e:
@@ -168,7 +195,7 @@ def _limit_of_m4(fit) -> str:
 _LIMITS = {"sigmoid": _limit_of_sigmoid, "m4": _limit_of_m4}
 
 
-def _strongest_correlation(linear: Linearised) -> str:
+def _strongest_correlation(linear: Linearized) -> str:
     covariance = linear.covariance()
     deviation = np.sqrt(np.diag(covariance))
     with np.errstate(all="ignore"):  # a parameter without effect correlates with nothing
@@ -180,7 +207,7 @@ def _strongest_correlation(linear: Linearised) -> str:
     )
 
 
-def _about_counts(fit, linear: Linearised) -> Iterator[str]:
+def _about_counts(fit: Solution, linear: Linearized) -> Iterator[str]:
     n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
     if n < 2 * p:
         left = "hardly anything is left" if n > p else "the law goes through them all, and nothing is left"
@@ -197,7 +224,7 @@ def _about_counts(fit, linear: Linearised) -> Iterator[str]:
         yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each counts as a run of its own"
 
 
-def _about_residuals(fit, linear: Linearised) -> Iterator[str]:
+def _about_residuals(fit: Solution, linear: Linearized) -> Iterator[str]:
     """Residuals that bend with compute: the law has the wrong shape, and extrapolates by it."""
     compute = fit.law.compute(fit.data)
     name = "C"
@@ -225,11 +252,11 @@ def _about_residuals(fit, linear: Linearised) -> Iterator[str]:
             f"{abs(bend) / error:.1f} standard errors), so it will miss beyond the data; try fitting.select"
         )
     elif fit.clusters is None:  # whose points err alike anyway
-        yield from _about_neighbours(fit, linear, compute, name)
+        yield from _about_neighbors(fit, linear, compute, name)
 
 
-def _about_neighbours(fit, linear: Linearised, scale: np.ndarray, name: str) -> Iterator[str]:
-    """Neighbours along the scale that err alike: a wrong shape of any kind, or noise that is not independent."""
+def _about_neighbors(fit: Solution, linear: Linearized, scale: np.ndarray, name: str) -> Iterator[str]:
+    """Neighbors along the scale that err alike: a wrong shape of any kind, or noise that is not independent."""
     columns = [scale, *(np.asarray(v) for v in fit.data.values()), fit.y, linear.residuals]
     table = np.unique(np.stack(columns, axis=1)[fit.weights > 0], axis=0)  # in order of the scale, without repeats
     r = np.clip(table[:, -1], -3 * linear.scale, 3 * linear.scale)
@@ -245,13 +272,13 @@ def _about_neighbours(fit, linear: Linearised, scale: np.ndarray, name: str) -> 
         runs, few = 1 + np.count_nonzero(np.diff(above)), np.count_nonzero(above > 0)
         expected = 1 + 2 * few * (above.size - few) / above.size
         yield (
-            f"residuals come in runs along {name}: neighbours err alike (correlation {alike:.2f}; {runs} runs of one "
+            f"residuals come in runs along {name}: neighbors err alike (correlation {alike:.2f}; {runs} runs of one "
             f"sign where independent noise has {expected:.0f}), so the law has the wrong shape, or the noise is "
             "shared and intervals are too narrow; try fitting.select"
         )
 
 
-def _about_influence(fit) -> Iterator[str]:
+def _about_influence(fit: Solution) -> Iterator[str]:
     found = influence(fit, refits=0)
     if not found.flagged.size:
         return

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.data import by_name, column, column_y, inputs_of, number, scale_column
+from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, resolve_column, scale_column
 from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.holdout import rows, scale_of
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
@@ -30,7 +31,7 @@ class Candidate:
     """
 
     name: str
-    fit: object
+    fit: Fit
     score: float
     by_cut: tuple[float, ...]
     aicc: float
@@ -94,8 +95,6 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     Raises:
       FitError: no law could be fitted below every cut, or no law was given.
     """
-    from scaling_jax.fitting.fit import fit
-
     laws = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
     if not laws:
         raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
@@ -104,11 +103,11 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     for fraction in fractions:
         if not (isinstance(fraction, (int, float, np.number)) and 0 < fraction < 1):
             raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
-    train = scale < (np.inf if cut is None else number(cut, "cut", "1e20"))
+    train = scale < (np.inf if cut is None else check_positive(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
-    weights, clusters = (by_name(data, options.pop(k, None), k) for k in ("weights", "clusters"))
-    weights = np.ones(y.size) if weights is None else column(weights, "weights", y.size, "y")
+    weights, clusters = (resolve_column(data, options.pop(k, None), k) for k in ("weights", "clusters"))
+    weights = np.ones(y.size) if weights is None else as_column(weights, "weights", y.size, "y")
     clusters = None if clusters is None else np.asarray(clusters)
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
     candidates, impossible = [], {}
@@ -148,16 +147,16 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
     return Selection(candidates=candidates, cuts=cuts, train=train, test=~train, impossible=impossible)
 
 
-def aicc(fit) -> float:
+def aicc(fit: Fit) -> float:
     """Akaike's information criterion with the small-sample correction of Hurvich & Tsai 1989.
 
     Residuals are taken as Gaussian for least squares, as Laplace for LAD and for a Huber whose delta is below their
     median size (where it is LAD in all but name). The noise scale counts as a parameter; infinite when points are
     fewer than parameters + 3. Comparable between laws under one objective only.
     """
-    fit._need_data("aicc")
-    counts = fit.weights > 0
-    r, w = fit.residuals[counts], fit.weights[counts] / fit.weights[counts].mean()
+    _, _, weights = fit.observed("aicc")
+    counts = weights > 0
+    r, w = fit.residuals[counts], weights[counts] / weights[counts].mean()
     n, k = r.size, len(fit.params) - len(fit.fixed) + 1
     if n - k - 1 <= 0:
         return float("inf")

@@ -125,7 +125,7 @@ class CNN:
         )
         example = jnp.zeros((1, *spec.image_shape), jnp.float32)
         shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-        rates, decay = scaling.multipliers(shapes, role_of)
+        rules = scaling.array_rules(shapes, role_of, in_branch)
 
         def init(key):
             return module.init(key, example)["params"]
@@ -134,7 +134,7 @@ class CNN:
             return module.apply({"params": params}, image_BxHxWxC)
 
         functions = classification.functions(logits, self.label_smoothing)
-        return Model(init=init, **functions, lr_multipliers=rates, decay_mask=decay)
+        return Model(init=init, **functions, **rules)
 
     def _convolutions(self, width: int, depth: int, spec: Spec) -> Iterator[tuple[int, int, int, int, int]]:
         """(output rows, output columns, kernel, inputs, outputs) of every convolution, the stem first."""
@@ -162,6 +162,11 @@ def role_of(path: tuple[str, ...]) -> str:
     if path[-1].endswith(("gain", "bias")):
         return VECTOR
     return {"stem": INPUT, "head": OUTPUT}.get(path[-1], HIDDEN)
+
+
+def in_branch(path: tuple[str, ...]) -> bool:
+    """True for arrays of residual branches."""
+    return path[0].startswith("stage") and path[-1] != "shortcut"
 
 
 class Layers(nn.Module):
@@ -215,8 +220,12 @@ class ResNet(Layers):
     @nn.compact
     def __call__(self, image_BxHxWxC):
         kind = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
-        # Blocks add up to the variance of one, whatever the depth.
-        branch = 1 / math.sqrt(self.depth * self.options.stages)
+        # At initialization blocks add up to the variance of one, whatever the depth; under CompleteP at its base depth.
+        multiplier = self.scaling.branch_multiplier
+        if multiplier is None:
+            branch = 1 / math.sqrt(self.depth * self.options.stages)
+        else:
+            branch = multiplier / math.sqrt(self.scaling.base_depth * self.options.stages)
 
         def block(name, channels, stride):
             fields = (self.options, self.scaling, self.dtype, self.convolution)

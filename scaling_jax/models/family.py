@@ -1,4 +1,4 @@
-"""What a family is: architectures with a width and a depth, pure functions outside, counted beside their definition.
+"""The protocol of a family: architectures with a width and a depth, as pure functions, counted beside their definition.
 
 A family is a frozen dataclass of its options. It knows how to check, count and build one scale; anything that has
 these members trains, so a user's own model (Linen, NNX, Haiku or plain functions) plugs in the same way.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 PyTree = Any
+F = TypeVar("F")
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What the data looks like to a model.
+    """Shape and kind of the data as a model sees them.
 
     Attributes:
       kind: "tokens" (batches are int [B, T+1]) or "images" (dicts of image [B, H, W, C] and label [B]).
@@ -64,8 +65,11 @@ class Model:
         the cross-entropy) and `count`. Batches of a validation set are summed key by key.
       metrics: those sums over the whole validation set, as NumPy -> floats by name; `loss` (nats per token or sample)
         is always there.
-      lr_multipliers: pytree like params: factor on the peak rate of each array (the parametrisation's).
+      lr_multipliers: pytree like params: factor on the peak rate of each array (the parametrization's).
       decay_mask: pytree like params: True where weight decay applies (matrices).
+      roles: pytree like params: the role of each array; Muon and other optimizers that treat arrays differently read
+        it. `Scaling.array_rules` gives these four.
+      eps_multiplier: the parametrization's factor on Adam's epsilon.
     """
 
     init: Callable[[Any], PyTree]
@@ -74,6 +78,8 @@ class Model:
     metrics: Callable[[Mapping[str, Any]], dict[str, float]]
     lr_multipliers: PyTree
     decay_mask: PyTree
+    roles: PyTree = None
+    eps_multiplier: float = 1.0
 
 
 def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:
@@ -82,31 +88,60 @@ def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 class Family(Protocol):
-    """Members every family has; `name` enters run identities and the results table."""
+    """Members of every family; `name` is part of run identities and of the results table.
 
-    name: str
-    inputs: str  # the Spec.kind it trains on
+    Two members are optional: `attention_head_dim` (read through the function of that name) and `unseen_flops_per_token`
+    (see `scaling_jax.training.verify`).
+    """
+
+    @property
+    def name(self) -> str:
+        """Identifies the family; two families cannot share it."""
+        ...
+
+    @property
+    def inputs(self) -> str:
+        """The `Spec.kind` it trains on."""
+        ...
 
     def check(self, width: int, depth: int, spec: Spec) -> None:
-        """Raises ValueError, saying the way out, when this scale cannot be built."""
+        """Raises ValueError, with the way out, when this scale cannot be built."""
+        ...
 
     def counts(self, width: int, depth: int, spec: Spec) -> Counts:
         """Parameters and FLOPs in plain Python, no JAX."""
+        ...
 
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
         """Peak bytes of activations kept for the backward pass of one batch."""
+        ...
 
     def build(self, width: int, depth: int, spec: Spec, scaling: Any, execution: Any) -> Model:
         """The scale as pure functions; `scaling` has the initial scales and rates, `execution` (resolved: nothing
         "auto") the compute_dtype, scan_layers, remat and attention."""
+        ...
 
 
-FAMILIES: dict[str, type] = {}
+def attention_head_dim(family: Family) -> int | None:
+    """Size of the family's attention heads, which decides the kernel; None for a family without attention."""
+    return getattr(family, "attention_head_dim", None)
 
 
-def register(cls: type) -> type:
-    """Class decorator: makes a family known by its `name`, so that a study read back from JSON can be rebuilt."""
-    FAMILIES[cls.name] = cls
+FAMILIES: dict[str, Any] = {}
+
+
+def register(cls: type[F]) -> type[F]:
+    """Class decorator that makes a family known by its `name`, so that a study read back from JSON can be rebuilt.
+
+    Raises:
+      TypeError: the class lacks a member of the protocol.
+    """
+    missing = [
+        name for name in ("name", "inputs", "check", "counts", "activation_bytes", "build") if not hasattr(cls, name)
+    ]
+    if missing:
+        raise TypeError(f"family {cls.__name__} has no {', '.join(missing)}; docs/families.md lists the members")
+    FAMILIES[cls.name] = cls  # pyright: ignore[reportAttributeAccessIssue]
     return cls
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from scaling_jax.errors import UserError
 from scaling_jax.models import accounting, classification
 from scaling_jax.models.family import Counts, Model, Spec, register
 from scaling_jax.models.parametrization import HIDDEN, INPUT, OUTPUT, VECTOR, Scaling
@@ -51,6 +52,8 @@ class MLP:
 
     def build(self, width: int, depth: int, spec: Spec, scaling: Scaling, execution: Any) -> Model:
         """One scale as pure functions."""
+        if scaling.branch_multiplier is not None:
+            raise UserError("family mlp has no residual branches for CompleteP to scale; set parametrization.name=mup")
         P, M, K, dtype = math.prod(spec.image_shape), width, spec.vocab_size, jnp.dtype(execution.compute_dtype)
 
         def init(key):
@@ -71,6 +74,6 @@ class MLP:
                 x_BxM = math.sqrt(2) * jax.nn.relu(x_BxM) @ params["hidden"][i] + params["bias"][i + 1][None]
             return math.sqrt(2) * jax.nn.relu(x_BxM) @ params["head"]
 
-        rates, decay = scaling.multipliers(jax.eval_shape(init, jax.random.key(0)), lambda path: ROLES[path[-1]])
+        rules = scaling.array_rules(jax.eval_shape(init, jax.random.key(0)), lambda path: ROLES[path[-1]])
         functions = classification.functions(logits, self.label_smoothing)
-        return Model(init=init, **functions, lr_multipliers=rates, decay_mask=decay)
+        return Model(init=init, **functions, **rules)

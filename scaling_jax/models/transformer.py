@@ -51,6 +51,11 @@ class Transformer:
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} must be positive")
 
+    @property
+    def attention_head_dim(self) -> int:
+        """Size of every attention head."""
+        return self.head_dim
+
     def check(self, width: int, depth: int, spec: Spec) -> None:
         """Raises ValueError when this scale cannot be built."""
         if width % self.head_dim:
@@ -105,7 +110,7 @@ class Transformer:
         )
         example = jnp.zeros((1, spec.context), jnp.int32)
         shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
-        rates, decay = scaling.multipliers(shapes, role_of)
+        rules = scaling.array_rules(shapes, role_of, in_branch=lambda path: path[0].startswith("layer"))
 
         def init(key):
             return module.init(key, example)["params"]
@@ -122,7 +127,7 @@ class Transformer:
             total, count = nats(params, batch_BxT1)
             return {"loss_sum": total, "count": jnp.int32(count)}
 
-        return Model(init=init, loss=loss, evaluate=evaluate, metrics=mean_loss, lr_multipliers=rates, decay_mask=decay)
+        return Model(init=init, loss=loss, evaluate=evaluate, metrics=mean_loss, **rules)
 
 
 def relu2(x):
@@ -169,11 +174,16 @@ class Block(nn.Module):
     def __call__(self, x_BxTxM):
         M, H, F = self.width, self.options.head_dim, self.options.mlp_ratio * self.width
         B, T, _ = x_BxTxM.shape
-        branch = 1 / math.sqrt(2 * self.depth)  # so that the residual stream does not grow with depth
+        multiplier = self.scaling.branch_multiplier
+        # The residual stream must not grow with depth: small initial branches, or CompleteP's factor on each.
+        init_factor = 1 / math.sqrt(2 * self.depth) if multiplier is None else 1.0
 
         def matrix(name, rows, columns, factor=1.0):
             std = factor * self.scaling.std(HIDDEN, rows)
             return self.param(name, normal_init(std), (rows, columns), jnp.float32)
+
+        def branch(x_BxTxM):
+            return x_BxTxM if multiplier is None else multiplier * x_BxTxM
 
         def gain(name, size):
             return self.param(name, nn.initializers.ones, (size,), jnp.float32)
@@ -184,11 +194,11 @@ class Block(nn.Module):
         q_BxTxNxH = rotary(rms_norm(q_BxTxNxH, gain("q_gain", H)), self.options.rope_base)
         k_BxTxNxH = rotary(rms_norm(k_BxTxNxH, gain("k_gain", H)), self.options.rope_base)
         out_BxTxM = attention.causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, self.attention).reshape(B, T, M)
-        x_BxTxM += linear(out_BxTxM, matrix("out", M, M, branch))
+        x_BxTxM += branch(linear(out_BxTxM, matrix("out", M, M, init_factor)))
 
         h_BxTxM = rms_norm(x_BxTxM, gain("mlp_gain", M))
         h_BxTxF = ACTIVATIONS[self.options.activation](linear(h_BxTxM, matrix("up", M, F)))
-        return partition.split_batch(x_BxTxM + linear(h_BxTxF, matrix("down", F, M, branch)))
+        return partition.split_batch(x_BxTxM + branch(linear(h_BxTxF, matrix("down", F, M, init_factor))))
 
 
 class Decoder(nn.Module):

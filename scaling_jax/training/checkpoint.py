@@ -23,7 +23,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
 from scaling_jax.study import content_hash
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.regroup import as_saved, regroup
 
@@ -147,7 +147,7 @@ class PackCheckpoints:
         }
         restored = manager.restore(step, args=ocp.args.Composite(**items))
         state = restored["state"]
-        stored, found = processes.fetch((restored["fingerprint"]["state"], fingerprint(state)))
+        stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
         if tuple(head["groups"]) != _geometry(like) or head["lanes"] != self._lanes:
@@ -168,12 +168,12 @@ class PackCheckpoints:
             "checkpoint %s is unreadable (%s); set aside in %s, falling back to the one before",
             source, reason[:200], target,
         )  # fmt: skip
-        if processes.is_leader():
+        if distributed.is_leader():
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rmtree()
             source.rename(target)
-        processes.barrier(f"set_aside_{self.folder.name}_{part}_{step}")
+        distributed.barrier(f"set_aside_{self.folder.name}_{part}_{step}")
         manager.reload()
 
     def _manager(self, part: str) -> ocp.CheckpointManager:

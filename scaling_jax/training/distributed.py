@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 LOST_PEER = ("Gloo", "NCCL", "Connection closed by peer", "heartbeat", "coordination service", "CoordinationService")
 
 
-def alone() -> bool:
+def is_single_process() -> bool:
     """Whether this process trains by itself."""
     return jax.process_count() == 1
 
@@ -23,9 +23,9 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
-def agree(values: Sequence[float]) -> list[float]:
+def broadcast_from_leader(values: Sequence[float]) -> list[float]:
     """The leader's values, on every process; all must call it, in the same order."""
-    if alone():
+    if is_single_process():
         return list(values)
     with jax.transfer_guard("allow"):
         return multihost_utils.broadcast_one_to_all(np.asarray(values, np.float32)).tolist()
@@ -33,7 +33,7 @@ def agree(values: Sequence[float]) -> list[float]:
 
 def same_everywhere(text: str) -> bool:
     """Whether every process came with the same text."""
-    if alone():
+    if is_single_process():
         return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint32)
     with jax.transfer_guard("allow"):
@@ -42,27 +42,27 @@ def same_everywhere(text: str) -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether a failure says that another process of this training is gone."""
-    return not alone() and any(sign in str(error) for sign in LOST_PEER)
+    return not is_single_process() and any(sign in str(error) for sign in LOST_PEER)
 
 
 def barrier(name: str) -> None:
     """Returns when every process has come here."""
-    if not alone():
+    if not is_single_process():
         with jax.transfer_guard("allow"):
             multihost_utils.sync_global_devices(name)
 
 
-def own_rows(sharding: jax.sharding.Sharding, size: int) -> slice | np.ndarray:
+def local_rows(sharding: jax.sharding.Sharding, size: int) -> slice | np.ndarray:
     """Which of `size` rows, split by `sharding`, lie on this process's devices: all of them, or their numbers."""
-    if alone():
+    if is_single_process():
         return slice(None)
     parts = sharding.addressable_devices_indices_map((size,)).values()
     return np.unique(np.concatenate([np.arange(size)[index] for index in parts]))
 
 
-def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+def to_device(tree: Any, sharding: jax.sharding.Sharding) -> Any:
     """Host arrays onto the devices of all processes; each process takes, and must have, only what its devices hold."""
-    if alone():
+    if is_single_process():
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
     def one(x):
@@ -73,9 +73,18 @@ def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
         return jax.tree.map(one, tree)
 
 
-def fetch(tree: Any) -> Any:
+def to_host(tree: Any) -> Any:
     """Arrays of all processes' devices, whole, as NumPy on every process."""
-    if alone():
+    if is_single_process():
         return jax.device_get(tree)
     with jax.transfer_guard("allow"):
         return multihost_utils.process_allgather(tree, tiled=True)
+
+
+alone, agree, own_rows, put, fetch = (
+    is_single_process,
+    broadcast_from_leader,
+    local_rows,
+    to_device,
+    to_host,
+)  # old names

@@ -17,17 +17,18 @@ import numpy as np
 from absl import logging
 
 from scaling_jax.data import batches
+from scaling_jax.data.augment import augment
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.errors import UserError
 from scaling_jax.study import Execution
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed
 
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # images reach the model as (x / 255 - mean) / std
 RESIDENT_SHARE = 0.25  # of a device's memory that the data may take
 MAX_RESIDENT_ITEMS = 2**31 - 1  # offsets on the device are int32
 
 Reader = Callable[[int, int, int], Any]  # (seed, first step, number of steps) -> inputs, a leading axis of steps
-Rows = slice | np.ndarray  # of every batch: what this process's devices hold (`processes.own_rows`)
+Rows = slice | np.ndarray  # of every batch: what this process's devices hold (`distributed.local_rows`)
 ALL = slice(None)
 
 
@@ -37,7 +38,7 @@ def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> 
     Several processes take what the first one decides, from its own memory.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       execution: `feed` is read.
       augment: crop and flip training images.
 
@@ -49,7 +50,8 @@ def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> 
         raise UserError(
             f"execution.feed='resident' cannot address {dataset.train.size:,} items with 32-bit offsets; use 'stream'"
         )
-    (small,) = processes.agree([dataset.train.nbytes + dataset.validation.nbytes <= RESIDENT_SHARE * device_memory()])
+    held = dataset.train.nbytes + dataset.validation.nbytes
+    (small,) = distributed.broadcast_from_leader([held <= RESIDENT_SHARE * device_memory()])
     if execution.feed == "resident" or (execution.feed == "auto" and fits and small):
         return ResidentFeed(dataset, augment)
     logging.info("%.1f GB of training data are streamed", dataset.train.nbytes / 1e9)
@@ -69,7 +71,7 @@ class Feed:
     """What both kinds know.
 
     Args:
-      dataset: materialised data.
+      dataset: materialized data.
       augment: crop and flip training images.
     """
 
@@ -97,7 +99,7 @@ class ResidentFeed(Feed):
                 if self.spec.kind == "images":
                     host["train"]["label"], host["validation"]["label"] = d.train_labels, d.validation_labels
                 everywhere = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
-                self._placed[key] = processes.put(jax.tree.map(np.asarray, host), everywhere)
+                self._placed[key] = distributed.to_device(jax.tree.map(np.asarray, host), everywhere)
             return self._placed[key]
 
     def reader(self, batch_size: int, rows: Rows = ALL) -> Reader:
@@ -173,8 +175,6 @@ def _validation_windows(dataset: Dataset, examples: int, batch_size: int) -> np.
 
 def _image_batch(feed, image_BxHxWxC, label_B, key):
     if feed.augment and key is not None:
-        from scaling_jax.data.augment import augment
-
         image_BxHxWxC = augment(key, image_BxHxWxC, flip=feed.dataset.info.get("flip", True))
     image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD
     return {"image": image_BxHxWxC, "label": label_B}

@@ -14,8 +14,7 @@ from scaling_jax.planning import Pack, phases
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Study, content_hash
-from scaling_jax.training import distributed as processes
-from scaling_jax.training import hardware as device
+from scaling_jax.training import distributed, hardware
 from scaling_jax.training.program import LaneProgram
 
 LAYOUTS = ("vmap", "map", "sequential")
@@ -38,12 +37,12 @@ def choose_layout(
     processes take what the first one reads, and no trial: their clocks would not agree on when it ends.
     """
     path = _record(pack, records)
-    if not processes.alone():
+    if not distributed.is_single_process():
         layout = "map" if execution.layout == "auto" else execution.layout
-        if path.exists() and processes.is_leader():
+        if path.exists() and distributed.is_leader():
             layout = json.loads(path.read_text())["layout"]
-        layout = LAYOUTS[int(processes.agree([LAYOUTS.index(layout)])[0])]
-        if processes.is_leader():
+        layout = LAYOUTS[int(distributed.broadcast_from_leader([LAYOUTS.index(layout)])[0])]
+        if distributed.is_leader():
             write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": {}}))
         return layout
     if path.exists():
@@ -62,7 +61,7 @@ def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Record
     """Whether the layouts are to be timed: nothing is recorded, the study leaves it open, devices share lanes, and the
     training is long enough for it to pay."""
     undecided = execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
-    return undecided and pack.trained_flops / (LOW_SHARE * device.peak_flops()[0]) > WORTH_SECONDS
+    return undecided and pack.trained_flops / (LOW_SHARE * hardware.peak_flops()[0]) > WORTH_SECONDS
 
 
 def _record(pack: Pack, records: Records) -> Any:
@@ -76,7 +75,7 @@ def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]
             "family": study.to_dict()["family"],
             "shape": [pack.width, pack.depth, pack.batch_size, pack.tokens_per_step, len(pack.lanes)],
             "mesh": dict(mesh.shape),
-            "device": device.describe(),
+            "device": hardware.describe(),
             "dtype": execution.compute_dtype,
             "optimizer": study.optimizer.name,
         }

@@ -1,53 +1,63 @@
-"""Trains one pack to its last result, resuming from its latest checkpoints."""
+"""Trains one pack, resuming from its latest checkpoints, until every run has its result."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
+from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
 from scaling_jax.planning import NO_DECAY, Pack, Phase, phases
 from scaling_jax.storage.records import DIVERGED, DONE, Records
-from scaling_jax.study import Study
+from scaling_jax.study import Execution, Study
+from scaling_jax.training import distributed
 from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, abstract_states, branch_name
-from scaling_jax.training.pace import POINT_STEPS, Pace
 from scaling_jax.training.program import LaneProgram
+
+POINT_STEPS = 20  # training losses averaged into one point of a learning curve; the first dispatch takes as many
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How a pack is doing, after a chunk.
+    """Progress of a pack after a chunk of steps.
 
     Attributes:
-      pack, phase: names.
-      taken: steps taken by each lane over all phases, of the pack's `trained_steps`.
-      loss: best lane's mean training loss over the chunk.
-      tokens_per_s: all lanes together.
+      pack: name of the pack.
+      phase: "trunk" or "branch".
+      steps_done: steps that each lane has taken over all phases, out of the pack's `trained_steps`.
+      loss: mean training loss of the best lane over the chunk; NaN when every lane has diverged.
+      tokens_per_s: of all lanes together.
     """
 
     pack: str
     phase: str
-    taken: int
+    steps_done: int
     loss: float
     tokens_per_s: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What the packs of one call of the engine share.
+    """Settings and callbacks shared by the packs of one engine call.
 
     Attributes:
-      study, feed: what to train, on what (a `ResidentFeed` or a `StreamFeed`).
-      records: where points and results go.
-      finished: run_ids that have their result.
+      study: the study to train.
+      feed: its data, a `ResidentFeed` or `StreamFeed`.
+      records: writes learning-curve points and results.
+      finished: run_ids that already have a result.
       common: columns of the results table that are the same for every run.
-      should_stop: asked between chunks; True saves and raises Preempted.
+      should_stop: polled between chunks; True saves and raises `Preempted`.
       on_progress: called after every chunk of every pack.
+      on_metrics: called on the leader with plain dicts, {"kind": "train", ...} per lane and chunk and
+        {"kind": "result", ...} per finished run: the hook for experiment trackers. It is called one chunk late, from
+        losses that were fetched anyway, so it never makes the device wait. An exception is logged once and ends the
+        calls, not the training.
     """
 
     study: Study
@@ -57,14 +67,67 @@ class Training:
     common: dict[str, Any]
     should_stop: Callable[[], bool]
     on_progress: Callable[[Progress], None]
+    on_metrics: Callable[[Mapping[str, Any]], None] | None = None
+
+
+class Pace:
+    """Chooses how many steps a dispatch takes and when to save: from measured times, yet the same on every process.
+
+    A single process follows every measurement. Several processes use the leader's, after the first dispatch and at
+    every save, where they synchronize anyway.
+
+    Args:
+      execution: its `dispatch_seconds` and `checkpoint_seconds` are the targets.
+      buffer_steps: the most steps of a dispatch.
+    """
+
+    def __init__(self, execution: Execution, buffer_steps: int):
+        self._execution, self._buffer_steps = execution, buffer_steps
+        self._measured = self._step_seconds = 0.0
+        self._unsaved_seconds = 0.0
+
+    @property
+    def unknown(self) -> bool:
+        """True until a dispatch has been timed."""
+        return self._step_seconds == 0.0
+
+    def measured(self, step_seconds: float) -> None:
+        """Records the seconds per step of a dispatch."""
+        self._measured = step_seconds
+        if distributed.is_single_process():
+            self._step_seconds = step_seconds
+
+    def synchronize(self) -> None:
+        """Makes every process use the leader's measurement."""
+        (self._step_seconds,) = distributed.broadcast_from_leader([self._measured])
+
+    def chunk(self, left: int) -> int:
+        """Steps of the next dispatch when `left` remain in the phase."""
+        if self.unknown:
+            return min(POINT_STEPS, left)
+        wanted = max(1, int(self._execution.dispatch_seconds / self._step_seconds))
+        if wanted >= POINT_STEPS:
+            wanted -= wanted % POINT_STEPS
+        return min(wanted, left, self._buffer_steps)
+
+    def save_is_due(self, count: int) -> bool:
+        """Counts `count` more steps; True once `checkpoint_seconds` have passed since the last save."""
+        self._unsaved_seconds += count * self._step_seconds
+        return self._unsaved_seconds > self._execution.checkpoint_seconds
+
+    def saved(self) -> None:
+        """Restarts the clock after a checkpoint."""
+        self._unsaved_seconds = 0.0
+        self.synchronize()
 
 
 class PackTrainer:
     """The loop over a pack's phases.
 
     Args:
-      training, pack: what to train, for whom.
-      program: compiled functions.
+      training: settings and callbacks.
+      pack: the runs to train.
+      program: their compiled functions.
       checkpoints: of this pack.
     """
 
@@ -76,12 +139,13 @@ class PackTrainer:
         self.pace = Pace(training.study.execution, program.buffer_steps)
         self.points: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of learning curves, since the last save
         self.last_done = 0.0
+        self.on_metrics = training.on_metrics if distributed.is_leader() else None
 
     def run(self) -> None:
-        """Trains what is missing.
+        """Trains every run that has no result yet.
 
         Raises:
-          Preempted: `should_stop` said so; everything is saved.
+          Preempted: `should_stop` returned True; everything is saved.
         """
         with jax.transfer_guard("disallow"):
             self._run()
@@ -138,7 +202,7 @@ class PackTrainer:
             if self.pace.unknown:  # the first chunk is timed alone, to size those that follow
                 self._record(phase, *pending)
                 pending = None
-                self.pace.agree()
+                self.pace.synchronize()
             stop = self.training.should_stop()
             if stop or (self.pace.save_is_due(count) and step < phase.stop):
                 if pending is not None:
@@ -172,13 +236,43 @@ class PackTrainer:
             self.points.setdefault((kind, ident), []).extend(
                 {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
                 for i in range(0, count, POINT_STEPS)
-                if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all() and part.all()
+                if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all()  # NaN from where a lane diverged
             )
-        healthy = [np.mean(loss) for loss in by_lane if np.isfinite(loss).all() and loss.all()]
-        best = float(min(healthy)) if healthy else float("nan")
-        rate = count * self.pack.tokens_per_step * len(by_lane) / elapsed
-        taken = sum(other.stop - other.start for other in self.branches[: phase.budget]) + first + count
-        self.training.on_progress(Progress(self.pack.name, phase.kind, taken, best, rate))
+        means = [float(np.mean(losses_K)) for losses_K in by_lane]
+        best = min((mean for mean in means if np.isfinite(mean)), default=float("nan"))
+        speed = count * self.pack.tokens_per_step * len(by_lane) / elapsed
+        steps_done = sum(other.stop - other.start for other in self.branches[: phase.budget]) + first + count
+        self.training.on_progress(Progress(self.pack.name, phase.kind, steps_done, best, speed))
+        self._report_losses(phase, first + count, means, speed)
+
+    def _report_losses(self, phase: Phase, step: int, losses: list[float], tokens_per_s: float) -> None:
+        """Hands every lane's mean loss over a chunk to `on_metrics`."""
+        for i, (lane, loss) in enumerate(zip(self.pack.lanes, losses)):
+            run = self.pack.run(i, phase.budget)
+            self._call_on_metrics(
+                {
+                    "kind": "train",
+                    "run_id": None if phase.kind == "trunk" else run.run_id,
+                    "trunk_id": run.trunk_id,
+                    "scale": self.pack.scale,
+                    "phase": phase.kind,
+                    "lr": lane.learning_rate,
+                    "seed": lane.seed,
+                    "step": step,
+                    "tokens": step * self.pack.tokens_per_step,
+                    "loss": loss,
+                    "tokens_per_s": tokens_per_s / len(losses),
+                }
+            )
+
+    def _call_on_metrics(self, values: dict[str, Any]) -> None:
+        if self.on_metrics is None:
+            return
+        try:
+            self.on_metrics(values)
+        except Exception:
+            logging.exception("on_metrics failed and is not called again; training continues")
+            self.on_metrics = None
 
     def _finish_branch(self, phase: Phase, branch: Saved) -> None:
         """Evaluates every lane of a finished branch and writes its result."""
@@ -191,6 +285,7 @@ class PackTrainer:
             self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(sums))
 
     def _write_result(self, lane: int, budget: int, sums: Any, diverged_step: int, wall: float) -> None:
+        """Writes one run's row of the results table."""
         pack, counts, run = self.pack, self.pack.counts, self.pack.run(lane, budget)
         hparams = pack.lanes[lane]
         metrics = self.program.model.metrics(sums)
@@ -223,7 +318,7 @@ class PackTrainer:
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
             "unique_tokens": self.program.feed.dataset.unique_tokens,
-            "epochs": run.steps * pack.batch_size / self.program.feed.dataset.num_train_windows,
+            "epochs": batches.epochs(run.steps, pack.batch_size, self.program.feed.dataset.num_train_windows),
             "diverged_step": diverged_step if not healthy else None,
         }
         if healthy and self.program.feed.spec.kind == "tokens":
@@ -232,9 +327,10 @@ class PackTrainer:
             if (unigram := self.program.feed.dataset.info.get("unigram_nats")) is not None:
                 row["unigram_normalized"] = metrics["loss"] - unigram
         self.training.records.write_result(row)
+        self._call_on_metrics({"kind": "result", **row})
 
     def _flush_points(self) -> None:
-        """Writes the points since the last save: what is lost in between is trained, and recorded, again."""
+        """Writes the points since the last save; steps lost after it are trained and recorded again."""
         for (kind, ident), points in self.points.items():
             self.training.records.write_points(kind, ident, points)
         self.points.clear()
@@ -246,11 +342,11 @@ class PackTrainer:
 
 
 def buffer_steps(pack: Pack, study: Study, limit: int = 4096) -> int:
-    """Room for the most steps that one dispatch of this pack may take."""
+    """The most steps that one dispatch of this pack may take."""
     longest = max(p.stop - p.start for p in phases(study.schedule, pack.budgets))
     return max(POINT_STEPS, min(limit, longest))
 
 
 def missing(pack: Pack, finished: Collection[str]) -> bool:
-    """Whether any run of the pack has no result yet."""
+    """True when any run of the pack has no result yet."""
     return any(run.run_id not in finished for run in pack.runs)

@@ -16,18 +16,20 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from scaling_jax.data.augment import augment_key
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
-from scaling_jax.training import distributed as processes
+from scaling_jax.training import distributed, optimizers
 from scaling_jax.training import step as steps
 
 AXES = ("run", "data", "fsdp")
@@ -42,17 +44,41 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.shardi
     return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
+class Compiled:
+    """A jitted function that compiles for its arguments when first called, or when `compile` is.
+
+    Args:
+      program: gives (jitted function, ShapeDtypeStructs of its arguments).
+    """
+
+    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]]):
+        self._program, self._executable, self._lock = program, None, threading.Lock()
+
+    def compile(self) -> Any:
+        """The executable, compiled once, by whichever thread asks first."""
+        with self._lock:
+            if self._executable is None:
+                function, arguments = self._program()
+                self._executable = function.lower(*arguments).compile()
+            return self._executable
+
+    def __call__(self, *args: Any) -> Any:
+        return self.compile()(*args)
+
+
 class LaneProgram:
     """The compiled functions of one pack on one mesh; each compiles when first used, all at once in `compile`.
 
+    A *slot* is a lane or the padding that gives every device equally many; a *group* is the slots of one program call.
+
     Args:
-      model: the scale.
-      study: optimiser and schedule are read.
-      execution: resolved; `layout` is "vmap", "map" or "sequential".
-      mesh: of `make_mesh`.
-      lanes: of the pack.
-      feed: gives arrays and batches.
-      buffer_steps: the most steps one dispatch may take; fewer where their inputs would take too much memory.
+      model: pure functions of the pack's scale, from `Family.build` with this `execution`.
+      study: its optimizer, schedule and evaluation settings are read.
+      execution: resolved by `hardware.resolve`; `layout` is "vmap", "map" or "sequential".
+      mesh: from `make_mesh`; the `run` axis takes lanes, `data` and `fsdp` split each lane.
+      lanes: the pack's, in the order of its runs.
+      feed: a `ResidentFeed` or `StreamFeed` of the study's data.
+      buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
     """
 
     def __init__(
@@ -69,40 +95,43 @@ class LaneProgram:
         self.num_lanes, self.batch_size = len(lanes), study.optimizer.batch_size
         run_axis = mesh.shape["run"]
         padded = math.ceil(len(lanes) / run_axis) * run_axis
-        # Places that no lane needs hold a frozen copy of the last one, so that every device has equally many.
-        self.places = tuple(lanes) + (lanes[-1],) * (padded - len(lanes))
+        # Slots beyond the lanes hold a frozen copy of the last one, so that every device has equally many.
+        self.slots = tuple(lanes) + (lanes[-1],) * (padded - len(lanes))
         per_group = run_axis if execution.layout == "sequential" else padded
         self.groups = tuple(range(i, i + per_group) for i in range(0, padded, per_group))
         self.lanes_per_device = per_group // run_axis
         self.seeds = tuple(sorted({lane.seed for lane in lanes}))
         self.max_loss = study.optimizer.max_loss_factor * math.log(feed.spec.vocab_size)
-        self.shape = "cosine" if study.schedule.name == "cosine" else "linear"
+        self.decay = "cosine" if study.schedule.name == "cosine" else "linear"
         self.arrays = feed.arrays(mesh)
         self.validation = self._put(feed.validation_inputs(study.evaluation.examples, study.evaluation.batch_size), P())
-        self._rows = processes.own_rows(self._sharding(P(partition.BATCH_AXES)), self.batch_size)
+        self._rows = distributed.local_rows(self._sharding(P(partition.BATCH_AXES)), self.batch_size)
         self._read = feed.reader(self.batch_size, self._rows)
         self._step_inputs = feed.abstract_inputs(self.batch_size)
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds))))
+        self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
+        self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
-    # What one device does, for one lane.
+    # For one lane, on one device.
 
-    def _lane_init(self, seed, init_scale, active):
+    def _lane_init(self, seed: Any, init_scale: Any, active: Any) -> dict[str, Any]:
         state = steps.init_state(self.model, self.study.optimizer, seed, init_scale)
         return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
 
-    def _lane_chunk(self, state, hparams, inputs_SxK, first_step, num_steps, arrays):
-        """`num_steps` updates of one lane -> (state, losses [K], zero beyond `num_steps`)."""
-        key = jax.random.key(hparams["seed"])
+    def _lane_chunk(
+        self, state: Any, hparams: Any, inputs_SxK: Any, first_step: Any, num_steps: Any, arrays: Any
+    ) -> tuple[Any, Any]:
+        """`num_steps` updates of one lane -> (state, losses [K], NaN beyond `num_steps`)."""
 
         def body(i, carry):
             state, losses_K = carry
-            inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["order"], i], inputs_SxK)
-            batch = self.feed.make_batch(arrays, inputs, jax.random.fold_in(key, first_step + i))
-            state, loss = steps.train_step(
+            inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["seed_index"], i], inputs_SxK)
+            batch = self.feed.make_batch(arrays, inputs, augment_key(hparams["seed"], first_step + i))
+            new_state, loss = steps.train_step(
                 self.model,
                 self.study.optimizer,
-                self.shape,
+                self.decay,
                 state,
                 hparams,
                 first_step + i,
@@ -110,14 +139,16 @@ class LaneProgram:
                 self.execution.microbatches,
                 self.max_loss,
             )
-            return state, losses_K.at[i].set(loss)
+            # A frozen lane has no loss, whatever the layout.
+            return new_state, losses_K.at[i].set(jnp.where(state["diverged_step"] < 0, loss, jnp.nan))
 
         if self.execution.layout != "vmap":  # a frozen lane takes no time; under vmap the bound must not vary by lane
             num_steps = jnp.where(state["diverged_step"] < 0, num_steps, 0)
-        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(self.buffer_steps)))
+        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
 
-    def _lane_evaluate(self, params, inputs_N, arrays):
+    def _lane_evaluate(self, state: Any, inputs_N: Any, arrays: Any) -> Any:
         """Sums over the fixed validation set for one lane."""
+        params = optimizers.evaluation_params(self.study.optimizer, state)
 
         def sums_of(i):
             batch = self.feed.make_batch(arrays, jax.tree.map(lambda x: x[i], inputs_N))
@@ -129,7 +160,7 @@ class LaneProgram:
 
     # All lanes of a device, all devices.
 
-    def _over_lanes(self, one_lane, num_stacked: int):
+    def _over_lanes(self, one_lane: Callable[..., Any], num_stacked: int) -> Callable[..., Any]:
         """Applies `one_lane` to every lane of a device; the first `num_stacked` arguments are stacked by lane."""
         # Kernels want every axis to be manual; what splits the batch and the parameters is the partitioner's.
         manual = {"run"} if self.mesh.shape["data"] * self.mesh.shape["fsdp"] > 1 else set(AXES)
@@ -151,7 +182,7 @@ class LaneProgram:
 
         return spread
 
-    # What is compiled: each a jitted function and what its arguments look like.
+    # The programs: each a jitted function and the ShapeDtypeStructs of its arguments.
 
     @functools.cached_property
     def state_shapes(self) -> Any:
@@ -174,6 +205,15 @@ class LaneProgram:
 
         return jax.tree.map(one, self.state_shapes)
 
+    @functools.cached_property
+    def abstract_state(self) -> Any:
+        """One group's state as ShapeDtypeStructs with shardings."""
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            self.state_shapes,
+            self.state_sharding,
+        )
+
     def init_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(seeds, init_scales, active), stacked by lane -> state."""
         return jax.jit(jax.vmap(self._lane_init), out_shardings=self.state_sharding), tuple(
@@ -183,7 +223,7 @@ class LaneProgram:
     def copy_program(self) -> tuple[Any, tuple[Any, ...]]:
         """state -> another."""
         copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.state_sharding)
-        return copy, (self._abstract_state(),)
+        return copy, (self.abstract_state,)
 
     def train_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(state, hparams, inputs, first step, number of steps, arrays) -> (state, losses); the state is donated."""
@@ -198,61 +238,38 @@ class LaneProgram:
         inputs = self._abstract(inputs, INPUTS)
         hparams = self._abstract(self._hparams(self.groups[0], None), P("run"))
         arrays = self._abstract(self.arrays["train"], P())
-        return train, (self._abstract_state(), hparams, inputs, scalar, scalar, arrays)
+        return train, (self.abstract_state, hparams, inputs, scalar, scalar, arrays)
 
     def evaluate_program(self) -> tuple[Any, tuple[Any, ...]]:
-        """(params, inputs, arrays) -> sums, stacked by lane."""
+        """(state, inputs, arrays) -> sums, stacked by lane."""
         evaluate = jax.jit(self._over_lanes(self._lane_evaluate, 1))
         shared = self._abstract((self.validation, self.arrays["validation"]), P())
-        return evaluate, (self._abstract_state()["params"], *shared)
-
-    @functools.cached_property
-    def _init(self):
-        return _compiled(self.init_program())
-
-    @functools.cached_property
-    def _copy(self):
-        return _compiled(self.copy_program())
-
-    @functools.cached_property
-    def _train(self):
-        return _compiled(self.train_program())
-
-    @functools.cached_property
-    def _evaluate(self):
-        return _compiled(self.evaluate_program())
+        return evaluate, (self.abstract_state, *shared)
 
     def compile(self) -> None:
-        """Compiles everything, side by side, so that nothing compiles once training runs."""
-        names = ("_train", "_init", "_evaluate", "_copy")
-        with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
-            list(pool.map(lambda name: getattr(self, name), names))
+        """Compiles all four programs in parallel, so that nothing compiles once training runs."""
+        programs = (self._train, self._init, self._evaluate, self._copy)
+        with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
+            list(pool.map(Compiled.compile, programs))
 
-    def _sharding(self, spec) -> jax.NamedSharding:
+    def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
 
-    def _put(self, tree, spec):
-        return processes.put(tree, self._sharding(spec))
+    def _put(self, tree: Any, spec: Any) -> Any:
+        return distributed.to_device(tree, self._sharding(spec))
 
-    def _abstract(self, tree, spec):
+    def _abstract(self, tree: Any, spec: Any) -> Any:
         sharding = self._sharding(spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    def _abstract_state(self):
-        return jax.tree.map(
-            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-            self.state_shapes,
-            self.state_sharding,
-        )
-
     def _hparams(self, group: Sequence[int], phase: Phase | None) -> dict[str, np.ndarray]:
-        lanes, schedule = [self.places[i] for i in group], self.study.schedule
+        lanes, schedule = [self.slots[i] for i in group], self.study.schedule
         same = np.ones(len(lanes))
         return {
             "learning_rate": np.float32([lane.learning_rate for lane in lanes]),
             "weight_decay": np.float32([lane.weight_decay for lane in lanes]),
             "seed": np.int32([lane.seed for lane in lanes]),
-            "order": np.int32([self.seeds.index(lane.seed) for lane in lanes]),
+            "seed_index": np.int32([self.seeds.index(lane.seed) for lane in lanes]),
             "warmup_steps": np.float32(schedule.warmup_steps * same),
             "decay_start": np.float32((phase.decay_start if phase else 0) * same),
             "decay_stop": np.float32((phase.decay_stop if phase else 0) * same),
@@ -260,7 +277,7 @@ class LaneProgram:
         }
 
     def _inputs(self, first_step: int, num_steps: int) -> Any:
-        """What the feed gives for these steps of every seed, [seeds, buffer_steps, batch, ...].
+        """The feed's inputs of these steps for every seed, [seeds, buffer_steps, batch, ...].
 
         Zero beyond `num_steps`, and in rows that no device of this process holds.
         """
@@ -273,28 +290,30 @@ class LaneProgram:
 
         return jax.tree.map(pad, self._step_inputs, *(self._read(seed, first_step, num_steps) for seed in self.seeds))
 
-    # The face: states are tuples of groups.
+    # The interface: states are tuples of groups.
 
     def init(self) -> tuple[Any, ...]:
         """Fresh states of all lanes."""
         out = []
         for group in self.groups:
-            seeds = np.int32([self.places[i].seed for i in group])
-            scales = np.float32([self.places[i].init_scale for i in group])
+            seeds = np.int32([self.slots[i].seed for i in group])
+            scales = np.float32([self.slots[i].init_scale for i in group])
             active = np.asarray([i < self.num_lanes for i in group])
             out.append(self._init(*self._put((seeds, scales, active), P("run"))))
         return tuple(out)
 
     def copy(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A copy that survives the donation of the original: what is branched off, or saved."""
+        """A copy that survives the donation of the original, for branches and checkpoints."""
         return tuple(self._copy(state) for state in states)
 
     def hparams(self, phase: Phase) -> tuple[Any, ...]:
         """The traced hyperparameters of every lane in this phase, on the devices."""
         return tuple(self._put(self._hparams(group, phase), P("run")) for group in self.groups)
 
-    def train(self, states, hparams, first_step: int, num_steps: int):
-        """Dispatches `num_steps` updates of every lane; returns at once.
+    def train(
+        self, states: tuple[Any, ...], hparams: tuple[Any, ...], first_step: int, num_steps: int
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Dispatches `num_steps` updates of every lane and returns without waiting.
 
         Returns:
           (states, losses): losses is a tuple of device arrays [lanes of the group, buffer_steps].
@@ -306,17 +325,12 @@ class LaneProgram:
         ]
         return tuple(state for state, _ in out), tuple(losses for _, losses in out)
 
-    def evaluate(self, states) -> tuple[Any, ...]:
+    def evaluate(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
         """Dispatches the validation of every lane; sums by group, stacked by lane, on the devices."""
-        return tuple(self._evaluate(state["params"], self.validation, self.arrays["validation"]) for state in states)
+        return tuple(self._evaluate(state, self.validation, self.arrays["validation"]) for state in states)
 
     def fetch(self, groups: tuple[Any, ...]) -> list[Any]:
-        """What was stacked by lane in groups, on the host: one pytree per lane."""
-        host = processes.fetch(groups)
-        places = [jax.tree.map(lambda x, i=i: x[i], tree) for g, tree in zip(self.groups, host) for i in range(len(g))]
-        return places[: self.num_lanes]
-
-
-def _compiled(program: tuple[Any, tuple[Any, ...]]) -> Any:
-    function, arguments = program
-    return function.lower(*arguments).compile()
+        """Groups that are stacked by lane, on the host, as one pytree per lane."""
+        host = distributed.to_host(groups)
+        slots = [jax.tree.map(lambda x, i=i: x[i], tree) for g, tree in zip(self.groups, host) for i in range(len(g))]
+        return slots[: self.num_lanes]

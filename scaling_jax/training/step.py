@@ -1,8 +1,9 @@
-"""One optimiser step of one lane, and how its state begins. Everything a lane varies in is an argument."""
+"""Initial state and one optimizer step of a lane; whatever differs between lanes is an argument."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,27 +13,19 @@ import optax
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.study import Optimizer
-from scaling_jax.training import schedule
+from scaling_jax.training import optimizers, schedule
 
 SPIKE_DECAY = 0.98  # of the running mean of the gradient norm
 
 
-def transform(optimizer: Optimizer) -> optax.GradientTransformation:
-    """Clip, then Adam's or momentum's direction; rate and decay are applied in `train_step`, where they are traced."""
-    parts = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
-    if optimizer.name == "adamw":
-        parts.append(optax.scale_by_adam(optimizer.b1, optimizer.b2, optimizer.eps))
-    else:
-        parts.append(optax.trace(optimizer.momentum))
-    return optax.chain(*parts)
-
-
-def init_state(model: Model, optimizer: Optimizer, seed, init_scale) -> dict[str, Any]:
+def init_state(model: Model, optimizer: Optimizer, seed: Any, init_scale: Any) -> dict[str, Any]:
     """A lane's state before its first step.
 
     Args:
-      seed: int32 scalar; with the scale's shape it fixes the initial parameters.
-      init_scale: factor on the initial matrices (what decays).
+      model: the scale.
+      optimizer: of the study.
+      seed: int32 scalar; with the scale's shape it determines the initial parameters.
+      init_scale: factor on the initial matrices (the arrays that decay).
 
     Returns:
       params and opt_state (pytrees), diverged_step (int32, -1 while healthy), norm_mean (running gradient norm).
@@ -41,7 +34,7 @@ def init_state(model: Model, optimizer: Optimizer, seed, init_scale) -> dict[str
     params = jax.tree.map(lambda p, matrix: p * init_scale if matrix else p, params, model.decay_mask)
     return {
         "params": params,
-        "opt_state": transform(optimizer).init(params),
+        "opt_state": optimizers.init(model, optimizer, params),
         "diverged_step": jnp.int32(-1),
         "norm_mean": jnp.float32(0),
     }
@@ -50,37 +43,44 @@ def init_state(model: Model, optimizer: Optimizer, seed, init_scale) -> dict[str
 def train_step(
     model: Model,
     optimizer: Optimizer,
-    shape: str,
-    state: dict,
-    hparams: dict,
-    step,
-    batch,
+    decay_shape: str,
+    state: dict[str, Any],
+    hparams: dict[str, Any],
+    step: Any,
+    batch: Any,
     microbatches: int = 1,
     max_loss: float = math.inf,
-):
-    """One update: params -= rate * (multiplier * direction + decay * params).
+) -> tuple[dict[str, Any], Any]:
+    """One update of one lane, by `optimizers.update` at the schedule's learning rate.
 
     A lane whose loss or gradient norm is not finite, or whose loss exceeds `max_loss`, is frozen from this step on:
-    its state no longer changes, and `diverged_step` says when.
+    its state no longer changes, and `diverged_step` records the step.
+
+    Args:
+      model: the scale.
+      optimizer: of the study.
+      decay_shape: "linear" or "cosine", how the learning rate decays.
+      state: from `init_state` or the step before.
+      hparams: scalars of the lane, see `schedule.learning_rate`; also weight_decay.
+      step: int scalar, 0-based.
+      batch: of the model.
+      microbatches: parts of the batch whose gradients are accumulated.
+      max_loss: a larger loss is divergence.
 
     Returns:
       (state, mean training loss of the batch before the update).
     """
 
-    def loss_of(params, part):
+    def loss_of(params: Any, part: Any) -> Any:
         return model.loss(params, part)[0]
 
     loss, grads = accumulate(jax.value_and_grad(loss_of), state["params"], batch, microbatches)
-    norm = optax.global_norm(grads)
-    direction, opt_state = transform(optimizer).update(grads, state["opt_state"], state["params"])
-    rate = schedule.rate(step, hparams, shape)
+    norm = optax.tree.norm(grads)
+    learning_rate = schedule.learning_rate(step, hparams, decay_shape)
 
-    def moved(p, d, multiplier, matrix):
-        decay = hparams["weight_decay"] * p if matrix else 0.0
-        return p - rate * (multiplier * d + decay)
-
-    params = jax.tree.map(moved, state["params"], direction, model.lr_multipliers, model.decay_mask)
-
+    params, opt_state = optimizers.update(
+        model, optimizer, grads, state["opt_state"], state["params"], learning_rate, hparams["weight_decay"]
+    )
     healthy = (state["diverged_step"] < 0) & jnp.isfinite(loss) & jnp.isfinite(norm) & (loss <= max_loss)
     apply, norm_mean = healthy, state["norm_mean"]
     if optimizer.spike_policy == "skip":
@@ -88,7 +88,7 @@ def train_step(
         mean = jnp.where(norm_mean == 0, norm, SPIKE_DECAY * norm_mean + (1 - SPIKE_DECAY) * norm)
         norm_mean = jnp.where(apply, mean, norm_mean)
 
-    def keep(new, old):
+    def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda n, o: jnp.where(apply, n, o), new, old)
 
     first_bad = jnp.where(state["diverged_step"] < 0, jnp.asarray(step, jnp.int32), state["diverged_step"])
@@ -101,7 +101,9 @@ def train_step(
     return new_state, loss
 
 
-def accumulate(value_and_grad, params, batch, microbatches: int):
+def accumulate(
+    value_and_grad: Callable[[Any, Any], tuple[Any, Any]], params: Any, batch: Any, microbatches: int
+) -> tuple[Any, Any]:
     """(mean loss, mean gradient) of a batch taken in `microbatches` equal parts, one after another."""
     if microbatches == 1:
         return value_and_grad(params, batch)

@@ -1,1 +1,1 @@
-"""Corpora that come with packages."""
+"""Corpora that come with packages: nothing to download."""

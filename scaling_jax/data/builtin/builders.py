@@ -104,3 +104,6 @@ def _as_png(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[
         buffer = io.BytesIO()
         PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
         yield i, {"image": buffer.getvalue(), "label": int(label)}
+
+
+BUILDERS = {builder.__name__: builder for builder in (PythonSources, English, Digits, FashionMnist)}

@@ -14,13 +14,9 @@ import subprocess
 import tempfile
 from string import ascii_lowercase, ascii_uppercase, digits
 
-from scaling_jax.data import tokenizers
-from scaling_jax.data.builtin import source as own
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources.registry import Source, unit_hash
+from scaling_jax.data.sources.source import unit_hash
 from scaling_jax.errors import UserError
-from scaling_jax.models.family import Spec
-from scaling_jax.study import Data
 
 VERSION = "1.0.0"
 DICTIONARIES = ("gcide", "foldoc", "jargon")
@@ -28,14 +24,6 @@ INSTALLED = pathlib.Path("/usr/share/dictd")
 DOCUMENT_BYTES = 16_384
 VALIDATION_SHARE = 0.03
 DIGITS = {digit: value for value, digit in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}+/".encode())}
-
-
-def source(data: Data) -> Source:
-    """The built-in source `english`."""
-    spec = Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context)
-    return own.source(
-        "English", data, name=f"english/dictionaries/{VERSION}", spec=spec, disk_mb=70, config="dictionaries"
-    )
 
 
 def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:

@@ -9,58 +9,27 @@ import pathlib
 
 import numpy as np
 
-from scaling_jax.data.builtin import source as own
-from scaling_jax.data.sources.registry import Source, unit_hash
+from scaling_jax.data.sources.source import unit_hash
 from scaling_jax.errors import UserError
-from scaling_jax.models.family import Spec
-from scaling_jax.study import Data
 
 DIGITS_VERSION = "1.0.0"
 DIGITS_VALIDATION_SHARE = 0.2
 DEBIAN_FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
-def source(data: Data) -> Source:
-    """The built-in source `digits` or `fashion_mnist`.
-
-    Fashion-MNIST that TFDS already has prepared is preferred to Debian's files; the two are the same images.
-
-    Raises:
-      UserError: neither is there, or scikit-learn is not installed.
-    """
-    if data.source == "digits":
-        _digits_file()
-        spec = Spec("images", 10, 1, (8, 8, 1))
-        return own.source("Digits", data, name=f"digits/{DIGITS_VERSION}", spec=spec, disk_mb=1, info={"flip": False})
-    if _prepared_fashion_mnist(data.data_dir).is_dir() or not DEBIAN_FASHION_MNIST.is_dir():
-        from scaling_jax.data.sources import tfds as tfds_names
-
-        return tfds_names.source(data)
-    spec = Spec("images", 10, 1, (28, 28, 1))
-    return own.source(
-        "FashionMnist",
-        data,
-        name="fashion_mnist/3.0.1",
-        spec=spec,
-        disk_mb=110,
-        validation="test",
-        info={"flip": True},
-    )
-
-
 def has_fashion_mnist() -> bool:
     """Whether `fashion_mnist` needs no download: Debian's package is installed, or TFDS has it prepared."""
-    return DEBIAN_FASHION_MNIST.is_dir() or _prepared_fashion_mnist(None).is_dir()
+    return DEBIAN_FASHION_MNIST.is_dir() or prepared_fashion_mnist(None).is_dir()
 
 
-def _prepared_fashion_mnist(data_dir: str | None) -> pathlib.Path:
+def prepared_fashion_mnist(data_dir: str | None) -> pathlib.Path:
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(folder).expanduser() / "fashion_mnist"
 
 
 def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images uint8 [n, 8, 8] (0..16 made 0..255) and labels [n] of both splits, divided by hash of their number."""
-    table = np.loadtxt(_digits_file(), delimiter=",", dtype=np.uint8)
+    table = np.loadtxt(digits_file(), delimiter=",", dtype=np.uint8)
     images = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     held_out = np.array([unit_hash(f"digits:{i}") < DIGITS_VALIDATION_SHARE for i in range(len(table))])
     return {
@@ -69,7 +38,7 @@ def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def _digits_file() -> pathlib.Path:
+def digits_file() -> pathlib.Path:
     spec = importlib.util.find_spec("sklearn")
     places = spec.submodule_search_locations if spec else None
     for place in places or ():

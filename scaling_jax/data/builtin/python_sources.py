@@ -1,7 +1,7 @@
 """Real text that every installation has: the Python sources of the standard library and of our dependencies.
 
 Kept are UTF-8 files of at most 400 kB, once each, without tests, vendored copies and generated tables (what compresses
-more than sevenfold); leading comments that state a licence are cut. The split is by hash of the path of a file's
+more than sevenfold); leading comments that state a license are cut. The split is by hash of the path of a file's
 directory within its package, so that files of one directory, which share idioms, stand on one side, and a validation
 file of whose lines more than a fifth occur in training is dropped as a near copy.
 """
@@ -14,19 +14,14 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import platform
 import re
 import sysconfig
 import zlib
 from collections.abc import Iterator
 
-from scaling_jax.data import overlap as leak
-from scaling_jax.data import tokenizers
-from scaling_jax.data.builtin import source as own
+from scaling_jax.data import overlap
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources.registry import Source, unit_hash
-from scaling_jax.models.family import Spec
-from scaling_jax.study import Data, content_hash
+from scaling_jax.data.sources.source import unit_hash
 
 VERSION = "1.0.1"
 # Import name -> distribution, of what the [train] extra installs; nothing that only tests or builds.
@@ -73,26 +68,11 @@ _SKIPPED = re.compile(
     r"|^(site|dist)-packages$|^__pycache__$|^_?distutils$|^ensurepip$|^lib2to3$|_pb2(_grpc)?\.py$|_gen\.py$"
     r"|^_sysconfigdata|^config-\d"  # the paths of whoever built this Python
 )
-_LICENCE = re.compile(rb"copyright|licen[cs]e|spdx", re.IGNORECASE)
+_LICENSE = re.compile(rb"copyright|licen[cs]e|spdx", re.IGNORECASE)
 MAX_BYTES = 400_000
 MIN_COMPRESSED = 0.15
 VALIDATION_SHARE = 0.03
-MAX_FILE_LEAK = 0.2
-
-
-def source(data: Data) -> Source:
-    """The built-in source `python_sources`."""
-    versions = installed()
-    config = f"py{platform.python_version()}-{content_hash(versions)[:8]}"
-    return own.source(
-        "PythonSources",
-        data,
-        name=f"python_sources/{config}/{VERSION}",
-        disk_mb=110,
-        spec=Spec("tokens", tokenizers.vocab_size(data.tokenizer), data.context),
-        info={"packages": versions},
-        config=config,
-    )
+MAX_FILE_OVERLAP = 0.2
 
 
 def installed() -> dict[str, str]:
@@ -120,8 +100,10 @@ def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:
             splits["validation" if unit_hash(directory) < VALIDATION_SHARE else "train"].append((name, text))
     training_lines = set()
     for _, text in splits["train"]:
-        training_lines.update(leak.lines(text))
-    splits["validation"] = [item for item in splits["validation"] if _leak(item[1], training_lines) <= MAX_FILE_LEAK]
+        training_lines.update(overlap.lines(text))
+    splits["validation"] = [
+        item for item in splits["validation"] if _overlap(item[1], training_lines) <= MAX_FILE_OVERLAP
+    ]
     on_progress("python_sources: reading files", len(paths), len(paths))
     return splits
 
@@ -143,7 +125,7 @@ def _files() -> Iterator[tuple[str, pathlib.Path]]:
 
 
 def _text(path: pathlib.Path) -> bytes | None:
-    """The file's text without licence header, or None when it is not worth training on."""
+    """The file's text without license header, or None when it is not worth training on."""
     try:
         if path.stat().st_size > MAX_BYTES:
             return None
@@ -151,18 +133,18 @@ def _text(path: pathlib.Path) -> bytes | None:
         text.decode()
     except (OSError, UnicodeDecodeError):
         return None
-    text = _without_licence(text).strip() + b"\n"
+    text = _without_license(text).strip() + b"\n"
     if len(text) < 100 or b"\0" in text or len(zlib.compress(text, 1)) < MIN_COMPRESSED * len(text):
         return None
     return text
 
 
-def _without_licence(text: bytes) -> bytes:
-    """Cuts the leading block of comments and blank lines if it states a licence."""
+def _without_license(text: bytes) -> bytes:
+    """Cuts the leading block of comments and blank lines if it states a license."""
     header = re.match(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*", text).group()
-    return text[len(header) :] if _LICENCE.search(header) else text
+    return text[len(header) :] if _LICENSE.search(header) else text
 
 
-def _leak(text: bytes, training_lines: set[bytes]) -> float:
-    found = leak.lines(text)
+def _overlap(text: bytes, training_lines: set[bytes]) -> float:
+    found = overlap.lines(text)
     return sum(line in training_lines for line in found) / max(1, len(found))

@@ -1,1 +1,1 @@
-"""Readers of what data.source can name."""
+"""Readers of everything that `data.source` can name, and the registry for more of them."""

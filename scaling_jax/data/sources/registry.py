@@ -1,104 +1,73 @@
-"""One door: what `data.source` names, as a Source that can be described cheaply and read once."""
+"""The names that `data.source` may have besides paths and TFDS names; anybody may register more."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
-import os
-import pathlib
-from collections.abc import Callable, Iterator
-from typing import Any
+import importlib.metadata
+from collections.abc import Callable
 
-from scaling_jax.data.cache import Progress
+from scaling_jax.data.sources.source import Source
 from scaling_jax.errors import UserError
-from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
 
-SPLITS = ("validation", "train")
-Reader = Callable[[str], Iterator[Any]]
-
-BUILT_IN = {
-    "python_sources": "Python files of the standard library and of installed packages: 75 MB, nothing to download",
-    "english": "three dictionaries from Debian's packages: 46 MB, needs apt",
-    "fashion_mnist": "70,000 images of 28x28, 10 classes; from Debian's package dataset-fashion-mnist",
-    "digits": "1,797 images of 8x8, 10 classes, from scikit-learn's wheel: a smoke test",
-}
+ENTRY_POINTS = "scaling_jax.sources"
+Make = Callable[[Data], Source]
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Something that arrays can be made of.
-
-    Attributes:
-      name: full name, version included; enters `dataset_hash`.
-      spec: what it looks like to a model.
-      splits: what "train" and "validation" are, in the source's own words.
-      identity: JSON of what would be read, cheap to get (versions, sizes, modification times); with name, splits and
-        tokenizer it is the key under which the arrays are kept.
-      open: (cache folder, on_progress) -> reader. For text, reader("train" | "validation") yields documents as UTF-8
-        bytes, for tokens arrays of tokens, for images pairs of uint8 [H, W, C] and label. None where `prepare` is set.
-      tokenizer: as in the study, for text; None for images and for what comes as tokens.
-      size_hint: bytes the arrays will take, where known.
-      disk_hint: bytes that making them takes in the cache, prepared records included, where that is more.
-      info: what a person may want to know about it.
-      prepare: for a source that has to be downloaded first: (cache folder, on_progress) -> the source that can be read.
-    """
+class Registered:
+    """A named source: `make` builds it for a study's data, `description` is its line in `scaling-jax data list`."""
 
     name: str
-    spec: Spec
-    splits: dict[str, str]
-    identity: dict[str, Any]
-    open: Callable[[pathlib.Path, Progress], Reader] | None
-    tokenizer: str | None = None
-    size_hint: int | None = None
-    disk_hint: int | None = None
-    info: dict[str, Any] = dataclasses.field(default_factory=dict)
-    prepare: Callable[[pathlib.Path, Progress], Source] | None = None
+    description: str
+    make: Make
 
 
-def resolve(data: Data) -> Source:
-    """The source that `data.source` names: a built-in, a path, or a TFDS name.
+_registered: dict[str, Registered] = {}
 
-    A name that is a file or folder of the working directory means that file or folder.
+
+def register(name: str, description: str = "") -> Callable[[Make], Make]:
+    """Decorator that makes a function the source `name`.
+
+    The function takes the study's `Data` and returns a `Source`. It should be quick and light to import: data is read
+    only when `Source.open` is called. Registering in the study's file is enough for every command with `--study`; a
+    package registers for all commands with an entry point of the group "scaling_jax.sources".
+
+    Args:
+      name: what users write as `data.source`; not a path.
+      description: one line for `scaling-jax data list`.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      ValueError: the name is empty or looks like a path.
     """
-    # Imported as needed: TFDS alone takes half a second.
-    return importlib.import_module(f"scaling_jax.data.{_module(data.source)}").source(data)
+    if not name or any(sign in name for sign in "/\\~") or name.startswith("."):
+        raise ValueError(f"a source name must not be empty or look like a path, got {name!r}")
+
+    def decorate(make: Make) -> Make:
+        _registered[name] = Registered(name, description, make)
+        return make
+
+    return decorate
 
 
-def _module(name: str) -> str:
-    if name in ("python_sources", "english"):
-        return f"builtin.{name}"
-    if name in ("digits", "fashion_mnist"):
-        return "builtin.images"
-    if not is_path(name):
-        return "sources.tfds"
-    path = pathlib.Path(name).expanduser()
-    if (path / "dataset_info.json").is_file():
-        return "sources.tfds"
-    if path.suffix in (".npy", ".bin"):
-        return "sources.tokens"
-    from scaling_jax.data.sources import images
-
-    return "sources.images" if images.is_one(path) else "sources.text"
+def registered() -> dict[str, Registered]:
+    """All registered sources by name, those of installed packages included."""
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if point.name not in _registered:
+            register(point.name, f"from the package {point.dist.name if point.dist else point.value}")(_load(point))
+    return dict(_registered)
 
 
-def is_path(name: str) -> bool:
-    """Whether `name` means a local file or folder: it looks like one, or it is there."""
-    return name.startswith(("/", "./", "../", "~")) or name in (".", "..") or os.path.exists(name)
+def find(name: str) -> Registered | None:
+    """The source registered as `name`, or None."""
+    return _registered.get(name) or registered().get(name)
 
 
-def no_splits(data: Data) -> None:
-    """Raises UserError when splits are asked for of a source that has none to choose from."""
-    if data.split != "train" or data.validation_split is not None:
-        raise UserError(
-            f"data.source {data.source!r} is divided by hash: data.split and data.validation_split are for TFDS names"
-        )
+def _load(point: importlib.metadata.EntryPoint) -> Make:
+    def make(data: Data) -> Source:
+        try:
+            return point.load()(data)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"data.source {point.name!r}: {point.value!r} cannot be imported ({error})") from error
 
-
-def unit_hash(name: str) -> float:
-    """A number in [0, 1) that only the name decides: what splits are divided by."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return make

@@ -18,7 +18,8 @@ from scaling_jax.data import tokenizers
 from scaling_jax.data.cache import Progress
 from scaling_jax.data.sources import remote
 from scaling_jax.data.sources import tfds_prepare as prepare
-from scaling_jax.data.sources.registry import BUILT_IN, Reader, Source
+from scaling_jax.data.sources.registry import registered
+from scaling_jax.data.sources.source import Reader, Source
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data
@@ -100,11 +101,12 @@ def find(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     except UserError:
         raise
     except tfds.core.DatasetNotFoundError:
-        known = dict.fromkeys([*BUILT_IN, *tfds.list_builders(with_community_datasets=False)])
+        known = dict.fromkeys([*registered(), *tfds.list_builders(with_community_datasets=False)])
         base = name.partition("/")[0].partition(":")[0]
-        near = difflib.get_close_matches(base.lower(), known, 3, 0.5) or list(BUILT_IN)
+        near = difflib.get_close_matches(base.lower(), known, 3, 0.5) or list(registered())
         raise UserError(
-            f"data.source {name!r} is no file, folder, built-in source or TFDS dataset; nearest: {', '.join(near)}"
+            f"data.source {name!r} not found: no such file, folder, registered source or TFDS dataset; nearest: "
+            f"{', '.join(near)}"
         ) from None
     except Exception as error:
         raise UserError(f"data.source {name!r}: {_reason(error, name)}") from error

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from scaling_jax.fitting.errors import LawError
+from scaling_jax.fitting.laws import downstream as laws_task
 from scaling_jax.fitting.laws import loss as laws_nd
 from scaling_jax.fitting.laws import shape as laws_shape
 from scaling_jax.fitting.laws import single as laws_x
@@ -15,16 +16,16 @@ _broken = lru_cache(maxsize=None)(laws_x.broken)
 
 
 class _Laws(Mapping):
-    """Laws by name; `bnsl<n>` exists for every n >= 1 and is listed for n = 1, 2, 3."""
+    """Laws by name; `bnsl<n>` and `bnsl<n>_signed` exist for every n >= 1, `bnsl<n>` is listed for n = 1, 2, 3."""
 
     def __init__(self):
-        self._laws = {law.name: law for law in (*laws_x.LAWS, *laws_nd.LAWS, *laws_shape.LAWS)}
+        self._laws = {law.name: law for law in (*laws_x.LAWS, *laws_nd.LAWS, *laws_shape.LAWS, *laws_task.LAWS)}
 
     def __getitem__(self, name):
         if isinstance(name, str):
-            breaks = re.fullmatch(r"bnsl([1-9]\d?)", name)
+            breaks = re.fullmatch(r"bnsl([1-9]\d?)(_signed)?", name)
             if breaks:
-                return _broken(int(breaks[1]))
+                return _broken(int(breaks[1]), breaks[2] is not None)
             if name in self._laws:
                 return self._laws[name]
         near = difflib.get_close_matches(str(name).lower(), list(self), n=3, cutoff=0.4)

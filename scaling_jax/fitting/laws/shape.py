@@ -4,12 +4,12 @@ import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
 from scaling_jax.fitting.laws.loss import EXPONENT, EXPONENT_BOUNDS
-from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centred, exp, power
+from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centered, exp, power
 
 shape = Law(
     name="shape",
     params=("E", "A", "B", "P", "T", "alpha", "beta", "gamma", "zeta"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("width", "depth", "N", "D"),
     equation="L = E + A / width^alpha + B / depth^beta + P / N^gamma + T / D^zeta",
     reference="McLeish et al. 2025 (Gemstones), arXiv:2502.06857, sec. 4.2",
@@ -20,31 +20,37 @@ shape = Law(
     + p["T"] * power(x["D"], -p["zeta"]),
     bounds={k: POSITIVE for k in "EABPT"} | {k: EXPONENT_BOUNDS for k in ("alpha", "beta", "gamma", "zeta")},
     coordinates={
-        "E": LEVEL, "A": centred("alpha", "width"), "B": centred("beta", "depth"), "P": centred("gamma", "N"),
-        "T": centred("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
+        "E": LEVEL, "A": centered("alpha", "width"), "B": centered("beta", "depth"), "P": centered("gamma", "N"),
+        "T": centered("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
     },
 )  # fmt: skip
 
 moe = Law(
     name="moe",
-    params=("a", "b", "c", "d"),
+    params=("L0", "a", "b", "c", "d"),
+    asymptotes=("L0",),
     inputs=("N", "E"),
-    equation="ln L = a ln N + b ln E + c ln N ln E + d",
-    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, without the saturating transform of E)",
-    function=lambda p, x: jnp.exp(
-        p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+    equation="L = L0 + exp(a ln N + b ln E + c ln N ln E + d)",
+    reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, untransformed); theirs has no floor: L0 = 0",
+    function=lambda p, x: (
+        p["L0"]
+        + jnp.exp(
+            p["a"] * jnp.log(x["N"]) + p["b"] * jnp.log(x["E"]) + p["c"] * jnp.log(x["N"]) * jnp.log(x["E"]) + p["d"]
+        )
     ),
-    bounds={k: ANY for k in "abcd"},
-    # Around the centre of the data: ln L = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
+    bounds={"L0": POSITIVE, **{k: ANY for k in "abcd"}},
+    # Around the center of the data: ln (L - L0) = d' + a' n + b' e + c n e with n = ln N - m["N"], e = ln E - m["E"].
     coordinates={
-        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.3, 0.1)),
-        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.3, 0.1)),
+        "L0": LEVEL,
+        "a": Coordinate("plain", None, lambda p, m: -p["c"] * m["E"], start=(-0.6, 0.1)),
+        "b": Coordinate("plain", None, lambda p, m: -p["c"] * m["N"], start=(-0.6, 0.1)),
         "c": Coordinate("plain", start=(-0.05, 0.05)),
         "d": Coordinate(
             "plain",
             None,
             lambda p, m: m["y"] - p["a"] * m["N"] - p["b"] * m["E"] - p["c"] * m["N"] * m["E"],
-            start=(-0.5, 0.5),
+            start=(-3.0, 0.5),
+            limits=(-20.0, 20.0),
         ),
     },
 )
@@ -64,7 +70,7 @@ def _hyperparameter(name, equation, reference):
             "alpha": Coordinate("plain", start=(-1.0, 1.0)),
             "beta": Coordinate("plain", start=(-1.0, 1.0)),
         },
-        a_loss=False,
+        lower_is_better=False,
     )
 
 

@@ -24,8 +24,8 @@ exp, log, _logaddexp = (
 )
 
 
-def centred(exponent, of):
-    """Coordinate of A in A / of^exponent: the size of the term at the centre of the data."""
+def centered(exponent, of):
+    """Coordinate of A in A / of^exponent: the size of the term at the center of the data."""
     return Coordinate("linear", lambda p, m: exp(p[exponent] * m[of] + m["y"]))
 
 
@@ -40,25 +40,25 @@ power_law = Law(
     reference="Hestness et al. 2017, arXiv:1712.00409; alpha < 0 increases",
     function=lambda p, x: p["A"] * power(x["x"], -p["alpha"]),
     bounds={"A": POSITIVE, "alpha": (-20.0, 20.0)},
-    coordinates={"A": centred("alpha", "x"), "alpha": EXPONENT},
+    coordinates={"A": centered("alpha", "x"), "alpha": EXPONENT},
 )
 
 power_offset = Law(
     name="power_offset",
     params=("E", "A", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E + A / x^alpha",
     reference="Henighan et al. 2020, arXiv:2010.14701; alpha < 0 grows from the floor E",
     function=lambda p, x: p["E"] + p["A"] * power(x["x"], -p["alpha"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (-20.0, 20.0)},
-    coordinates={"E": LEVEL, "A": centred("alpha", "x"), "alpha": EXPONENT},
+    coordinates={"E": LEVEL, "A": centered("alpha", "x"), "alpha": EXPONENT},
 )
 
 power_shifted = Law(
     name="power_shifted",
     params=("E", "A", "x0", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E + A / (x + x0)^alpha",
     reference="Zhai et al. 2022, arXiv:2106.04560, eq. 1: flat below x0, a power law above it",
@@ -66,7 +66,7 @@ power_shifted = Law(
     bounds={"E": POSITIVE, "A": POSITIVE, "x0": POSITIVE, "alpha": (-20.0, 20.0)},
     coordinates={
         "E": LEVEL,
-        "A": centred("alpha", "x"),
+        "A": centered("alpha", "x"),
         "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-1.0, 0.5), spans="x", limits=(-12.0, 12.0)),
         "alpha": EXPONENT,
     },
@@ -94,7 +94,7 @@ def _m4(p, x):
 m4 = Law(
     name="m4",
     params=("E", "E0", "A", "c", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="|y - E| / |E0 - y|^alpha = A / x^c",
     reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 to E, down or up",
@@ -119,8 +119,15 @@ m4 = Law(
 BEYOND = (1e-3, 0.02, 0.2, 2.0)  # how far beyond the data limits are tried, in ranges of y
 
 
-def broken(breaks):
-    """Smoothly broken law of Caballero et al. 2022 (arXiv:2210.14891) with `breaks` >= 1 breaks, as `bnsl<n>`."""
+def broken(breaks: int, signed: bool = False) -> Law:
+    """Smoothly broken law of Caballero et al. 2022 (arXiv:2210.14891) with `breaks` >= 1 breaks.
+
+    Args:
+      breaks: how many.
+      signed: whether a, b and c0 may be negative (`bnsl<n>_signed`). With few points free signs let the curve turn
+        towards a limit just beyond the data; `bnsl<n>` keeps them at zero or above, where it still may rise after a
+        break.
+    """
     i = range(1, breaks + 1)
 
     def log_shape(p, log_x):
@@ -143,8 +150,8 @@ def broken(breaks):
         return {f"c{k}": solved[:, 1 + k, 0] for k in range(breaks + 1)}
 
     each = [name for k in i for name in (f"c{k}", f"d{k}", f"f{k}")]
-    # The slope changes by c at each break; b may be negative (increasing metrics) and the limit a anything.
-    bounds = {"a": ANY, "b": ANY, "c0": (-20.0, 20.0)}
+    # The slope changes by c at each break.
+    bounds = {"a": ANY, "b": ANY, "c0": (-20.0, 20.0)} if signed else {"a": POSITIVE, "b": POSITIVE, "c0": (0.0, 20.0)}
     coordinates = {"c0": Coordinate("plain", start=(-0.3, 1.0))}
     for k in i:
         bounds |= {f"c{k}": (-50.0, 50.0), f"d{k}": POSITIVE, f"f{k}": POSITIVE}
@@ -156,15 +163,16 @@ def broken(breaks):
     coordinates |= {"a": LEVEL, "b": Coordinate("linear", lambda p, m: exp(m["y"] - log_shape(p, m["x"])))}
     factors = " ".join(f"(1 + (x/d{k})^(1/f{k}))^(-c{k} f{k})" for k in i)
     return Law(
-        name=f"bnsl{breaks}",
+        name=f"bnsl{breaks}" + ("_signed" if signed else ""),
         params=("a", "b", "c0", *each),
+        asymptotes=() if signed else ("a",),
         inputs=("x",),
         equation=f"y = a + b x^-c0 {factors}",
-        reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1",
+        reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1" + ("" if signed else "; a, b, c0 >= 0"),
         function=lambda p, x: p["a"] + p["b"] * jnp.exp(log_shape(p, jnp.log(x["x"]))),
         bounds=bounds,
         coordinates=coordinates,
-        guess=slopes,
+        initial_guess=slopes,
         canonical=_breaks_in_order,
     )
 
@@ -180,13 +188,13 @@ def _breaks_in_order(p):
 saturating = Law(
     name="saturating",
     params=("E", "A", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E - A / x^alpha",
     reference="accuracy that rises to a ceiling E: the complement of power_offset (Henighan et al. 2020)",
     function=lambda p, x: p["E"] - p["A"] * power(x["x"], -p["alpha"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (1e-5, 20.0)},
-    # Value and slope at the centre of x: smooth through y = c + s ln x, which alpha -> 0 leaves.
+    # Value and slope at the center of x: smooth through y = c + s ln x, which alpha -> 0 leaves.
     coordinates={
         "alpha": Coordinate("plain", start=(0.02, 2.0)),
         "A": Coordinate("linear", lambda p, m: exp(p["alpha"] * m["x"] + m["y"]) / p["alpha"]),
@@ -218,7 +226,7 @@ exponential = Law(
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 5: top-1 error from loss; k < 0 for accuracy",
     function=lambda p, x: p["eps"] - p["k"] * jnp.exp(-p["gamma"] * x["loss"]),
     bounds={"eps": ANY, "k": ANY, "gamma": POSITIVE},
-    # Value and slope at the centre of the losses: smooth through the straight line that gamma -> 0 leaves.
+    # Value and slope at the center of the losses: smooth through the straight line that gamma -> 0 leaves.
     coordinates={
         "gamma": Coordinate("log", lambda p, m: exp(-m["loss"]), start=(-4.0, 5.0), limits=(-9.0, 8.0)),
         "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]) - m["loss"]) / p["gamma"]),

@@ -1,0 +1,222 @@
+"""One training recipe in a comparison: its runs, and the loss it reaches with each compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
+from scaling_jax.fitting.errors import DataError
+from scaling_jax.fitting.inference import posterior
+
+APART = 0.15  # scatter of ln N about its line in ln C, above which runs show more than one N for a compute
+ENOUGH_ND = 8  # runs that E, A, B, alpha, beta need at least
+EXPONENTS = (1e-3, 3.0)
+SIZE = (1e-9, 2.0)  # of a term at the center of the runs, in mean losses
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recipe:
+    """Checked runs of one recipe.
+
+    Attributes:
+      C, y: (n,) compute and loss.
+      N, D: (n,) parameters and tokens where they vary apart, else None: the law is then one of C alone.
+      clusters: (n,) labels 0, 1, ... of runs that share noise, or None.
+    """
+
+    C: np.ndarray
+    y: np.ndarray
+    N: np.ndarray | None
+    D: np.ndarray | None
+    clusters: np.ndarray | None
+
+    @property
+    def parameters(self) -> int:
+        """3 parameters E, K, gamma; or 5: E, A, B, alpha, beta. Sizes are of terms at the center, in mean losses."""
+        return 3 if self.N is None else 5
+
+    def bounds(self) -> tuple[list[float], list[float]]:
+        """Ends of the flat prior of the parameters but E."""
+        terms = (self.parameters - 1) // 2
+        return [SIZE[0]] * terms + [EXPONENTS[0]] * terms, [SIZE[1]] * terms + [EXPONENTS[1]] * terms
+
+    def terms(self, z: np.ndarray) -> np.ndarray:
+        """(b, terms, n) what multiplies each size at the runs, for parameters z (b, p)."""
+        exponents = z[:, 1 + len(self._centered) :]
+        return self.y.mean() * np.exp(-exponents[:, :, None] * self._centered)
+
+    @functools.cached_property
+    def _centered(self) -> np.ndarray:
+        """(terms, n) logarithms of what the terms fall with, around their means."""
+        x = np.log([self.C] if self.N is None else [self.N, self.D])
+        return x - x.mean(axis=1, keepdims=True)
+
+    @functools.cached_property
+    def _log_y(self) -> np.ndarray:
+        return np.log(self.y)
+
+    def residuals(self, z: np.ndarray) -> np.ndarray:
+        """(b, n) ln y - ln of the law."""
+        k = (self.parameters - 1) // 2
+        with np.errstate(all="ignore"):
+            law = z[:, :1] + (z[:, 1 : 1 + k, None] * self.terms(z)).sum(axis=1)
+            return self._log_y - np.log(law)
+
+    def loss(self, z: np.ndarray, C: np.ndarray) -> np.ndarray:
+        """(b, len(C)) the loss that each compute reaches at its best N and D."""
+        level, slope = self._excess(z)
+        with np.errstate(over="ignore"):
+            return z[:, :1] + np.exp(level - slope * (np.log(C) - np.log(self.C).mean()))
+
+    def log_compute(self, z: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        """(b, m) ln of the compute that reaches `loss` (b, m); inf where none does."""
+        level, slope = self._excess(z)
+        with np.errstate(all="ignore"):
+            above = np.log(np.maximum(loss - z[:, :1], 0.0))
+            return np.log(self.C).mean() + (level - above) / slope
+
+    def _excess(self, z):
+        """(b, 1) ln of the loss above E at the center of ln C, and how fast it falls with ln C."""
+        if self.N is None:
+            return np.log(z[:, 1:2] * self.y.mean()), z[:, 2:3]
+        a, b, alpha, beta = (z[:, i : i + 1] for i in range(1, 5))
+        n, d, c = (np.log(v).mean() for v in (self.N, self.D, self.C))
+        log_nd = c - np.mean(np.log(self.C) - np.log(self.N) - np.log(self.D))  # ln(N D) that the central compute buys
+        log_A, log_B = (np.log(size * self.y.mean()) + e * at for size, e, at in ((a, alpha, n), (b, beta, d)))
+        best_n = (np.log(alpha) + log_A - np.log(beta) - log_B + beta * log_nd) / (alpha + beta)
+        level = np.logaddexp(log_A - alpha * best_n, log_B - beta * (log_nd - best_n))
+        return level, alpha * beta / (alpha + beta)
+
+
+def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -> Recipe:
+    """Checks what one recipe of `compare` is made of.
+
+    Args:
+      name: of the recipe, for messages.
+      recipe: (data, y).
+      clusters: labels, the name of a column of data, or None.
+
+    Raises:
+      DataError: no compute, values that are not positive, or too few runs.
+    """
+    if isinstance(recipe, (str, bytes)) or not isinstance(recipe, Sequence) or len(recipe) != 2:
+        raise DataError(f"recipe {name!r} must be a pair (data, loss), e.g. ({{'C': flops}}, loss).")
+    data, y = recipe
+    y = _positive(as_column(resolve_column(data, y, "y"), f"y of {name}"), f"y of {name}")
+    known = names_of(data)
+    x = {k: _column(data, k, name, len(y)) for k in ("C", "x", "N", "D") if known is not None and k in known}
+    if known is None:
+        x = {"C": _positive(as_column(data, f"C of {name}", len(y), "y"), f"C of {name}")}
+    both = "N" in x and "D" in x
+    if "C" not in x and "x" in x:
+        x["C"] = x["x"]
+    if "C" not in x and both:
+        x["C"] = 6.0 * x["N"] * x["D"]
+    if "C" not in x:
+        raise DataError(f"recipe {name!r} has no compute: its data needs 'C', or 'N' and 'D'; it has {known}.")
+    labels = None
+    if clusters is not None:
+        given = list(np.asarray(resolve_column(data, clusters, "clusters")).tolist())
+        if len(given) != len(y):
+            raise DataError(f"clusters of {name} has {len(given)} labels for {len(y)} runs.")
+        known_labels = {v: i for i, v in enumerate(dict.fromkeys(given))}
+        labels = np.array([known_labels[v] for v in given])
+    log_C = np.log(x["C"])
+    distinct = len(np.unique(log_C))
+    if distinct < 3:
+        raise DataError(f"recipe {name!r} has runs at {distinct} different compute budgets; three are the least.")
+    N, D = (x["N"], x["D"]) if both and len(y) >= ENOUGH_ND and _apart(np.log(x["N"]), log_C) else (None, None)
+    if N is None and np.polyfit(log_C, np.log(y), 1)[0] > 0:
+        raise DataError(f"y of {name} rises with compute; give a loss, or 1 - y of an accuracy.")
+    return Recipe(x["C"], y, N, D, labels)
+
+
+def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior samples (s, p) of the parameters of two recipes whose noise of ln y has one size.
+
+    Args:
+      first, second: the recipes.
+      floor: "shared", "free", or a number.
+      seed: of the sampling.
+    """
+    p, q = first.parameters, second.parameters
+    top = max(float(first.y.max()), float(second.y.max()))
+    floors = {"shared": 1, "free": 2}.get(floor, 0) if isinstance(floor, str) else 0
+    lower = np.array([0.0] * floors + first.bounds()[0] + second.bounds()[0])
+    upper = np.array([top] * floors + first.bounds()[1] + second.bounds()[1])
+
+    def split(z):
+        if floors == 0:
+            E = np.full((len(z), 2), float(floor))
+        else:
+            E = z[:, [0, floors - 1]]
+        rest = z[:, floors:]
+        return np.hstack([E[:, :1], rest[:, : p - 1]]), np.hstack([E[:, 1:], rest[:, p - 1 :]])
+
+    def residuals(z):
+        a, b = split(z)
+        return np.hstack([first.residuals(a), second.residuals(b)])
+
+    def guess(z):
+        """Sizes (and floors) by linear least squares, given the exponents."""
+        a, b = split(z)
+        basis_a, basis_b = first.terms(a), second.terms(b)
+        n, m, k, l = len(first.y), len(second.y), (p - 1) // 2, (q - 1) // 2
+        basis = np.zeros((len(z), floors + k + l, n + m))
+        basis[:, floors : floors + k, :n], basis[:, floors + k :, n:] = basis_a, basis_b
+        if floors:
+            basis[:, 0, :n], basis[:, floors - 1, n:] = 1.0, 1.0
+        y = np.concatenate([first.y, second.y])
+        rest = y if floors else y - float(floor)
+        scaled, target = basis / y, rest / y
+        gram = scaled @ scaled.transpose(0, 2, 1) + 1e-10 * np.eye(basis.shape[1])
+        solved = np.linalg.solve(gram, (scaled @ target)[:, :, None])[:, :, 0]
+        z = z.copy()
+        z[:, :floors] = solved[:, :floors]
+        z[:, floors : floors + k] = solved[:, floors : floors + k]
+        z[:, floors + p - 1 : floors + p - 1 + l] = solved[:, floors + k :]
+        return z
+
+    samples = posterior.sample(
+        residuals, lower, upper, guess, _joined(first.clusters, second.clusters, first, second), seed
+    )
+    return split(samples)
+
+
+def noise(first: Recipe, second: Recipe, samples: tuple[np.ndarray, np.ndarray]) -> float:
+    """Standard deviation of ln y about the laws, from the typical sample."""
+    r = np.hstack([first.residuals(samples[0]), second.residuals(samples[1])])
+    left = max(r.shape[1] - samples[0].shape[1] - samples[1].shape[1] + 1, 1)
+    return float(np.sqrt(np.min(np.sum(r**2, axis=1)) / left))
+
+
+def _joined(a, b, first, second):
+    if a is None and b is None:
+        return None
+    a = np.arange(len(first.y)) if a is None else a
+    b = np.arange(len(second.y)) if b is None else b
+    return np.concatenate([a, a.max() + 1 + b])
+
+
+def _column(data: Any, key: str, name: str, length: int) -> np.ndarray:
+    return _positive(as_column(column_of(data, key), f"{key} of {name}", length, "y"), f"{key} of {name}")
+
+
+def _positive(values, name):
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(f"{name} = {values[row]:g} at row {row}: it must be positive and finite; drop the row.")
+    return values
+
+
+def _apart(log_N, log_C):
+    """Whether N varies at a given compute, so that N and D have laws of their own."""
+    left = log_N - np.polyval(np.polyfit(log_C, log_N, 1), log_C)
+    return float(np.std(left)) > APART
