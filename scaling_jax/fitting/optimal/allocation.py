@@ -228,3 +228,16 @@ def _vertex(look, center, top, step=2e-3):
     smooth = np.isfinite(f).all(axis=1) & (bend > 0) & (np.abs(move) < step)
     smooth &= look(moved[:, None])[:, 0] <= here + 1e-13 * np.abs(here)
     return np.where(smooth, moved, center), smooth
+
+
+def tokens(N, C, cost=None, max_D=None):
+    """Tokens that budgets C buy at sizes N, at most `max_D`: C / (6 N), or the D at which cost(N, D) = C.
+
+    Args:
+      N, C: (c,) sizes and budgets.
+      cost, max_D: as in `best_sizes`.
+    Returns:
+      (c,)
+    """
+    budget = _Budget(cost, max_D)
+    return np.array([budget.tokens(np.array([n]), c)[0] for n, c in zip(N, C)])
