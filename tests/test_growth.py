@@ -1,6 +1,5 @@
 """A study that grows in its workdir ends in the bits of one that was planned large; finished runs are left alone."""
 
-import dataclasses
 import functools
 
 import ladder
@@ -31,24 +30,16 @@ SMALL = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """Results of a call of `train`: losses by run, the rows, and (pack, steps that each lane took)."""
-
-    losses: dict[str, float]
-    steps: dict[str, int]
-
-
-def train(study: Study, folder) -> Trained:
-    """Trains what is missing, without the report; the data comes from the cache."""
-    spec, chunks = data.describe(study.data), []
-    workdir = Workdir(folder)
+def train(study: Study, folder) -> tuple[dict[str, float], list[dict]]:
+    """Trains what is missing, without a report: (losses by run_id, what was trained, in chunks of steps)."""
+    spec, seen = data.describe(study.data), []
+    planned = make_plan(study, spec)
     attempt.train(
-        attempt.Attempt(study, spec, make_plan(study, spec), workdir, on_metrics=chunks.append, verbose=False),
+        attempt.Attempt(study, spec, planned, Workdir(folder), on_metrics=seen.append, verbose=False),
         finish=lambda: None,
     )
-    rows = load_table(folder).to_dict("records")
-    return Trained({row["run_id"]: row["loss"] for row in rows}, {chunk["pack"]: chunk["step"] for chunk in chunks})
+    losses = {row["run_id"]: row["loss"] for row in load_table(folder).to_dict("records")}
+    return losses, [values for values in seen if values["kind"] == "train"]
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +52,9 @@ def study(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def large(study, tmp_path_factory):
-    """(results, folder) of the study planned large."""
+    """(losses, folder) of the study planned large."""
     folder = tmp_path_factory.mktemp("large") / "w"
-    return train(study(LARGE), folder), folder
+    return train(study(LARGE), folder)[0], folder
 
 
 def stamps(folder):
@@ -71,16 +62,29 @@ def stamps(folder):
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
 
 
+def last_steps(folder):
+    """Last step of the learning curve of every run, and the run's own."""
+    table = load_table(folder)
+    curves = load_curves(folder, table)
+    return curves.groupby("run_id")["step"].max().to_dict(), table.set_index("run_id")["steps"].to_dict()
+
+
 @pytest.mark.parametrize("way", SMALL)
 def test_grown_is_planned_large(tmp_path, study, large, way):
     wanted, planned = large
-    first = train(study([*LARGE, *SMALL[way]]), tmp_path)
-    assert first.losses.items() < wanted.losses.items() or way == "width"
+    first, _ = train(study([*LARGE, *SMALL[way]]), tmp_path)
+    assert len(first) < len(wanted)
     before = stamps(tmp_path)
-    grown = train(study(LARGE), tmp_path)
-    assert grown.losses == wanted.losses
-    assert stamps(tmp_path).items() >= before.items()  # what was finished was not trained again
-    for table in (load_curves(folder, load_table(folder)) for folder in (tmp_path, planned)):
-        assert table.groupby("run_id")["step"].max().to_dict() == dict.fromkeys(wanted.losses, 0) | {
-            row["run_id"]: row["steps"] for row in load_table(planned).to_dict("records")
-        }
+    grown, trained = train(study(LARGE), tmp_path)
+    assert grown == wanted
+    assert stamps(tmp_path).items() >= before.items()  # what was finished is not trained again
+    assert not {values["run_id"] for values in trained} & set(before)
+    reached, steps = last_steps(tmp_path)
+    assert reached == steps == last_steps(planned)[1]
+    if way == "longer budget":  # goes on where the trunk had ended, at 80% of 120 steps
+        assert min(values["step"] for values in trained) > 96
+    if way == "budget between":  # the trunk from the fork before it, at 80% of 60 steps, and never past its own
+        assert {values["phase"] for values in trained} == {"trunk", "branch"}
+        assert min(values["step"] for values in trained) > 48 and max(v["step"] for v in trained) == 120
+    if way == "width":  # nor is the width before in the table
+        assert set(grown).isdisjoint(first) and set(stamps(tmp_path)) == {*first, *grown}
