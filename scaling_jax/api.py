@@ -69,8 +69,8 @@ class Plan:
 
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What will make the fit less sure than it could be."""
-        return tuple(_doubts(self.study, self.packs))
+        """Data that is left out or converted, and facts that will make the fit less certain than it could be."""
+        return (*data.notes(self.study.data), *_doubts(self.study, self.packs))
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".

@@ -108,6 +108,7 @@ class TokenWriter:
             file.seek(self.tokens * self.dtype.itemsize)
             file.truncate()
             for number, document in enumerate(documents):
+                _check_document(document)
                 if watch is not None:
                     watch(document)
                 if number < written:
@@ -166,6 +167,15 @@ class TokenWriter:
             self.documents, self.bytes, self.tokens = documents, size, tokens
         else:
             self.sha256, self.counts = hashlib.sha256(), np.zeros_like(self.counts)
+
+
+def _check_document(document: Any) -> None:
+    """Raises TypeError or ValueError for a document that a source must not yield."""
+    if isinstance(document, bytes):
+        if b"\0" in document:
+            raise ValueError("a source yields text with a zero byte, which separates documents: remove it")
+    elif not isinstance(document, np.ndarray):
+        raise TypeError(f"a source yields {type(document).__name__}, not bytes (text) or an array (tokens)")
 
 
 def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
