@@ -167,13 +167,13 @@ def run(
       EngineError: packs failed elsewhere.
     """
     planned = plan(study)
-    base.select(planned.packs, only_packs)
+    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
         find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
-        done = dispatch(study, planned.spec, place, engine, settings, only_packs)
+        done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
@@ -182,7 +182,7 @@ def run(
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
-        attempt.Attempt(study, planned.spec, place, tuple(only_packs), processes, on_metrics, verbose),
+        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results(place.path)
