@@ -69,8 +69,8 @@ class Plan:
 
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What will make the fit less sure than it could be."""
-        return tuple(_doubts(self.study, self.packs))
+        """Data that is left out or converted, and facts that will make the fit less certain than it could be."""
+        return (*data.notes(self.study.data), *_doubts(self.study, self.packs))
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -167,12 +167,12 @@ def run(
       EngineError: packs failed elsewhere.
     """
     planned = plan(study)
-    base.select(planned.packs, only_packs)
+    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
-        done = dispatch(study, planned.spec, place, engine, settings, only_packs)
+        done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
@@ -181,7 +181,7 @@ def run(
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
-        attempt.Attempt(study, planned.spec, place, tuple(only_packs), processes, on_metrics, verbose),
+        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results(place.path)

@@ -276,11 +276,6 @@ class Study:
         out["family"] = {"name": self.family.name, **out["family"]}
         return json.loads(json.dumps(out))
 
-    def hash(self) -> str:
-        """Content hash of what determines the results: everything but `name`, `execution`, `fit`, `hold_out`."""
-        parts = {k: v for k, v in self.to_dict().items() if k not in ("name", "execution", "fit", "hold_out")}
-        return content_hash(parts)
-
 
 def content_hash(value: Any) -> str:
     """First 16 hex digits of the sha256 of `value` as canonical JSON."""

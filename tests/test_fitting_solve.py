@@ -374,6 +374,11 @@ HELD = """
     own = fitting.law(lambda p, x: p["a"] * jnp.exp(-p["k"] * x["N"] / 1e9) + p["b"],
                       params={"a": (0, 10), "k": (0, 10), "b": (0, 10)}, inputs="N")
     fitting.fit(own, N, y, fitting.LAD())
+    # NumPy cannot replay a vector inside a law: JAX runs it, on a CPU client of its own.
+    basis = fitting.law(lambda p, x: p["a"] + jnp.sum(p["b"] / (x["N"] / 1e7) ** (jnp.arange(3) / 3)),
+                        params={"a": (0, 10), "b": (0, 10)}, inputs="N")
+    assert type(basis._value).__name__ == "_JaxProgram"
+    fitting.fit(basis, N, y).bootstrap(20)
     assert not xla_bridge._backends, xla_bridge._backends
     heavy = {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib", "pandas"} & set(sys.modules)
     assert not heavy, heavy

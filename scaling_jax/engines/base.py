@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -68,17 +69,25 @@ def longest_first(packs: Iterable[Pack]) -> list[Pack]:
     return sorted(packs, key=lambda pack: -pack.trained_flops)
 
 
+def check_names(packs: Sequence[Pack], names: Sequence[str]) -> None:
+    """Raises UserError for names that no pack of these scales can have, however the workdir has grown."""
+    known = [pack.scale for pack in packs]
+    for name in names:
+        if name not in known and re.sub(r"-\d+$", "", name) not in known:
+            raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
+
+
 def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
     """The packs called `names`, all when there are none.
 
     Raises:
       UserError: no such pack.
     """
-    known = {pack.scale: pack for pack in packs}
+    known = {pack.name: pack for pack in packs}
     for name in names:
         if name not in known:
             raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
-    return tuple(pack for pack in packs if not names or pack.scale in names)
+    return tuple(pack for pack in packs if not names or pack.name in names)
 
 
 def python_command(arguments: Sequence[str]) -> list[str]:
