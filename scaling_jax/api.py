@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -220,9 +219,15 @@ def analyse(results: Results | pd.DataFrame, *, fit: Fit | None = None, hold_out
 
 
 def _settings(path: Any) -> Mapping[str, Any]:
-    if not (path / "study.json").exists():
+    """The study of a workdir, as plain types.
+
+    Raises:
+      UserError: not a workdir, or a damaged one.
+    """
+    stored = Workdir(path).stored()
+    if stored is None:
         raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
-    return json.loads((path / "study.json").read_text())["study"]
+    return stored.study
 
 
 def _finish(path: Any, verbose: bool) -> None:

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
@@ -26,7 +27,13 @@ from scaling_jax.errors import Preempted, UserError
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average
+# Far beyond any machine, so that a slip of the keyboard is found here and not as a hang or an overflow.
+Size = Annotated[int, Field(gt=0, le=10**7)]
+Depth = Annotated[int, Field(gt=0, le=10**4)]
+Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
+FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -40,8 +47,8 @@ class Ladder:
       aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
     """
 
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    depths: tuple[PositiveInt, ...] = ()
+    widths: Annotated[tuple[Size, ...], Field(min_length=1)]
+    depths: tuple[Depth, ...] = ()
     aspect: PositiveFloat = 32.0
 
     def scales(self) -> tuple[tuple[int, int], ...]:
@@ -74,12 +81,19 @@ class Budgets:
       min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
     """
 
-    tokens: tuple[PositiveFloat, ...] = ()
-    tokens_per_param: tuple[PositiveFloat, ...] = ()
-    flops: tuple[PositiveFloat, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
+    tokens_per_param: tuple[Tokens, ...] = ()
+    flops: tuple[Flops, ...] = ()
     ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
     max_tokens: PositiveFloat = 1e15
     min_steps: PositiveInt = 100
+
+    @pydantic.field_validator("ratio_range")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the lowest ratio comes first")
+        return value
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -105,11 +119,11 @@ class Optimizer:
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
     weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: PositiveInt = 8
-    b1: Fraction = 0.9
-    b2: Fraction = 0.95
+    batch_size: Size = 8
+    b1: Decay = 0.9
+    b2: Decay = 0.95
     eps: PositiveFloat = 1e-8
-    momentum: Fraction = 0.9
+    momentum: Decay = 0.9
     clip_norm: NonNegativeFloat = 1.0
     spike_policy: Literal["keep", "skip"] = "keep"
     spike_factor: PositiveFloat = 10.0
@@ -169,7 +183,7 @@ class Data:
     split: str = "train"
     validation_split: str | None = None
     tokenizer: str = "bytes"
-    context: PositiveInt = 128
+    context: Size = 128
     unique_tokens: PositiveInt | None = None
     augment: bool = True
 
@@ -181,8 +195,8 @@ class Evaluation:
     batch_size: sequences or samples per evaluation batch.
     """
 
-    examples: PositiveInt = 1024
-    batch_size: PositiveInt = 64
+    examples: Annotated[int, Field(gt=0, le=10**9)] = 1024
+    batch_size: Size = 64
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -270,6 +284,15 @@ class Study:
     fit: Fit = Fit()
     execution: Execution = Execution()
 
+    @pydantic.field_validator("family")
+    @classmethod
+    def _is_family(cls, value: Any) -> Any:
+        if isinstance(value, type):
+            raise ValueError(f"give an instance, {value.__name__}(), not the class")
+        if missing := [member for member in FAMILY_MEMBERS if not hasattr(value, member)]:
+            raise ValueError(f"not a family: it has no {missing[0]!r}; docs/families.md lists the members")
+        return value
+
     def to_dict(self) -> dict:
         """The resolved study as plain JSON types; the family's `name` stands beside its options."""
         out = dataclasses.asdict(self)
@@ -301,6 +324,8 @@ def load_study(path: str | pathlib.Path, overrides: typing.Sequence[str] = ()) -
         if not callable(getattr(module, "get_study", None)):
             raise UserError(f"study {str(path)!r} has no function get_study()")
         study = module.get_study()
+        if inspect.iscoroutine(study):
+            study.close()  # or Python complains that nobody awaited it
     except UserError:
         raise
     except pydantic.ValidationError as error:
