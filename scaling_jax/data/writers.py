@@ -45,7 +45,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
         on_progress(what, part.bytes, part.bytes)
     if check is not None:
-        on_progress(f"{source.name}: {overlap.message(check.share())}", 1, 1)
+        on_progress(f"{source.name}: {overlap.message(check.share())}", 0, None)
     for part in parts.values():
         part.state.unlink(missing_ok=True)
     return {
@@ -218,7 +218,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
         counts[split] = np.bincount(labels, minlength=classes).tolist()
     mean, square = sums / sum(counts["train"])
     share = len(repeated) / max(1, len(seen))
-    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 1, 1)
+    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 0, None)
     return {
         "name": source.name,
         "kind": "images",

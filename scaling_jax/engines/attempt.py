@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from scaling_jax import data
+from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
@@ -89,7 +90,9 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         cluster.join(attempt.processes)
     stop.shared = not distributed.is_single_process()
     local.check_devices(study)
-    dataset = data.load(study.data, on_progress=_data_progress(attempt))
+    dataset = data.load(
+        study.data, on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0)
+    )
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
@@ -194,17 +197,3 @@ def _train_packs(
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
     return sum(run.run_id not in finished for pack in packs for run in pack.runs)
-
-
-def _data_progress(attempt: Attempt) -> Callable[[str, float, float | None], None]:
-    """Prints what is being made of the data, a line every few seconds."""
-    last: dict[str, Any] = {"time": time.monotonic(), "what": ""}
-
-    def show(what: str, done: float, total: float | None) -> None:
-        now = time.monotonic()
-        if what != last["what"] or now - last["time"] > 5:
-            last.update(time=now, what=what)
-            share = f" {100 * done / total:.0f}%" if total and done else ""
-            attempt.say(f"data: {what}{share}")
-
-    return show
