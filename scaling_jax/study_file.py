@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import pydantic
 
-from scaling_jax.errors import UserError
+from scaling_jax.errors import Preempted, UserError
 from scaling_jax.study import Study, describe
 
 # Names that mean a built-in source even where a file or folder of that name exists.
@@ -55,16 +55,23 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
         raise
     except pydantic.ValidationError as error:
         raise UserError(f"study {str(path)!r}: {describe(error)}") from error
-    except KeyboardInterrupt:
+    except (Preempted, KeyboardInterrupt):
         raise
-    except BaseException as error:
-        message = " ".join(str(error).split())
+    except BaseException as error:  # whatever a study's code may raise
+        message = " ".join(_text_of(error).split())
         raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
     if not isinstance(study, Study):
         raise UserError(
             f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
         )
     return _with_source(override(study, overrides), path.parent, need_source)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own __str__ fails
+        return "without a message"
 
 
 def _with_source(study: Study, folder: pathlib.Path, needed: bool) -> Study:
@@ -107,7 +114,7 @@ def _parse(text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    return text if isinstance(value, (bytes, complex)) else value
+    return text if isinstance(value, (bytes, complex, set)) else value
 
 
 def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
