@@ -6,7 +6,7 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 
@@ -82,7 +82,8 @@ def _data(name: str | None, values: Any) -> Data:
     if not name and not any(assignment.startswith("data.source=") for assignment in values.set):
         raise UserError("which data? give a source, such as `scaling-jax data show python_sources`, or --study=FILE.py")
     chosen = Data(source=name) if name else Data()
-    return override(chosen, [assignment.removeprefix("data.") for assignment in values.set])
+    fields = [assignment.removeprefix("data.") for assignment in values.set]
+    return cast(Data, override(cast(Any, chosen), fields))
 
 
 def _clear(name: str | None, values: Any) -> None:

@@ -31,7 +31,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     Raises:
       UserError: a split has no text, or tokens lie outside the vocabulary.
     """
-    read = source.open(root, on_progress)
+    read = source.reader(root, on_progress)
     tokenizer = tokenizers.make(source.tokenizer, source.spec.vocab_size)
     if tokenizer.needs_training:
         tokenizer = tokenizers.train(tokenizer, read("train"), root, on_progress)
@@ -141,7 +141,7 @@ class TokenWriter:
         self.tokens += len(tokens)
 
     def _count(self, tokens: np.ndarray) -> None:
-        self.sha256.update(tokens)
+        self.sha256.update(tokens.data)
         self.counts += np.bincount(tokens, minlength=self.counts.size)
 
     def _save(self, file: Any) -> None:
@@ -174,7 +174,8 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     Raises:
       UserError: a split is empty, an image has another shape, or a label lies outside the classes.
     """
-    read, shape, classes = source.open(root, on_progress), source.spec.image_shape, source.spec.vocab_size
+    read, classes = source.reader(root, on_progress), source.spec.vocab_size
+    shape = tuple(source.spec.image_shape or ())
     files, counts, seen, repeated = {}, {}, set(), set()
     sums = np.zeros((2, shape[-1]))
     for split in SPLITS:
@@ -188,10 +189,10 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
                 if not 0 <= label < classes:
                     raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
                 pixels = np.ascontiguousarray(image)
-                file.write(pixels)
-                digest.update(pixels)
+                file.write(pixels.data)
+                digest.update(pixels.data)
                 labels.append(label)
-                fingerprint = hashlib.sha256(pixels).digest()[:16]
+                fingerprint = hashlib.sha256(pixels.data).digest()[:16]
                 if split == "validation":
                     seen.add(fingerprint)
                 else:

@@ -19,7 +19,12 @@ from typing import Any
 
 from scaling_jax import signals
 from scaling_jax.engines import base
+from scaling_jax.engines.local import devices_wanted
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
+from scaling_jax.models.family import attention_head_dim
+from scaling_jax.planning import memory_bytes
+from scaling_jax.training import hardware
+from scaling_jax.training.build import mesh_shape
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
 ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")
@@ -140,12 +145,6 @@ def _packs_per_gpu(settings: base.Settings) -> int:
 
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
-    from scaling_jax.engines.local import devices_wanted
-    from scaling_jax.models.family import attention_head_dim
-    from scaling_jax.planning import memory_bytes
-    from scaling_jax.training import hardware
-    from scaling_jax.training.build import mesh_shape
-
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
     largest = max([1, *(int(node.get(kind, 0)) for node in nodes)])  # at least 1: nodes may be yet to come

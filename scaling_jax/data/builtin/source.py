@@ -116,7 +116,7 @@ def _source(
             tfds_prepare.prepare(made, root, on_progress)
         tfds.check_split(made, train)
         tfds.check_split(made, held_out)
-        return tfds.reader(made, train, held_out, spec)
+        return tfds.reader(made, train, held_out)
 
     return Source(
         name=name,

@@ -78,7 +78,8 @@ class _Program:
         self._drop_unused()
 
     def _constant(self, value):
-        key = ("const", np.asarray(value).dtype.kind, float(value))
+        value = np.asarray(value)[()]  # JAX's literals answer NumPy slowly
+        key = ("const", value.dtype.kind, float(value))
         if key not in self._seen:
             self._seen[key], self._constants[self._slots] = self._slots, value
             self._slots += 1

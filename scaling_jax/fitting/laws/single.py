@@ -74,20 +74,25 @@ power_shifted = Law(
 
 
 def _m4(p, x):
-    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, by Newton on the log-odds u of its place."""
+    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds u of its place."""
     gap, alpha = p["E0"] - p["E"], p["alpha"]
     target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
-    # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u:
-    # from the asymptote on the right side Newton's steps cannot overshoot.
+    # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u: steps from
+    # the asymptote on the right side cannot overshoot.
     asymptote = target / jnp.maximum(alpha, 1e-2)
     start = jnp.where(alpha < 1, jnp.maximum(target, asymptote), jnp.minimum(target, asymptote))
-    u = jnp.clip(start, -80.0, 80.0)
-    for step in range(9):
-        if step < 7:  # the last two steps, from the root, carry the first and second derivatives exactly
+    u = jax.lax.stop_gradient(jnp.clip(start, -80.0, 80.0))
+    for step in range(6):
+        up, down = jax.lax.logistic(u), jax.lax.logistic(-u)
+        newton = jnp.log(up) - alpha * jnp.log(down) - target
+        if step < 5:  # from the root, two steps with a slope held fixed carry its first and second derivatives exactly
+            slope = jax.lax.stop_gradient(jnp.maximum(down + alpha * up, 1e-12))
+        newton = newton / slope
+        if step < 4:  # Halley's
+            newton = newton / jnp.clip(1.0 + 0.5 * newton * (1.0 - alpha) * up * down / slope, 0.5, 2.0)
+        u = jnp.clip(u - newton, -80.0, 80.0)
+        if step < 4:
             u = jax.lax.stop_gradient(u)
-        below, above = -jnp.logaddexp(-u, 0.0), -jnp.logaddexp(u, 0.0)
-        slope = jnp.exp(above) + alpha * jnp.exp(below)
-        u = jnp.clip(u - (below - alpha * above - target) / jnp.maximum(slope, 1e-12), -80.0, 80.0)
     return p["E"] + gap * jax.lax.logistic(u)
 
 

@@ -53,7 +53,12 @@ def guessed(problem, z):
         params = {k: v[:, None] for k, v in problem.constrained(z).items()}
         for k, value in problem.law.initial_guess(params, problem.inputs, problem.y).items():
             if k in problem.free:
-                i = problem.free.index(k)
+                i, coordinate = problem.free.index(k), problem.law.coordinates[k]
+                flat = {name: v[:, 0] for name, v in params.items()}
+                if coordinate.shift is not None:
+                    value = value - coordinate.shift(flat, problem.center)
+                if coordinate.unit is not None:
+                    value = value / coordinate.unit(flat, problem.center)
                 z[:, i] = np.where(np.isfinite(value), np.clip(value, problem.lower[i], problem.upper[i]), z[:, i])
     return z
 
