@@ -12,6 +12,7 @@ from scaling_jax.fitting.errors import FitError, FitWarning
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import Objective
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
 CUTS = 8  # inner cuts at most
@@ -125,8 +126,9 @@ def members(
         for candidate in candidates:
             try:
                 full = fit_rows(candidate, ladder, objective, seed, STARTS)
-                below = [_params_below(candidate, ladder, c, objective, seed, full.params) for c in cuts]
-                found.append(Member(candidate, full, tuple(below), _samples(full, seed)))
+                found.append(
+                    Member(candidate, full, _params_below(candidate, full, ladder, cuts), _samples(full, seed))
+                )
             except FitError as error:
                 impossible[candidate.name] = str(error)
     return found, impossible
@@ -140,8 +142,7 @@ def fit_rows(
     Raises:
       FitError: too few different runs for its parameters.
     """
-    table = np.stack([ladder.inputs[k] for k in candidate.law.inputs], axis=1)
-    distinct = len(np.unique(table, axis=0))
+    distinct = _distinct(candidate, ladder)
     if distinct < candidate.free + SPARE_ROWS:
         raise FitError(f"{distinct} different runs for {candidate.free} parameters")
     labels = ladder.labels
@@ -161,12 +162,28 @@ def fit_rows(
 
 
 def _params_below(
-    candidate: Candidate, ladder: Ladder, cut: float, objective: Objective, seed: int, params: dict[str, float]
-) -> dict[str, float] | None:
-    try:
-        return fit_rows(candidate, ladder.rows(ladder.scale < cut), objective, seed, [params]).params
-    except FitError:
-        return None
+    candidate: Candidate, full: Fit, ladder: Ladder, cuts: Sequence[float]
+) -> tuple[dict[str, float] | None, ...]:
+    """Parameters refitted below each cut, all in one batch from the optimum of all rows."""
+    enough = [_distinct(candidate, ladder.rows(ladder.scale < c)) >= candidate.free + SPARE_ROWS for c in cuts]
+    used = [c for c, ok in zip(cuts, enough) if ok]
+    if not used:
+        return (None,) * len(cuts)
+    problem, z = full.solved("a forecast")
+    weights = np.zeros((len(used), problem.n))
+    for row, cut in zip(weights, used):
+        below = ladder.scale < cut
+        row[below] = ladder.weights[below] * recency_weights(ladder.scale[below])
+    below_cuts, starts = problem.with_data(weights=weights), np.repeat(z[None], len(used), axis=0)
+    ends = levenberg_marquardt(below_cuts, starts, max_steps=200, tolerance=1e-9, widen=0.3)
+    params = problem.constrained(ends.z)
+    found = iter([{k: float(v[i]) for k, v in params.items()} for i in range(len(used))])
+    return tuple(next(found) if ok else None for ok in enough)
+
+
+def _distinct(candidate: Candidate, ladder: Ladder) -> int:
+    """Number of different rows in the inputs of a law."""
+    return len(np.unique(np.stack([ladder.inputs[k] for k in candidate.law.inputs], axis=1), axis=0))
 
 
 def _samples(full: Fit, seed: int) -> dict[str, np.ndarray]:
