@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 
+import ladder
 import numpy as np
 import PIL.Image
 import pyarrow
@@ -411,7 +412,7 @@ def test_notes_are_shown_by_data_show_and_logged_when_data_is_loaded(tmp_path, c
     with caplog.at_level("WARNING"):
         assert command(["scaling-jax", "data", "show", str(tmp_path / "pages.jsonl")]) == 0
         assert f"note          {note}\n" in capsys.readouterr().out
-        data.describe(Data(source=str(tmp_path / "pages.jsonl")))
+        assert note in data.notes(Data(source=str(tmp_path / "pages.jsonl")))
         data.load(Data(source=str(tmp_path / "pages.jsonl")))
     assert [record.getMessage() for record in caplog.records] == [f"data: {note}"]
 
@@ -441,3 +442,14 @@ def test_handed_cases(case, match, tmp_path, monkeypatch):
     if case == "one_line_text":
         sizes = {name: int(size.replace(",", "")) for name, size in re.findall(r"(\w+) +uint8 +([\d,]+)", done.stdout)}
         assert 0.03 < sizes["validation"] / sum(sizes.values()) < 0.08
+
+
+def test_a_plan_warns_of_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    study, folder = ladder.write_study(tmp_path), tmp_path / "texts"
+    folder.mkdir()
+    (tmp_path / "text.txt").rename(folder / "text.txt")
+    (folder / "scan.pdf").write_bytes(b"%PDF\0")
+    code, out, err = ladder.run_here("plan", f"--study={study}", f"--set=data.source={folder}")
+    assert code == 0, err
+    assert re.search(r"^Warning: left out: 1 of 2 files, not text.*: scan.pdf$", out, re.MULTILINE)

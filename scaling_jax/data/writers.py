@@ -45,7 +45,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
         on_progress(what, part.bytes, part.bytes)
     if check is not None:
-        on_progress(f"{source.name}: {overlap.message(check.share())}", 1, 1)
+        on_progress(f"{source.name}: {overlap.message(check.share())}", 0, None)
     for part in parts.values():
         part.state.unlink(missing_ok=True)
     return {
@@ -108,6 +108,7 @@ class TokenWriter:
             file.seek(self.tokens * self.dtype.itemsize)
             file.truncate()
             for number, document in enumerate(documents):
+                _check_document(document)
                 if watch is not None:
                     watch(document)
                 if number < written:
@@ -168,6 +169,15 @@ class TokenWriter:
             self.sha256, self.counts = hashlib.sha256(), np.zeros_like(self.counts)
 
 
+def _check_document(document: Any) -> None:
+    """Raises TypeError or ValueError for a document that a source must not yield."""
+    if isinstance(document, bytes):
+        if b"\0" in document:
+            raise ValueError("a source yields text with a zero byte, which separates documents: remove it")
+    elif not isinstance(document, np.ndarray):
+        raise TypeError(f"a source yields {type(document).__name__}, not bytes (text) or an array (tokens)")
+
+
 def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
     """Writes the image and label arrays of an image source into `directory` and returns its meta data.
 
@@ -208,7 +218,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
         counts[split] = np.bincount(labels, minlength=classes).tolist()
     mean, square = sums / sum(counts["train"])
     share = len(repeated) / max(1, len(seen))
-    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 1, 1)
+    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 0, None)
     return {
         "name": source.name,
         "kind": "images",

@@ -51,7 +51,7 @@ class Fit(Solution):
           >>> besiroglu = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
           >>> fit = fitting.Fit.from_params("chinchilla", besiroglu)
           >>> round(float(fit.predict({"N": 70e9, "D": 1.4e12})), 3)
-          1.976
+          1.974
 
         Args:
           law: a name in `fitting.laws`, or a `Law`.
