@@ -51,7 +51,6 @@ STUDIES = {
     "raises_base": "def get_study():\n    raise BaseException('base')",
     "raises_own": "class E(BaseException): pass\ndef get_study():\n    raise E('own')",
     "raises_generator_exit": "def get_study():\n    raise GeneratorExit('end')",
-    "raises_interrupt": "def get_study():\n    raise KeyboardInterrupt('no')",
     "raises_without_text": "def get_study():\n    raise ValueError",
     "raises_bad_text": "class E(Exception):\n    def __str__(self): raise TypeError\ndef get_study():\n    raise E",
     "exits": "import sys\nsys.exit(3)",

@@ -26,6 +26,7 @@ ALLOWED = {
     "fitting": {"text", "fitting"},
     "models": GROUND | {"models"},
     "study": STUDY,
+    "study_file": {"errors", "study"},
     "planning": STUDY,
     "storage": STUDY | {"storage"},
     "data": STUDY | {"storage", "data"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
     "api": TRAINING | AFTER | {"engines", "results", "signals"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "api", "cli"},
+    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
 
