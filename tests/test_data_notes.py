@@ -284,7 +284,7 @@ def test_other_files_among_images_are_counted_and_train_alone_is_divided(tmp_pat
     (tmp_path / "pets" / "train" / "ant" / "Thumbs.db").write_bytes(b"\0")
     loaded = load(tmp_path / "pets", tmp_path)
     assert len(loaded.train) + len(loaded.validation) == 60
-    assert loaded.info["notes"] == ["left out: 1 files that are not images: ant/Thumbs.db"]
+    assert loaded.info["notes"] == ["left out: 1 file without an image's suffix: ant/Thumbs.db"]
 
 
 @pytest.mark.parametrize("cut", [20, 60, -20])
@@ -408,7 +408,7 @@ def test_header_of_llm_c_is_skipped(tmp_path):
 def test_notes_are_shown_by_data_show_and_logged_when_data_is_loaded(tmp_path, capsys, monkeypatch, caplog):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     write_records(tmp_path / "pages.jsonl", [None, *words(3, 30_000).splitlines()])
-    note = "left out: 1 records whose text is null, in pages.jsonl"
+    note = "left out: 1 record whose text is null, in pages.jsonl"
     with caplog.at_level("WARNING"):
         assert command(["scaling-jax", "data", "show", str(tmp_path / "pages.jsonl")]) == 0
         assert f"note          {note}\n" in capsys.readouterr().out
@@ -421,7 +421,7 @@ def test_notes_are_shown_by_data_show_and_logged_when_data_is_loaded(tmp_path, c
     ("case", "match"),
     [
         ("grey_among_rgb", "1 of 60 images were gray and became RGB"),
-        ("null_text", "left out: 1 records whose text is null"),
+        ("null_text", "left out: 1 record whose text is null"),
         ("one_line_text", "uint8"),
         ("utf16_in_folder", "converted to UTF-8 by their byte order mark: 2 files"),
     ],

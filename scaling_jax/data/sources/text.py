@@ -24,6 +24,7 @@ from scaling_jax.data.sources.source import (
     Tally,
     listed,
     no_splits,
+    plural,
     unit_hash,
     visible_files,
 )
@@ -63,17 +64,17 @@ class Found:
     def notes(self) -> list[str]:
         """Sentences about files that are left out or converted."""
         count = len(self.files) + len(self.binary) + len(self.links) + len(self.beside_tables)
-        said = []
+        sentences = []
         for names, why in (
             (self.binary, "not text, nor a format that is read (.txt, .jsonl, .parquet, also .gz, .zst, .bz2, .xz)"),
             (self.links, "links to folders or to nothing"),
             (self.beside_tables, "plain text beside .parquet, taken for a description of it"),
         ):
             if names:
-                said.append(f"left out: {len(names)} of {count} files, {why}: {listed(names)}")
+                sentences.append(f"left out: {len(names)} of {plural(count, 'file')}, {why}: {listed(names)}")
         if self.converted:
-            said.append(f"converted to UTF-8 by their byte order mark: {len(self.converted)} files")
-        return said
+            sentences.append(f"converted to UTF-8 by their byte order mark: {plural(len(self.converted), 'file')}")
+        return sentences
 
 
 def source(data: Data) -> Source:
@@ -103,12 +104,14 @@ def source(data: Data) -> Source:
 
 def record_notes(tally: Tally) -> list[str]:
     """Sentences about records that were left out or converted while they were read."""
-    said = []
+    sentences = []
     if nulls := tally.total(text_formats.NULL):
-        said.append(f"left out: {nulls} records whose text is null, in {listed(tally.files(text_formats.NULL))}")
+        sentences.append(
+            f"left out: {plural(nulls, 'record')} whose text is null, in {listed(tally.files(text_formats.NULL))}"
+        )
     if lists := tally.total(text_formats.LIST):
-        said.append(f"{lists} records whose text is a list of strings were joined with line ends")
-    return said
+        sentences.append(f"joined with line ends: lists of strings, which are the text of {plural(lists, 'record')}")
+    return sentences
 
 
 def find(path: pathlib.Path) -> Found:
