@@ -1,9 +1,9 @@
 """Real text that every installation has: the Python sources of the standard library and of the dependencies.
 
 It has UTF-8 files of at most 400 kB, once each, without tests, vendored copies and generated tables (which compress
-more than sevenfold); leading comments that state a license are cut. The split is by hash of the path of a file's directory
-within its package, so that files of one directory, which share idioms, are in one split. A validation file of whose
-lines more than a fifth occur in training is dropped as a near copy.
+more than sevenfold); leading comments that state a license are cut. The split is by hash of the path of a file's
+directory within its package, so that files of one directory, which share idioms, are in one split. A validation file of
+whose lines more than a fifth occur in training is dropped as a near copy.
 """
 
 from __future__ import annotations
