@@ -11,7 +11,8 @@ from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.errors import UserError
 from scaling_jax.models import Spec
 from scaling_jax.planning import make_plan
-from scaling_jax.study import Data, load_study
+from scaling_jax.study import Data
+from scaling_jax.study_file import load_study
 
 
 def load(source, tmp_path, **options):

@@ -48,7 +48,7 @@ HEAVY = {
 }  # fmt: skip
 
 # Modules that may import by string: the lazy face, the command modules, the optional engines.
-BY_STRING = {"__init__", "cli.main", "engines.base"}
+BY_STRING = {"__init__", "cli.main", "engines.registry"}
 # A supervisor of several processes, and a command that only prints, start without JAX.
 LATE = {"cli.run"}
 
