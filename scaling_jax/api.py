@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +22,10 @@ from scaling_jax import analysis, data, fitting, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
+from scaling_jax.engines.registry import LOCAL, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.records import load_curves, load_table, save_table
@@ -33,7 +33,6 @@ from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware
 
-LOCAL = "local"
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
 
@@ -156,7 +155,7 @@ def run(
     Args:
       study: what to train.
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
-      engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
+      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster.
       only_packs: names of packs; empty means all.
       on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
         trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
@@ -173,12 +172,13 @@ def run(
       EngineError: packs failed elsewhere.
     """
     planned = plan(study)
-    base.select(planned.packs, only_packs)
+    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
+        find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
-        done = dispatch(study, planned.spec, place, engine, settings, only_packs)
+        done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
@@ -187,7 +187,7 @@ def run(
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
-        attempt.Attempt(study, planned.spec, place, tuple(only_packs), processes, on_metrics, verbose),
+        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results(place.path)
@@ -236,16 +236,20 @@ def analyse(
 
 
 def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
-    """The study's name, and how it wants its runs fitted."""
-    file = path / "study.json"
-    if not file.exists():
+    """The study's name, and how it wants its runs fitted.
+
+    Raises:
+      UserError: not a workdir, or a damaged one.
+    """
+    stored = Workdir(path).stored()
+    if stored is None:
         raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
     try:
-        study = json.loads(file.read_text())["study"]
+        study = stored.study
         return str(study["name"]), Fit(**study.get("fit", {})), HoldOut(**study.get("hold_out", {}))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{str(file)!r} is not a study record ({reason}); restore it or rerun the study") from None
+        raise UserError(f"{str(path)!r}: its study.json is damaged ({reason}); restore it or rerun the study") from None
 
 
 def _finish(path: Any, verbose: bool) -> None:
@@ -293,15 +297,19 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
     plain = dataclasses.replace(
         study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
     )
-    model = study.family.build(width, depth, spec, scaling, plain)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     if spec.kind == "tokens":
         batch: Any = jax.ShapeDtypeStruct((1, spec.context + 1), "int32")
     else:
         image = jax.ShapeDtypeStruct((1, *(spec.image_shape or ())), "float32")
         batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), "int32")}
-    sums = jax.eval_shape(model.evaluate, params, batch)
-    return tuple(model.metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
+    built: list[Model] = []
+
+    def evaluate(batch: Any) -> Any:
+        built.append(study.family.build(width, depth, spec, scaling, plain))  # traced, too: it may make small arrays
+        return built[0].evaluate(built[0].init(jax.random.key(0)), batch)
+
+    sums = jax.eval_shape(evaluate, batch)
+    return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
 
 
 def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:

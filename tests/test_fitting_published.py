@@ -76,7 +76,7 @@ def test_the_two_fits_of_the_same_points_minimize_their_own_objective():
     huber, lad = map(str, (fitting.Huber(1e-3), fitting.LAD()))
     assert left["besiroglu2024_huber"][huber] == pytest.approx(0.00101827406, rel=1e-6)
     assert left["besiroglu2024"][huber] == pytest.approx(0.0010186448, rel=2e-4)
-    assert left["besiroglu2024"][lad] == pytest.approx(1.12949466, rel=1e-5)
+    assert left["besiroglu2024"][lad] == pytest.approx(1.12949466, rel=2e-4)  # the table is rounded
     assert left["besiroglu2024"][lad] < left["besiroglu2024_huber"][lad]
     assert left["hoffmann2022"][huber] == pytest.approx(0.0041210, rel=1e-4)
     assert left["hoffmann2022_unrounded"][huber] == pytest.approx(0.0012311626, rel=1e-6)

@@ -26,6 +26,7 @@ ALLOWED = {
     "fitting": {"text", "fitting"},
     "models": GROUND | {"models"},
     "study": STUDY,
+    "study_file": {"errors", "study"},
     "planning": STUDY,
     "storage": STUDY | {"storage"},
     "data": STUDY | {"storage", "data"},
@@ -35,7 +36,7 @@ ALLOWED = {
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
     "api": TRAINING | AFTER | {"engines", "results", "signals"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "api", "cli"},
+    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
 
@@ -48,7 +49,7 @@ HEAVY = {
 }  # fmt: skip
 
 # Modules that may import by string: the lazy face, the command modules, the optional engines.
-BY_STRING = {"__init__", "cli.main", "engines.base"}
+BY_STRING = {"__init__", "cli.main", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
 DRAWING = {".report.figures", ".report.html", ".report.plot"}
 # A supervisor of several processes, and a command that only prints, start without JAX.

@@ -14,8 +14,9 @@ from scaling_jax.fitting.fit import Fit, fit, load
 from scaling_jax.fitting.forecast import Forecast, forecast
 from scaling_jax.fitting.holdout import extrapolation, holdout
 from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.laws import laws
 from scaling_jax.fitting.laws.base import Law, law
-from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.laws.registry import register_law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
 from scaling_jax.fitting.optimal.approaches import Approaches, approaches, cross_check
 from scaling_jax.fitting.optimal.design import next_runs
@@ -33,5 +34,5 @@ __all__ = [
     "FitError", "FitWarning", "Forecast", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling",
     "Objective", "aicc", "approaches", "chain", "compare", "cross_check", "envelope", "extrapolation", "fit",
     "fit_curves", "forecast", "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs",
-    "noise_ceiling", "power_law", "published", "select", "sensitivity",
+    "noise_ceiling", "power_law", "published", "register_law", "select", "sensitivity",
 ]  # fmt: skip

@@ -28,11 +28,11 @@ REACH = 30.0  # times the largest compute of both, up to which a next pair is lo
 
 
 class Multiplier(NamedTuple):
-    """A compute multiplier: `value` (posterior median) and its interval `low`, `high`; numbers or arrays."""
+    """A compute multiplier: `value` (posterior median) and its interval `low`, `high`; floats, or arrays like C."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: Any
+    low: Any
+    high: Any
 
 
 class NextPair(NamedTuple):
@@ -85,7 +85,7 @@ class Comparison:
         log_m = self._log_multiplier(C.ravel(), self._name(name))
         tail = (1.0 - self.level) / 2.0
         low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
-        return Multiplier(*(v.reshape(C.shape)[()] for v in (value, low, high)))
+        return Multiplier(*(v.reshape(C.shape) if C.ndim else float(v[0]) for v in (value, low, high)))
 
     def common_range(self, name: str | None = None) -> tuple[float, float]:
         """(lowest, highest) compute at which both the baseline and the recipe have runs, or the gap between them."""
@@ -121,7 +121,7 @@ class Comparison:
         name = self._name(name)
         slope = self._slope(name)
         tail = (1.0 - self.level) / 2.0
-        low, value, high = np.exp(np.quantile(slope, [tail, 0.5, 1.0 - tail], method="nearest"))
+        low, value, high = np.exp(np.quantile(slope, [tail, 0.5, 1.0 - tail], method="nearest")).tolist()
         return Multiplier(value, low, high)
 
     def by_floor(self, name: str | None = None, C: float | None = None) -> dict[str, Multiplier]:
@@ -157,7 +157,7 @@ class Comparison:
             correlation = np.cov(gap[:, 0], target)
             gain = correlation[0, 1] ** 2 / max((correlation[0, 0] + variance) * correlation[1, 1], 1e-300)
             left = half_width * np.sqrt(max(1.0 - gain, 0.0))
-            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), abs(center) > left)
+            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), bool(abs(center) > left))
             if pair.tells:
                 return pair
             if best is None or pair.high / pair.low < 0.98 * best.high / best.low:

@@ -8,6 +8,9 @@ import numpy as np
 
 from scaling_jax.fitting.errors import DataError, FitError
 
+# Beyond these, or below their inverses, products of inputs leave float64.
+LARGEST, LARGEST_Y = 1e150, 1e250
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -173,6 +176,7 @@ def _values(law, values, name):
     _require(np.isfinite(flat), flat, name, "must be finite", "leave the point out")
     if law.positive:
         _require(flat > 0, flat, name, "must be positive", "leave the point out, or correct its unit")
+    require_ordinary(flat, name)
     return flat.reshape(shape)
 
 
@@ -195,7 +199,9 @@ def read(law, data, y, weights, clusters, objective, free):
         _require(np.isfinite(v), v, k, "must be finite", "drop or repair the row")
         if law.positive:
             _require(v > 0, v, k, "must be positive", "drop the row, or correct its unit")
+        require_ordinary(v, k)
     _require(np.isfinite(y), y, "y", "must be finite", "drop the row: a diverged run has no place in a fit")
+    require_ordinary(y, "y", LARGEST_Y)
     if objective.log:
         _require(
             y + objective.shift > 0,
@@ -216,6 +222,7 @@ def read(law, data, y, weights, clusters, objective, free):
         "must be zero or positive",
         "use 0 to leave a row out",
     )
+    require_ordinary(weights, "weights")
     if not weights.any():
         raise DataError("weights are all zero: nothing is left to fit.")
     clusters = None if clusters is None else _labels(clusters, weights)
@@ -257,11 +264,11 @@ def _labels(clusters, weights):
 def check_positive(value, name, example):
     """A positive finite number. Raises DataError otherwise."""
     try:
-        if np.isfinite(value) and value > 0:
+        if 1 / LARGEST_Y < value < LARGEST_Y:
             return float(value)
     except (TypeError, ValueError):
         pass
-    raise DataError(f"{name}={value!r} must be a positive number, e.g. {example}.")
+    raise DataError(f"{name}={value!r} must be a positive number below {LARGEST_Y:.0e}, e.g. {example}.")
 
 
 def check_int(value, name, least=0):
@@ -277,6 +284,7 @@ def check_all_positive(values, name):
     bad = flat[~(np.isfinite(flat) & (flat > 0))]
     if len(bad):
         raise DataError(f"{name} = {bad[0]:g}: give positive and finite numbers.")
+    require_ordinary(flat, name, LARGEST_Y)
     return flat.reshape(np.shape(values))
 
 
@@ -285,6 +293,14 @@ def _require(good, values, name, rule, way_out):
         rows = np.flatnonzero(~good)
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise DataError(f"{name} = {values[rows[0]]:g} at row {rows[0]}{more}: {name} {rule}; {way_out}.")
+
+
+def require_ordinary(values, name, largest=LARGEST):
+    """Refuses numbers whose products or quotients leave float64, far beyond anything that is measured."""
+    size = np.abs(values)
+    ordinary = (size < largest) & ((size > 1 / largest) | (size == 0))
+    rule = f"must be 0 or between {1 / largest:.0e} and {largest:.0e} in size"
+    _require(ordinary, values, name, rule, "correct its unit")
 
 
 def _require_enough(law, inputs, weights, free):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from scaling_jax.fitting.errors import LawError
+from scaling_jax.fitting.inference.covariance import t_quantile
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.inference.linearized import Linearized
+from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.solution import Solution
-from scaling_jax.fitting.solver._search import is_rare
+from scaling_jax.fitting.solver._problem import Problem
+from scaling_jax.fitting.solver._search import is_rare, minimize
+from scaling_jax.fitting.solver._starts import candidates
 
 # Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
@@ -25,6 +30,12 @@ BEND_T, BEND_SIZE = 4.0, 1e-3
 # Neighbors along the scale err alike when the sum of products of adjacent residuals exceeds this many times what
 # independent signs would give: 1 in 4,000 fits of the right law, with noise of many kinds.
 ALIKE = 3.0
+# Rank correlation from which y is said to rise or fall; parameter vectors tried to see which of them a law can do.
+CLEAR_TREND, TRIED = 0.5, 256
+# Part of the objective below which another optimum fits far better, and the starts of that second search.
+FAR_BETTER, SIGNED_STARTS = 0.5, 12
+# Points beyond p + 1 below which bent residuals are judged by an exact t test, at this significance.
+FEW_POINTS, BEND_SIGNIFICANCE = 7, 1e-3
 # Share of rows with more unique than all tokens from which the two columns look exchanged.
 EXCHANGED = 0.5
 # What varies by this share of what it is beside is constant to the data.
@@ -38,17 +49,8 @@ def warnings(fit: Solution) -> list[str]:
       fit: a `Fit` with its data.
     """
     linear = fit.linearized
-    return [
-        *_about_convergence(fit),
-        *_about_explained(fit),
-        *_about_bounds(fit),
-        *_about_inputs(fit),
-        *_about_flatness(fit, linear),
-        *_about_limits(fit),
-        *_about_counts(fit, linear),
-        *_about_residuals(fit, linear),
-        *_about_influence(fit),
-    ]
+    with np.errstate(all="ignore"):  # a vanished term or a derivative beyond float64 has its own sentence
+        return [sentence for check in _CHECKS for sentence in check(fit, linear)]
 
 
 def search_warnings(fit: Solution) -> list[str]:
@@ -76,33 +78,94 @@ def search_warnings(fit: Solution) -> list[str]:
     return found
 
 
-def _about_convergence(fit: Solution) -> Iterator[str]:
+def _about_convergence(fit: Solution, linear: Linearized) -> Iterator[str]:
     if not fit.converged:
         yield f"NOT CONVERGED: do not use these numbers ({fit.certificate})"
 
 
-def _about_explained(fit: Solution) -> Iterator[str]:
+def _about_explained(fit: Solution, linear: Linearized) -> Iterator[str]:
     """A law that can only fall, fitted to something that rises, ends as a constant: converged, and worth nothing."""
-    counts = fit.weights > 0
-    y = np.asarray(fit.objective.transform(fit.y[counts]), np.float64)
-    around, left = np.abs(y - np.median(y)).mean(), np.abs(fit.residuals[counts]).mean()
-    if fit.converged and left > UNEXPLAINED * around > 1e-9:
-        yield (
-            f"the law explains next to nothing: y lies as far from it ({left:.3g} on average) as from a constant "
-            f"({around:.3g}); does y rise where {fit.law.name} can only fall, or is a column mistaken?"
-        )
+    data, y, weights = fit.observed("this diagnostic")
+    counts = weights > 0
+    target = linear.problem.target[counts]
+    around, left = np.abs(target - np.median(target)).mean(), np.abs(linear.residuals[counts]).mean()
+    if not (fit.converged and left > UNEXPLAINED * around > 1e-9):
+        return
+    question = "is a column mistaken, or is there nothing to explain?"
+    for name, column in _scales(fit.law, data).items():
+        trend, able = _trend(column[counts], y[counts]), _directions(linear, name)
+        if trend and able and trend not in able:
+            verb, other = ("rise", "fall") if trend > 0 else ("fall", "rise")
+            with_what = "" if len(fit.law.inputs) == 1 else f" with {name}"
+            question = f"does y {verb}{with_what} where {fit.law.name} can only {other}, or is a column mistaken?"
+            break
+    yield (
+        f"the law explains next to nothing: y is as far from it ({left:.3g} on average) as from a constant "
+        f"({around:.3g}); {question}"
+    )
 
 
-def _about_bounds(fit: Solution) -> Iterator[str]:
+def _scales(law: Law, data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The columns along which y may rise or fall: the inputs of the law."""
+    return {k: np.asarray(data[k], np.float64) for k in law.inputs}
+
+
+def _trend(x: np.ndarray, y: np.ndarray) -> int:
+    """1 where y clearly rises with x, -1 where it clearly falls, by rank correlation; else 0."""
+    ranks = [np.unique(v, return_inverse=True)[1].astype(float) for v in (x, y)]
+    if min(np.ptp(r) for r in ranks) == 0:
+        return 0
+    correlation = np.corrcoef(ranks[0], ranks[1])[0, 1]
+    return 0 if abs(correlation) < CLEAR_TREND else int(np.sign(correlation))
+
+
+def _directions(linear: Linearized, name: str) -> set[int]:
+    """The signs (1 rises, -1 falls) that the law's change along an input takes over its range of parameters."""
+    problem = linear.problem
+    z = candidates(problem, TRIED, seed=0)
+    rng = np.random.default_rng(0)
+    either = problem.linear & (problem.lower < 0)  # coefficients that may have both signs
+    z[:, either] *= rng.choice((-1.0, 1.0), (len(z), int(either.sum())))
+    columns = {k: np.full(9, np.median(v)) for k, v in problem.inputs.items()}
+    columns[name] = np.linspace(problem.inputs[name].min(), problem.inputs[name].max(), 9)
+    there = problem.with_data(columns, np.ones(9), np.ones(9))
+    steps = np.diff(there.evaluate(z, order=0), axis=1)
+    size = np.abs(steps).max(axis=1, keepdims=True)
+    signs = np.sign(np.where(np.isfinite(steps) & (np.abs(steps) > 1e-9 * size), steps, 0.0))
+    return {int(s) for s in np.unique(signs) if s}
+
+
+def _about_bounds(fit: Solution, linear: Linearized) -> Iterator[str]:
     for name, end in fit.at_bounds.items():
-        if fit.law.coordinates[name].kind == "log":  # a runaway: the search says so itself
+        if fit.law.coordinates[name].kind == "log":  # reported by `search_warnings`
             continue
         bound = fit.law.bounds[name][end == "upper"]
-        reason = "the data want it beyond" if np.isfinite(bound) and bound else "its term has left the law"
+        below = _better_below_zero(fit, linear, name) if name in fit.law.asymptotes and bound == 0 else ""
+        if below:
+            yield below
+            continue
+        reason = "the data want it beyond" if np.isfinite(bound) and bound else "the term has vanished"
         yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval means nothing"
 
 
-def _about_inputs(fit: Solution) -> Iterator[str]:
+def _better_below_zero(fit: Solution, linear: Linearized, name: str) -> str:
+    """A sentence where the law with a floor (or ceiling) below zero fits far better; "" where it does not."""
+    problem = linear.problem
+    signed = Problem.of(fit.law.signed, problem.inputs, problem.y, problem.weights, problem.objective, fit.fixed)
+    try:
+        z, _ = minimize(signed, fit.seed, SIGNED_STARTS)
+    except LawError:  # the law has no usable value there
+        return ""
+    value, other = float(signed.value(z[None])[0]), signed.params(z)[name]
+    if not (other < 0 and value < FAR_BETTER * fit.objective_value):
+        return ""
+    return (
+        f"{name} = 0 is at its lower bound, and {name} = {other:.4g} fits far better (objective {value:.4g}, not "
+        f"{fit.objective_value:.4g}): if y may tend to a negative value, fit fitting.laws[{fit.law.name!r}].signed"
+    )
+
+
+def _about_inputs(fit: Solution, linear: Linearized) -> Iterator[str]:
     counts = fit.weights > 0
     columns = {k: np.asarray(fit.data[k])[counts] for k in fit.law.inputs}
     logs = {k: np.log(v) for k, v in columns.items() if np.all(v > 0) and np.ptp(np.log(v)) > 0}
@@ -162,7 +225,7 @@ def _about_flatness(fit: Solution, linear: Linearized) -> Iterator[str]:
         )
 
 
-def _about_limits(fit: Solution) -> Iterator[str]:
+def _about_limits(fit: Solution, linear: Linearized) -> Iterator[str]:
     """Laws whose optimum lies where they become a law of fewer parameters."""
     limit = _LIMITS.get(fit.law.name)
     if limit is None or fit.law.custom or fit.fixed:
@@ -226,33 +289,59 @@ def _about_counts(fit: Solution, linear: Linearized) -> Iterator[str]:
 
 def _about_residuals(fit: Solution, linear: Linearized) -> Iterator[str]:
     """Residuals that bend with compute: the law has the wrong shape, and extrapolates by it."""
-    compute = fit.law.compute(fit.data)
-    name = "C"
+    data, _, weights = fit.observed("this diagnostic")
+    compute, name = fit.law.compute(data), "C"
     if compute is None:
         if len(fit.law.inputs) != 1:
             return
         (name,) = fit.law.inputs
-        compute = np.asarray(fit.data[name], np.float64)
-    counts = (fit.weights > 0) & (compute > 0)
-    p = len(linear.problem.free)
-    if counts.sum() < p + 8 or linear.scale < 1e-9 or np.ptp(np.log(compute[counts])) == 0:
+        compute = np.asarray(data[name], np.float64)
+    counts = (weights > 0) & (compute > 0)
+    p, n = len(linear.problem.free), int(counts.sum())
+    if n < p + 3 or linear.scale < 1e-9 or np.ptp(np.log(compute[counts])) == 0:
         return
     x = np.log(compute[counts])
     x = 2 * (x - x.min()) / np.ptp(x) - 1
-    r = np.clip(linear.residuals[counts], -3 * linear.scale, 3 * linear.scale)
+    few = n <= p + FEW_POINTS
+    # With few points clipping would hide the bend: their scale is that of the bend itself.
+    r = linear.residuals[counts]
+    r = r if few else np.clip(r, -3 * linear.scale, 3 * linear.scale)
     basis = np.vander(x, 3)
-    (bend, _, _), *_ = np.linalg.lstsq(basis, r, rcond=None)
-    left = r - basis @ np.linalg.lstsq(basis, r, rcond=None)[0]
-    error = np.sqrt(np.sum(left**2) / (r.size - 3) * np.linalg.inv(basis.T @ basis)[0, 0])
-    if abs(bend) > max(BEND_T * error, BEND_SIZE):
+    coefficients = np.linalg.lstsq(basis, r, rcond=None)[0]
+    bend, left = float(coefficients[0]), r - basis @ coefficients
+    if few:
+        errors, needed = _bend_of_few(linear, counts, x)
+    else:
+        deviation = np.sqrt(np.sum(left**2) / (n - 3) * np.linalg.inv(basis.T @ basis)[0, 0])
+        errors, needed = abs(bend) / max(deviation, 1e-300), BEND_T
+    if errors > needed and abs(bend) > BEND_SIZE:
         direction = "low at both ends and high in the middle" if bend > 0 else "high at both ends and low in the middle"
-        unit = f"{abs(bend):.1%}" if fit.objective.log else f"{abs(bend):.3g}"
+        unit = f"{abs(bend):.1%}" if fit.objective is not None and fit.objective.log else f"{abs(bend):.3g}"
         yield (
-            f"residuals bend with {name}: the law is too {direction} (by {unit} over the range, "
-            f"{abs(bend) / error:.1f} standard errors), so it will miss beyond the data; try fitting.select"
+            f"residuals bend with {name}: the law is too {direction} (by {unit} over the range, {errors:.1f} standard "
+            "errors), so it will miss beyond the data; try fitting.select"
         )
-    elif fit.clusters is None:  # whose points err alike anyway
+    elif fit.clusters is None and not few:  # residuals of one cluster are correlated anyway
         yield from _about_neighbors(fit, linear, compute, name)
+
+
+def _bend_of_few(linear: Linearized, counts: np.ndarray, x: np.ndarray) -> tuple[float, float]:
+    """t statistic of a parabola in x added to the law, and the value it must exceed.
+
+    Exact for Gaussian noise whatever the number of points: what the law's own parameters could take of the parabola
+    and of the residuals is projected out first.
+    """
+    root = np.sqrt(linear.weights[counts])
+    q, _ = np.linalg.qr(linear.jacobian[counts] / np.maximum(np.linalg.norm(linear.jacobian, axis=0), 1e-300))
+    parabola, r = root * x**2, root * linear.residuals[counts]
+    parabola, r = parabola - q @ (q.T @ parabola), r - q @ (q.T @ r)
+    size = float(np.linalg.norm(parabola))
+    freedom = x.size - linear.problem.p - 1
+    if size < 1e-6 * np.sqrt(x.size) or freedom < 1:
+        return 0.0, np.inf
+    along = float(parabola @ r) / size
+    noise = np.sqrt(max(float(r @ r) - along**2, 1e-300) / freedom)
+    return abs(along) / noise, t_quantile(1 - BEND_SIGNIFICANCE, freedom)
 
 
 def _about_neighbors(fit: Solution, linear: Linearized, scale: np.ndarray, name: str) -> Iterator[str]:
@@ -278,7 +367,7 @@ def _about_neighbors(fit: Solution, linear: Linearized, scale: np.ndarray, name:
         )
 
 
-def _about_influence(fit: Solution) -> Iterator[str]:
+def _about_influence(fit: Solution, linear: Linearized) -> Iterator[str]:
     found = influence(fit, refits=0)
     if not found.flagged.size:
         return
@@ -290,3 +379,16 @@ def _about_influence(fit: Solution) -> Iterator[str]:
         f"{np.max(np.abs(found.residuals[found.flagged])) / found.scale:.0f} robust standard deviations): without them "
         f"{moved} goes from {found.params[moved]:.4g} to {found.without[moved]:.4g}; see fitting.influence(fit)"
     )
+
+
+_CHECKS = (
+    _about_convergence,
+    _about_explained,
+    _about_bounds,
+    _about_inputs,
+    _about_flatness,
+    _about_limits,
+    _about_counts,
+    _about_residuals,
+    _about_influence,
+)

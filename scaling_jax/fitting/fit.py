@@ -51,7 +51,7 @@ class Fit(Solution):
           >>> besiroglu = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
           >>> fit = fitting.Fit.from_params("chinchilla", besiroglu)
           >>> round(float(fit.predict({"N": 70e9, "D": 1.4e12})), 3)
-          1.976
+          1.974
 
         Args:
           law: a name in `fitting.laws`, or a `Law`.
@@ -88,7 +88,9 @@ class Fit(Solution):
         Args:
           inputs: dict or DataFrame of the law's inputs, numbers or arrays that broadcast; or an array for a law of
             one input.
-          level: e.g. 0.9 for a 90% confidence interval of the law's value there.
+          level: e.g. 0.9 for a 90% confidence interval of the law's value there. It covers the mean of this law, if
+            the law is right: neither the scatter of a run, nor other laws, nor drift beyond the data. On public ladders
+            it holds four of ten new runs; for a run that has not been made use `fitting.forecast`.
 
         Returns:
           float64 array; with `level`, a `Prediction(value, interval)`, the interval an array (2, ...).

@@ -35,12 +35,13 @@ class Objective:
     scale = 1.0  # of the cost, relative to r^2 / 2 below delta
 
     def __post_init__(self):
-        if not (np.isfinite(self.overestimate_penalty) and self.overestimate_penalty > 0):
+        if not 1e-9 <= self.overestimate_penalty <= 1e9:
             raise FitError(
-                f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number; 1 is symmetric."
+                f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number, 1e-9 to 1e9; 1 is "
+                "symmetric."
             )
-        if not (np.isfinite(self.shift) and self.shift >= 0):
-            raise FitError(f"shift={self.shift!r} must be zero or a positive number.")
+        if not 0 <= self.shift <= 1e100:
+            raise FitError(f"shift={self.shift!r} must be zero or a positive number up to 1e100.")
         if self.shift and not self.log:
             raise FitError(f"shift={self.shift!r} only matters with log=True.")
 

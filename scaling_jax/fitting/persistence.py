@@ -148,16 +148,12 @@ def load(path: str | os.PathLike[str], law: Law | None = None) -> Saved:
 
 
 def _law(path: str, record: dict[str, Any], law: Law | None) -> Law:
-    if record["own_law"]:
-        if law is None:
-            raise FileError(
-                f"{path} holds a fit of your own law {record['law']!r}: pass it, fitting.load(path, law=...)."
-            )
-    elif law is None:
+    if law is None:
         try:
             law = find_law(record["law"])
         except LawError as err:
-            raise FileError(f"{path}: {err}") from None
+            own = f"{path} is a fit of your own law {record['law']!r}: pass it, fitting.load(path, law=...)."
+            raise FileError(own if record["own_law"] else f"{path}: {err}") from None
     if any(float(record["params"].get(k, 0.0)) < 0 for k in law.asymptotes):
         law = law.signed
     if set(record["params"]) != set(law.params):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.data import as_column, check_positive
+from scaling_jax.fitting.data import as_column, check_positive, require_ordinary
 from scaling_jax.fitting.errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
@@ -57,6 +57,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
                 f"{name}[{first}] is {array[first]}: N, D, C and loss must be finite and positive here; "
                 f"drop such rows first ({int(bad.sum())} of {array.size})"
             )
+        require_ordinary(array, name)
         out[name] = array
     sizes = {name: array.size for name, array in out.items()}
     if len(set(sizes.values())) > 1:
@@ -208,12 +209,18 @@ def tokens_at(sweep: Sweep, log_n: np.ndarray) -> np.ndarray:
 
 
 def curve(method: str, sweep: Sweep, N: np.ndarray) -> np.ndarray:
-    """The loss that `method` draws through a sweep at sizes N (nan outside the sweep for akima)."""
+    """The loss that `method` draws through a sweep at sizes N; nan outside the sweep for akima.
+
+    nan everywhere where the sweep has fewer sizes than the method needs, e.g. one run alone at its budget.
+    """
     x = np.log(sweep.N)
+    merged, log_loss = merge_close(x, np.log(sweep.loss))
+    if merged.size < MIN_POINTS[method]:
+        return np.full(np.shape(N), np.nan)
     if method == "akima":
         from scipy.interpolate import Akima1DInterpolator
 
-        return np.exp(Akima1DInterpolator(*merge_close(x, np.log(sweep.loss)))(np.log(N)))
+        return np.exp(Akima1DInterpolator(merged, log_loss)(np.log(N)))
     degree = {"parabola": 2, "cubic": 3}[method]
     return np.polyval(np.polyfit(x - x.mean(), sweep.loss, degree), np.log(N) - x.mean())
 
