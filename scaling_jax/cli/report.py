@@ -11,7 +11,7 @@ from scaling_jax import analysis, report
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
-from scaling_jax.study import override
+from scaling_jax.study_file import override
 
 
 def define_flags() -> None:
