@@ -1,4 +1,4 @@
-"""Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of one's own (mock pictures)."""
+"""Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of a user (mock pictures)."""
 
 import pathlib
 
