@@ -79,6 +79,12 @@ class Transformer:
             flops_per_token=accounting.training_flops(forward),
         )
 
+    def unseen_flops_per_token(self, width: int, depth: int, spec: Spec) -> float:
+        """FLOPs of the masked scores, which attention by XLA computes and `counts` leaves out."""
+        square = accounting.attention_flops(spec.context, width, causal=False)
+        needed = accounting.attention_flops(spec.context, width, causal=True)
+        return accounting.training_flops(depth * (square - needed))
+
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
         """Estimated peak bytes of activations of one batch, beside XLA's own in benchmarks/memory.md; `execution` is
         resolved."""
