@@ -1,6 +1,6 @@
 """Families of models by width and depth, and the registries that a user can add to."""
 
-from scaling_jax.models import accounting, classification, optimizers
+from scaling_jax.models import accounting, classification, metrics, optimizers
 from scaling_jax.models.cnn import CNN
 from scaling_jax.models.family import Counts, Family, Model, Spec, from_dict, mean_loss, register
 from scaling_jax.models.mlp import MLP
@@ -20,6 +20,7 @@ __all__ = [
     "classification",
     "from_dict",
     "mean_loss",
+    "metrics",
     "optimizers",
     "register",
 ]

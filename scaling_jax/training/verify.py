@@ -1,9 +1,10 @@
 """Checks a family's own counts against its real arrays and its traced training step, before anything trains.
 
-N, D and C of every run come from `Family.counts`, plain Python beside the architecture; a slip there would silently bend
-every law that is fitted. Parameters must agree exactly. FLOPs must agree within 2% with the matmuls and convolutions of
-the gradient's jaxpr, in float32 with XLA's attention. A jaxpr is traced in a fraction of a second, shows the trip counts
-of scans (XLA's cost analysis counts a body once), and leaves out elementwise work, as `models.accounting` does.
+N, D and C of every run come from `Family.counts`, plain Python beside the architecture; a slip there would silently
+bend every law that is fitted. Parameters must agree exactly. FLOPs must agree within 2% with the matmuls and
+convolutions in the gradient's jaxpr, in float32 with XLA's attention. A jaxpr is traced in a fraction of a second, has
+the trip counts of scans (XLA's cost analysis counts a body once), and its elementwise operations can be left out, as
+`models.accounting` does; on unrolled models the tests compare it with XLA's own count.
 
 A family whose program executes matmuls that it does not count (causal attention multiplies the whole square of scores)
 gives their FLOPs as `unseen_flops_per_token(width, depth, spec)`; what it counts beyond matmuls is negative there.
@@ -24,7 +25,7 @@ from absl import logging
 from jax.interpreters import partial_eval
 
 from scaling_jax.errors import UserError
-from scaling_jax.models import Scaling
+from scaling_jax.models import Scaling, autodiff
 from scaling_jax.models.family import Family, Spec
 from scaling_jax.planning import Pack
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
@@ -139,6 +140,9 @@ def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
 
 def _inner(eqn: Any) -> Iterable[Any]:
     """Jaxprs among an equation's parameters."""
+    if (ours := autodiff.jaxpr_of(eqn)) is not None:
+        yield ours
+        return
     for value in eqn.params.values():
         for one in value if isinstance(value, (tuple, list)) else (value,):
             jaxpr = getattr(one, "jaxpr", one)
