@@ -1,6 +1,8 @@
 """Registered optimizers against formulas in float64 NumPy, in every layout, and the transfer over width and depth."""
 
 import dataclasses
+import pathlib
+import re
 import types
 
 import jax
@@ -12,7 +14,7 @@ import pytest
 from model_checks import quick_compiles
 
 from scaling_jax.errors import UserError
-from scaling_jax.models import MLP, Scaling, Spec, Transformer, optimizers
+from scaling_jax.models import MLP, Scaling, Spec, Transformer, metrics, optimizers
 from scaling_jax.models.family import Counts
 from scaling_jax.planning import Phase, make_plan, memory_bytes
 from scaling_jax.study import Execution, Optimizer
@@ -285,3 +287,20 @@ def test_updates_of_completep_do_not_grow_with_depth(name):
     assert abs(slope["completep"]) < 0.25, slope
     if name != "sgd":
         assert slope["mup"] > slope["completep"] + 0.25, slope
+
+
+def test_the_page_runs_as_written():
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "optimizers.md").read_text()
+    rules, registered = dict(optimizers.OPTIMIZERS), dict(metrics.METRICS)
+    names = {}
+    try:
+        for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+            exec(compile(block, "docs/optimizers.md", "exec"), names)
+        assert optimizers.arguments(names["optimizer"]) == {"b1": 0.97}
+        assert [metric.name for metric in metrics.of("images")][-1] == "top2_accuracy"
+        for name in rules:  # the table of the page
+            assert f"| `{name}` |" in page
+    finally:
+        for registry, before in ((optimizers.OPTIMIZERS, rules), (metrics.METRICS, registered)):
+            registry.clear()
+            registry.update(before)

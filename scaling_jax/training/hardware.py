@@ -58,7 +58,7 @@ def use_cpu_devices(count: int | None = None) -> None:
     if count is None:
         if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
             return
-        if jax.config.read("jax_num_cpu_devices") > 0:
+        if getattr(jax.config, "jax_num_cpu_devices", 0) > 0:
             return
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", count)
@@ -114,12 +114,8 @@ def resolve(
     kernel = execution.attention
     if kernel == "auto":
         kernel = attention.pick(backend, spec.context, head_dim, jnp.dtype(dtype)) if head_dim else "xla"
-        if (
-            head_dim
-            and kernel == "cudnn"
-            and backend == here
-            and (reason := attention.cudnn_refuses(spec.context, head_dim))
-        ):
+        reason = attention.cudnn_refuses(spec.context, head_dim or 0) if kernel == "cudnn" and backend == here else ""
+        if reason:
             logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
             kernel = "xla"
     return dataclasses.replace(execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel)
