@@ -1,4 +1,4 @@
-"""Packaging of scaling_jax: the plain install is the fitter, `[plot]` adds its figures, `[train]` all that trains."""
+"""Packaging of scaling_jax: the plain install is the fitter, `[plot]` adds figures, `[train]` everything else."""
 
 import pathlib
 import re
@@ -8,8 +8,18 @@ from setuptools import find_packages, setup
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "scaling_jax" / "__init__.py").read_text()).group(1)
 
-# What a notebook that only fits needs: arrays, tables (CSV and Parquet) and the fit command.
-FIT = ["numpy>=1.26", "scipy>=1.12", "jax>=0.8", "absl-py>=2.1", "pandas>=2.2", "pyarrow>=15"]
+# What a notebook that only fits needs: arrays, tables (CSV and Parquet), settings, the page, and the fit command.
+FIT = [
+    "numpy>=1.26",
+    "scipy>=1.12",
+    "jax>=0.8",
+    "absl-py>=2.1",
+    "pandas>=2.2",
+    "pyarrow>=15",
+    "pydantic>=2.10",
+    "jinja2>=3.1",
+    "filelock>=3.15",
+]
 PLOT = ["matplotlib>=3.9"]  # the figures of a fit
 TRAIN = [
     *PLOT,
@@ -21,18 +31,23 @@ TRAIN = [
     "tensorflow-datasets>=4.9.9",
     "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
     "etils[epath]>=1.12",
-    "filelock>=3.15",
-    "pydantic>=2.10",
+    "requests>=2.31",
     "pillow>=10",
     "scikit-learn>=1.4",  # carries the digits
-    "rich>=13",
 ]
 RAY = ["ray>=2.40"]
 # Trained and given tokenizers, and .zst text.
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
-TOOLS = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.14", "gcp-storage-emulator>=2024.8.3"]
+TOOLS = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff>=0.14,<1",
+    "pyright[nodejs]==1.1.414",
+    "gcp-storage-emulator>=2024.8.3",
+]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
 
 setup(

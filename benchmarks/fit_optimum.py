@@ -85,7 +85,7 @@ def points(law, rng):
     for _ in range(500):
         inputs = design(law, rng)
         n = len(next(iter(inputs.values())))
-        problem = Problem(law, inputs, np.full(n, rng.uniform(1.5, 4)), np.ones(n), fitting.Huber(1e-3))
+        problem = Problem.of(law, inputs, np.full(n, rng.uniform(1.5, 4)), np.ones(n), fitting.Huber(1e-3))
         starts = [(0.05, 1.0) if c.kind == "linear" else c.start for c in law.coordinates.values()]
         drawn = dict(zip(law.coordinates, [rng.uniform(*start) for start in starts]))
         z = np.clip([drawn[k] for k in problem.free], problem.lower, problem.upper)
@@ -110,17 +110,19 @@ def reference(problem, truth, seed):
     wide.law = replace(law, coordinates={**law.coordinates, **wider})
     z = [search.choose(p, STARTS.value, seed + i) for i, p in enumerate((problem, wide))]
     if truth is not None:
-        z.append(problem.internal(truth)[None])
+        z.append(problem.unconstrained(truth)[None])
     ends = search._descend(problem, np.concatenate(z), 400)
     stale = 0
     for round_ in range(12):
         best = ends.value.min()
         elite = ends.z[search._best_apart(problem, ends, 16)]
-        ends = search._joined(ends, search._descend(problem, search.moved(problem, elite, 40, seed + round_), 300))
+        ends = search._concatenate(
+            ends, search._descend(problem, search.perturb(problem, elite, 40, seed + round_), 300)
+        )
         stale = 0 if search._better(problem, ends, best) else stale + 1
         if stale == 4:
             break
-    finished = polished(problem, search._carried_on(problem, ends).z[0])
+    finished = polished(problem, search._extend_best(problem, ends).z[0])
     return min(ends.value.min(), problem.value(finished[None])[0])
 
 
@@ -135,7 +137,7 @@ def case(name, seed):
     start = time.perf_counter()
     fit = fitting.fit(name, inputs, y, objective)
     seconds = time.perf_counter() - start
-    problem = fit._problem.within(law.usual) if fit.certificate.lower_outside else fit._problem
+    problem = fit.problem.within(law.plausible_range) if fit.certificate.lower_outside else fit.problem
     best = reference(problem, truth, seed + 1_000_000)
     above = max(0.0, fit.objective_value - best - search._noise(problem))
     warned = any("reached this optimum" in w or "NOT CONVERGED" in w for w in fit.warnings)

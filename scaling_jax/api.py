@@ -23,9 +23,10 @@ from scaling_jax import analysis, data, fitting, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
+from scaling_jax.engines.registry import LOCAL, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.records import load_curves, load_table, save_table
@@ -33,7 +34,6 @@ from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware
 
-LOCAL = "local"
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
 
@@ -69,8 +69,8 @@ class Plan:
 
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What will make the fit less sure than it could be."""
-        return tuple(_doubts(self.study, self.packs))
+        """Data that is left out or converted, and facts that will make the fit less certain than it could be."""
+        return (*data.notes(self.study.data), *_doubts(self.study, self.packs))
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -150,7 +150,7 @@ def run(
     Args:
       study: what to train.
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
-      engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
+      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster.
       only_packs: names of packs; empty means all.
       on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
         trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
@@ -167,12 +167,13 @@ def run(
       EngineError: packs failed elsewhere.
     """
     planned = plan(study)
-    base.select(planned.packs, only_packs)
+    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
+        find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
-        done = dispatch(study, planned.spec, place, engine, settings, only_packs)
+        done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
@@ -181,7 +182,7 @@ def run(
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
-        attempt.Attempt(study, planned.spec, place, tuple(only_packs), processes, on_metrics, verbose),
+        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results(place.path)
@@ -269,15 +270,19 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
     plain = dataclasses.replace(
         study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
     )
-    model = study.family.build(width, depth, spec, scaling, plain)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     if spec.kind == "tokens":
         batch: Any = jax.ShapeDtypeStruct((1, spec.context + 1), "int32")
     else:
         image = jax.ShapeDtypeStruct((1, *(spec.image_shape or ())), "float32")
         batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), "int32")}
-    sums = jax.eval_shape(model.evaluate, params, batch)
-    return tuple(model.metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
+    built: list[Model] = []
+
+    def evaluate(batch: Any) -> Any:
+        built.append(study.family.build(width, depth, spec, scaling, plain))  # traced, too: it may make small arrays
+        return built[0].evaluate(built[0].init(jax.random.key(0)), batch)
+
+    sums = jax.eval_shape(evaluate, batch)
+    return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
 
 
 def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:

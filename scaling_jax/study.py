@@ -21,7 +21,7 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from scaling_jax.errors import UserError
+from scaling_jax.errors import Preempted, UserError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -276,11 +276,6 @@ class Study:
         out["family"] = {"name": self.family.name, **out["family"]}
         return json.loads(json.dumps(out))
 
-    def hash(self) -> str:
-        """Content hash of what determines the results: everything but `name`, `execution`, `fit`, `hold_out`."""
-        parts = {k: v for k, v in self.to_dict().items() if k not in ("name", "execution", "fit", "hold_out")}
-        return content_hash(parts)
-
 
 def content_hash(value: Any) -> str:
     """First 16 hex digits of the sha256 of `value` as canonical JSON."""
@@ -310,14 +305,23 @@ def load_study(path: str | pathlib.Path, overrides: typing.Sequence[str] = ()) -
         raise
     except pydantic.ValidationError as error:
         raise UserError(f"study {str(path)!r}: {describe(error)}") from error
-    except (Exception, SystemExit) as error:
-        message = " ".join(str(error).split())
+    except Preempted:
+        raise
+    except BaseException as error:  # whatever a study's code may raise
+        message = " ".join(_text_of(error).split())
         raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
     if not isinstance(study, Study):
         raise UserError(
             f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
         )
     return override(study, overrides)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own __str__ fails
+        return "without a message"
 
 
 def override(study: Study, assignments: typing.Sequence[str]) -> Study:
@@ -337,9 +341,10 @@ def override(study: Study, assignments: typing.Sequence[str]) -> Study:
 def _parse(text: str) -> Any:
     """A Python literal where it is one, else the text itself."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return text if isinstance(value, (bytes, complex, set)) else value
 
 
 def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:

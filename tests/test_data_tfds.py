@@ -18,7 +18,7 @@ from tensorflow_datasets.core.download import checksums, resource
 
 from scaling_jax import data
 from scaling_jax.data.builtin import images as image_sets
-from scaling_jax.data.sources import remote
+from scaling_jax.data.sources import tfds_prepare
 from scaling_jax.errors import UserError
 from scaling_jax.study import Data
 
@@ -141,7 +141,7 @@ def test_stock_builder_from_a_seeded_download_cache(tmp_path, monkeypatch, no_te
         path.write_text("\n".join(lines))
         seeded = {"urls": [url], "original_fname": info.filename, "url_info": checksums.UrlInfo.asdict(info)}
         path.with_suffix(path.suffix + ".INFO").write_text(json.dumps(seeded))
-    monkeypatch.setattr(remote, "unreachable", lambda url: pytest.fail("asked the network"))
+    monkeypatch.setattr(tfds_prepare, "unreachable", lambda url: pytest.fail("asked the network"))
     loaded = load("bool_q", tmp_path, tmp_path / "cache")
     assert loaded.info["documents"] == {"validation": 50, "train": 50}
     assert loaded.info["source"] == "bool_q/1.0.0"
@@ -196,9 +196,9 @@ def test_not_prepared_and_host_unreachable(tmp_path, monkeypatch):
 
 
 def test_a_host_that_never_answers_is_given_up(monkeypatch):
-    monkeypatch.setattr(remote, "PREFLIGHT_SECONDS", 0.05)
+    monkeypatch.setattr(tfds_prepare, "PREFLIGHT_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert "cannot reach" in remote.unreachable(f"http://127.0.0.1:{server.getsockname()[1]}/file")
+        assert "cannot reach" in tfds_prepare.unreachable(f"http://127.0.0.1:{server.getsockname()[1]}/file")
 
 
 def test_tfrecord_only_directory(prepared, tmp_path):
@@ -226,7 +226,7 @@ def test_object_store_without_gcsfs(monkeypatch):
 
 def test_object_store_is_copied_before_it_is_read(prepared, tmp_path):
     builder = tfds.builder("mock_lines", data_dir=prepared("mock_lines"))
-    local = remote.local_copy(builder, ["train"], tmp_path / "copy", lambda *_: None)
+    local = tfds_prepare.local_copy(builder, ["train"], tmp_path / "copy", lambda *_: None)
     assert len(local.as_data_source("train")) == 200
     assert str(local.data_path).startswith(str(tmp_path / "copy"))
 

@@ -28,7 +28,7 @@ def stderr(fit, rows, target):
     gradient = []
     for k in names:
         up, down = ({**fit.params, k: fit.params[k] * (1 + s * 1e-6)} for s in (1, -1))
-        gradient.append((np.log(fit.law.optimum(up, target)) - np.log(fit.law.optimum(down, target))) / 2e-6)
+        gradient.append((np.log(fit.law.optimal_N(up, target)) - np.log(fit.law.optimal_N(down, target))) / 2e-6)
     rows = rows * scale
     sigma = 1.4826 * np.median(np.sort(np.abs(fit.residuals))[5:])
     return sigma * np.sqrt(np.array(gradient) @ np.linalg.solve(rows.T @ rows, np.array(gradient)))
@@ -89,7 +89,7 @@ def test_runs_done_as_planned_narrow_the_estimate_as_promised():
     seen = []
     for _ in range(150):
         again = fit.refit({"N": N, "D": D}, clean * np.exp(rng.normal(0, 2e-3, N.size)), starts=[truth])
-        seen.append(np.log(again.law.optimum(again.params, 1e22)))
+        seen.append(np.log(again.law.optimal_N(again.params, 1e22)))
     assert np.std(seen) == pytest.approx(plan.runs.stderr[-1], rel=0.4)
 
 

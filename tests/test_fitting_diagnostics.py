@@ -1,15 +1,18 @@
 """Diagnostics: influence, identifiability, bends, sensitivity, hold-out and extrapolation distance."""
 
 import pathlib
+import warnings as python_warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 from fitting_truth import TRUTH as TRUE
 from fitting_truth import noisy
+from scipy import stats
 from scipy.optimize import minimize
 
 from scaling_jax import fitting
+from scaling_jax.fitting.diagnostics import _bend_of_few
 from scaling_jax.text import short
 
 FITDATA = pathlib.Path(__file__).parents[2] / "shared" / "fitdata"
@@ -315,3 +318,76 @@ def test_the_first_row_of_the_sensitivity_is_the_fit_itself():
     first, *others = fitting.sensitivity(fit).rows
     assert first["params"] == fit.params and first["objective"] == str(fit.objective)
     assert all(row["params"] != fit.params for row in others)
+
+
+@pytest.mark.parametrize(
+    "law, power, asked",
+    [
+        ("saturating", -0.18, "does y fall where saturating can only rise"),
+        ("saturating", None, "is a column mistaken, or is there nothing to explain"),
+        ("chinchilla", 0.1, "does y rise with N where chinchilla can only fall"),
+    ],
+)
+def test_a_law_of_the_wrong_direction_is_named_as_such(law, power, asked):
+    N = np.geomspace(1e6, 1e9, 9)
+    y = np.random.default_rng(1).uniform(1, 2, 9) if power is None else 0.6 * (N / 1e6) ** power
+    inputs = N
+    if law == "chinchilla":
+        inputs, y = {"N": np.tile(N, 3), "D": np.repeat([1e9, 1e10, 1e11], 9)}, np.tile(y, 3)
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("error")
+        fit = fitting.fit(law, inputs, y)
+        assert any("explains next to nothing" in w and asked in w for w in fit.warnings), fit.warnings
+
+
+def test_laws_that_may_rise_are_not_said_to_fall():
+    x = np.geomspace(1e6, 1e9, 9)
+    y = x**0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(9))
+    for law in ("power", "power_offset"):
+        fit = fitting.fit(law, x, y)
+        assert fit.params["alpha"] == pytest.approx(-0.2, abs=0.02) or fit.params["alpha"] < -0.2
+        assert not any("can only" in w for w in fit.warnings)
+
+
+def test_a_bow_over_few_points_is_named():
+    tokens = np.geomspace(1e7, 3e10, 8)
+    flattening = 2.4 + 2.0 * (tokens / 1e7) ** -0.35
+    bent = fitting.fit("power", tokens, flattening).warnings
+    assert any("residuals bend with x: the law is too low at both ends" in w for w in bent)
+    assert not any("bend" in w for w in fitting.fit("power_offset", tokens, flattening * 1.0001).warnings)
+
+
+def test_a_bow_over_few_points_is_a_t_test_at_its_level():
+    """Beside the t statistic of an added regressor by ordinary least squares, and its share of false alarms."""
+    u = np.log(np.linspace(1, 2, 8))  # the law is linear in it
+    scale = np.log(u + 1)
+    scale = 2 * (scale - scale.min()) / np.ptp(scale) - 1
+    design = np.stack([np.ones(8), u, scale**2], axis=1)
+    law = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], {"a": (-9, 9), "b": (-9, 9)}, ("x",))
+    rng, ours = np.random.default_rng(0), []
+    for _ in range(60):
+        y = 2 + u + 0.05 * rng.standard_normal(8)
+        fit = fitting.fit(law, u + 1, y, fitting.LeastSquares())
+        statistic, needed = _bend_of_few(fit.linearized, np.ones(8, bool), scale)
+        beta, left, *_ = np.linalg.lstsq(design, y, rcond=None)
+        error = np.sqrt(left[0] / 5 * np.linalg.inv(design.T @ design)[2, 2])
+        assert statistic == pytest.approx(abs(beta[2]) / error, rel=1e-6)
+        ours.append(statistic)
+    assert needed == pytest.approx(stats.t.ppf(1 - 5e-4, 5))
+    assert np.mean(np.array(ours) > needed) <= 1 / 60
+    assert np.mean(np.array(ours) > stats.t.ppf(0.9, 5)) == pytest.approx(0.2, abs=0.15)
+
+
+def test_a_floor_below_zero_is_named_and_fitted_when_asked_for():
+    x = np.geomspace(1, 60, 9)
+    y = -1 + 3 * x**-0.25 + 0.004 * np.random.default_rng(0).standard_normal(9)
+    law = fitting.laws["power_offset"]
+    held = fitting.fit(law, x, y, fitting.LeastSquares())
+    assert held.params["E"] == 0
+    (sentence,) = [w for w in held.warnings if "fits far better" in w]
+    assert "fitting.laws['power_offset'].signed" in sentence and "E = 0 is at its lower bound" in sentence
+    free = fitting.fit(law.signed, x, y, fitting.LeastSquares())
+    assert free.params["E"] == pytest.approx(-1, abs=0.1) and not any("bound" in w for w in free.warnings)
+    # A floor that is zero is not said to be below it.
+    zero = fitting.fit(law, x, 3 * x**-0.25 * np.exp(0.004 * np.random.default_rng(3).standard_normal(9)))
+    assert not any("fits far better" in w for w in zero.warnings)

@@ -19,7 +19,7 @@ def fit():
 
 
 def brute(loss, tokens, low=5.0, high=40.0):
-    """N that minimises loss(N, tokens(N)), by scipy."""
+    """N that minimizes loss(N, tokens(N)), by scipy."""
     found = minimize_scalar(lambda n: loss(np.exp(n), tokens(np.exp(n))), bounds=(low, high), method="bounded",
                             options={"xatol": 1e-10})  # fmt: skip
     return float(np.exp(found.x))
@@ -106,6 +106,8 @@ def test_intervals(run):
         p = dict(zip(boot.params, boot.samples.T))
         G = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / (p["alpha"] + p["beta"]))
         expected = np.quantile(G * (1e24 / 6) ** (p["beta"] / (p["alpha"] + p["beta"])), [0.05, 0.95])
+        np.testing.assert_allclose(boot.frontier(1e24, level=0.9).interval["N"], expected, rtol=1e-5)
+        fit = fit.with_bootstrap(boot)
         np.testing.assert_allclose(fit.frontier(1e24, level=0.9).interval["N"], expected, rtol=1e-5)
     closed, numerical = (fit.frontier(C, cost, 0.9) for cost in (None, lambda N, D: 6 * N * D))
     for k in ("N", "D", "loss"):
@@ -157,7 +159,7 @@ def test_repeated_data_need_their_unique_tokens():
     fit = fitting.fit("data_constrained", *noisy("data_constrained", 0.0))
     plenty = fit.frontier(1e22, inputs={"U": 1e15})
     scarce = fit.frontier(1e22, inputs={"U": 1e10})
-    chinchilla = fitting.laws["chinchilla"].optimum(fit.params, 1e22)
+    chinchilla = fitting.laws["chinchilla"].optimal_N(fit.params, 1e22)
     assert float(plenty.N) == pytest.approx(chinchilla, rel=1e-4)
     assert scarce.loss > plenty.loss
     expected = brute(lambda n, d: FORMULA["data_constrained"](fit.params, n, d, 1e10), lambda n: 1e22 / 6 / n)
@@ -205,7 +207,7 @@ def test_a_dip_far_outside_the_data_is_not_the_optimum():
 
     law = fitting.law(dented, params={"E": (0, 5)}, inputs=("N", "D"))
     at = fitting.fit(law, inputs, y).frontier([1e20, 1e23])
-    np.testing.assert_allclose(at.N, fitting.laws["chinchilla"].optimum(TRUTH["chinchilla"], at.C), rtol=1e-6)
+    np.testing.assert_allclose(at.N, fitting.laws["chinchilla"].optimal_N(TRUTH["chinchilla"], at.C), rtol=1e-6)
     assert not at.warnings
 
 

@@ -8,7 +8,7 @@ from fitting_truth import FORMULA, TRUTH, design, noisy
 from scipy.optimize import minimize_scalar
 
 from scaling_jax import fitting
-from scaling_jax.fitting.solver._evaluate import _JaxProgram
+from scaling_jax.fitting.laws._evaluate import _JaxProgram
 from scaling_jax.fitting.solver._problem import Problem
 
 # The names and inputs that others rely on.
@@ -32,8 +32,8 @@ def test_formula(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_match_finite_differences(name):
     inputs, y = noisy(name, 0.01)
-    problem = Problem(fitting.laws[name], inputs, y, np.ones(len(y)), fitting.LeastSquares())
-    z = problem.internal(TRUTH[name]) * 1.01
+    problem = Problem.of(fitting.laws[name], inputs, y, np.ones(len(y)), fitting.LeastSquares())
+    z = problem.unconstrained(TRUTH[name]) * 1.01
     f, slopes, upper = problem.evaluate(z[None], order=2)
     second = iter(upper)
     for i in range(problem.p):
@@ -51,8 +51,8 @@ def test_derivatives_match_finite_differences(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_coordinates_round_trip(name):
     inputs, y = noisy(name, 0.0)
-    problem = Problem(fitting.laws[name], inputs, y, np.ones(len(y)), fitting.LeastSquares())
-    params = problem.natural(problem.internal(TRUTH[name]))
+    problem = Problem.of(fitting.laws[name], inputs, y, np.ones(len(y)), fitting.LeastSquares())
+    params = problem.constrained(problem.unconstrained(TRUTH[name]))
     for k, v in TRUTH[name].items():
         np.testing.assert_allclose(params[k], v, rtol=1e-10)
 
@@ -67,9 +67,9 @@ def test_closed_form_optimum(name, C):
         return FORMULA[name](params, N, D / N if "M" in law.inputs else D)
 
     found = minimize_scalar(loss, bounds=(10, 40), method="bounded", options={"xatol": 1e-12})
-    assert np.log(law.optimum(params, C)) == pytest.approx(found.x, abs=1e-5)
+    assert np.log(law.optimal_N(params, C)) == pytest.approx(found.x, abs=1e-5)
     a = law.exponents.get("a", law.exponents.get("a*"))(params)
-    assert np.log(law.optimum(params, 10 * C) / law.optimum(params, C)) / np.log(10) == pytest.approx(a, abs=1e-10)
+    assert np.log(law.optimal_N(params, 10 * C) / law.optimal_N(params, C)) / np.log(10) == pytest.approx(a, abs=1e-10)
 
 
 def test_data_constrained_equals_the_authors_code():

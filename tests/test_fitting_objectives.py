@@ -72,7 +72,7 @@ def test_overestimates_are_penalised_as_olmo_does():
 
 
 def test_asymmetric_lad_is_a_quantile():
-    # With a constant law, LAD with penalty w minimises at the quantile 1 / (1 + w): the larger, the lower the law.
+    # With a constant law, LAD with penalty w minimizes at the quantile 1 / (1 + w): the larger, the lower the law.
     y = np.random.default_rng(0).lognormal(size=101)
     law = fitting.law(lambda p, x: p["m"] + 0 * x["x"], params={"m": (0, 100)}, inputs="x")
     for penalty, q in ((1.0, 0.5), (3.0, 0.25), (0.25, 0.8)):

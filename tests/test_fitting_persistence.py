@@ -23,7 +23,7 @@ def test_everything_but_the_data_comes_back(tmp_path, objective, resampled):
     inputs, y = noisy("chinchilla", 0.01)
     fit = fitting.fit("chinchilla", inputs, y, objective, clusters=np.arange(len(y)) // 3)
     if resampled:
-        fit.bootstrap(60, seed=2)
+        fit = fit.with_bootstrap(fit.bootstrap(60, seed=2))
     loaded = fitting.load(saved(tmp_path, fit))
     same = ("params", "objective", "objective_value", "converged", "certificate", "fixed", "seed", "n", "duplicates")
     for name in (*same, "ranges", "data_hash"):
@@ -77,7 +77,8 @@ def test_open_ends_survive(tmp_path):
         lambda p, x: p["A"] / (1 + x["x"] / p["where"]), params={"A": (0, 9), "where": (1, np.inf)}, inputs="x"
     )
     fit = fitting.fit(law, x, 3 * np.exp(0.01 * np.random.default_rng(0).standard_normal(40)))
-    assert fit.bootstrap(40).interval()["where"][1] == np.inf
+    fit = fit.with_bootstrap(fit.bootstrap(40))
+    assert fit.interval()["where"][1] == np.inf
     json.loads(saved(tmp_path, fit).read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     loaded = fitting.load(tmp_path / "fit.json", law=law)
     assert loaded.interval() == fit.interval()

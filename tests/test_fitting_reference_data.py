@@ -92,7 +92,7 @@ def test_epoch_bootstrap(epoch):
     for k, ends in intervals.items():
         np.testing.assert_allclose(boot.interval()[k], ends, rtol=4e-3)
     p = dict(zip(boot.params, boot.samples.T))
-    tokens_per_parameter = 5.88e23 / 6 / fit.law.optimum(p, 5.88e23) ** 2
+    tokens_per_parameter = 5.88e23 / 6 / fit.law.optimal_N(p, 5.88e23) ** 2
     np.testing.assert_allclose(np.quantile(tokens_per_parameter, [0.1, 0.9]), [9.86, 29.01], rtol=2e-3)
     # The delta method and the profile tell the same story without resampling.
     alone = fitting.fit("chinchilla", nd(epoch), epoch["loss"])
@@ -186,19 +186,19 @@ def test_noise_free_surfaces_that_bias_approach_2():
         p = {k: r[k] for k in ("E", "A", "B", "alpha", "beta")}
         law = fitting.laws["chinchilla"]
         C = 10.0 ** np.repeat(np.arange(17, 22), int(r["n_points"]))
-        centre = law.optimum(p, C) / r["center_scale"] * 10 ** (-r["drift_log10"] * (np.log10(C) - 17) / 4)
-        N = centre * r["half_width_factor"] ** np.tile(np.linspace(-1, 1, int(r["n_points"])), 5)
+        center = law.optimal_N(p, C) / r["center_scale"] * 10 ** (-r["drift_log10"] * (np.log10(C) - 17) / 4)
+        N = center * r["half_width_factor"] ** np.tile(np.linspace(-1, 1, int(r["n_points"])), 5)
         D = C / (6 * N)
         fit = fitting.fit("chinchilla", {"N": N, "D": D}, p["E"] + p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"])
         at = fit.frontier(1e24)
-        assert float(at.N) == pytest.approx(law.optimum(p, 1e24), rel=1e-9)
-        assert float(at.D) == pytest.approx(1e24 / 6 / law.optimum(p, 1e24), rel=1e-9)
+        assert float(at.N) == pytest.approx(law.optimal_N(p, 1e24), rel=1e-9)
+        assert float(at.D) == pytest.approx(1e24 / 6 / law.optimal_N(p, 1e24), rel=1e-9)
 
 
 def test_broken_law_on_four_digit_addition():
     data = table("bnsl_4digit_addition.csv")
     train, test = (keep(data, data["split"] == s) for s in ("train", "test"))
-    # Caballero et al. minimise squared errors of ln(1 + y) and report those of ln y.
+    # Caballero et al. minimize squared errors of ln(1 + y) and report those of ln y.
     objective = fitting.LeastSquares(log=True, shift=1.0)
     fit = fitting.fit("bnsl1", train["dataset_size"], train["test_cross_entropy"], objective)
 

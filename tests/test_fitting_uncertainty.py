@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 from scipy.stats import t as student
 
 from scaling_jax import fitting
-from scaling_jax.fitting.inference.covariance import open_where_unmoved, pulled_towards_own, quantiles
+from scaling_jax.fitting.inference.covariance import leverage_correction, quantiles
+from scaling_jax.fitting.inference.delta import open_where_unmoved
 
 LINE = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], params={"a": (-99, 99), "b": (-99, 99)}, inputs="x")
 
@@ -98,7 +99,7 @@ def test_bootstrap_of_a_mean_is_known():
     exact = np.std(y) / np.sqrt(80)
     for method in ("pairs", "residual", "wild"):
         boot = fit.bootstrap(4000, seed=1, method=method)
-        assert boot.samples.shape == (4000, 1) and boot.settled == 1.0
+        assert boot.samples.shape == (4000, 1) and boot.converged == 1.0
         assert boot.stderr["m"] == pytest.approx(exact, rel=0.05)
         assert boot.samples.mean() == pytest.approx(y.mean(), abs=4 * exact / np.sqrt(4000))
 
@@ -149,7 +150,7 @@ def test_intervals_cover(noise):
         fit = fitting.fit("chinchilla", inputs, exact * np.exp(0.01 * draw), objective, starts=6)
         covered["delta"].append(_inside(fit.interval(0.9)["alpha"], truth["alpha"]))
         covered["profile"].append(_inside(fit.profile("alpha", 0.9), truth["alpha"]))
-        covered["N*"].append(_inside(fit.frontier(C, level=0.9).interval["N"], law.optimum(truth, C)))
+        covered["N*"].append(_inside(fit.frontier(C, level=0.9).interval["N"], law.optimal_N(truth, C)))
         at = {"N": 1e10, "D": 1e12}
         covered["prediction"].append(_inside(fit.predict(at, level=0.9).interval, law(truth, at)))
         covered["bootstrap"].append(_inside(fit.bootstrap(150).interval(0.9)["alpha"], truth["alpha"]))
@@ -193,14 +194,19 @@ def test_a_collinear_design_is_not_given_a_false_number():
     assert np.ptp(fit.interval(0.9)["alpha"]) < 1
 
 
-def test_intervals_take_the_bootstrap_once_it_is_run():
+def test_intervals_come_from_the_bootstrap_that_a_fit_is_given():
     fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
     at = {"N": [1e9, 2e9], "D": 1e11}
     by_delta = fit.interval(0.9), fit.predict(at, level=0.9).interval
     boot = fit.bootstrap(200)
-    assert fit.interval(0.9) == boot.interval(0.9) != by_delta[0]
+    assert (fit.interval(0.9), fit.resampled) == (by_delta[0], None)  # nothing in the fit has changed
+    assert np.array_equal(fit.predict(at, level=0.9).interval, by_delta[1])
+    resampled = fit.with_bootstrap(boot)
+    assert resampled.interval(0.9) == boot.interval(0.9) != by_delta[0] and resampled.stderr == boot.stderr
     values = np.array([fit.law(dict(zip(boot.params, row)), at) for row in boot.samples])
-    np.testing.assert_allclose(fit.predict(at, level=0.9).interval, np.quantile(values, [0.05, 0.95], axis=0))
+    for source in (boot, resampled):
+        interval = source.predict(at, level=0.9).interval
+        np.testing.assert_allclose(interval, np.quantile(values, [0.05, 0.95], axis=0))
     assert set(boot.stderr) == {*fit.params, "a", "b"}
     a = boot.samples[:, 4] / (boot.samples[:, 3] + boot.samples[:, 4])
     assert boot.stderr["a"] == pytest.approx(np.std(a, ddof=1))
@@ -260,12 +266,12 @@ def test_what_the_fit_takes_of_a_residual_is_its_leverage(weights):
     inputs, y = noisy("chinchilla", 0.01)
     fit = fitting.fit("chinchilla", inputs, y, fitting.LeastSquares(log=True), weights=weights)
     labels = np.arange(81) // 3
-    X = fit._problem.residuals_and_slopes(fit._z[None])[1][0].T
+    X = fit.problem.residuals_and_jacobian(fit.z[None])[1][0].T
     H = X @ np.linalg.solve(X.T * fit.weights @ X, X.T * fit.weights)
     np.testing.assert_allclose(
-        pulled_towards_own(fit._problem, fit._z, None), np.diag(H) * fit.residuals, rtol=1e-6, atol=1e-12
+        leverage_correction(fit.problem, fit.z, None), np.diag(H) * fit.residuals, rtol=1e-6, atol=1e-12
     )
     together = [H[np.ix_(labels == g, labels == g)] @ fit.residuals[labels == g] for g in range(27)]
     np.testing.assert_allclose(
-        pulled_towards_own(fit._problem, fit._z, labels), np.concatenate(together), rtol=1e-6, atol=1e-12
+        leverage_correction(fit.problem, fit.z, labels), np.concatenate(together), rtol=1e-6, atol=1e-12
     )

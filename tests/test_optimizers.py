@@ -257,7 +257,7 @@ def test_completep_table():
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_updates_of_completep_do_not_grow_with_depth(name):
     """After a few steps the outputs have moved equally far at every depth; under muP alone, further in deep models."""
-    spec, depths = Spec("tokens", 32, 8), (2, 4, 8, 16)
+    spec, depths = Spec("tokens", 32, 8), (2, 16)
     batch = jax.random.randint(jax.random.key(9), (8, 9), 0, 32)
     rate = {"adamw": 3e-3, "sgd": 0.1, "muon": 3e-3}[name]
 
@@ -271,17 +271,21 @@ def test_updates_of_completep_do_not_grow_with_depth(name):
 
         @jax.jit
         def after(params):
-            start, state = params, training_optimizers.init(model, optimizer, params)
-            for _ in range(3):
+            def step(_, carry):
+                params, state = carry
                 grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
                 grads["head"] = jnp.zeros_like(grads["head"])
-                params, state = training_optimizers.update(model, optimizer, grads, state, params, rate, 0.0)
+                return training_optimizers.update(model, optimizer, grads, state, params, rate, 0.0)
+
+            start = params
+            params, _ = jax.lax.fori_loop(0, 3, step, (params, training_optimizers.init(model, optimizer, params)))
             return jax.jvp(lambda p: model.loss(p, batch)[0], (start,), (jax.tree.map(jnp.subtract, params, start),))[1]
 
         return abs(float(after(params)))
 
+    growth = np.log(depths[1] / depths[0])
     slope = {
-        parametrization: np.polyfit(np.log(depths), np.log([moved(parametrization, d) for d in depths]), 1)[0]
+        parametrization: np.diff(np.log([moved(parametrization, d) for d in depths]))[0] / growth
         for parametrization in ("completep", "mup")
     }
     assert abs(slope["completep"]) < 0.25, slope

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import ladder
@@ -96,21 +95,9 @@ def test_json_holds_everything():
     assert stored["execution"]["mesh"] == [2, 1, 1]
 
 
-def test_hash_follows_what_determines_results():
-    study = packs.make_study()
-    for same in ("name=other", "execution.layout=vmap", "fit.level=0.5", "hold_out.cut=0.1"):
-        assert override(study, [same]).hash() == study.hash()
-    for other in ("seeds=1", "family.head_dim=16", "budgets.tokens=1e6", "data.context=16", "ladder.widths=32"):
-        assert override(study, [other]).hash() != study.hash()
-
-
-def test_hashes_are_the_same_for_good():
-    # Identities stand in the workdirs of finished studies.
+def test_content_hashes_are_the_same_for_good():
+    # Identities are names of folders in the workdirs of finished studies.
     assert content_hash({"b": [1, 2.5, None], "a": "ü"}) == "703dceec79c30480"
-    code = "import packs; print(packs.make_study().hash())"
-    env = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == packs.make_study().hash()
 
 
 def test_scales():

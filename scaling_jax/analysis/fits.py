@@ -72,7 +72,7 @@ def fit_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> fitting.Fit:
     objective = fitting.Huber(settings["huber_delta"])
     fit = fitting.fit(law, law_inputs(law, runs), runs.y.to_numpy(), objective=objective, clusters=runs.trunk)
     if settings["bootstrap"] >= 2:
-        fit.bootstrap(settings["bootstrap"])
+        fit = fit.with_bootstrap(fit.bootstrap(settings["bootstrap"]))
     return fit
 
 
@@ -160,7 +160,7 @@ def predict(fit: fitting.Fit, inputs: Mapping[str, np.ndarray], settings: Mappin
 def params_table(fit: fitting.Fit, settings: Mapping[str, Any]) -> pd.DataFrame:
     """Parameters and derived exponents: name, value, low, high; the ends are nan without a bootstrap."""
     values = dict(fit.params) | {k: v for k, v in fit.exponents.items() if k not in fit.params}
-    ends = fit.bootstrap(settings["bootstrap"]).interval(settings["level"]) if settings["bootstrap"] >= 2 else {}
+    ends = fit.interval(settings["level"]) if settings["bootstrap"] >= 2 else {}
     rows = [(name, value, *ends.get(name, (np.nan, np.nan))) for name, value in values.items()]
     return pd.DataFrame(rows, columns=PARAM_COLUMNS)
 

@@ -141,7 +141,7 @@ def fit_table(
       UserError, FitError: nothing has been written.
     """
     from scaling_jax import fitting
-    from scaling_jax.cli.fit_text import Report
+    from scaling_jax.cli.fit_text import Report, resampled
 
     for name, value in (("--target_flops", target_flops), ("--cut_flops", cut_flops)):
         if value is not None and not (np.isfinite(value) and value > 0):
@@ -169,8 +169,9 @@ def fit_table(
             seed=seed,
             fixed=fixed,
         )
+    fit, intervals = resampled(fit, resamples, resampling)
     report = Report(
-        fit=fit, read=read, source=source, level=level, resamples=resamples, resampling=resampling, cut=cut_flops,
+        fit=fit, read=read, source=source, level=level, intervals=intervals, cut=cut_flops,
         target=_target(read, target_flops), rows=len(table), budgets=budgets, held=held,
     )  # fmt: skip
     text = report.text()

@@ -34,7 +34,7 @@ def parse_at(law: Law, texts: Mapping[str, str]) -> dict[str, float | Callable]:
         read, or one that is not positive.
     """
     wanted = further_inputs(law)
-    has_frontier = law.a_loss and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
+    has_frontier = law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
     out = {}
     for name, text in texts.items():
         if not has_frontier:

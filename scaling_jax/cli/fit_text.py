@@ -22,7 +22,8 @@ class Report:
     Attributes:
       fit: the `Fit`. read: the columns it was made from. source: what the table is called.
       rows: how many rows the table has.
-      level, resamples, resampling: of the bootstrap intervals.
+      level: of the intervals.
+      intervals: where they come from, in words.
       target: compute of the run to plan; None for laws without N and D.
       budgets: nominal compute budgets of IsoFLOP sweeps; None finds them.
       cut: compute that separates fitted from judged runs in the hold-out; None for none.
@@ -34,12 +35,11 @@ class Report:
     source: str
     rows: int
     level: float
-    resamples: int
+    intervals: str
     target: float | None
     cut: float | None
     budgets: list[float] | None = None
     held: Mapping = dataclasses.field(default_factory=dict)
-    resampling: str = "pairs"
 
     def text(self) -> str:
         """Sections separated by empty lines; those that do not apply are left out."""
@@ -88,7 +88,7 @@ class Report:
     def approaches(self) -> fitting.Approaches | None:
         """The three approaches, where the law is one of N and D and the runs have budgets; None otherwise."""
         nd = self.fit.law.nd(self.fit.data)
-        if nd is None or further_inputs(self.fit.law) or not self.fit.law.a_loss:
+        if nd is None or further_inputs(self.fit.law) or not self.fit.law.lower_is_better:
             return None
         try:
             return fitting.approaches(
@@ -104,7 +104,7 @@ class Report:
         if self.target is None:
             return "the law has no compute"
         untold = [k for k in further_inputs(self.fit.law) if k not in self.held]
-        if untold and self.fit.law.a_loss:
+        if untold and self.fit.law.lower_is_better:
             asked = ",".join(f"{k}=<value>" for k in untold)
             return f"{self.fit.law.name} also reads {', '.join(untold)}: say what it is at the target, --at={asked}"
         try:
@@ -121,17 +121,6 @@ class Report:
         """Parameter or exponent -> (low, high)."""
         return self.fit.interval(self.level)
 
-    @functools.cached_property
-    def _source_of_intervals(self) -> str:
-        """Runs the bootstrap, from which everything below takes its intervals, or says why there is none."""
-        try:
-            self.fit.bootstrap(self.resamples, seed=self.fit.seed, method=self.resampling)
-        except fitting.FitError as error:
-            return str(error)
-        clustered = self.fit.clusters is not None and self.resampling != "residual"
-        kind = {"pairs": "cluster", "wild": "wild cluster"}[self.resampling] if clustered else self.resampling
-        return f"{kind} bootstrap, {self.resamples} resamples"
-
     def _head(self) -> str:
         law, names = self.fit.law, self.read.names
         columns = ", ".join(f"{k} = {v}" for k, v in names.items() if k != "C")
@@ -145,7 +134,7 @@ class Report:
 
     def _parameters(self) -> str:
         fit = self.fit
-        source, values = self._source_of_intervals, fit.params | fit.exponents
+        source, values = self.intervals, fit.params | fit.exponents
         rows = []
         for name, value in values.items():
             low, high = self._intervals.get(name, (np.nan, np.nan))
@@ -172,7 +161,11 @@ class Report:
 
     def _frontier(self) -> str:
         if self._no_frontier:
-            return f"no frontier\n  {self._no_frontier}" if self.target is not None and self.fit.law.a_loss else ""
+            return (
+                f"no frontier\n  {self._no_frontier}"
+                if self.target is not None and self.fit.law.lower_is_better
+                else ""
+            )
         at = self._frontier_at(self.target, self.level)
         held = "".join(f", {k} = {getattr(v, 'text', None) or format(v, '.4g')}" for k, v in self.held.items())
         lines = [f"frontier at C = {self.target:.3g} FLOPs (C = 6 N D{held})"]
@@ -207,7 +200,18 @@ class Report:
         counted = self.read.conventions or None
         found = fitting.sensitivity(self.fit, conventions=counted, target=self.target, inputs=self.held)
         lines = ["sensitivity to the analyst's choices", str(found)]
-        spread = found.spread()
+        spread = found.size_ratio()
         if spread is not None:
             lines.append(f"  N* at C = {found.target:.3g} varies {spread:.2f}x over these choices")
         return "\n".join(lines)
+
+
+def resampled(fit: fitting.Fit, resamples: int, method: str) -> tuple[fitting.Fit, str]:
+    """The fit with its intervals taken from a bootstrap, and the name of that bootstrap, or why there is none."""
+    try:
+        fit = fit.with_bootstrap(fit.bootstrap(resamples, seed=fit.seed, method=method))
+    except fitting.FitError as error:
+        return fit, str(error)
+    clustered = fit.clusters is not None and method != "residual"
+    kind = {"pairs": "cluster", "wild": "wild cluster"}[method] if clustered else method
+    return fit, f"{kind} bootstrap, {resamples} resamples"

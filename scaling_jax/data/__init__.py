@@ -4,8 +4,9 @@
 `batches` maps (seed, step) to the windows of a batch. `register` adds a source of your own.
 """
 
+from scaling_jax.data import tokenizers
 from scaling_jax.data.dataset import Dataset, describe, load, notes
 from scaling_jax.data.sources.registry import register
 from scaling_jax.data.sources.source import Source
 
-__all__ = ["Dataset", "Source", "describe", "load", "notes", "register"]
+__all__ = ["Dataset", "Source", "describe", "load", "notes", "register", "tokenizers"]

@@ -1,11 +1,10 @@
-"""Which window of the data stands where in training: a pure function of (seed, step), with no state to save.
+"""Maps (seed, step) to the windows of a batch: a pure function, with no state to save.
 
 A flat array of tokens is cut into non-overlapping windows: window i covers tokens [i T, i T + T], T + 1 of them, the
-last being the target of the one before. Every epoch visits every window once, in an order of its own. For images a
-window is an image.
+last being only a target. Every epoch visits every window once, in its own order. For images a window is an image.
 
 grain's `index_shuffle` computes the same kind of permutation one index per call; batches are gathered on the device by
-whole tables of indices, so the permutation here is vectorised (and needs no memory either).
+whole tables of indices, so the permutation here is vectorized, and also needs no memory.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 ROUNDS = 8
-BLOCK = 1 << 16  # windows computed at once: what stays in the processor's cache
-# Larger files are read and not mapped: every page of a mapping that was touched counts as the process's memory.
+BLOCK = 1 << 16  # windows computed at once, so that they stay in the processor's cache
+# Larger files are read instead of mapped: touched pages of a mapping count as the process's memory.
 MAPPED_BYTES = 256 << 20
 
 
@@ -29,17 +28,17 @@ def count_windows(num_tokens: int, context: int) -> int:
 
 
 def window_starts(seed: int, first_step: int, num_steps: int, batch_size: int, num_windows: int) -> np.ndarray:
-    """Windows of the batches of steps first_step .. first_step + num_steps - 1.
+    """Windows of the batches of steps first_step, ..., first_step + num_steps - 1.
 
     Position b of step s is number g = s batch_size + b of an endless sequence whose every run of `num_windows` is a
-    permutation of all windows: g // num_windows is its epoch. Any step is computed without those before it.
+    permutation of all windows; g // num_windows is its epoch. Any step is computed without the steps before it.
 
     Args:
       seed: of the order; each epoch of each seed has its own.
       first_step: step of row 0.
       num_steps: rows.
       batch_size: columns.
-      num_windows: windows there are (`Dataset.num_train_windows`).
+      num_windows: number of windows (`Dataset.num_train_windows`).
 
     Returns:
       Window numbers (window i starts at token i x context), int32 [num_steps, batch_size]; int64 beyond 2^31 windows.
@@ -64,12 +63,12 @@ def window_starts(seed: int, first_step: int, num_steps: int, batch_size: int, n
 
 
 def epochs(step: int, batch_size: int, num_windows: int) -> float:
-    """Epochs of the data seen after `step` steps, exactly: 1.0 is every window once."""
+    """Epochs of the data after `step` steps: 1.0 is every window once."""
     return step * batch_size / num_windows
 
 
 def validation_windows(num_windows: int, examples: int) -> np.ndarray:
-    """The fixed set every run is scored on: `examples` windows evenly spaced over all of them, or all if fewer.
+    """The fixed validation set of every run: `examples` evenly spaced windows, or all if there are fewer.
 
     Returns:
       Window numbers, ascending and distinct, int32 [min(examples, num_windows)] (int64 beyond 2^31 windows).
@@ -79,8 +78,8 @@ def validation_windows(num_windows: int, examples: int) -> np.ndarray:
     return starts.astype(np.int32 if num_windows <= 2**31 else np.int64)
 
 
-def gather(tokens, starts, context: int):
-    """Windows `starts` of a flat device-resident array of tokens; to be called under `jax.jit`.
+def gather(tokens: Any, starts: Any, context: int) -> Any:
+    """Windows of a flat device-resident array of tokens; to be called under `jax.jit`.
 
     Args:
       tokens: unsigned integers [num_tokens].
@@ -91,7 +90,7 @@ def gather(tokens, starts, context: int):
       int32 [..., T + 1]: inputs are [..., :-1], targets [..., 1:].
 
     Raises:
-      ValueError: the array is too long for 32-bit offsets; such data is to be streamed.
+      ValueError: the array is too long for 32-bit offsets.
     """
     import jax.numpy as jnp
 
@@ -114,17 +113,17 @@ def stream(
 ) -> Iterator[Any]:
     """The training batches of steps first_step, first_step + 1, ... for data that does not fit on the device.
 
-    Element s is what the device path trains on at step s: the windows `window_starts` names. Reading is ahead by
-    `prefetch` batches, on grain's threads; one element of the grain data set is one batch.
+    Element s is the batch of step first_step + s, with the windows of `window_starts`, as on the device path. grain's
+    threads read `prefetch` batches ahead; one element of the grain data set is one batch.
 
     Args:
       dataset: a `Dataset`.
       seed: of the order.
       batch_size: windows (images) per step, over all processes.
-      first_step: where to begin, or go on.
-      num_steps: steps to give; without end by default.
+      first_step: where to begin or to resume.
+      num_steps: number of batches; endless by default.
       rows: this process's part of every batch, a slice or row numbers.
-      threads: that read.
+      threads: number of reading threads.
       prefetch: batches read ahead.
 
     Yields:
@@ -133,16 +132,17 @@ def stream(
     import grain
 
     stop = 2**62 if num_steps is None else first_step + num_steps
-    batches = grain.MapDataset.source(BatchSource(dataset, seed, batch_size, rows, stop))[first_step:]
+    source: Any = BatchSource(dataset, seed, batch_size, rows, stop)
+    batches = grain.MapDataset.source(source)[first_step:]
     return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch)))
 
 
 class BatchSource:
-    """Batches by step, for random access: what grain calls a data source."""
+    """Random access to batches by step: a data source in the sense of grain."""
 
     def __init__(self, dataset: Any, seed: int, batch_size: int, rows: Any = slice(None), num_steps: int = 2**62):
         self._dataset, self._num_steps = dataset, num_steps
-        # Many steps' windows cost hardly more than one's.
+        # The windows of many steps cost hardly more than those of one.
         self._block = max(1, BLOCK // batch_size)
 
         @functools.lru_cache(maxsize=4)
@@ -160,8 +160,9 @@ class BatchSource:
     def __len__(self) -> int:
         return self._num_steps
 
-    def __getitem__(self, step: int) -> Any:
-        block, row = divmod(int(step), self._block)
+    def __getitem__(self, record_key: SupportsIndex) -> Any:
+        """The batch of step `record_key`, which is the name that grain's protocol has for it."""
+        block, row = divmod(int(record_key), self._block)
         starts = self._starts(block)[row]
         records = self._read(starts)
         if self._dataset.spec.kind == "tokens":
@@ -171,13 +172,13 @@ class BatchSource:
 
 
 def _reader(array: np.ndarray, stride: int, length: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function from record numbers [B] to [B, length]: record i is the items i stride .. i stride + length - 1."""
+    """A function from record numbers [B] to [B, length]; record i is items i stride, ..., i stride + length - 1."""
     item, dtype = array.dtype.itemsize, array.dtype
     if array.nbytes <= MAPPED_BYTES or not isinstance(array, np.memmap):
         shape, strides = ((array.size - length) // stride + 1, length), (stride * item, item)
         records = np.lib.stride_tricks.as_strided(np.asarray(array), shape, strides, writeable=False)
         return lambda numbers: records[numbers]
-    file, pread = open(array.filename, "rb"), os.pread  # noqa: SIM115  closed with the last reference to `read`
+    file, pread = open(str(array.filename), "rb"), os.pread  # noqa: SIM115  closed with the last reference to `read`
 
     def read(numbers: np.ndarray) -> np.ndarray:
         descriptor = file.fileno()
@@ -189,12 +190,12 @@ def _reader(array: np.ndarray, stride: int, length: int) -> Callable[[np.ndarray
 
 
 def _permuted(seed: int, epoch: int, position: int, count: int, size: int) -> np.ndarray:
-    """Elements position .. position + count - 1 of the permutation of range(size) that (seed, epoch) names."""
+    """Elements position, ..., position + count - 1 of the permutation of range(size) of (seed, epoch)."""
     bits = max(1, (size - 1).bit_length())
     dtype = np.uint32 if bits <= 32 else np.uint64
     keys = np.random.SeedSequence([seed, epoch]).generate_state(2 * ROUNDS, dtype)
     values = _mix(np.arange(position, position + count, dtype=dtype), keys, bits)
-    # Cycle walking: what falls beyond `size` is mixed again until it falls inside; bits are tight, so half do at worst.
+    # Cycle walking: values beyond `size` are mixed again until they are below it; at worst half of them are.
     outside = np.flatnonzero(values >= size)
     while outside.size:
         values[outside] = _mix(values[outside], keys, bits)

@@ -57,21 +57,13 @@ class Dataset:
         return len(array) if self.spec.kind == "images" else batches.count_windows(len(array), self.spec.context)
 
 
-def describe(data: Data, cache_dir: str | pathlib.Path | None = None) -> Spec:
+def describe(data: Data) -> Spec:
     """Kind, vocabulary and shapes of `data`, without materializing it.
-
-    Logs a warning for each of `notes(data)`, once per process.
-
-    Args:
-      data: the study's data.
-      cache_dir: where arrays are cached; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.
 
     Raises:
       UserError: there is no such source, or it cannot be read.
     """
-    source = resolve(data)
-    _warn(materialize.notes(source, cache_dir))
-    return source.spec
+    return resolve(data).spec
 
 
 def notes(data: Data, cache_dir: str | pathlib.Path | None = None) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What stands in cached arrays, for a person to look at: sizes, hashes, a sample, a contact sheet."""
+"""Prints cached arrays for a person: sizes, hashes, notes, a sample of the text, a contact sheet of the images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = 16
 
 
 def text(entry: cache.Entry, cache_dir: str | pathlib.Path | None = None) -> str:
-    """Lines about an entry: where it comes from, what was counted, its files, and for text a sample."""
+    """Lines about an entry: its source, counts, notes and files, and for text a sample."""
     meta, info = entry.meta, entry.meta["info"]
     lines = [
         f"source        {meta['name']}",
@@ -23,9 +23,10 @@ def text(entry: cache.Entry, cache_dir: str | pathlib.Path | None = None) -> str
         f"folder        {entry.directory}",
         f"dataset_hash  {dataset_hash(meta, meta['files']['train']['shape'][0])} (without a cap on unique tokens)",
     ]
+    lines += [f"note          {note}" for note in info.get("notes", ())]
     if info.get("leak") is not None:
-        what = "images stand" if meta["kind"] == "images" else "lines (>= 30 characters) occur"
-        lines.append(f"leak          {info['leak']:.2%} of the validation {what} in training")
+        what = "images" if meta["kind"] == "images" else "lines (>= 30 characters)"
+        lines.append(f"overlap       {info['leak']:.2%} of the validation {what} occur in training")
     if meta["kind"] == "tokens":
         lines += [
             f"tokenizer     {meta['tokenizer']['name']}, vocabulary {meta['tokenizer']['vocab_size']}",

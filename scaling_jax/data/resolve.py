@@ -30,6 +30,8 @@ def resolve(data: Data) -> Source:
       UserError: there is no such source, or it cannot be read.
     """
     name = data.source
+    if not name or "\0" in name:
+        raise UserError(f"data.source {name[:60]!r} is not a name: see `scaling-jax data list`")
     with readable(name):
         if (known := registry.find(name)) is not None:
             return known.make(data)
@@ -76,7 +78,7 @@ def _from_tfds(data: Data) -> Source:
         raise UserError(
             f"data.source {data.source[:200]!r}: {scheme[1]}:// is not read; download the data and give its path"
         )
-    if not data.source or "\0" in data.source or len(data.source) > 255:
+    if len(data.source) > 255:
         raise UserError(f"data.source {data.source[:60]!r} is not a name: see `scaling-jax data list`")
     from scaling_jax.data.sources import tfds  # half a second, for TFDS alone
 

@@ -1,48 +1,60 @@
 """Text to tokens and back: bytes, a BPE trained on the corpus, a tokenizer.json, a sentencepiece model.
 
-A separator follows every document. It counts as one byte of text for every tokenizer, so that bits per byte compare.
+A separator follows every document. It counts as one byte of text for every tokenizer, so that bits per byte are
+comparable.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from scaling_jax.data.cache import Progress
 from scaling_jax.errors import UserError
+from scaling_jax.storage import paths
 
 TRAINING_BYTES = 200_000_000
 MAX_VOCAB = 10_000_000  # counts are kept per token
+MAX_TRAINED_VOCAB = 1_000_000
 END = "<|endoftext|>"
 SEPARATORS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
 
 
 class Tokenizer(Protocol):
-    """What the writer of arrays asks of a tokenizer.
+    """The interface that the writer of arrays uses.
 
     Attributes:
       vocab_size: tokens of the vocabulary.
-      needs_training: whether `train` must make it usable first.
+      needs_training: True where `train` must make it usable first.
     """
 
-    vocab_size: int
-    needs_training: bool
+    @property
+    def vocab_size(self) -> int: ...
 
-    def encode_batch(self, documents: Sequence[bytes]) -> tuple[np.ndarray, int]:
+    @property
+    def needs_training(self) -> bool: ...
+
+    def encode_batch(self, documents: Sequence[Any]) -> tuple[np.ndarray, int]:
         """Tokens of the documents, each followed by the separator, and their bytes, separators included."""
+        ...
 
     def decode(self, tokens: np.ndarray) -> bytes:
         """The text of tokens."""
+        ...
 
     def describe(self) -> dict[str, Any]:
-        """JSON of what determines the tokens; enters `dataset_hash`."""
+        """JSON that determines the tokens; enters `dataset_hash`."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Ready:
-    """Documents come as arrays of tokens and are only checked against the vocabulary."""
+    """For documents that are arrays of tokens already; only checks them against the vocabulary."""
 
     vocab_size: int
     needs_training: bool = False
@@ -74,7 +86,7 @@ class Ready:
         tokens = np.concatenate(documents)
         if tokens.max() >= self.vocab_size or tokens.min() < 0:
             wrong = tokens[(tokens >= self.vocab_size) | (tokens < 0)][0]
-            raise UserError(f"token {wrong} lies outside the vocabulary of {self.vocab_size}: correct vocab_size")
+            raise UserError(f"token {wrong} is outside the vocabulary of {self.vocab_size}: correct vocab_size")
         return tokens, tokens.nbytes
 
     def decode(self, tokens: np.ndarray) -> bytes:
@@ -99,6 +111,10 @@ class Fast:
     text: str
     needs_training: bool = False
 
+    @property
+    def vocab_size(self) -> int:
+        return self._vocab_size
+
     @functools.cached_property
     def _tokenizer(self) -> Any:
         import tokenizers
@@ -106,7 +122,7 @@ class Fast:
         return tokenizers.Tokenizer.from_str(self.text)
 
     @functools.cached_property
-    def vocab_size(self) -> int:
+    def _vocab_size(self) -> int:
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     @functools.cached_property
@@ -119,8 +135,9 @@ class Fast:
     def encode_batch(self, documents: Sequence[bytes]) -> tuple[np.ndarray, int]:
         texts = [document.decode("utf-8", "replace") for document in documents]
         parts = []
-        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            parts += encoding.ids, [self.separator]
+        with _failures("the tokenizer fails on this text"):
+            for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+                parts += encoding.ids, [self.separator]
         return np.concatenate(parts).astype(np.int64), sum(map(len, documents)) + len(documents)
 
     def decode(self, tokens: np.ndarray) -> bytes:
@@ -154,8 +171,9 @@ class SentencePiece:
 
     def encode_batch(self, documents: Sequence[bytes]) -> tuple[np.ndarray, int]:
         parts = []
-        for ids in self._processor.encode([document.decode("utf-8", "replace") for document in documents]):
-            parts += ids, [self.separator]
+        with _failures("the tokenizer fails on this text"):
+            for ids in self._processor.encode([document.decode("utf-8", "replace") for document in documents]):
+                parts += ids, [self.separator]
         return np.concatenate(parts).astype(np.int64), sum(map(len, documents)) + len(documents)
 
     def decode(self, tokens: np.ndarray) -> bytes:
@@ -166,31 +184,48 @@ class SentencePiece:
 
 
 def make(name: str | None, vocab: int | None = None) -> Any:
-    """The tokenizer a study names: "bytes", "bpe:VOCAB", or a path; None for what comes as tokens of `vocab`.
+    """The tokenizer that a study names.
+
+    Args:
+      name: "bytes", "bpe:VOCAB", or a path; None for data that is tokenized already.
+      vocab: tokens of the vocabulary of such data.
 
     Raises:
       UserError: there is no such tokenizer, its file cannot be read, or its package is missing.
     """
     if name is None:
-        return Ready(vocab)
+        return Ready(vocab or 0)
     if name == "bytes":
         return Bytes()
     if name.startswith("bpe:"):
         size = name.removeprefix("bpe:")
-        if not size.isdecimal() or int(size) < 257:
-            raise UserError(f"data.tokenizer {name!r}: write bpe:VOCAB with at least 257 tokens, such as bpe:4096")
+        if not re.fullmatch("[0-9]{1,12}", size) or not 257 <= int(size) <= MAX_TRAINED_VOCAB:
+            raise UserError(
+                f"data.tokenizer {name[:60]!r}: write bpe:VOCAB with at least 257 and at most {MAX_TRAINED_VOCAB:,} "
+                "tokens, such as bpe:4096"
+            )
         _need("tokenizers", name)
         return Untrained(int(size))
     path = pathlib.Path(name).expanduser()
-    if not path.is_file():
-        raise UserError(f"data.tokenizer {name!r} is neither 'bytes', 'bpe:VOCAB' nor a file")
-    made = _read(path, name)
-    try:
-        made.vocab_size  # noqa: B018  reads the model, so that a wrong file is found here
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"data.tokenizer {name!r} cannot be read: {reason or type(error).__name__}") from error
+    if not os.path.isfile(path):
+        raise UserError(f"data.tokenizer {name[:200]!r} is neither 'bytes', 'bpe:VOCAB' nor a file")
+    with _failures(f"data.tokenizer {name!r} cannot be read"):
+        made = _read(path, name)
+        size = made.vocab_size  # reads the model, so that a wrong file is found here
+        if size < 1 or size > MAX_VOCAB or made.separator >= size:
+            raise UserError(f"data.tokenizer {name!r} has token {size - 1}: at most {MAX_VOCAB:,} tokens are supported")
     return made
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turns the errors of tokenizer libraries, panics of Rust code included, into a UserError."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic in Rust is not an Exception
+        raise UserError(f"{what}: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
 
 
 def _read(path: pathlib.Path, name: str) -> Fast | SentencePiece:
@@ -205,8 +240,6 @@ def _read(path: pathlib.Path, name: str) -> Fast | SentencePiece:
 
 
 def _need(package: str, name: str) -> None:
-    import importlib.util
-
     if importlib.util.find_spec(package) is None:
         raise UserError(f"data.tokenizer {name!r} needs the package {package}: pip install 'scaling_jax[tokenizers]'")
 
@@ -221,14 +254,14 @@ def vocab_size(name: str) -> int:
 
 
 def identity(name: str | None) -> str:
-    """What stands for a tokenizer in a cache key: its name, or the hash of its file."""
+    """A tokenizer's part of a cache key: its name, or the hash of its file."""
     if name is None or name == "bytes" or name.startswith("bpe:"):
         return name or ""
     return _sha256(pathlib.Path(name).expanduser().read_bytes())
 
 
 def train(untrained: Untrained, texts: Iterable[bytes], root: pathlib.Path, on_progress: Progress) -> Fast:
-    """A byte-level BPE trained on the first 200 MB of `texts`, kept below `root` under its hash.
+    """A byte-level BPE trained on the first 200 MB of `texts`, stored below `root` under its hash.
 
     Raises:
       UserError: the text has too few distinct pieces for so large a vocabulary.
@@ -265,15 +298,12 @@ def train(untrained: Untrained, texts: Iterable[bytes], root: pathlib.Path, on_p
             "fewer"
         )
     path = root / "tokenizers" / f"{_sha256(text.encode())[:16]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    paths.write_atomic(path, text)
     return trained
 
 
 def stored(description: dict[str, Any] | None, root: pathlib.Path) -> Any | None:
-    """The tokenizer of cached arrays, to decode them; None where its file is not kept."""
+    """The tokenizer of cached arrays, to decode them; None where its file is not in the cache."""
     if description is None:
         return None
     if description["name"] == "bytes":

@@ -31,7 +31,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     Raises:
       UserError: a split has no text, or tokens lie outside the vocabulary.
     """
-    read = source.open(root, on_progress)
+    read = source.reader(root, on_progress)
     tokenizer = tokenizers.make(source.tokenizer, source.spec.vocab_size)
     if tokenizer.needs_training:
         tokenizer = tokenizers.train(tokenizer, read("train"), root, on_progress)
@@ -45,7 +45,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
         on_progress(what, part.bytes, part.bytes)
     if check is not None:
-        on_progress(f"{source.name}: {overlap.message(check.share())}", 1, 1)
+        on_progress(f"{source.name}: {overlap.message(check.share())}", 0, None)
     for part in parts.values():
         part.state.unlink(missing_ok=True)
     return {
@@ -108,6 +108,7 @@ class TokenWriter:
             file.seek(self.tokens * self.dtype.itemsize)
             file.truncate()
             for number, document in enumerate(documents):
+                _check_document(document)
                 if watch is not None:
                     watch(document)
                 if number < written:
@@ -141,7 +142,7 @@ class TokenWriter:
         self.tokens += len(tokens)
 
     def _count(self, tokens: np.ndarray) -> None:
-        self.sha256.update(tokens)
+        self.sha256.update(tokens.data)
         self.counts += np.bincount(tokens, minlength=self.counts.size)
 
     def _save(self, file: Any) -> None:
@@ -168,13 +169,23 @@ class TokenWriter:
             self.sha256, self.counts = hashlib.sha256(), np.zeros_like(self.counts)
 
 
+def _check_document(document: Any) -> None:
+    """Raises TypeError or ValueError for a document that a source must not yield."""
+    if isinstance(document, bytes):
+        if b"\0" in document:
+            raise ValueError("a source yields text with a zero byte, which separates documents: remove it")
+    elif not isinstance(document, np.ndarray):
+        raise TypeError(f"a source yields {type(document).__name__}, not bytes (text) or an array (tokens)")
+
+
 def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on_progress: Progress) -> dict[str, Any]:
     """Writes the image and label arrays of an image source into `directory` and returns its meta data.
 
     Raises:
       UserError: a split is empty, an image has another shape, or a label lies outside the classes.
     """
-    read, shape, classes = source.open(root, on_progress), source.spec.image_shape, source.spec.vocab_size
+    read, classes = source.reader(root, on_progress), source.spec.vocab_size
+    shape = tuple(source.spec.image_shape or ())
     files, counts, seen, repeated = {}, {}, set(), set()
     sums = np.zeros((2, shape[-1]))
     for split in SPLITS:
@@ -188,10 +199,10 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
                 if not 0 <= label < classes:
                     raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
                 pixels = np.ascontiguousarray(image)
-                file.write(pixels)
-                digest.update(pixels)
+                file.write(pixels.data)
+                digest.update(pixels.data)
                 labels.append(label)
-                fingerprint = hashlib.sha256(pixels).digest()[:16]
+                fingerprint = hashlib.sha256(pixels.data).digest()[:16]
                 if split == "validation":
                     seen.add(fingerprint)
                 else:
@@ -207,7 +218,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
         counts[split] = np.bincount(labels, minlength=classes).tolist()
     mean, square = sums / sum(counts["train"])
     share = len(repeated) / max(1, len(seen))
-    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 1, 1)
+    on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 0, None)
     return {
         "name": source.name,
         "kind": "images",

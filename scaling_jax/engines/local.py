@@ -12,13 +12,14 @@ from typing import Any
 import jax
 
 from scaling_jax.errors import Preempted, UserError
-from scaling_jax.planning import Pack
+from scaling_jax.planning import Pack, record_of
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
 from scaling_jax.training import distributed, verify
 from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.layout import wants_trial
-from scaling_jax.training.loop import PackTrainer, Training, phase_ends
+from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.program import LaneProgram
 
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
@@ -79,7 +80,7 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
             waiting.remove(taken)
             free.sort(key=lambda d: d.id)
             devices, free[:need] = free[:need], []
-            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.scale))
+            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.name))
             threads[-1].start()
     for thread in threads:
         while thread.is_alive():
@@ -120,11 +121,11 @@ class _Ahead:
         if not wants_trial(study.execution, pack, shape[0], self._training.records):
             devices = jax.devices()[: math.prod(shape)]
             build = self._pool.submit(build_program, pack, self._training, devices)
-            self._next = (pack.scale, devices), build
+            self._next = (pack.name, devices), build
 
     def program(self, pack: Pack, devices: list[Any]) -> LaneProgram:
         """The compiled program, now or as soon as it is ready."""
-        if self._next and self._next[0][0] == pack.scale:
+        if self._next and self._next[0][0] == pack.name:
             ((_, expected), build), self._next = self._next, None
             if devices == expected:
                 return build.result()
@@ -139,11 +140,9 @@ class _Ahead:
 
 def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:
     """Trains one pack from wherever it stands."""
-    study = training.study
-    with PackCheckpoints(
-        training.records.root / "checkpoints" / pack.scale,
-        study.execution.keep_checkpoints,
-        phase_ends(pack, study),
-        len(pack.lanes),
-    ) as checkpoints:
+    study, root = training.study, training.records.root
+    record = record_of(pack, study.schedule)
+    forks = record.joined(Workdir(root).packs().get(pack.name)).forks  # of earlier starts, too: it may grow again
+    folder = root / "checkpoints" / pack.name
+    with PackCheckpoints(folder, study.execution.keep_checkpoints, forks, record.lanes) as checkpoints:
         PackTrainer(training, pack, program, checkpoints).run()

@@ -19,7 +19,12 @@ from typing import Any
 
 from scaling_jax import signals
 from scaling_jax.engines import base
+from scaling_jax.engines.local import devices_wanted
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
+from scaling_jax.models.family import attention_head_dim
+from scaling_jax.planning import memory_bytes
+from scaling_jax.training import hardware
+from scaling_jax.training.build import mesh_shape
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
 ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")
@@ -41,7 +46,7 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
     try:
         if settings.dry_run:
             for job in jobs:
-                base.say(f"{job.pack.scale}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
+                base.say(f"{job.pack.name}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
             return 0
         for number in signals.SIGNALS:  # Ray has put its own in front, which end the process
             signal.signal(number, handlers[number])
@@ -103,7 +108,7 @@ def _run(ray: ModuleType, jobs: Sequence[base.Job], settings: base.Settings) -> 
         for reference in done:
             codes.append(_code(ray, reference))
             how = "done" if codes[-1] == 0 else f"exit {codes[-1]}"
-            base.say(f"[{len(codes)}/{len(jobs)}] {running.pop(reference).pack.scale}: {how}")
+            base.say(f"[{len(codes)}/{len(jobs)}] {running.pop(reference).pack.name}: {how}")
         if settings.stop():
             for reference in running:
                 ray.cancel(reference)
@@ -140,19 +145,13 @@ def _packs_per_gpu(settings: base.Settings) -> int:
 
 def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[str, Any]:
     """What a pack asks of a node, as Ray's task options."""
-    from scaling_jax.engines.local import devices_wanted
-    from scaling_jax.models.family import attention_head_dim
-    from scaling_jax.planning import memory_bytes
-    from scaling_jax.training import hardware
-    from scaling_jax.training.build import mesh_shape
-
     pack, study = job.pack, settings.study
     kind, nodes = _nodes(ray)
     largest = max([1, *(int(node.get(kind, 0)) for node in nodes)])  # at least 1: nodes may be yet to come
     wanted = devices_wanted(pack, study, largest)
     if wanted > largest:
         raise UserError(
-            f"pack {pack.scale} wants {wanted} devices (execution.mesh) and no node of this Ray cluster has more than "
+            f"pack {pack.name} wants {wanted} devices (execution.mesh) and no node of this Ray cluster has more than "
             f"{largest} {kind}; --engine=slurm and --engine=xpk train one pack over many hosts"
         )
     if kind == "GPU":

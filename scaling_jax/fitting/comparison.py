@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import check_level, positive, whole
+from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.recipe import Recipe, noise, read_recipe, sample_pair
 
@@ -28,11 +28,11 @@ REACH = 30.0  # times the largest compute of both, up to which a next pair is lo
 
 
 class Multiplier(NamedTuple):
-    """A compute multiplier: `value` (posterior median) and its interval `low`, `high`; numbers or arrays."""
+    """A compute multiplier: `value` (posterior median) and its interval `low`, `high`; floats, or arrays like C."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    value: Any
+    low: Any
+    high: Any
 
 
 class NextPair(NamedTuple):
@@ -81,11 +81,11 @@ class Comparison:
         Raises:
           FitError: an unknown recipe, or compute that is not positive.
         """
-        C = positive(np.asarray(C, np.float64), "C")
+        C = check_all_positive(np.asarray(C, np.float64), "C")
         log_m = self._log_multiplier(C.ravel(), self._name(name))
         tail = (1.0 - self.level) / 2.0
         low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
-        return Multiplier(*(v.reshape(C.shape)[()] for v in (value, low, high)))
+        return Multiplier(*(v.reshape(C.shape) if C.ndim else float(v[0]) for v in (value, low, high)))
 
     def common_range(self, name: str | None = None) -> tuple[float, float]:
         """(lowest, highest) compute at which both the baseline and the recipe have runs, or the gap between them."""
@@ -121,7 +121,7 @@ class Comparison:
         name = self._name(name)
         slope = self._slope(name)
         tail = (1.0 - self.level) / 2.0
-        low, value, high = np.exp(np.quantile(slope, [tail, 0.5, 1.0 - tail], method="nearest"))
+        low, value, high = np.exp(np.quantile(slope, [tail, 0.5, 1.0 - tail], method="nearest")).tolist()
         return Multiplier(value, low, high)
 
     def by_floor(self, name: str | None = None, C: float | None = None) -> dict[str, Multiplier]:
@@ -132,7 +132,7 @@ class Comparison:
           C: compute of the baseline; the highest common one by default.
         """
         name = self._name(name)
-        C = self.common_range(name)[1] if C is None else float(positive(C, "C"))
+        C = self.common_range(name)[1] if C is None else float(check_all_positive(C, "C"))
         pair = {k: self.recipes[k] for k in (self.names[0], name)}
         shared = _compared(pair, self.level, "shared", self._seed)
         pinned = float(np.median(shared._samples[name][0][:, 0]))
@@ -157,7 +157,7 @@ class Comparison:
             correlation = np.cov(gap[:, 0], target)
             gain = correlation[0, 1] ** 2 / max((correlation[0, 0] + variance) * correlation[1, 1], 1e-300)
             left = half_width * np.sqrt(max(1.0 - gain, 0.0))
-            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), abs(center) > left)
+            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), bool(abs(center) > left))
             if pair.tells:
                 return pair
             if best is None or pair.high / pair.low < 0.98 * best.high / best.low:
@@ -311,7 +311,7 @@ def compare(
     if not isinstance(recipes, Mapping) or len(recipes) < 2:
         raise FitError(f'recipes={recipes!r}: give at least two, e.g. {{"A": (data, loss), "B": (data, loss)}}.')
     check_level(level)
-    whole(seed, "seed")
+    check_int(seed, "seed")
     if not (floor in FLOORS if isinstance(floor, str) else np.isfinite(floor) and floor >= 0):
         raise FitError(f'floor={floor!r}: give "shared", "free", or the floor\'s value.')
     checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)) for k, value in recipes.items()}

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
 
-from scaling_jax.fitting.data import by_name, column, column_of, names_of
+from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
 from scaling_jax.fitting.errors import DataError, FitError
-from scaling_jax.fitting.solver._starts import spread
+from scaling_jax.fitting.solver._starts import low_discrepancy
 
 PARAMS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 DECAY = ("B", "C", "beta", "gamma")  # only a decaying rate shows them
@@ -89,7 +89,7 @@ class CurveFit:
         Raises:
           FitError: steps that do not increase, or rates that are negative or all zero.
         """
-        step, rate = column(step, "step"), column(rate, "rate", len(np.atleast_1d(step)), "step")
+        step, rate = as_column(step, "step"), as_column(rate, "rate", len(np.atleast_1d(step)), "step")
         schedule = _schedule(step, rate)
         value = _law(self.params, schedule, step)
         return np.where(step >= schedule.warmup, value, np.nan)
@@ -235,7 +235,7 @@ class _Problem:
     def solve(self, delta):
         """(params, residuals): variable projection from many starts, reweighted so that outliers count linearly."""
         weights = np.ones_like(self.y)
-        starts = START[:, 0] + (START[:, 1] - START[:, 0]) * spread(STARTS, 4, 0)
+        starts = START[:, 0] + (START[:, 1] - START[:, 0]) * low_discrepancy(STARTS, 4, 0)
         value = [np.sum(self.residuals(z, weights)[0] ** 2) for z in starts]
         ends = [self._descend(starts[i], weights, 0.0) for i in np.argsort(value)[:FINISHED]]
         best = min(ends, key=lambda z: float(np.sum(self.residuals(z, weights)[0] ** 2)))
@@ -336,9 +336,9 @@ def _read(curve, i):
     known = names_of(curve)
     if known is None or not {"step", "rate", "loss"} <= set(known):
         raise DataError(f'curve {i} must have the columns "step", "rate" and "loss"; it has {known}.')
-    step = column(column_of(curve, "step"), f"step of curve {i}")
-    rate = column(by_name(curve, "rate", "rate"), f"rate of curve {i}", len(step), "step")
-    loss = column(by_name(curve, "loss", "loss"), f"loss of curve {i}", len(step), "step")
+    step = as_column(column_of(curve, "step"), f"step of curve {i}")
+    rate = as_column(resolve_column(curve, "rate", "rate"), f"rate of curve {i}", len(step), "step")
+    loss = as_column(resolve_column(curve, "loss", "loss"), f"loss of curve {i}", len(step), "step")
     return step, rate, loss
 
 

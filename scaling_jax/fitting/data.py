@@ -8,6 +8,9 @@ import numpy as np
 
 from scaling_jax.fitting.errors import DataError, FitError
 
+# Beyond these, or below their inverses, products of inputs leave float64.
+LARGEST, LARGEST_Y = 1e150, 1e250
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -19,7 +22,7 @@ class Rows:
     clusters: np.ndarray | None
 
 
-def column(values, name, length=None, like=None):
+def as_column(values, name, length=None, like=None):
     """One column as a float64 vector. Raises DataError when it is text, masked, not a vector or of another length."""
     if isinstance(values, (str, bytes)):
         raise DataError(f"{name} is the text {values!r}; give numbers, or a column of them.")
@@ -93,7 +96,7 @@ def inputs_of(law, data, fitting=True):
     for k in law.inputs:
         length = len(inputs[first]) if inputs and fitting else None
         values = column_of(data, k)
-        inputs[k] = column(values, k, length, first) if fitting else _values(law, values, k)
+        inputs[k] = as_column(values, k, length, first) if fitting else _values(law, values, k)
     if not fitting:
         try:
             np.broadcast_shapes(*(v.shape for v in inputs.values()))
@@ -141,7 +144,7 @@ def column_of(data, name):
         raise DataError(f"column {name!r} of a {type(data).__name__} cannot be read: {reason}.") from None
 
 
-def by_name(data, values, what):
+def resolve_column(data, values, what):
     """`values`, or the column of the data that they name."""
     if not isinstance(values, str):
         return values
@@ -169,10 +172,11 @@ def _values(law, values, name):
         shape = np.shape(values)
     except ValueError:
         raise DataError(f"{name} is ragged: give a number or an array.") from None
-    flat = column(np.ma.ravel(values) if np.ma.isMaskedArray(values) else np.ravel(values), name)
+    flat = as_column(np.ma.ravel(values) if np.ma.isMaskedArray(values) else np.ravel(values), name)
     _require(np.isfinite(flat), flat, name, "must be finite", "leave the point out")
     if law.positive:
         _require(flat > 0, flat, name, "must be positive", "leave the point out, or correct its unit")
+    require_ordinary(flat, name)
     return flat.reshape(shape)
 
 
@@ -181,19 +185,23 @@ def read(law, data, y, weights, clusters, objective, free):
     inputs = inputs_of(law, data)
     first = law.inputs[0]
     n = len(inputs[first])
-    y, weights, clusters = (by_name(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters)))
+    y, weights, clusters = (
+        resolve_column(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters))
+    )
     columns = names_of(data)
     sources = (*law.inputs, "N", "D") if law.from_nd is not None else law.inputs
     named = {first: data} if columns is None else {k: data[k] for k in sources if k in columns}
     _refuse_other_order({**named, "y": y, "weights": weights, "clusters": clusters})
-    y = column(y, "y", n, first)
+    y = as_column(y, "y", n, first)
     if n == 0:
         raise DataError("There are no rows to fit.")
     for k, v in inputs.items():
         _require(np.isfinite(v), v, k, "must be finite", "drop or repair the row")
         if law.positive:
             _require(v > 0, v, k, "must be positive", "drop the row, or correct its unit")
+        require_ordinary(v, k)
     _require(np.isfinite(y), y, "y", "must be finite", "drop the row: a diverged run has no place in a fit")
+    require_ordinary(y, "y", LARGEST_Y)
     if objective.log:
         _require(
             y + objective.shift > 0,
@@ -206,7 +214,7 @@ def read(law, data, y, weights, clusters, objective, free):
         _require(np.abs(y) < 1e100, y, "y", f"is too large for {objective}", "divide all of y by a constant")
         if 0 < np.abs(y).max() < 1e-100:
             raise DataError(f"y is below {np.abs(y).max():g} for {objective}: its squares vanish; use a larger unit.")
-    weights = np.ones(n) if weights is None else column(weights, "weights", n, first)
+    weights = np.ones(n) if weights is None else as_column(weights, "weights", n, first)
     _require(
         np.isfinite(weights) & (weights >= 0),
         weights,
@@ -214,6 +222,7 @@ def read(law, data, y, weights, clusters, objective, free):
         "must be zero or positive",
         "use 0 to leave a row out",
     )
+    require_ordinary(weights, "weights")
     if not weights.any():
         raise DataError("weights are all zero: nothing is left to fit.")
     clusters = None if clusters is None else _labels(clusters, weights)
@@ -223,14 +232,14 @@ def read(law, data, y, weights, clusters, objective, free):
 
 def scale_column(data, C, y):
     """(n,) what makes runs large, which may be given as the name of a column. Raises DataError unless it is finite."""
-    C = column(by_name(data, C, "C"), "C", len(y), "y")
+    C = as_column(resolve_column(data, C, "C"), "C", len(y), "y")
     _require(np.isfinite(C), C, "C", "must be finite", "drop or repair the row")
     return C
 
 
 def column_y(data, y):
     """y, (n,), which may be given as the name of a column of the data."""
-    return column(by_name(data, y, "y"), "y")
+    return as_column(resolve_column(data, y, "y"), "y")
 
 
 def _labels(clusters, weights):
@@ -252,29 +261,30 @@ def _labels(clusters, weights):
     return numbers
 
 
-def number(value, name, example):
+def check_positive(value, name, example):
     """A positive finite number. Raises DataError otherwise."""
     try:
-        if np.isfinite(value) and value > 0:
+        if 1 / LARGEST_Y < value < LARGEST_Y:
             return float(value)
     except (TypeError, ValueError):
         pass
-    raise DataError(f"{name}={value!r} must be a positive number, e.g. {example}.")
+    raise DataError(f"{name}={value!r} must be a positive number below {LARGEST_Y:.0e}, e.g. {example}.")
 
 
-def whole(value, name, least=0):
+def check_int(value, name, least=0):
     """A whole number, `least` or more. Raises DataError otherwise."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
         return int(value)
     raise DataError(f"{name}={value!r} must be a whole number, {least} or more.")
 
 
-def positive(values, name):
+def check_all_positive(values, name):
     """Numbers of any shape that are positive and finite. Raises DataError otherwise."""
-    flat = column(np.ravel(values), name)
+    flat = as_column(np.ravel(values), name)
     bad = flat[~(np.isfinite(flat) & (flat > 0))]
     if len(bad):
         raise DataError(f"{name} = {bad[0]:g}: give positive and finite numbers.")
+    require_ordinary(flat, name, LARGEST_Y)
     return flat.reshape(np.shape(values))
 
 
@@ -283,6 +293,14 @@ def _require(good, values, name, rule, way_out):
         rows = np.flatnonzero(~good)
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise DataError(f"{name} = {values[rows[0]]:g} at row {rows[0]}{more}: {name} {rule}; {way_out}.")
+
+
+def require_ordinary(values, name, largest=LARGEST):
+    """Refuses numbers whose products or quotients leave float64, far beyond anything that is measured."""
+    size = np.abs(values)
+    ordinary = (size < largest) & ((size > 1 / largest) | (size == 0))
+    rule = f"must be 0 or between {1 / largest:.0e} and {largest:.0e} in size"
+    _require(ordinary, values, name, rule, "correct its unit")
 
 
 def _require_enough(law, inputs, weights, free):
@@ -297,7 +315,7 @@ def _require_enough(law, inputs, weights, free):
     if law.custom or len(free) < len(law.params):
         return
     for k, v in zip(inputs, table.T):
-        if k not in law.may_be_constant and np.all(v == v[0]):
+        if k not in law.constant_allowed and np.all(v == v[0]):
             raise DataError(
                 f"All {len(v)} points have {k} = {v[0]:g}: {law.name!r} cannot learn how y depends on {k}. Vary {k}, "
                 f"fix its parameters (fixed=), or fit a law without {k}."

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from scaling_jax.fitting.data import by_name, column_y, inputs_of, names_of, number, scale_column
+from scaling_jax.fitting.data import check_positive, column_y, inputs_of, names_of, resolve_column, scale_column
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.inference.linearized import linearise
+from scaling_jax.fitting.fit import Fit, fit
+from scaling_jax.fitting.laws.registry import find_law
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -23,7 +24,7 @@ class Holdout:
       rmsle: root mean square of the errors; bias: their mean (positive: the law predicts too much).
     """
 
-    fit: object
+    fit: Fit
     cut: float
     train: np.ndarray
     test: np.ndarray
@@ -56,9 +57,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
     Raises:
       FitError: nothing on one side of the cut, no scale to cut, or y not positive.
     """
-    from scaling_jax.fitting.fit import fit
-
-    y, cut = column_y(data, y), number(cut, "cut", "1e20")
+    y, cut = column_y(data, y), check_positive(cut, "cut", "1e20")
     scale = scale_of(law, data) if C is None else scale_column(data, C, y)
     train = scale < cut
     if train.all() or not train.any():
@@ -69,7 +68,7 @@ def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
         )
     for name in ("weights", "clusters"):
         if options.get(name) is not None:
-            options[name] = np.asarray(by_name(data, options[name], name))[train]
+            options[name] = np.asarray(resolve_column(data, options[name], name))[train]
     fitted = fit(law, rows(data, train), y[train], **options)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.log(fitted.predict(rows(data, ~train))) - np.log(y[~train])
@@ -109,7 +108,7 @@ class Extrapolation:
         return f"{text}; variance of the prediction {float(np.max(self.leverage)):.3g}x the largest among fitted points"
 
 
-def extrapolation(fit, query: Mapping) -> Extrapolation:
+def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
     """How far `query` lies beyond the data of `fit`.
 
     Args:
@@ -128,14 +127,14 @@ def extrapolation(fit, query: Mapping) -> Extrapolation:
     return Extrapolation(factors=factors, leverage=None if fit.data is None else _relative_variance(fit, query))
 
 
-def _relative_variance(fit, query: Mapping) -> np.ndarray:
+def _relative_variance(fit: Fit, query: Mapping) -> np.ndarray:
     """(m,) variance of predictions over the largest among fitted points, to first order."""
-    linear, ones = linearise(fit), np.ones(len(next(iter(query.values()))))
+    linear, ones = fit.linearized, np.ones(len(next(iter(query.values()))))
     there = linear.problem.with_data(query, ones, ones)
-    slopes = there.residuals_and_slopes(linear.z[None])[1][0].T
+    jacobian = there.residuals_and_jacobian(linear.z[None])[1][0].T
     covariance = linear.covariance()
-    variance = np.einsum("ij,jk,ik->i", slopes, covariance, slopes)
-    fitted = linear.slopes / np.sqrt(np.where(linear.weights > 0, linear.weights, 1.0))[:, None]
+    variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
+    fitted = linear.jacobian / np.sqrt(np.where(linear.weights > 0, linear.weights, 1.0))[:, None]
     largest = np.max(np.einsum("ij,jk,ik->i", fitted, covariance, fitted))
     return variance / max(largest, 1e-300)
 
@@ -151,8 +150,6 @@ def scale_of(law, data: Mapping) -> np.ndarray:
     Raises:
       FitError: the law has several inputs and none of these.
     """
-    from scaling_jax.fitting.laws.registry import find_law
-
     law = find_law(law)
     columns = inputs_of(law, data)
     compute = law.compute(columns)

@@ -1,4 +1,4 @@
-"""What a fit minimises: a convex cost of each residual, times its weight, summed over the points.
+"""What a fit minimizes: a convex cost of each residual, times its weight, summed over the points.
 
 The residual is ln y - ln f for objectives in logarithms and y - f otherwise. The sum is never averaged: a mean
 changes where default tolerances stop, which is how a published fit ended away from its minimum (Besiroglu et al.
@@ -35,12 +35,13 @@ class Objective:
     scale = 1.0  # of the cost, relative to r^2 / 2 below delta
 
     def __post_init__(self):
-        if not (np.isfinite(self.overestimate_penalty) and self.overestimate_penalty > 0):
+        if not 1e-9 <= self.overestimate_penalty <= 1e9:
             raise FitError(
-                f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number; 1 is symmetric."
+                f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number, 1e-9 to 1e9; 1 is "
+                "symmetric."
             )
-        if not (np.isfinite(self.shift) and self.shift >= 0):
-            raise FitError(f"shift={self.shift!r} must be zero or a positive number.")
+        if not 0 <= self.shift <= 1e100:
+            raise FitError(f"shift={self.shift!r} must be zero or a positive number up to 1e100.")
         if self.shift and not self.log:
             raise FitError(f"shift={self.shift!r} only matters with log=True.")
 
@@ -51,14 +52,14 @@ class Objective:
         with np.errstate(all="ignore"):
             return np.log(value + self.shift if self.shift else value)
 
-    def slope(self, value):
+    def derivative(self, value):
         """T'(value)."""
         if not self.log:
             return np.ones_like(value)
         with np.errstate(all="ignore"):
             return 1.0 / (value + self.shift)
 
-    def sides(self, residuals):
+    def asymmetry(self, residuals):
         """Factor on each point's cost for the side of the law it is on (1 when symmetric)."""
         if self.overestimate_penalty == 1:
             return 1.0
@@ -105,7 +106,7 @@ class Huber(Objective):
     def cost(self, residuals):
         size = np.abs(residuals)
         inside = np.minimum(size, self.delta)
-        return inside * (size - 0.5 * inside) * self.sides(residuals)
+        return inside * (size - 0.5 * inside) * self.asymmetry(residuals)
 
     def _label(self):
         return f"Huber(delta={self.delta:g})"
@@ -113,7 +114,7 @@ class Huber(Objective):
 
 @dataclass(frozen=True)
 class LAD(Objective):
-    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimises."""
+    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes."""
 
     delta = 0.0
 
@@ -121,7 +122,7 @@ class LAD(Objective):
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals):
-        return np.abs(residuals) * self.sides(residuals)
+        return np.abs(residuals) * self.asymmetry(residuals)
 
     def _label(self):
         return "least absolute deviations"
@@ -137,7 +138,7 @@ class LeastSquares(Objective):
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals):
-        return residuals * residuals * self.sides(residuals)
+        return residuals * residuals * self.asymmetry(residuals)
 
     def _label(self):
         return "least squares"

@@ -17,8 +17,8 @@ from types import MappingProxyType
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.fitted import Fit
-from scaling_jax.fitting.laws.registry import laws
+from scaling_jax.fitting.fit import Fit
+from scaling_jax.fitting.laws import laws
 
 TOTAL = "N: all parameters, embeddings included"
 NON_EMBEDDING = "N: non-embedding parameters"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import by_name, column, column_of, names_of
+from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
 
@@ -108,11 +108,11 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
     if isinstance(recipe, (str, bytes)) or not isinstance(recipe, Sequence) or len(recipe) != 2:
         raise DataError(f"recipe {name!r} must be a pair (data, loss), e.g. ({{'C': flops}}, loss).")
     data, y = recipe
-    y = _positive(column(by_name(data, y, "y"), f"y of {name}"), f"y of {name}")
+    y = _positive(as_column(resolve_column(data, y, "y"), f"y of {name}"), f"y of {name}")
     known = names_of(data)
     x = {k: _column(data, k, name, len(y)) for k in ("C", "x", "N", "D") if known is not None and k in known}
     if known is None:
-        x = {"C": _positive(column(data, f"C of {name}", len(y), "y"), f"C of {name}")}
+        x = {"C": _positive(as_column(data, f"C of {name}", len(y), "y"), f"C of {name}")}
     both = "N" in x and "D" in x
     if "C" not in x and "x" in x:
         x["C"] = x["x"]
@@ -122,7 +122,7 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
         raise DataError(f"recipe {name!r} has no compute: its data needs 'C', or 'N' and 'D'; it has {known}.")
     labels = None
     if clusters is not None:
-        given = list(np.asarray(by_name(data, clusters, "clusters")).tolist())
+        given = list(np.asarray(resolve_column(data, clusters, "clusters")).tolist())
         if len(given) != len(y):
             raise DataError(f"clusters of {name} has {len(given)} labels for {len(y)} runs.")
         known_labels = {v: i for i, v in enumerate(dict.fromkeys(given))}
@@ -205,7 +205,7 @@ def _joined(a, b, first, second):
 
 
 def _column(data: Any, key: str, name: str, length: int) -> np.ndarray:
-    return _positive(column(column_of(data, key), f"{key} of {name}", length, "y"), f"{key} of {name}")
+    return _positive(as_column(column_of(data, key), f"{key} of {name}", length, "y"), f"{key} of {name}")
 
 
 def _positive(values, name):

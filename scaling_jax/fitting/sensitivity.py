@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.data import column, number
+from scaling_jax.fitting.data import as_column, check_positive
 from scaling_jax.fitting.errors import FitError, FitWarning
+from scaling_jax.fitting.fit import Fit
+from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares
 from scaling_jax.fitting.solver._search import STARTS
 from scaling_jax.text import short, table
 
@@ -28,7 +31,7 @@ class Sensitivity:
     rows: list[dict]
     target: float | None
 
-    def spread(self) -> float | None:
+    def size_ratio(self) -> float | None:
         """Largest over smallest N* at the target over all rows that have one."""
         sizes = [row["frontier"]["N"] for row in self.rows if row["frontier"]]
         sizes = [size for size in sizes if 0 < size < np.inf]
@@ -53,7 +56,7 @@ class Sensitivity:
 
 
 def sensitivity(
-    fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None,
+    fit: Fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None,
     inputs: Mapping | None = None,
 ) -> Sensitivity:  # fmt: skip
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
@@ -68,10 +71,7 @@ def sensitivity(
         law has a frontier.
       inputs: further inputs of the law at that target, as for `Fit.frontier`.
     """
-    from scaling_jax.fitting.fit import fit as refit
-    from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares
-
-    fit._need_data("sensitivity")
+    fit.observed("sensitivity")
     log = fit.objective.log
     if objectives is not None and not objectives:
         raise FitError(
@@ -82,7 +82,7 @@ def sensitivity(
             f"conventions={type(conventions).__name__}: give a dict of names and columns, e.g. {{'total': N}}."
         )
     if target is not None:
-        number(target, "target", "1e22")
+        check_positive(target, "target", "1e22")
     if objectives is None:
         objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
     unique = {str(o): o for o in objectives}
@@ -98,7 +98,7 @@ def sensitivity(
     if conventions and "N" not in fit.law.inputs:
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
     n = len(fit.y)
-    counts = {"as fitted": None, **{k: column(v, k, n, "y") for k, v in (conventions or {}).items()}}
+    counts = {"as fitted": None, **{k: as_column(v, k, n, "y") for k, v in (conventions or {}).items()}}
     # A start is followed wherever it leads, also out of the usual range that the fit kept to: then search anew.
     follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
     starts = [fit.params] if follow else None

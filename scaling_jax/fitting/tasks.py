@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from scaling_jax.fitting.data import by_name, check_level, column, column_y, inputs_of, whole
+from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, inputs_of, resolve_column
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.fit import fit
 from scaling_jax.fitting.laws.registry import find_law
@@ -21,12 +21,12 @@ from scaling_jax.fitting.objectives import LeastSquares, Objective
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chained:
-    """A prediction of a `Chain`: `value`, `low`, `high` (arrays), and the `loss` in between."""
+    """A prediction of a `Chain`: `value`, `low`, `high`, and the `loss` in between; floats, or arrays."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    loss: np.ndarray
+    value: Any
+    low: Any
+    high: Any
+    loss: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ class Chain:
             draw = np.random.default_rng(0).integers(len(self.residuals), size=drawn.shape)
             drawn = drawn + self.residuals[draw]
         tail = (1 - level) / 2
-        low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0).reshape(2, *loss.shape)
-        return Chained(value, low, high, loss)
+        low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+        return Chained(*(v.reshape(loss.shape) if loss.ndim else float(v.item()) for v in (value, low, high, loss)))
 
 
 def chain(
@@ -104,14 +104,14 @@ def chain(
     """
     if find_law(laws[1]).inputs != ("loss",):
         raise DataError(f"laws[1]={laws[1]!r} must be a law of the loss, e.g. 'sigmoid' or 'exponential'.")
-    whole(resamples, "resamples", 2)
-    loss, accuracy = column_y(data, loss), column(by_name(data, accuracy, "accuracy"), "accuracy")
+    check_int(resamples, "resamples", 2)
+    loss, accuracy = column_y(data, loss), as_column(resolve_column(data, accuracy, "accuracy"), "accuracy")
     if len(loss) != len(accuracy):
         raise DataError(f"accuracy has {len(accuracy)} values but loss has {len(loss)}; columns must have one length.")
     measured = np.isfinite(accuracy)
     if not measured.any():
         raise DataError("accuracy is NaN for every run; give at least as many values as the second law has parameters.")
-    labels = None if clusters is None else np.asarray(by_name(data, clusters, "clusters"))
+    labels = None if clusters is None else np.asarray(resolve_column(data, clusters, "clusters"))
     first = fit(laws[0], data, loss, objectives[0], clusters=labels, seed=seed)
     # Runs without an accuracy keep their place with weight zero, so that a resample is the same runs in both steps.
     second = fit(
@@ -170,11 +170,11 @@ def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level:
       >>> fitting.noise_ceiling([.50, .52, .51, .60, .63, .61], ["a"] * 3 + ["b"] * 3).ratio > 3
       True
     """
-    scores = column(scores, "scores")
+    scores = as_column(scores, "scores")
     labels = list(np.asarray(models).tolist())
     if len(labels) != len(scores):
         raise DataError(f"models has {len(labels)} labels for {len(scores)} scores.")
-    whole(last, "last", 3)
+    check_int(last, "last", 3)
     check_level(level)
     groups = [scores[[i for i, v in enumerate(labels) if v == name]][-last:] for name in dict.fromkeys(labels)]
     groups = [g for g in groups if len(g) >= 3]

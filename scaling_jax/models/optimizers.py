@@ -287,5 +287,4 @@ def _matrix_axes(ndim: int) -> Any:
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan_in, fan_out) of an array of hidden matrices."""
     first = len(shape) % 2 if len(shape) > 2 else 0
-    *inputs, outputs = shape[first:]
-    return math.prod(inputs), outputs
+    return math.prod(shape[first:-1]), shape[len(shape) - 1]

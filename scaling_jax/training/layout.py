@@ -65,7 +65,7 @@ def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Record
 
 
 def _record(pack: Pack, records: Records) -> Any:
-    return records.root / "checkpoints" / f"{pack.scale}.layout.json"
+    return records.root / "checkpoints" / f"{pack.name}.layout.json"
 
 
 def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]]:
@@ -87,7 +87,7 @@ def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]
         seconds = {layout: _time(program(layout, 16), study, pack) for layout in LAYOUTS}
         write_atomic(cache, json.dumps(seconds))
         shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
-        logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.scale, len(pack.lanes), shown)
+        logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.name, len(pack.lanes), shown)
     return min(seconds, key=seconds.__getitem__), seconds
 
 

@@ -22,7 +22,7 @@ class _Text(tfds.core.GeneratorBasedBuilder):
 
     source: Any
 
-    def __init__(self, *, config: str = "any", on_progress: Progress = silent, **kwargs):
+    def __init__(self, *, config: str = "any", on_progress: Progress = silent, **kwargs: Any) -> None:
         self._on_progress = on_progress
         super().__init__(config=tfds.core.BuilderConfig(name=config), file_format="array_record", **kwargs)
 
@@ -33,11 +33,11 @@ class _Text(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict({"text": tfds.features.Text(), "path": tfds.features.Text()}),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         corpus = self.source.corpus(self._on_progress)
         return {split: self._generate_examples(documents) for split, documents in corpus.items()}
 
-    def _generate_examples(self, documents: list[tuple[str, bytes]]):
+    def _generate_examples(self, documents: list[tuple[str, bytes]]) -> Iterator[Any]:
         for path, text in documents:
             yield path, {"text": text, "path": path}
 
@@ -61,7 +61,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     VERSION = tfds.core.Version(image_sets.DIGITS_VERSION)
 
-    def __init__(self, *, on_progress: Progress = silent, **kwargs):
+    def __init__(self, *, on_progress: Progress = silent, **kwargs: Any) -> None:
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -74,10 +74,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         return {split: self._generate_examples(*part) for split, part in image_sets.digits().items()}
 
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
+    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
         yield from _as_png(images, labels)
 
 
@@ -88,13 +88,13 @@ with registered.skip_registration():
 
         name = "fashion_mnist"
 
-        def __init__(self, *, on_progress: Progress = silent, **kwargs):
+        def __init__(self, *, on_progress: Progress = silent, **kwargs: Any) -> None:
             super().__init__(file_format="array_record", **kwargs)
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> Any:
             return {split: self._generate_examples(*image_sets.fashion_mnist(split)) for split in ("train", "test")}
 
-        def _generate_examples(self, images: np.ndarray, labels: np.ndarray):
+        def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Any:  # type: ignore[override]
             yield from _as_png(images, labels)
 
 

@@ -141,7 +141,8 @@ def _text(path: pathlib.Path) -> bytes | None:
 
 def _without_license(text: bytes) -> bytes:
     """Cuts the leading block of comments and blank lines if it states a license."""
-    header = re.match(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*", text).group()
+    found = re.match(rb"(?:[ \t]*(?:#[^\n]*)?\r?\n)*", text)
+    header = found.group() if found else b""
     return text[len(header) :] if _LICENSE.search(header) else text
 
 

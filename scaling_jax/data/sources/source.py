@@ -57,6 +57,16 @@ class Source:
     prepare: Callable[[pathlib.Path, Progress], Source] | None = None
     notes: Callable[[], Sequence[str]] = no_notes
 
+    def reader(self, root: pathlib.Path, on_progress: Progress) -> Reader:
+        """Opens the source; see `open`.
+
+        Raises:
+          ValueError: it must be prepared first.
+        """
+        if self.open is None:
+            raise ValueError(f"{self.name} must be prepared before it can be read")
+        return self.open(root, on_progress)
+
 
 class Tally:
     """Counts by kind and file; counting a file again replaces its count, so that reading twice counts once."""

@@ -8,7 +8,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import tensorflow_datasets as tfds
 
 from scaling_jax.data import tokenizers
 from scaling_jax.data.cache import Progress
-from scaling_jax.data.sources import remote
-from scaling_jax.data.sources import tfds_prepare as prepare
+from scaling_jax.data.sources import tfds_prepare
 from scaling_jax.data.sources.registry import registered
 from scaling_jax.data.sources.source import Reader, Source
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
+from scaling_jax.storage.paths import is_remote
 from scaling_jax.study import Data
 
 TEXT_KEYS = ("text", "content", "document", "article", "passage", "sentence")
@@ -38,15 +38,17 @@ def source(data: Data) -> Source:
         or it is prepared in a format that only TensorFlow reads.
     """
     builder = find(data.source, data.data_dir)
-    if builder.is_prepared():
-        return prepared(builder, data)
+    with _one_line(f"data.source {data.source!r}"):
+        if builder.is_prepared():
+            return prepared(builder, data)
+        name, kind = builder.info.full_name, spec(builder, data)
     return Source(
-        name=builder.info.full_name,
-        spec=spec(builder, data),
+        name=name,
+        spec=kind,
         splits={},
         identity={},
         open=None,
-        prepare=lambda root, on_progress: prepared(prepare.prepare(builder, root, on_progress), data),
+        prepare=lambda root, on_progress: prepared(tfds_prepare.prepare(builder, root, on_progress), data),
     )
 
 
@@ -60,9 +62,9 @@ def prepared(builder: tfds.core.DatasetBuilder, data: Data) -> Source:
 
     def open_(root: pathlib.Path, on_progress: Progress) -> Reader:
         local = builder
-        if remote.is_remote(os.fspath(builder.data_path)):
-            local = remote.local_copy(builder, used, root, on_progress)
-        return reader(local, train, validation, kind)
+        if is_remote(os.fspath(builder.data_path)):
+            local = tfds_prepare.local_copy(builder, used, root, on_progress)
+        return reader(local, train, validation)
 
     return Source(
         name=builder.info.full_name,
@@ -84,19 +86,20 @@ def find(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder of a TFDS name or directory, prepared or not.
 
     Raises:
-      UserError: there is none; the nearest names are said.
+      UserError: there is none; the message names the nearest ones.
     """
     if data_dir is not None:
         check_data_dir(data_dir)
     try:
-        if remote.is_remote(name):
-            remote.check(name)
-            return tfds.builder_from_directory(name)
-        if os.path.isdir(os.path.expanduser(name)):
-            return tfds.builder_from_directory(os.path.expanduser(name))
-        import tensorflow_datasets.text  # noqa: F401  registers c4, wiki40b, wikipedia and others
+        # TFDS prints a banner where TensorFlow is missing.
+        with tfds_prepare.without_notices(), contextlib.redirect_stdout(io.StringIO()):
+            if is_remote(name):
+                tfds_prepare.check(name)
+                return tfds.builder_from_directory(name)
+            if os.path.isdir(os.path.expanduser(name)):
+                return tfds.builder_from_directory(os.path.expanduser(name))
+            import tensorflow_datasets.text  # noqa: F401  registers c4, wiki40b, wikipedia and others
 
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints a banner where TensorFlow is missing
             return tfds.builder(name, data_dir=data_dir)
     except UserError:
         raise
@@ -114,14 +117,14 @@ def find(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 def check_data_dir(data_dir: str) -> None:
     """Raises UserError when the folder to look for prepared data in cannot be reached."""
-    if remote.is_remote(data_dir):
-        remote.check(data_dir)
+    if is_remote(data_dir):
+        tfds_prepare.check(data_dir)
     elif not os.path.isdir(os.path.expanduser(data_dir)):
         raise UserError(f"data.data_dir {data_dir!r} is not a folder: create it, or leave it out for TFDS's default")
 
 
 def _reason(error: Exception, name: str) -> str:
-    """What TFDS complains of in one line; for an unknown configuration the nearest ones."""
+    """TFDS's error in one line; for an unknown configuration the nearest ones."""
     base, _, config = name.partition(":")[0].partition("/")
     if config and "BuilderConfig" in str(error):
         known = list(tfds.builder_cls(base).builder_configs)
@@ -129,7 +132,7 @@ def _reason(error: Exception, name: str) -> str:
         return f"{base} has no configuration {config!r}; nearest: {', '.join(near) or 'it has none'}"
     if isinstance(error, ImportError) and "tensorflow" in str(error):
         return "this dataset's code needs TensorFlow: pip install 'scaling_jax[prepare]'"
-    return re.sub(r"^Failed to construct dataset .*?}\": ", "", remote.first_line(error))
+    return re.sub(r"^Failed to construct dataset .*?}\": ", "", tfds_prepare.first_line(error))
 
 
 def check_format(builder: tfds.core.DatasetBuilder) -> None:
@@ -185,7 +188,7 @@ def spec(builder: tfds.core.DatasetBuilder, data: Data) -> Spec:
     Raises:
       UserError: it has neither, or the images have no common size.
     """
-    features = builder.info.features
+    features: Any = builder.info.features
     if keys := image_keys(features):
         shape = features[keys[0]].shape
         if None in shape or features[keys[0]].np_dtype != np.uint8:
@@ -209,45 +212,61 @@ def image_keys(features: Any) -> tuple[str, str] | None:
 
 def text_key(builder: tfds.core.DatasetBuilder) -> str:
     """The feature that is the text."""
-    texts = [key for key, f in builder.info.features.items() if isinstance(f, tfds.features.Text)]
+    features: Any = builder.info.features
+    texts = [key for key, f in features.items() if isinstance(f, tfds.features.Text)]
     if len(texts) == 1:
         return texts[0]
     for key in TEXT_KEYS:
         if key in texts:
             return key
-    has = ", ".join(f"{key} ({type(f).__name__})" for key, f in builder.info.features.items())
+    has = ", ".join(f"{key} ({type(f).__name__})" for key, f in features.items())
     raise UserError(f"{builder.info.full_name} is neither labelled images nor plain text; its features: {has}")
 
 
 def size_of(builder: tfds.core.DatasetBuilder, info: Any, kind: Spec) -> int:
     """Bytes that a split, or a part of one, will take as an array; an upper estimate for text."""
     if kind.kind == "images":
-        return info.num_examples * int(np.prod(kind.image_shape))
+        return info.num_examples * int(np.prod(kind.image_shape or ()))
     whole = builder.info.splits[getattr(info, "name", "").partition("[")[0] or "train"]
     return int(whole.num_bytes * info.num_examples / max(1, whole.num_examples))
 
 
-def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None, kind: Spec) -> Reader:
+def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None) -> Reader:
     """Reads a prepared builder on a local disk; without a validation split every 50th record is held out.
 
     TFDS has shuffled the records by the hash of their keys, so every 50th is a division by hash.
     """
 
     def read(split: str) -> Iterator[Any]:
-        records = builder.as_data_source(validation if split == "validation" and validation else train)
+        as_data_source: Any = builder.as_data_source
+        records = as_data_source(validation if split == "validation" and validation else train)
         indices = np.arange(len(records))
         if validation is None:
             indices = indices[(indices % HELD_OUT == 0) == (split == "validation")]
-        if kind.kind == "images":
-            image, label = image_keys(builder.info.features)
-            return ((example[image], int(example[label])) for example in _examples(records, indices))
+        examples = _examples(records, indices, builder.info.full_name)
+        if keys := image_keys(builder.info.features):
+            return ((example[keys[0]], int(example[keys[1]])) for example in examples)
         key = text_key(builder)
-        # Byte 0 separates documents, so none stays inside.
-        return (text for example in _examples(records, indices) if (text := example[key].replace(b"\0", b"")))
+        # Byte 0 separates documents, so it is removed from inside them.
+        return (text for example in examples if (text := example[key].replace(b"\0", b"")))
 
     return read
 
 
-def _examples(records: Sequence[Any], indices: np.ndarray) -> Iterator[dict[str, Any]]:
+def _examples(records: Any, indices: np.ndarray, name: str) -> Iterator[dict[str, Any]]:
     for chunk in range(0, len(indices), 256):
-        yield from records.__getitems__(indices[chunk : chunk + 256].tolist())
+        with _one_line(f"records of {name} (copy or prepare them again)"):
+            examples = records.__getitems__(indices[chunk : chunk + 256].tolist())
+        yield from examples
+
+
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Turns the errors of TFDS and its record readers, which are of many types, into a UserError; no notices."""
+    try:
+        with tfds_prepare.without_notices():
+            yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise UserError(f"{what} cannot be read: {tfds_prepare.first_line(error)}") from error

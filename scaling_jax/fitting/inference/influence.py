@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from scaling_jax.fitting.data import whole
-from scaling_jax.fitting.inference.linearized import linearise
-from scaling_jax.fitting.solver._levenberg_marquardt import descend
+from scaling_jax.fitting.data import check_int
+from scaling_jax.fitting.solution import Solution
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.text import short, table
 
 # Belsley, Kuh & Welsch 1980: a point that moves its own prediction by more than one standard error (|DFFITS| > 1) is
@@ -68,7 +68,7 @@ class Influence:
         return "\n".join([table(header, rows), f"  without all {len(rows)} of them: {changes}"] if rows else ["none"])
 
 
-def influence(fit, refits: int = MAX_REFITS) -> Influence:
+def influence(fit: Solution, refits: int = MAX_REFITS) -> Influence:
     """Leave-one-out influence of every point.
 
     Points are flagged to first order with a robust scale (DFFITS), since a robust objective hides an outlier from
@@ -79,7 +79,8 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
       fit: a `Fit`.
       refits: at most this many points are left out in turn, those with the largest |dffits|.
     """
-    linear, refits = linearise(fit), whole(refits, "refits")
+    linear, refits = fit.linearized, check_int(refits, "refits")
+    data, _, _ = fit.observed("influence")
     problem, n = linear.problem, linear.residuals.size
     size = linear.residuals * np.sqrt(linear.weights) / max(linear.scale, 1e-300)
     # Noise-free data have a scale of rounding errors: there is nothing to be influential with.
@@ -95,8 +96,8 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
     weights[-1, flagged] = 0.0
     starts = np.repeat(linear.z[None], chosen.size + 1, axis=0)
     nothing = not (chosen.size or flagged.size)
-    z = starts if nothing else descend(problem, starts, weights).z
-    params = problem.natural(z)
+    z = starts if nothing else levenberg_marquardt(problem, starts, weights).z
+    params = problem.constrained(z)
     deviation = np.sqrt(np.diag(linear.covariance()))
     for k in problem.free:
         moves[k][chosen] = params[k][:-1] - fit.params[k]
@@ -110,5 +111,5 @@ def influence(fit, refits: int = MAX_REFITS) -> Influence:
         shift=np.divide(z[-1] - linear.z, deviation, out=np.zeros(deviation.size), where=deviation > 0),
         without={k: float(v[-1]) for k, v in params.items()} if flagged.size else dict(fit.params),
         params=dict(fit.params),
-        inputs=dict(fit.data),
+        inputs=dict(data),
     )

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.inference.covariance import gradient_by_z, t_quantile
-from scaling_jax.fitting.solver._levenberg_marquardt import descend
+from scaling_jax.fitting.inference.covariance import Covariance, gradient_by_z, t_quantile
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Problem
 
 GRID = 20  # values on each side, then half as many again where the objective crosses the threshold
@@ -50,7 +50,7 @@ class Profile:
         )
 
 
-def profile(problem, z, spread, name, level):
+def profile(problem: Problem, z: np.ndarray, covariance: Covariance, name: str, level: float) -> Profile:
     """`Profile` of one free parameter of a fit at its optimum z."""
     if name not in problem.free:
         known = f"it has {', '.join(problem.free)} free" + (f"; {name} is fixed" if name in problem.fixed else "")
@@ -60,10 +60,10 @@ def profile(problem, z, spread, name, level):
     params = problem.params(z)
     best = float(problem.value(z[None])[0])
     log = params[name] > 0 and problem.law.bounds[name][0] >= 0
-    search = (_Alone if problem.p == 1 else _Refit)(problem, z, spread, params, name, log)
+    search = (_Alone if problem.p == 1 else _Refit)(problem, z, covariance, params, name, log)
     # The objective is no likelihood: its rise is scaled so that its parabola gives the sandwich's interval.
     scale = search.scale * problem.weights[problem.weights > 0].mean()
-    threshold = best + 0.5 * scale * t_quantile(level, spread.dof) ** 2 if spread.dof else np.inf
+    threshold = best + 0.5 * scale * t_quantile(level, covariance.dof) ** 2 if covariance.dof else np.inf
     sides = [_side(search, params[name], best, threshold, sign, log) for sign in (-1, 1)]
     values = np.concatenate([sides[0][1][::-1], [params[name]], sides[1][1]])
     objective = np.concatenate([sides[0][2][::-1], [best], sides[1][2]])
@@ -74,7 +74,7 @@ def profile(problem, z, spread, name, level):
 class _Alone:
     """The objective along the only free parameter, and how it moves there to first order."""
 
-    def __init__(self, problem, z, spread, params, name, log):
+    def __init__(self, problem, z, covariance, params, name, log):
         self.problem, self.name, self.log, self.value = problem, name, log, params[name]
         self.bounds = problem.law.bounds[name]
 
@@ -82,35 +82,35 @@ class _Alone:
             return np.log(params[name]) if log else params[name]
 
         gradient = np.nan_to_num(gradient_by_z(problem, z, scaled))
-        towards = spread.covariance @ gradient
-        variance, plain = float(gradient @ towards), float(gradient @ spread.inverse @ gradient)
+        towards = covariance.matrix @ gradient
+        variance, plain = float(gradient @ towards), float(gradient @ covariance.inverse @ gradient)
         self.deviation = np.sqrt(variance) if variance > 0 else None
-        self.scale = variance / plain if plain > 0 else spread.scale
+        self.scale = variance / plain if plain > 0 else covariance.scale
         self.along = towards / variance if variance > 0 else np.zeros(problem.p)
 
     def __call__(self, values):
-        z = np.stack([self.problem.internal({**self.problem.fixed, self.name: v}) for v in values])
+        z = np.stack([self.problem.unconstrained({**self.problem.fixed, self.name: v}) for v in values])
         return self.problem.value(z)
 
 
 class _Refit(_Alone):
-    """The objective along one parameter, minimised over the others."""
+    """The objective along one parameter, minimized over the others."""
 
-    def __init__(self, problem, z, spread, params, name, log):
-        super().__init__(problem, z, spread, params, name, log)
+    def __init__(self, problem, z, covariance, params, name, log):
+        super().__init__(problem, z, covariance, params, name, log)
         p = problem
-        self.held = Problem(p.law, p.inputs, p.y, p.weights, p.objective, {**p.fixed, name: self.value})
+        self.held = Problem.of(p.law, p.inputs, p.y, p.weights, p.objective, {**p.fixed, name: self.value})
         self.others, self.z = np.array([k != name for k in p.free]), z
 
     def __call__(self, values):
         shift = np.log(values / self.value) if self.log else values - self.value
         held = self.held.with_data(fixed={self.name: values[:, None]})
         starts = [self.z + np.clip(shift, -50, 50)[:, None] * self.along, np.repeat(self.z[None], len(values), axis=0)]
-        ends = [descend(held, s[:, self.others]) for s in starts]
+        ends = [levenberg_marquardt(held, s[:, self.others]) for s in starts]
         best = np.where((ends[0].value <= ends[1].value)[:, None], ends[0].z, ends[1].z)
         objective = np.minimum(ends[0].value, ends[1].value)
-        # A neighbour's end is often the best start of all.
-        again = descend(held, best[np.maximum(np.arange(len(values)) - 1, 0)])
+        # A neighbor's end is often the best start of all.
+        again = levenberg_marquardt(held, best[np.maximum(np.arange(len(values)) - 1, 0)])
         return np.minimum(objective, again.value)
 
 

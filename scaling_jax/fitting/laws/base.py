@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.solver._evaluate import mixes_points, with_derivatives
+from scaling_jax.fitting.laws._evaluate import mixes_points, with_derivatives
 
 INF = np.inf
 
@@ -25,7 +25,7 @@ class Coordinate:
         along its logarithm; "plain": as it is.
       unit, shift: f(p, m) of the other parameters p and of the mean logarithms m of the inputs (m["N"], ...) and of
         y (m["y"]). E.g. A in A / N^alpha has the unit exp(alpha m["N"] + m["y"]): z is then the size of the term at
-        the centre of the data, free of alpha. They may use parameters without unit and shift, and those whose
+        the center of the data, free of alpha. They may use parameters without unit and shift, and those whose
         coordinates the law lists before.
       start: range of z from which starting points are drawn.
       spans: an input whose range of logarithms (around its mean) is added to `start` and `limits`.
@@ -54,16 +54,16 @@ class Law:
       bounds: natural bounds (lo, hi) of each parameter.
       coordinates: a `Coordinate` for each parameter.
       positive: whether every input must be positive (true of every law in `fitting.laws`).
-      may_be_constant: inputs that need not vary, such as the unique tokens U.
-      usual: ranges of parameters within which an optimum is preferred to a slightly lower one outside, where the
-        published constants mean something. An optimum outside is taken when there is none inside, and reported.
-      levels: parameters that y tends to where its terms vanish; they may be negative where y is (see `signed`).
-      a_loss: whether y is something that N and D make small, so that a frontier has a meaning.
-      guess: better starts: f(params (b, 1), inputs (n,), y (n,)) -> {name: (b,)} of some plain parameters given the
-        others, e.g. slopes by linear regression in logarithms.
+      constant_allowed: inputs that need not vary, such as the unique tokens U.
+      plausible_range: ranges of parameters within which an optimum is preferred to a slightly lower one outside, where
+        the published constants mean something. An optimum outside is taken when there is none inside, and reported.
+      asymptotes: parameters that y tends to where its terms vanish; they may be negative where y is (see `signed`).
+      lower_is_better: whether y is something that N and D make small, so that a frontier has a meaning.
+      initial_guess: better starts: f(params (b, 1), inputs (n,), y (n,)) -> {name: (b,)} of some plain parameters given
+        the others, e.g. slopes by linear regression in logarithms.
       canonical: params -> params of the same law with its interchangeable parts in order.
       custom: whether it is the user's own function, which a saved fit cannot carry.
-      optimum: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
+      optimal_N: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
       exponents: derived exponents, e.g. {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"])}, N* ~ C^a.
       from_nd: (N, D) -> the law's own inputs, where it takes others that follow from them (e.g. M = D / N).
       to_nd: the law's inputs -> (N, D), the inverse.
@@ -78,14 +78,14 @@ class Law:
     bounds: Mapping[str, tuple[float, float]]
     coordinates: Mapping[str, Coordinate]
     positive: bool = True
-    may_be_constant: tuple[str, ...] = ()
-    usual: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    levels: tuple[str, ...] = ()
-    a_loss: bool = True
-    guess: Callable | None = None
+    constant_allowed: tuple[str, ...] = ()
+    plausible_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    asymptotes: tuple[str, ...] = ()
+    lower_is_better: bool = True
+    initial_guess: Callable | None = None
     canonical: Callable | None = None
     custom: bool = False
-    optimum: Callable | None = None
+    optimal_N: Callable | None = None
     exponents: Mapping[str, Callable] = field(default_factory=dict)
     from_nd: Callable | None = None
     to_nd: Callable | None = None
@@ -107,8 +107,12 @@ class Law:
 
     @cached_property
     def signed(self):
-        """The same law for a y that takes both signs (a reward, a log-odds): its levels may be negative."""
-        return replace(self, bounds={**self.bounds, **{k: (-INF, INF) for k in self.levels}}) if self.levels else self
+        """The same law for a y that takes both signs (a reward, a log-odds): its asymptotes may be negative."""
+        return (
+            replace(self, bounds={**self.bounds, **{k: (-INF, INF) for k in self.asymptotes}})
+            if self.asymptotes
+            else self
+        )
 
     @cached_property
     def _value(self):

@@ -31,7 +31,7 @@ def _downstream(name, equation, gain, reference):
             "chance": Coordinate("linear"), "A": _term("alpha", "N"), "B": _term("beta", "D"),
             "alpha": EXPONENT, "beta": EXPONENT,
         },
-        optimum=_sum_optimum,
+        optimal_N=_sum_optimum,
         exponents=A_EXPONENT,
     )  # fmt: skip
 

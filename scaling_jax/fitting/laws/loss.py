@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
-from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centred, exp, power
+from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centered, exp, power
 
 EXPONENT = Coordinate("plain", start=(0.02, 1.5))
 EXPONENT_BOUNDS = (0.0, 10.0)
@@ -11,7 +11,7 @@ A_EXPONENT = {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"]), "b": lambda p
 
 
 def _sum_optimum(p, C):
-    """N that minimises A/N^alpha + B/D^beta on 6ND = C: Hoffmann et al. 2022, eq. 4."""
+    """N that minimizes A/N^alpha + B/D^beta on 6ND = C: Hoffmann et al. 2022, eq. 4."""
     s = p["alpha"] + p["beta"]
     scale = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / s)
     return scale * (C / 6.0) ** (p["beta"] / s)
@@ -36,7 +36,7 @@ kaplan = Law(
         "alpha_N": Coordinate("plain", start=(0.02, 0.6)),
         "alpha_D": Coordinate("plain", start=(0.02, 0.6)),
     },
-    optimum=lambda p, C: _sum_optimum(
+    optimal_N=lambda p, C: _sum_optimum(
         {
             "A": p["Nc"] ** (p["alpha_N"] / p["alpha_D"]),
             "B": p["Dc"],
@@ -54,30 +54,30 @@ kaplan = Law(
 chinchilla = Law(
     name="chinchilla",
     params=("E", "A", "B", "alpha", "beta"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^beta",
     reference="Hoffmann et al. 2022, arXiv:2203.15556, approach 3",
     function=lambda p, x: p["E"] + p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["beta"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": EXPONENT_BOUNDS, "beta": EXPONENT_BOUNDS},
     coordinates={
-        "E": LEVEL, "A": centred("alpha", "N"), "B": centred("beta", "D"), "alpha": EXPONENT, "beta": EXPONENT,
+        "E": LEVEL, "A": centered("alpha", "N"), "B": centered("beta", "D"), "alpha": EXPONENT, "beta": EXPONENT,
     },
-    optimum=_sum_optimum,
+    optimal_N=_sum_optimum,
     exponents=A_EXPONENT,
 )  # fmt: skip
 
 chinchilla_tied = Law(
     name="chinchilla_tied",
     params=("E", "A", "B", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("N", "D"),
     equation="L = E + A / N^alpha + B / D^alpha",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, sec. 3: alpha = beta",
     function=lambda p, x: p["E"] + p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["alpha"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": EXPONENT_BOUNDS},
-    coordinates={"E": LEVEL, "A": centred("alpha", "N"), "B": centred("alpha", "D"), "alpha": EXPONENT},
-    optimum=lambda p, C: _sum_optimum({**p, "beta": p["alpha"]}, C),
+    coordinates={"E": LEVEL, "A": centered("alpha", "N"), "B": centered("alpha", "D"), "alpha": EXPONENT},
+    optimal_N=lambda p, C: _sum_optimum({**p, "beta": p["alpha"]}, C),
     exponents={"a": lambda p: 0.5 + 0.0 * p["alpha"], "b": lambda p: 0.5 + 0.0 * p["alpha"]},
 )
 
@@ -92,7 +92,7 @@ def _outer(name, other, exponent):
 chinchilla_outer = Law(
     name="chinchilla_outer",
     params=("E", "A", "B", "alpha", "beta", "gamma"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("N", "D"),
     equation="L = E + (A / N^alpha + B / D^beta)^gamma",
     reference="Beck et al. 2025 (xLSTM Scaling Laws), arXiv:2510.02228",
@@ -106,7 +106,7 @@ chinchilla_outer = Law(
         "E": LEVEL, "A": _outer("A", "N", "alpha"), "B": _outer("B", "D", "beta"),
         "alpha": EXPONENT, "beta": EXPONENT, "gamma": Coordinate("log", start=(-1.5, 1.5), limits=(-4.6, 3.0)),
     },
-    optimum=_sum_optimum,
+    optimal_N=_sum_optimum,
     exponents=A_EXPONENT,
 )  # fmt: skip
 
@@ -131,7 +131,7 @@ def _data_constrained(p, x):
 data_constrained = Law(
     name="data_constrained",
     params=("E", "A", "B", "alpha", "beta", "R_D*", "R_N*"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("N", "D", "U"),
     equation="L = E + A / N'^alpha + B / D'^beta, D' = U (1 + R_D* (1 - exp(-R_D / R_D*))), N' likewise with R_N*",
     reference="Muennighoff et al. 2023, arXiv:2305.16264, eq. 5-6; U unique tokens, R_D = D/U - 1",
@@ -148,15 +148,15 @@ data_constrained = Law(
         "R_D*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
         "R_N*": Coordinate("log", start=(-1.0, 5.0), limits=(-7.0, 25.0)),
     },
-    may_be_constant=("U",),
+    constant_allowed=("U",),
     # The range Muennighoff et al. searched. Beyond it repeats count as new data, or excess parameters as useless.
-    usual={"R_D*": (0.0, 20.0), "R_N*": (0.0, 20.0)},
+    plausible_range={"R_D*": (0.0, 20.0), "R_N*": (0.0, 20.0)},
 )  # fmt: skip
 
 overtraining = Law(
     name="overtraining",
     params=("E", "a", "b", "eta"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("N", "M"),
     equation="L = E + (a M^eta + b M^-eta) C^-eta, C = 6 N^2 M, M = D/N",
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 4; eta is half of chinchilla_tied's alpha",
@@ -172,7 +172,7 @@ overtraining = Law(
         "b": Coordinate("linear", lambda p, m: exp(p["eta"] * 2.0 * (m["N"] + m["M"]) + m["y"])),
         "eta": Coordinate("plain", start=(0.01, 0.75)),
     },
-    optimum=lambda p, C: (C / 6.0 * (p["a"] / p["b"]) ** (1 / (2 * p["eta"]))) ** 0.5,
+    optimal_N=lambda p, C: (C / 6.0 * (p["a"] / p["b"]) ** (1 / (2 * p["eta"]))) ** 0.5,
     exponents={"a*": lambda p: 0.5 + 0.0 * p["eta"], "b*": lambda p: 0.5 + 0.0 * p["eta"]},
     from_nd=lambda x: {"N": x["N"], "M": x["D"] / x["N"]},
     to_nd=lambda x: (x["N"], x["N"] * x["M"]),
@@ -193,19 +193,19 @@ def _level(a, k):
     return lambda p, m: -p[a] * exp(p[k] * m["N"])
 
 
-def _exponent_at_centre(p, m):
-    """Exponent of D at the centre of N, and its slope in ln N there."""
+def _exponent_at_center(p, m):
+    """Exponent of D at the center of N, and its slope in ln N there."""
     a1 = p["a1"] * exp(p["alpha"] * m["N"])
     exponent = exp(a1 + p["b1"])
     return exponent, exponent * a1 * p["alpha"]
 
 
 def _slope_of_term(p, m):
-    return _box_cox("beta")(p, m) * _exponent_at_centre(p, m)[1] * m["D"]
+    return _box_cox("beta")(p, m) * _exponent_at_center(p, m)[1] * m["D"]
 
 
 def _level_of_term(p, m):
-    return _level("a2", "beta")(p, m) + _exponent_at_centre(p, m)[0] * m["D"] + m["y"]
+    return _level("a2", "beta")(p, m) + _exponent_at_center(p, m)[0] * m["D"] + m["y"]
 
 
 def _log_floor(p, m):
@@ -223,8 +223,8 @@ farseer = Law(
     function=_farseer,
     bounds={k: ANY for k in ("a1", "b1", "a2", "b2", "a3", "b3")}
     | {k: (-2.0, 2.0) for k in ("alpha", "beta", "gamma")},
-    # Each a N^k + b is moved as slope * ((N/centre)^k - 1) / k + level, which is smooth through k = 0; the term in D
-    # has its level and slope taken at the centre of D.
+    # Each a N^k + b is moved as slope * ((N/center)^k - 1) / k + level, which is smooth through k = 0; the term in D
+    # has its level and slope taken at the center of D.
     coordinates={
         "alpha": _CURVATURE, "beta": _CURVATURE, "gamma": _CURVATURE,
         "a1": Coordinate("plain", _box_cox("alpha"), start=(-1.0, 1.0), limits=(-20.0, 20.0)),

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
 from scaling_jax.fitting.laws.loss import EXPONENT, EXPONENT_BOUNDS
-from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centred, exp, power
+from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centered, exp, power
 
 shape = Law(
     name="shape",
     params=("E", "A", "B", "P", "T", "alpha", "beta", "gamma", "zeta"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("width", "depth", "N", "D"),
     equation="L = E + A / width^alpha + B / depth^beta + P / N^gamma + T / D^zeta",
     reference="McLeish et al. 2025 (Gemstones), arXiv:2502.06857, sec. 4.2",
@@ -20,15 +20,15 @@ shape = Law(
     + p["T"] * power(x["D"], -p["zeta"]),
     bounds={k: POSITIVE for k in "EABPT"} | {k: EXPONENT_BOUNDS for k in ("alpha", "beta", "gamma", "zeta")},
     coordinates={
-        "E": LEVEL, "A": centred("alpha", "width"), "B": centred("beta", "depth"), "P": centred("gamma", "N"),
-        "T": centred("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
+        "E": LEVEL, "A": centered("alpha", "width"), "B": centered("beta", "depth"), "P": centered("gamma", "N"),
+        "T": centered("zeta", "D"), "alpha": EXPONENT, "beta": EXPONENT, "gamma": EXPONENT, "zeta": EXPONENT,
     },
 )  # fmt: skip
 
 moe = Law(
     name="moe",
     params=("L0", "a", "b", "c", "d"),
-    levels=("L0",),
+    asymptotes=("L0",),
     inputs=("N", "E"),
     equation="L = L0 + exp(a ln N + b ln E + c ln N ln E + d)",
     reference="Clark et al. 2022, arXiv:2202.01169, eq. 1 (E experts, untransformed); theirs has no floor: L0 = 0",
@@ -70,7 +70,7 @@ def _hyperparameter(name, equation, reference):
             "alpha": Coordinate("plain", start=(-1.0, 1.0)),
             "beta": Coordinate("plain", start=(-1.0, 1.0)),
         },
-        a_loss=False,
+        lower_is_better=False,
     )
 
 

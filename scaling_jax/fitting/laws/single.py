@@ -24,8 +24,8 @@ exp, log, _logaddexp = (
 )
 
 
-def centred(exponent, of):
-    """Coordinate of A in A / of^exponent: the size of the term at the centre of the data."""
+def centered(exponent, of):
+    """Coordinate of A in A / of^exponent: the size of the term at the center of the data."""
     return Coordinate("linear", lambda p, m: exp(p[exponent] * m[of] + m["y"]))
 
 
@@ -40,25 +40,25 @@ power_law = Law(
     reference="Hestness et al. 2017, arXiv:1712.00409; alpha < 0 increases",
     function=lambda p, x: p["A"] * power(x["x"], -p["alpha"]),
     bounds={"A": POSITIVE, "alpha": (-20.0, 20.0)},
-    coordinates={"A": centred("alpha", "x"), "alpha": EXPONENT},
+    coordinates={"A": centered("alpha", "x"), "alpha": EXPONENT},
 )
 
 power_offset = Law(
     name="power_offset",
     params=("E", "A", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E + A / x^alpha",
     reference="Henighan et al. 2020, arXiv:2010.14701; alpha < 0 grows from the floor E",
     function=lambda p, x: p["E"] + p["A"] * power(x["x"], -p["alpha"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (-20.0, 20.0)},
-    coordinates={"E": LEVEL, "A": centred("alpha", "x"), "alpha": EXPONENT},
+    coordinates={"E": LEVEL, "A": centered("alpha", "x"), "alpha": EXPONENT},
 )
 
 power_shifted = Law(
     name="power_shifted",
     params=("E", "A", "x0", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E + A / (x + x0)^alpha",
     reference="Zhai et al. 2022, arXiv:2106.04560, eq. 1: flat below x0, a power law above it",
@@ -66,7 +66,7 @@ power_shifted = Law(
     bounds={"E": POSITIVE, "A": POSITIVE, "x0": POSITIVE, "alpha": (-20.0, 20.0)},
     coordinates={
         "E": LEVEL,
-        "A": centred("alpha", "x"),
+        "A": centered("alpha", "x"),
         "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-1.0, 0.5), spans="x", limits=(-12.0, 12.0)),
         "alpha": EXPONENT,
     },
@@ -74,27 +74,32 @@ power_shifted = Law(
 
 
 def _m4(p, x):
-    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, by Newton on the log-odds u of its place."""
+    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds u of its place."""
     gap, alpha = p["E0"] - p["E"], p["alpha"]
     target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
-    # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u:
-    # from the asymptote on the right side Newton's steps cannot overshoot.
+    # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u: steps from
+    # the asymptote on the right side cannot overshoot.
     asymptote = target / jnp.maximum(alpha, 1e-2)
     start = jnp.where(alpha < 1, jnp.maximum(target, asymptote), jnp.minimum(target, asymptote))
-    u = jnp.clip(start, -80.0, 80.0)
-    for step in range(9):
-        if step < 7:  # the last two steps, from the root, carry the first and second derivatives exactly
+    u = jax.lax.stop_gradient(jnp.clip(start, -80.0, 80.0))
+    for step in range(6):
+        up, down = jax.lax.logistic(u), jax.lax.logistic(-u)
+        newton = jnp.log(up) - alpha * jnp.log(down) - target
+        if step < 5:  # from the root, two steps with a slope held fixed carry its first and second derivatives exactly
+            slope = jax.lax.stop_gradient(jnp.maximum(down + alpha * up, 1e-12))
+        newton = newton / slope
+        if step < 4:  # Halley's
+            newton = newton / jnp.clip(1.0 + 0.5 * newton * (1.0 - alpha) * up * down / slope, 0.5, 2.0)
+        u = jnp.clip(u - newton, -80.0, 80.0)
+        if step < 4:
             u = jax.lax.stop_gradient(u)
-        below, above = -jnp.logaddexp(-u, 0.0), -jnp.logaddexp(u, 0.0)
-        slope = jnp.exp(above) + alpha * jnp.exp(below)
-        u = jnp.clip(u - (below - alpha * above - target) / jnp.maximum(slope, 1e-12), -80.0, 80.0)
     return p["E"] + gap * jax.lax.logistic(u)
 
 
 m4 = Law(
     name="m4",
     params=("E", "E0", "A", "c", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="|y - E| / |E0 - y|^alpha = A / x^c",
     reference="Alabdulmohsin et al. 2022, arXiv:2209.06640, M4: from chance level E0 to E, down or up",
@@ -165,14 +170,14 @@ def broken(breaks: int, signed: bool = False) -> Law:
     return Law(
         name=f"bnsl{breaks}" + ("_signed" if signed else ""),
         params=("a", "b", "c0", *each),
-        levels=() if signed else ("a",),
+        asymptotes=() if signed else ("a",),
         inputs=("x",),
         equation=f"y = a + b x^-c0 {factors}",
         reference="Caballero et al. 2022, arXiv:2210.14891, eq. 1" + ("" if signed else "; a, b, c0 >= 0"),
         function=lambda p, x: p["a"] + p["b"] * jnp.exp(log_shape(p, jnp.log(x["x"]))),
         bounds=bounds,
         coordinates=coordinates,
-        guess=slopes,
+        initial_guess=slopes,
         canonical=_breaks_in_order,
     )
 
@@ -188,13 +193,13 @@ def _breaks_in_order(p):
 saturating = Law(
     name="saturating",
     params=("E", "A", "alpha"),
-    levels=("E",),
+    asymptotes=("E",),
     inputs=("x",),
     equation="y = E - A / x^alpha",
     reference="accuracy that rises to a ceiling E: the complement of power_offset (Henighan et al. 2020)",
     function=lambda p, x: p["E"] - p["A"] * power(x["x"], -p["alpha"]),
     bounds={"E": POSITIVE, "A": POSITIVE, "alpha": (1e-5, 20.0)},
-    # Value and slope at the centre of x: smooth through y = c + s ln x, which alpha -> 0 leaves.
+    # Value and slope at the center of x: smooth through y = c + s ln x, which alpha -> 0 leaves.
     coordinates={
         "alpha": Coordinate("plain", start=(0.02, 2.0)),
         "A": Coordinate("linear", lambda p, m: exp(p["alpha"] * m["x"] + m["y"]) / p["alpha"]),
@@ -226,7 +231,7 @@ exponential = Law(
     reference="Gadre et al. 2024, arXiv:2403.08540, eq. 5: top-1 error from loss; k < 0 for accuracy",
     function=lambda p, x: p["eps"] - p["k"] * jnp.exp(-p["gamma"] * x["loss"]),
     bounds={"eps": ANY, "k": ANY, "gamma": POSITIVE},
-    # Value and slope at the centre of the losses: smooth through the straight line that gamma -> 0 leaves.
+    # Value and slope at the center of the losses: smooth through the straight line that gamma -> 0 leaves.
     coordinates={
         "gamma": Coordinate("log", lambda p, m: exp(-m["loss"]), start=(-4.0, 5.0), limits=(-9.0, 8.0)),
         "k": Coordinate("linear", lambda p, m: exp(m["y"] + p["gamma"] * exp(m["loss"]) - m["loss"]) / p["gamma"]),

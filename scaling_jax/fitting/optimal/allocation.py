@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scaling_jax.fitting.data import number
+from scaling_jax.fitting.data import check_positive
 from scaling_jax.fitting.errors import FitError
 
 COARSE, FINE = 400, 33  # sizes tried over the whole range, and in each closer look around the best
@@ -11,7 +11,7 @@ TINY, HUGE = 1e-3, 1e45  # tokens between which the affordable number is searche
 
 def has_closed_form(law, cost=None, max_N=None, max_D=None, allowed=None, maximize=False):
     """Whether the law has a formula for N* under exactly this question."""
-    return law.optimum is not None and cost is max_N is max_D is allowed is None and not maximize
+    return law.optimal_N is not None and cost is max_N is max_D is allowed is None and not maximize
 
 
 def best_sizes(
@@ -28,18 +28,20 @@ def best_sizes(
       allowed: allowed(N, D) -> bool, for any other constraint.
       inputs: values, or functions of (N, D), of further inputs of the law.
       maximize: the law describes something to be made large.
-      middle: (N, D) at the centre of the data: of several minima those near its balanced growth are meant.
+      middle: (N, D) at the center of the data: of several minima those near its balanced growth are meant.
     Returns:
       N, D, value, each (s, c), and whether the best lies at the edge of what was searched, (s, c).
     """
     if has_closed_form(law, cost, max_N, max_D, allowed, maximize):
         with np.errstate(all="ignore"):
-            N = law.optimum({k: v[:, None] for k, v in params.items()}, C[None])
+            N = law.optimal_N({k: v[:, None] for k, v in params.items()}, C[None])
             D = C / (6.0 * N)
         columns = law_columns(law, N, D, inputs)
         value = law({k: v[:, None] for k, v in params.items()}, columns)
         return N, D, value, ~(np.isfinite(N) & (N > 0) & (D > 0))
-    max_N, max_D = (None if v is None else number(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D)))
+    max_N, max_D = (
+        None if v is None else check_positive(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D))
+    )
     if not (allowed is None or callable(allowed)):
         raise FitError(f"allowed={allowed!r} must be a function, e.g. lambda N, D: 16 * N < 8e10.")
     if not len(C):
@@ -65,7 +67,7 @@ class _Budget:
     """How many tokens a budget buys at each size."""
 
     def __init__(self, cost, max_D):
-        self.cost = None if cost is None else _vectorised(cost)
+        self.cost = None if cost is None else _vectorized(cost)
         self.max_D = np.inf if max_D is None else float(max_D)
 
     def tokens(self, N, C):
@@ -95,7 +97,7 @@ class _Budget:
         return np.where(affordable, np.exp(low), 0.0)
 
 
-def _vectorised(cost):
+def _vectorized(cost):
     """A cost as a function of arrays, whatever it was written for."""
     if not callable(cost):
         raise FitError(f"cost={cost!r} must be a function, e.g. lambda N, D: 6 * N * D.")
@@ -156,14 +158,14 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign, middle):
         raise FitError(f"C={C:g} buys nothing that the constraints allow; raise C or relax max_N, max_D or allowed.")
     near = None if middle is None else _balanced(grid, budget.tokens(np.exp(grid), C), *middle)
     best, edge = _best_inside(found, max_N is not None or allowed is not None, near)
-    centre, width = np.full(s, grid[best]), grid[1] - grid[0]
-    centre, width = _closer(look, centre, width, top, 2, slice(None))
-    centre, smooth = _vertex(look, centre, top)
+    center, width = np.full(s, grid[best]), grid[1] - grid[0]
+    center, width = _closer(look, center, width, top, 2, slice(None))
+    center, smooth = _vertex(look, center, top)
     rest = np.flatnonzero(~smooth)
     if len(rest):  # a minimum at a cap or a kink is only found by comparing
-        centre[rest], _ = _closer(look, centre[rest], width, top, 7, rest)
-    N = np.exp(centre) if max_N is None else np.minimum(np.exp(centre), max_N)
-    return N, budget.tokens(N, C), sign * look(centre[:, None])[:, 0], edge
+        center[rest], _ = _closer(look, center[rest], width, top, 7, rest)
+    N = np.exp(center) if max_N is None else np.minimum(np.exp(center), max_N)
+    return N, budget.tokens(N, C), sign * look(center[:, None])[:, 0], edge
 
 
 def _balanced(log_n, D, N_middle, D_middle):
@@ -198,22 +200,22 @@ def _best_inside(found, capped, away=None):
     return np.argmin(np.where(inside | ~some[:, None], found, np.inf), axis=1), ~some
 
 
-def _closer(look, centre, width, top, times, who):
-    """Minima around `centre`, each look `FINE` sizes wide and (FINE - 1) / 2 times closer than the last."""
+def _closer(look, center, width, top, times, who):
+    """Minima around `center`, each look `FINE` sizes wide and (FINE - 1) / 2 times closer than the last."""
     for _ in range(times):
-        log_n = np.clip(centre[:, None] + np.linspace(-width, width, FINE), 0.0, top)
+        log_n = np.clip(center[:, None] + np.linspace(-width, width, FINE), 0.0, top)
         best = np.argmin(look(log_n, who), axis=1)
-        centre, width = np.take_along_axis(log_n, best[:, None], 1)[:, 0], 2 * width / (FINE - 1)
-    return centre, width
+        center, width = np.take_along_axis(log_n, best[:, None], 1)[:, 0], 2 * width / (FINE - 1)
+    return center, width
 
 
-def _vertex(look, centre, top, step=2e-3):
+def _vertex(look, center, top, step=2e-3):
     """Minima refined by a quartic through five points: comparing values cannot see closer than 1e-8.
 
     Returns:
       (s,) minima, and where the objective is smooth enough for it.
     """
-    f = look(np.clip(centre[:, None] + step * np.arange(-2, 3), 0.0, top))
+    f = look(np.clip(center[:, None] + step * np.arange(-2, 3), 0.0, top))
     here = f[:, 2]
     f = f - f[:, 2:3]
     with np.errstate(all="ignore"):
@@ -222,7 +224,20 @@ def _vertex(look, centre, top, step=2e-3):
         third = (-f[:, 0] + 2 * f[:, 1] - 2 * f[:, 3] + f[:, 4]) / (2 * step**3)
         move = -slope / bend
         move = -slope / (bend + 0.5 * third * move)
-    moved = np.clip(np.where(np.abs(move) < step, centre + np.nan_to_num(move), centre), 0.0, top)
+    moved = np.clip(np.where(np.abs(move) < step, center + np.nan_to_num(move), center), 0.0, top)
     smooth = np.isfinite(f).all(axis=1) & (bend > 0) & (np.abs(move) < step)
     smooth &= look(moved[:, None])[:, 0] <= here + 1e-13 * np.abs(here)
-    return np.where(smooth, moved, centre), smooth
+    return np.where(smooth, moved, center), smooth
+
+
+def tokens(N, C, cost=None, max_D=None):
+    """Tokens that budgets C buy at sizes N, at most `max_D`: C / (6 N), or the D at which cost(N, D) = C.
+
+    Args:
+      N, C: (c,) sizes and budgets.
+      cost, max_D: as in `best_sizes`.
+    Returns:
+      (c,)
+    """
+    budget = _Budget(cost, max_D)
+    return np.array([budget.tokens(np.array([n]), c)[0] for n, c in zip(N, C)])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import number
+from scaling_jax.fitting.data import check_positive
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.fitted import Fit
+from scaling_jax.fitting.fit import Fit, fit
+from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.optimal.allocation import best_sizes
 from scaling_jax.fitting.optimal.envelope import Envelope, envelope
 from scaling_jax.fitting.optimal.frontier import middle_of
-from scaling_jax.fitting.optimal.isoflop import IsoFlop, isoflop
+from scaling_jax.fitting.optimal.isoflop import isoflop
+from scaling_jax.fitting.optimal.isoflop_result import IsoFlop
 from scaling_jax.fitting.optimal.sweeps import as_columns
 from scaling_jax.text import short, table
 
@@ -54,10 +57,10 @@ class Approaches:
     envelope: Envelope | None
     isoflop: IsoFlop | None
     parabola: IsoFlop | None
-    fit: object
+    fit: Fit | None
 
     @property
-    def spread(self) -> float:
+    def size_ratio(self) -> float:
         """Largest over smallest N* at the target; nan where no approach has one."""
         sizes = [self.estimates[name].N for name in self._sized]
         return max(sizes) / min(sizes) if sizes else float("nan")
@@ -75,7 +78,7 @@ class Approaches:
             low, high = (f(self._sized, key=lambda k: self.estimates[k].N) for f in (min, max))
             out.append(
                 f"at C = {self.target:.3g} N* is between {short(self.estimates[low].N)} ({LABELS[low]}) and "
-                f"{short(self.estimates[high].N)} ({LABELS[high]}): {_times(self.spread)} apart"
+                f"{short(self.estimates[high].N)} ({LABELS[high]}): {_times(self.size_ratio)} apart"
             )
         for one, other in itertools.combinations(self.estimates, 2):
             (low1, high1), (low2, high2) = self.estimates[one].interval, self.estimates[other].interval
@@ -135,12 +138,10 @@ def approaches(
     Raises:
       FitError: values that are not finite and positive, an unknown law, or no approach works.
     """
-    from scaling_jax.fitting.fit import fit
-
     data = as_columns(N=N, D=D, C=C, loss=loss)
     given = law if isinstance(law, Fit) else None
     law = None if given else find_law(law)
-    target = 10 * float(data["C"].max()) if target is None else number(target, "target", "1e22")
+    target = 10 * float(data["C"].max()) if target is None else check_positive(target, "target", "1e22")
     columns = (data["N"], data["D"], data["C"], data["loss"])
     grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
     attempts = {
@@ -199,7 +200,7 @@ def _by_points(found: Envelope | IsoFlop, target: float) -> Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class CrossCheck:
-    """IsoFLOP optima beside the parametric law on the same runs. Made by `IsoFlop.cross_check`.
+    """IsoFLOP optima beside the parametric law on the same runs. Made by `cross_check`.
 
     Attributes:
       fit: the `Fit` of the law.
@@ -208,16 +209,14 @@ class CrossCheck:
       warnings: sentences where they disagree by more than they are sure; empty when they agree.
     """
 
-    fit: object
+    fit: Fit
     a: tuple[float, float]
     ratio: np.ndarray
     warnings: list[str]
 
 
-def cross_check(result: IsoFlop, law="chinchilla", **options) -> CrossCheck:
+def cross_check(result: IsoFlop, law: str | Law = "chinchilla", **options: Any) -> CrossCheck:
     """Fits `law` to the points of the sweeps and compares; options go to `fitting.fit`."""
-    from scaling_jax.fitting.fit import fit
-
     columns = {k: np.concatenate([getattr(s, k) for s in result.sweeps]) for k in ("N", "D", "loss")}
     fitted = fit(law, {"N": columns["N"], "D": columns["D"]}, columns["loss"], **options)
     ratio = result.optima.N / fitted.frontier(result.optima.C).N

@@ -1,4 +1,4 @@
-"""Where the next runs teach most: optimal design from the slopes of the fitted law."""
+"""Where the next runs teach most: optimal design from the jacobian of the fitted law."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import dataclasses
 
 import numpy as np
 
-from scaling_jax.fitting.data import number, positive, whole
+from scaling_jax.fitting.data import check_all_positive, check_int, check_positive
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.inference.linearized import linearise
+from scaling_jax.fitting.inference.covariance import gradient_by_z
+from scaling_jax.fitting.solution import Solution
 from scaling_jax.text import short, table
 
 CRITERIA = ("frontier", "parameters")
@@ -22,7 +23,7 @@ class Design:
       runs: record array `.N .D .C` and `.stderr`, the expected standard error of ln N*(target) after this run and
         those before it.
       before: that standard error now.
-      target: the compute it refers to. criterion: what was optimised.
+      target: the compute it refers to. criterion: what was optimized.
     """
 
     runs: np.recarray
@@ -66,22 +67,24 @@ def next_runs(
     of_nd = fit.law.from_nd or dict  # the law's own inputs
     if set(fit.law.inputs) != {"N", "D"} and fit.law.from_nd is None:
         raise FitError(f"{fit.law.name} takes {', '.join(fit.law.inputs)}: next runs are planned over N and D")
-    fit._need_data("next_runs")
-    number(budget, "budget", "1e20"), whole(runs, "runs", 1)
-    target = 10 * fit.ranges["C"][1] if target is None else number(target, "target", "1e22")
-    seen = fit.law.nd(fit.data)
+    data, _, _ = fit.observed("next_runs")
+    check_positive(budget, "budget", "1e20"), check_int(runs, "runs", 1)
+    target = 10 * fit.ranges["C"][1] if target is None else check_positive(target, "target", "1e22")
+    seen = fit.law.nd(data)
     grid_n, grid_d = (_choices(values, column, k) for values, column, k in zip((N, D), seen, "ND"))
     n, d = (x.ravel() for x in np.meshgrid(grid_n, grid_d, indexing="ij"))
     cost = 6 * n * d
-    linear = linearise(fit)
+    linear = fit.linearized
     candidates = linear.problem.with_data(of_nd({"N": n, "D": d}), np.ones(n.size), np.ones(n.size))
-    slopes = candidates.residuals_and_slopes(linear.z[None])[1][0].T
-    unit = np.maximum(np.linalg.norm(linear.slopes, axis=0), 1e-300)  # every parameter in units of its own information
-    slopes, known = slopes / unit, linear.slopes / unit
-    gradient = _frontier_gradient(fit, linear, target) / unit
+    jacobian = candidates.residuals_and_jacobian(linear.z[None])[1][0].T
+    unit = np.maximum(
+        np.linalg.norm(linear.jacobian, axis=0), 1e-300
+    )  # every parameter in units of its own information
+    jacobian, known = jacobian / unit, linear.jacobian / unit
+    gradient = _frontier_gradient(fit, target) / unit
     inverse = np.linalg.pinv(known.T @ known, rcond=1e-12, hermitian=True)
     # Few large runs or many small ones: both are tried, the better is kept.
-    plans = [_greedy(slopes, cost, gradient, inverse, budget, count, criterion) for count in range(1, runs + 1)]
+    plans = [_greedy(jacobian, cost, gradient, inverse, budget, count, criterion) for count in range(1, runs + 1)]
     plans = [plan for plan in plans if plan[0]]
     if not plans:
         raise FitError(
@@ -96,7 +99,7 @@ def next_runs(
     )
 
 
-def _greedy(slopes, cost, gradient, inverse, budget, count, criterion):
+def _greedy(jacobian, cost, gradient, inverse, budget, count, criterion):
     """`count` runs of about equal cost.
 
     Returns:
@@ -107,8 +110,8 @@ def _greedy(slopes, cost, gradient, inverse, budget, count, criterion):
         affordable = cost <= left / (count - len(chosen))
         if not affordable.any():
             break
-        pulled = slopes @ inverse
-        gain = np.einsum("ij,ij->i", pulled, slopes)  # variance of each candidate's prediction
+        pulled = jacobian @ inverse
+        gain = np.einsum("ij,ij->i", pulled, jacobian)  # variance of each candidate's prediction
         reduction = (pulled @ gradient) ** 2 / (1 + gain)
         best = int(np.argmax(np.where(affordable, gain if criterion == "parameters" else reduction, -np.inf)))
         inverse = inverse - np.outer(pulled[best], pulled[best]) / (1 + gain[best])
@@ -121,20 +124,15 @@ def _greedy(slopes, cost, gradient, inverse, budget, count, criterion):
 def _choices(values, seen, name) -> np.ndarray:
     if values is None:
         return np.geomspace(np.min(seen) / 3, np.max(seen) * 3, 25)
-    return np.atleast_1d(positive(values, name))
+    return np.atleast_1d(check_all_positive(values, name))
 
 
-def _frontier_gradient(fit, linear, target: float) -> np.ndarray:
+def _frontier_gradient(fit: Solution, target: float) -> np.ndarray:
     """(p,) derivatives of ln N*(target) by the solver's coordinates, by central differences of the closed form."""
-    if fit.law.optimum is None:
+    optimal_N = fit.law.optimal_N
+    if optimal_N is None:
         raise FitError(
             f"{fit.law.name} has no closed-form frontier to plan for; use criterion='parameters' with chinchilla"
         )
-    step = 1e-5
-    out = np.empty(linear.z.size)
-    for i in range(linear.z.size):
-        move = np.zeros(linear.z.size)
-        move[i] = step
-        up, down = (np.log(fit.law.optimum(linear.natural(sign * move), target)) for sign in (1, -1))
-        out[i] = (float(up) - float(down)) / (2 * step)
-    return out
+    problem, z = fit.solved("next_runs")
+    return gradient_by_z(problem, z, lambda params: np.log(optimal_N(params, target)))

@@ -3,43 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import check_level, positive, whole
+from scaling_jax.fitting.data import check_int, check_level
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.optimal.isoflop import PowerLaw, power_law
+from scaling_jax.fitting.optimal.power_law import Allocation, power_law
 from scaling_jax.fitting.optimal.sweeps import as_columns
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Envelope:
+class Envelope(Allocation):
     """The compute-efficient runs: N* ~ C^a and D* ~ C^b through the lower hull. Made by `envelope`.
 
-    Attributes:
-      optima: record array `.C .N .D .loss` of the runs on the hull, in order of C.
-      index: their positions in the arrays that were passed in.
-      N_law, D_law: power laws through them.
-      samples: (resamples, 2) exponents a, b of hulls of resampled runs.
-      warnings: what makes the exponents less sure than they look.
+    Attributes beside those of `Allocation`:
+      index: positions of the optima in the arrays that were passed in.
     """
 
-    optima: np.recarray
     index: np.ndarray
-    N_law: PowerLaw
-    D_law: PowerLaw
-    samples: np.ndarray
-    warnings: list[str]
-
-    @property
-    def a(self) -> float:
-        """Exponent of N* ~ C^a."""
-        return self.N_law.exponent
-
-    @property
-    def b(self) -> float:
-        """Exponent of D* ~ C^b."""
-        return self.D_law.exponent
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[float, float]]:
         """Percentiles of the exponents over pairs-bootstrap resamples of the runs; nan without resamples."""
@@ -49,28 +32,21 @@ class Envelope:
         low, high = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
         return {k: (float(low[i]), float(high[i])) for i, k in enumerate("ab")}
 
-    def frontier(self, C) -> np.recarray:
-        """N*(C) and D*(C) of the power laws, as a record array with `.C .N .D`."""
-        C = np.atleast_1d(positive(C, "C"))
-        return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], names="C,N,D")
-
     def __repr__(self) -> str:
-        interval = self.interval()
         lines = [
             f"Envelope: {self.optima.size} runs on the lower hull",
-            f"  a = {self.a:.4f} [{interval['a'][0]:.4f}, {interval['a'][1]:.4f}]   "
-            f"b = {self.b:.4f} [{interval['b'][0]:.4f}, {interval['b'][1]:.4f}]   (95%)",
+            *self._exponent_lines(),
             f"  {'C':>10} {'N':>10} {'D':>10} {'loss':>8}",
         ]
         lines += [f"  {o.C:10.3g} {o.N:10.4g} {o.D:10.4g} {o.loss:8.4f}" for o in self.optima]
         return "\n".join(lines + [f"  ! {warning}" for warning in self.warnings])
 
 
-def envelope(N, D, C, loss, *, resamples: int = 200, seed: int = 0) -> Envelope:
+def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: int = 0) -> Envelope:
     """Approach 1 of Hoffmann et al. 2022, on the lower convex hull of (ln C, ln loss).
 
     The hull, not the pointwise minimum: ln L*(ln C) is convex for every law with an irreducible loss, and a run
-    above the hull is beaten by a mixture of its neighbours. The hull ends at the lowest loss.
+    above the hull is beaten by a mixture of its neighbors. The hull ends at the lowest loss.
 
     Args:
       N, D, C, loss: (n,) parameters, tokens, FLOPs and loss: final losses, or points of training curves.
@@ -87,9 +63,9 @@ def envelope(N, D, C, loss, *, resamples: int = 200, seed: int = 0) -> Envelope:
             f"{index.size} of {x.size} runs are on the lower hull of loss against C and exponents need two: "
             "no more expensive run has a lower loss than the cheapest good one"
         )
-    rng = np.random.default_rng(whole(seed, "seed"))
+    rng = np.random.default_rng(check_int(seed, "seed"))
     samples = []
-    for _ in range(whole(resamples, "resamples")):
+    for _ in range(check_int(resamples, "resamples")):
         chosen = rng.integers(x.size, size=x.size)
         hull = chosen[_lower_hull(x[chosen], y[chosen])]
         if hull.size >= 2:
@@ -122,7 +98,7 @@ def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array(hull)
 
 
-def _warnings(optima, data):
+def _warnings(optima: np.recarray, data: Mapping[str, np.ndarray]) -> Iterator[str]:
     if optima.size < 5:
         yield f"only {optima.size} runs are on the hull: exponents from so few are a rough guide"
     decades = np.log10(optima.C[-1] / optima.C[0])

@@ -1,13 +1,17 @@
 """The compute-optimal frontier: for each budget, the N and D that a law says are best."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import check_level, number, positive
+from scaling_jax.fitting.data import check_all_positive, check_level, check_positive
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.optimal.allocation import best_sizes, has_closed_form
+from scaling_jax.fitting.solution import IntervalOf, Solution
 
 FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which an answer is called nonsense
 
@@ -55,10 +59,19 @@ class Frontier:
         return "\n".join(lines + [f"  ! {w}" for w in self.warnings])
 
 
-def frontier(fit, C, level=None, *, cost=None, inputs=None, **options):
+def frontier(
+    fit: Solution,
+    C: Any,
+    level: float | None,
+    interval_of: IntervalOf,
+    *,
+    cost: Callable[[Any, Any], Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Frontier:
     """The `Frontier` of a fit: see `Fit.frontier` for the arguments."""
     budgets = _budgets(fit.law, C, inputs)
-    shape, flat, log_loss = budgets.shape, budgets.ravel(), fit.objective.log
+    shape, flat, log_loss = budgets.shape, budgets.ravel(), fit.objective is not None and fit.objective.log
 
     middle = middle_of(fit.ranges)
 
@@ -74,7 +87,7 @@ def frontier(fit, C, level=None, *, cost=None, inputs=None, **options):
     interval = None
     if level is not None:
         check_level(level)
-        ends = fit.interval_of(in_logs, level)
+        ends = interval_of(in_logs, level)
         with np.errstate(over="ignore"):
             ends = [np.exp(ends[:, k]) if k < 2 or log_loss else ends[:, k] for k in range(3)]
         interval = {k: tuple(v.reshape(2, *shape)) for k, v in zip(("N", "D", "loss"), ends)}
@@ -108,7 +121,7 @@ def _warnings(fit, budgets, N, D, edge):
 
 
 def middle_of(ranges):
-    """(N, D) at the centre of the data, in logarithms; None where the law has no compute."""
+    """(N, D) at the center of the data, in logarithms; None where the law has no compute."""
     if "C" not in ranges or "N" not in ranges:
         return None
     N, C = (float(np.sqrt(low) * np.sqrt(high)) for low, high in (ranges["N"], ranges["C"]))
@@ -125,13 +138,13 @@ def _budgets(law, C, inputs):
                 f"inputs: {law.name!r} reads {', '.join(law.inputs)}, and its frontier chooses N and D; not {k}."
             )
         if not callable(v):
-            number(v, f"inputs[{k!r}]", "1e11, or a function of (N, D)")
+            check_positive(v, f"inputs[{k!r}]", "1e11, or a function of (N, D)")
     missing = [k for k in law.inputs if k not in {"N", "D", *(inputs or {})}] if law.from_nd is None else []
-    if missing or not law.a_loss:
-        of_nd = {"N", "D"} & set(law.inputs) and law.a_loss
+    if missing or not law.lower_is_better:
+        of_nd = {"N", "D"} & set(law.inputs) and law.lower_is_better
         way = f'give inputs={{"{missing[0]}": ...}}' if of_nd else "fit a law of a loss in N and D"
         raise FitError(f"{law.name!r} of {', '.join(law.inputs)} has no frontier of N and D as asked: {way}.")
-    return positive(C, "C")
+    return check_all_positive(C, "C")
 
 
 def _beyond(ranges, N, D):

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
-from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.optimal.isoflop import IsoFlop, isoflop
+from scaling_jax.fitting.optimal.isoflop_result import IsoFlop
 from scaling_jax.fitting.optimal.sweeps import merge_close
 
 # A parabola over sweeps wider than this in N (largest over smallest) is not local any more: on a noise-free
 # Chinchilla surface a span of 64 moves D* by 3%, on an asymmetric one by 14% (Open-Athena 2026).
 WIDE = 30.0
-# The optimum's distance from the sweep's middle, in half-widths (of ln N), from which it is off centre.
+# The optimum's distance from the sweep's middle, in half-widths (of ln N), from which it is off center.
 OFF_CENTRE = 0.5
 
 
-def warnings(result: IsoFlop) -> list[str]:
+def warnings(result: IsoFlop, local: IsoFlop | None) -> list[str]:
     """All sentences about an `IsoFlop`; empty when there is nothing to say."""
     return [
         *_about_points(result),
         *_about_edges(result),
         *_about_dips(result),
         *_about_shape(result),
-        *_about_parabola(result),
+        *_about_polynomial(result, local),
         *_about_scatter(result),
     ]
 
 
-def _about_points(result):
+def _about_points(result: IsoFlop) -> Iterator[str]:
     if result.left_out:
         yield f"{result.left_out} points are near none of the given budgets and were left out"
     if result.merged:
@@ -47,7 +47,7 @@ def _about_points(result):
         yield f"only {result.optima.size} budgets have an optimum: exponents from so few are a rough guide"
 
 
-def _about_edges(result):
+def _about_edges(result: IsoFlop) -> Iterator[str]:
     alike = {}
     for budget, why in result.dropped:  # the number of each is in parentheses
         alike.setdefault(re.sub(r" \([^)]*\)", "", why), []).append((budget, why))
@@ -75,7 +75,7 @@ def _about_edges(result):
             )
 
 
-def _about_dips(result):
+def _about_dips(result: IsoFlop) -> Iterator[str]:
     """An interpolant follows noise: with several dips in a sweep it is noise that picks the lowest."""
     if result.method != "akima":
         return
@@ -91,12 +91,12 @@ def _about_dips(result):
         )
 
 
-def _about_shape(result):
+def _about_shape(result: IsoFlop) -> Iterator[str]:
     positions = _positions(result)
     off = [s for s, u in positions if OFF_CENTRE < abs(u) <= 1]
     if off:
         yield (
-            f"{_of(off, result)} {_are(off)} swept off centre ({_budgets(off)}): the optimum is in the outer half of "
+            f"{_of(off, result)} {_are(off)} swept off center ({_budgets(off)}): the optimum is in the outer half of "
             "the sizes tried" + ("" if result.method == "akima" else ", which biases a polynomial")
         )
     # Sizes tried relative to the optimum: a trend over budgets turns into a bias of the exponent.
@@ -117,16 +117,11 @@ def _about_shape(result):
             )
 
 
-def _about_parabola(result):
+def _about_polynomial(result: IsoFlop, local: IsoFlop | None) -> Iterator[str]:
     """A polynomial over whole sweeps beside the local interpolation of the same points."""
     if result.method == "akima":
         return
-    columns = {k: np.concatenate([getattr(s, k) for s in result.sweeps]) for k in ("N", "D", "loss")}
-    budgets = np.concatenate([np.full(s.N.size, s.C) for s in result.sweeps])
-    noise = result.noise if result.noise > 0 else None
-    try:
-        local = isoflop(columns["N"], columns["D"], budgets, columns["loss"], noise=noise)
-    except FitError:
+    if local is None:
         yield (
             f"local interpolation finds no optimum to check the {result.method} against: "
             "the sweeps do not enclose the optimum"
@@ -144,8 +139,8 @@ def _about_parabola(result):
         )
 
 
-def _about_scatter(result):
-    scatter = float(np.max(result._widening))
+def _about_scatter(result: IsoFlop) -> Iterator[str]:
+    scatter = float(np.max(result.widening))
     # Below a noise of 1e-5 the losses are computed, not measured, and any bend of the method exceeds it.
     if scatter > 2 and result.optima.size > 3 and result.noise > 1e-5:
         yield (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling_jax.fitting.data import column, number
+from scaling_jax.fitting.data import as_column, check_positive, require_ordinary
 from scaling_jax.fitting.errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
@@ -49,7 +49,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
     """
     out = {}
     for name, values in columns.items():
-        array = column([values] if np.isscalar(values) else values, name)
+        array = as_column([values] if np.isscalar(values) else values, name)
         bad = ~(np.isfinite(array) & (array > 0))
         if bad.any():
             first = int(np.argmax(bad))
@@ -57,6 +57,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
                 f"{name}[{first}] is {array[first]}: N, D, C and loss must be finite and positive here; "
                 f"drop such rows first ({int(bad.sum())} of {array.size})"
             )
+        require_ordinary(array, name)
         out[name] = array
     sizes = {name: array.size for name, array in out.items()}
     if len(set(sizes.values())) > 1:
@@ -83,7 +84,7 @@ def find_sweeps(N, D, C, loss, budgets=None, tolerance: float | None = None) -> 
     """
     columns = as_columns(N=N, D=D, C=C, loss=loss)
     if tolerance is not None:
-        number(tolerance, "tolerance", "0.1")
+        check_positive(tolerance, "tolerance", "0.1")
     log_c = np.log(columns["C"])
     if budgets is None:
         width = np.log1p(0.1 if tolerance is None else tolerance)
@@ -144,7 +145,7 @@ def in_window(sweep: Sweep, window: int | None) -> Sweep:
 
 
 def log_noise(sweeps: Sequence[Sweep]) -> float:
-    """Standard deviation of ln loss about a parabola through every four neighbours, pooled over sweeps.
+    """Standard deviation of ln loss about a parabola through every four neighbors, pooled over sweeps.
 
     Four points leave one degree of freedom beside a parabola; the median keeps kinks and outliers from counting.
     nan when no sweep has four distinct sizes.
@@ -153,8 +154,8 @@ def log_noise(sweeps: Sequence[Sweep]) -> float:
     for sweep in sweeps:
         x, y = merge_close(np.log(sweep.N), np.log(sweep.loss))
         for i in range(x.size - 3):
-            centred = (x[i : i + 4] - x[i : i + 4].mean()) / (x[i + 3] - x[i])
-            basis, _ = np.linalg.qr(np.vander(centred, 3), mode="complete")
+            centered = (x[i : i + 4] - x[i : i + 4].mean()) / (x[i + 3] - x[i])
+            basis, _ = np.linalg.qr(np.vander(centered, 3), mode="complete")
             residuals.append(basis[:, 3] @ y[i : i + 4])
     if not residuals:
         return float("nan")
@@ -186,20 +187,20 @@ def minimum(method: str, x: np.ndarray, Y: np.ndarray) -> tuple[np.ndarray, np.n
             return np.full(Y.shape[1], np.nan), np.full(Y.shape[1], np.nan)
         x_star, y_star = _interpolated_minimum(x, log_y)
         return x_star, np.exp(y_star)
-    centre = x.mean()
+    center = x.mean()
     if np.unique(x).size < MIN_POINTS[method]:
         return np.full(Y.shape[1], np.nan), np.full(Y.shape[1], np.nan)
     if method == "parabola":
-        c2, c1, c0 = np.polyfit(x - centre, Y, 2)
+        c2, c1, c0 = np.polyfit(x - center, Y, 2)
         with np.errstate(divide="ignore", invalid="ignore"):
             at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
-        return at + centre, c0 + at * (c1 + at * c2)
-    c3, c2, c1, c0 = np.polyfit(x - centre, Y, 3)
+        return at + center, c0 + at * (c1 + at * c2)
+    c3, c2, c1, c0 = np.polyfit(x - center, Y, 3)
     with np.errstate(divide="ignore", invalid="ignore"):
         root = np.sqrt(c2**2 - 3 * c3 * c1)
         at = c1 / (-c2 - root)  # of the two stationary points the one where the curve bends up
-    at = np.where((at + centre > x.min()) & (at + centre < x.max()), at, np.nan)
-    return at + centre, c0 + at * (c1 + at * (c2 + at * c3))
+    at = np.where((at + center > x.min()) & (at + center < x.max()), at, np.nan)
+    return at + center, c0 + at * (c1 + at * (c2 + at * c3))
 
 
 def tokens_at(sweep: Sweep, log_n: np.ndarray) -> np.ndarray:
@@ -208,12 +209,18 @@ def tokens_at(sweep: Sweep, log_n: np.ndarray) -> np.ndarray:
 
 
 def curve(method: str, sweep: Sweep, N: np.ndarray) -> np.ndarray:
-    """The loss that `method` draws through a sweep at sizes N (nan outside the sweep for akima)."""
+    """The loss that `method` draws through a sweep at sizes N; nan outside the sweep for akima.
+
+    nan everywhere where the sweep has fewer sizes than the method needs, e.g. one run alone at its budget.
+    """
     x = np.log(sweep.N)
+    merged, log_loss = merge_close(x, np.log(sweep.loss))
+    if merged.size < MIN_POINTS[method]:
+        return np.full(np.shape(N), np.nan)
     if method == "akima":
         from scipy.interpolate import Akima1DInterpolator
 
-        return np.exp(Akima1DInterpolator(*merge_close(x, np.log(sweep.loss)))(np.log(N)))
+        return np.exp(Akima1DInterpolator(merged, log_loss)(np.log(N)))
     degree = {"parabola": 2, "cubic": 3}[method]
     return np.polyval(np.polyfit(x - x.mean(), sweep.loss, degree), np.log(N) - x.mean())
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from scaling_jax.fitting.solver._lad import lad_gradient, lad_polish
-from scaling_jax.fitting.solver._levenberg_marquardt import descend
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._newton import derivatives, polish, relative
 from scaling_jax.fitting.solver._starts import project
 
@@ -19,7 +19,7 @@ def finish(problem, z, steps=2000):
       steps: of each further descent where polish does not converge.
     """
     best = _judged(problem, z)
-    ways = (*3 * (_longer,), _around_other_centres, _at_ends)
+    ways = (*3 * (_longer,), _around_other_centers, _at_ends)
     for way in ways:
         for candidate in () if best[2] <= GRADIENT_TOLERANCE else way(problem, best[1], steps):
             same = candidate[0] <= best[0] * (1 + 1e-9)
@@ -54,7 +54,7 @@ def _polished(problem, z):
 
 
 def _descended(problem, z, steps):
-    return descend(problem, z, max_steps=steps, tolerance=1e-16, widen=0.02).z[0]
+    return levenberg_marquardt(problem, z, max_steps=steps, tolerance=1e-16, widen=0.02).z[0]
 
 
 def _longer(problem, z, steps):
@@ -62,11 +62,11 @@ def _longer(problem, z, steps):
     yield _polished(problem, _descended(problem, z, steps))
 
 
-def _around_other_centres(problem, z, steps):
-    """A curved valley is straight around other centres of the inputs."""
-    other, there = problem.recentred(z)
+def _around_other_centers(problem, z, steps):
+    """A curved valley is straight around other centers of the inputs."""
+    other, there = problem.recentered(z)
     there = polished(other, _descended(other, there, steps))
-    yield _polished(problem, problem.internal(other.params(there)))
+    yield _polished(problem, problem.unconstrained(other.params(there)))
 
 
 def _at_ends(problem, z, steps):
@@ -92,6 +92,6 @@ def _ends(problem, z):
                 yield i, bound
     for i, k in enumerate(problem.free):
         if spans := problem.law.coordinates[k].spans:
-            places = np.unique(np.log(problem.inputs[spans])) - problem.centre[spans]
+            places = np.unique(np.log(problem.inputs[spans])) - problem.center[spans]
             after = np.searchsorted(places, z[i])
             yield from ((i, float(place)) for place in places[max(after - 1, 0) : after + 1])

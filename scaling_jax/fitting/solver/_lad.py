@@ -1,4 +1,4 @@
-"""Least absolute deviations, exactly: the optimum passes through some points, and their pulls balance the others'.
+"""Least absolute deviations, exactly: the optimum passes through some points, and their scores balance the others'.
 
 At an optimum z of sum w_i |r_i(z)| with r_i = 0 on a set A there are multipliers |m_i| <= w_i (i in A) with
 sum_{i not in A} w_i sign(r_i) dr_i + sum_{i in A} m_i dr_i = 0. A Huber cost with a threshold close to zero finds A
@@ -7,7 +7,7 @@ sum_{i not in A} w_i sign(r_i) dr_i + sum_{i in A} m_i dr_i = 0. A Huber cost wi
 
 import numpy as np
 
-from scaling_jax.fitting.solver._levenberg_marquardt import descend
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._newton import unseen
 
 MANY = 20_000  # rows from which only linear programs are worth their time
@@ -46,12 +46,12 @@ def _candidates(problem, z):
 
 
 def _smoothed_end(problem, z, delta):
-    near = descend(problem.smoothed(delta), z, max_steps=200, tolerance=1e-14).z[0]
+    near = levenberg_marquardt(problem.smoothed(delta), z, max_steps=200, tolerance=1e-14).z[0]
     return near, np.flatnonzero((np.abs(problem.residuals(near[None])[0]) <= delta) & (problem.weights > 0))
 
 
 def _linear_programs(problem, z, rounds=60):
-    """Descends by exact solutions of the linearised problem in a trust region; yields its ends, later ones better.
+    """Descends by exact solutions of the linearized problem in a trust region; yields its ends, later ones better.
 
     A point whose residual cannot change sign within the region only contributes its slope, so each linear program
     holds few points however many there are.
@@ -71,7 +71,7 @@ def _linear_programs(problem, z, rounds=60):
         reach = radius * mean / size
         low, high = np.maximum(-reach, problem.lower - z), np.minimum(reach, problem.upper - z)
         near = np.flatnonzero((movable <= radius * 1.001) & (w > 0))
-        far = _pulls(problem, r, near)
+        far = _scores(problem, r, near)
         up, down = w[near], w[near] * problem.objective.overestimate_penalty
         k = len(near)
         cost = np.concatenate([-(rows @ far), up, down])
@@ -113,15 +113,15 @@ def _newton(problem, z, active, free):
     if not (np.isfinite(r).all() and np.isfinite(rows).all()):
         return step  # z is where the law has no value: stay
     k, f = len(active), int(free.sum())
-    pulls = _pulls(problem, r, active)
+    scores = _scores(problem, r, active)
     on = rows[np.ix_(free, active)]
-    gradient = rows[free] @ pulls
-    pulls[active] = -np.linalg.lstsq(on, gradient, rcond=None)[0] if k and f else 0.0
+    gradient = rows[free] @ scores
+    scores[active] = -np.linalg.lstsq(on, gradient, rcond=None)[0] if k and f else 0.0
     matrix = np.zeros((f + k, f + k))
-    matrix[:f, :f] = second(pulls)[np.ix_(free, free)]
+    matrix[:f, :f] = second(scores)[np.ix_(free, free)]
     matrix[:f, f:], matrix[f:, :f] = on, on.T
     scale = np.concatenate([1.0 / np.sqrt(np.maximum(np.sum(rows[free] ** 2, axis=1), 1e-300)), np.ones(k)])
-    right = np.concatenate([gradient + on @ pulls[active], r[active]]) * scale
+    right = np.concatenate([gradient + on @ scores[active], r[active]]) * scale
     system = matrix * np.outer(scale, scale)
     if np.isfinite(system).all() and np.isfinite(right).all():  # else the second derivatives overflow here: stay
         step[free] = (np.linalg.lstsq(system, right, rcond=1e-13)[0] * scale)[:f]
@@ -135,48 +135,48 @@ def lad_gradient(problem, z):
     r, rows, _ = _terms(problem, z, hessian=False)
     unit = 1.0 if problem.objective.log else np.mean(np.abs(problem.y))
     active = np.flatnonzero((np.abs(r) <= ON * _mean_size(problem, r) + 1e-13 * unit) & (problem.weights > 0))
-    pull = rows @ _pulls(problem, r, active)
-    size = np.abs(rows) @ (problem.weights * problem.objective.sides(r))
+    score = rows @ _scores(problem, r, active)
+    size = np.abs(rows) @ (problem.weights * problem.objective.asymmetry(r))
     size = np.maximum(size, unseen(problem, z, r)) + 1e-300
     low, high = z <= problem.lower, z >= problem.upper
     free = ~(low | high)
     if len(active) and free.any():
         matrix = rows[np.ix_(free, active)] / size[free, None]
-        if not (np.isfinite(matrix).all() and np.isfinite(pull).all()):
+        if not (np.isfinite(matrix).all() and np.isfinite(score).all()):
             return np.inf  # derivatives overflow here
         lower, upper = -problem.weights[active] * problem.objective.overestimate_penalty, problem.weights[active]
-        m = lsq_linear(matrix, -pull[free] / size[free], (lower, upper), method="bvls", tol=1e-15).x
-        pull = pull + rows[:, active] @ m
-    held = (low & (pull < 0)) | (high & (pull > 0))
-    return float(np.max(np.abs(np.where(held, 0.0, pull)) / size))
+        m = lsq_linear(matrix, -score[free] / size[free], (lower, upper), method="bvls", tol=1e-15).x
+        score = score + rows[:, active] @ m
+    held = (low & (score < 0)) | (high & (score > 0))
+    return float(np.max(np.abs(np.where(held, 0.0, score)) / size))
 
 
 def _mean_size(problem, r):
     return np.sum(problem.weights * np.abs(r)) / np.sum(problem.weights)
 
 
-def _pulls(problem, r, active):
+def _scores(problem, r, active):
     """w_i sign(r_i), zero on the active set."""
-    pulls = problem.weights * problem.objective.sides(r) * np.sign(r)
-    pulls[active] = 0.0
-    return pulls
+    scores = problem.weights * problem.objective.asymmetry(r) * np.sign(r)
+    scores[active] = 0.0
+    return scores
 
 
 def _terms(problem, z, hessian=True):
-    """Residuals (n,), derivatives of T(f) (p, n), and a function: pulls (n,) -> -sum_i pulls_i d2 T(f_i)."""
+    """Residuals (n,), derivatives of T(f) (p, n), and a function: scores (n,) -> -sum_i pulls_i d2 T(f_i)."""
     objective = problem.objective
     out = problem.evaluate(z[None], order=2 if hessian else 1)
     f = out[0][0]
-    slope = objective.slope(f)
+    slope = objective.derivative(f)
     rows = out[1][0] * slope
 
-    def second(pulls):
-        matrix = (rows * pulls) @ rows.T if objective.log else np.zeros((problem.p, problem.p))
+    def second(scores):
+        matrix = (rows * scores) @ rows.T if objective.log else np.zeros((problem.p, problem.p))
         terms = iter(out[2])
         for i in range(problem.p):
             for j in range(i, problem.p):
                 curved = np.broadcast_to(next(terms), (1, problem.n))[0]
-                term = np.sum(pulls * slope * np.where(np.isfinite(curved), curved, 0.0))
+                term = np.sum(scores * slope * np.where(np.isfinite(curved), curved, 0.0))
                 matrix[i, j] -= term
                 matrix[j, i] = matrix[i, j]
         return matrix

@@ -1,7 +1,7 @@
 """Batched Levenberg-Marquardt: many starts, or many resamples, descended together in float64.
 
-Each lane minimises the sum of w_i h(r_i(z)) for its own z (and, in a bootstrap, its own weights). Huber's cost is
-approached from a wider threshold: a lane starts at about its mean residual and tightens to delta as it settles,
+Each element minimizes the sum of w_i h(r_i(z)) for its own z (and, in a bootstrap, its own weights). Huber's cost is
+approached from a wider threshold: a element starts at about its mean residual and tightens to delta as it settles,
 which keeps the early problem close to least squares and the late one a few Newton steps from its minimum.
 """
 
@@ -11,45 +11,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Numbers per array in a chunk of lanes: small enough to stay in a core's cache, large enough to amortise NumPy.
+# Numbers per array in a chunk of elements: small enough to stay in a core's cache, large enough to amortize NumPy.
 CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
 @dataclass
-class Descent:
-    """Where lanes ended: z (b, p), objective values (b,), and whether each met the tolerance."""
+class Minima:
+    """Where elements ended: z (b, p), objective values (b,), and whether each met the tolerance."""
 
     z: np.ndarray
     value: np.ndarray
-    settled: np.ndarray
+    converged: np.ndarray
 
 
-def descend(problem, z, weights=None, max_steps=100, tolerance=1e-12, widen=1.0):
+def levenberg_marquardt(problem, z, weights=None, max_steps=100, tolerance=1e-12, widen=1.0):
     """Descends every row of z.
 
     Args:
       problem: a `Problem`.
       z: (b, p) starts.
       weights: (n,) or (b, n); the problem's own by default.
-      max_steps: evaluations of the law per lane.
-      tolerance: predicted relative decrease at which a lane is settled.
-      widen: first threshold of a Huber cost, in mean residuals of the lane; scalar or (b,). At 1 small dents of the
+      max_steps: evaluations of the law per element.
+      tolerance: predicted relative decrease at which a element is converged.
+      widen: first threshold of a Huber cost, in mean residuals of the element; scalar or (b,). At 1 small dents of the
         objective are passed over, at 0.02 they are found.
     Returns:
-      A `Descent`, lanes in the order given.
+      A `Minima`, elements in the order given.
     """
     z = np.clip(np.array(z, np.float64, ndmin=2), problem.lower, problem.upper)
     if weights is not None:
         problem = problem.with_data(weights=weights)
     widen = np.broadcast_to(np.asarray(widen, np.float64), len(z))
-    lanes = max(1, CHUNK // problem.n)
-    chunks = [slice(i, i + lanes) for i in range(0, len(z), lanes)]
+    elements = max(1, CHUNK // problem.n)
+    chunks = [slice(i, i + elements) for i in range(0, len(z), elements)]
     with np.errstate(all="ignore"):  # a start far from the data may overflow; its step is then rejected
-        parts = list(_over(chunks, lambda c: _chunk(problem.lanes(c), z[c], max_steps, tolerance, widen[c])))
-    z, value, settled = (np.concatenate(part) for part in zip(*parts))
-    return Descent(z, value, settled)
+        parts = list(_over(chunks, lambda c: _chunk(problem.elements(c), z[c], max_steps, tolerance, widen[c])))
+    z, value, converged = (np.concatenate(part) for part in zip(*parts))
+    return Minima(z, value, converged)
 
 
 def _over(chunks, work):
@@ -68,14 +68,14 @@ def _over(chunks, work):
 
 
 def _chunk(problem, z, max_steps, tolerance, widen):
-    end, settled, whole = z.copy(), np.zeros(len(z), bool), problem
-    r, slopes = problem.residuals_and_slopes(z)
-    lane, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
+    end, converged, whole = z.copy(), np.zeros(len(z), bool), problem
+    r, jacobian = problem.residuals_and_jacobian(z)
+    element, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
     damping, blend = np.full(len(z), 1e-3), np.ones(len(z))
-    cost, pull, matrix = _quadratic(problem, r, slopes, delta, blend)
+    cost, score, matrix = _quadratic(problem, r, jacobian, delta, blend)
     for _ in range(max_steps):
-        step, decrease = _step(problem, z, pull, matrix, damping)
-        r_new, slopes = problem.residuals_and_slopes(z + step)
+        step, decrease = _step(problem, z, score, matrix, damping)
+        r_new, jacobian = problem.residuals_and_jacobian(z + step)
         cost_new = _cost(problem, r_new, delta)
         better, floor = cost_new < cost, _floor(problem, r)
         # a short step says nothing about the distance left while damping keeps it short
@@ -95,20 +95,20 @@ def _chunk(problem, z, max_steps, tolerance, widen):
         delta = np.where(tighten, np.maximum(0.2 * delta, floor), delta)
         stale = tighten & ~better
         if stale.any():
-            slopes[stale] = problem.residuals_and_slopes(z)[1][stale]
-        for old, new in zip((cost, pull, matrix), _quadratic(problem, r, slopes, delta, blend)):
+            jacobian[stale] = problem.residuals_and_jacobian(z)[1][stale]
+        for old, new in zip((cost, score, matrix), _quadratic(problem, r, jacobian, delta, blend)):
             np.copyto(old, new, where=(better | tighten).reshape(-1, *[1] * (old.ndim - 1)))
         if done.any():
-            end[lane[done]], settled[lane[done]] = z[done], small[done]
+            end[element[done]], converged[element[done]] = z[done], small[done]
             keep = ~done
-            lane, z, r, delta, damping, blend, cost, pull, matrix = (
-                a[keep] for a in (lane, z, r, delta, damping, blend, cost, pull, matrix)
+            element, z, r, delta, damping, blend, cost, score, matrix = (
+                a[keep] for a in (element, z, r, delta, damping, blend, cost, score, matrix)
             )
-            problem = problem.lanes(keep)
-            if not len(lane):
+            problem = problem.elements(keep)
+            if not len(element):
                 break
-    end[lane] = z
-    return end, whole.value(end), settled
+    end[element] = z
+    return end, whole.value(end), converged
 
 
 def _mean_size(problem, r):
@@ -118,7 +118,7 @@ def _mean_size(problem, r):
 
 
 def _floor(problem, r):
-    """The threshold a lane tightens to: delta, or for LAD a small part of its mean residual."""
+    """The threshold a element tightens to: delta, or for LAD a small part of its mean residual."""
     delta = problem.objective.delta
     return LAD_DELTA * _mean_size(problem, r) if delta == 0 else np.full(len(r), delta)
 
@@ -126,33 +126,33 @@ def _floor(problem, r):
 def _cost(problem, r, delta):
     size = np.abs(r)
     inside = np.minimum(size, delta[:, None])
-    cost = np.sum(problem.weights * problem.objective.sides(r) * inside * (size - 0.5 * inside), axis=1)
+    cost = np.sum(problem.weights * problem.objective.asymmetry(r) * inside * (size - 0.5 * inside), axis=1)
     return np.where(np.isnan(cost), np.inf, cost)
 
 
-def _quadratic(problem, r, slopes, delta, blend):
-    """Cost, minus its gradient by z, and the Gauss-Newton matrix, of every lane.
+def _quadratic(problem, r, jacobian, delta, blend):
+    """Cost, minus its gradient by z, and the Gauss-Newton matrix, of every element.
 
-    Points beyond delta get the curvature of the parabola that majorises their cost (reweighted least squares) times
+    Points beyond delta get the curvature of the parabola that majorizes their cost (reweighted least squares) times
     `blend`: 1 is safe far away, near 0 is Newton's method and converges quadratically close by.
     """
     cost = _cost(problem, r, delta)
-    w = problem.weights * problem.objective.sides(r)
+    w = problem.weights * problem.objective.asymmetry(r)
     size = np.abs(r)
     beyond = size > delta[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         slack = np.where(beyond, delta[:, None] / size, 1.0)
     psi = w * np.where(np.isfinite(r), r, 0.0) * slack
     curvature = w * slack * np.where(beyond, blend[:, None], 1.0)
-    pull = np.matmul(slopes, psi[:, :, None])[:, :, 0]
-    matrix = np.matmul(slopes * curvature[:, None, :], slopes.transpose(0, 2, 1))
-    return cost, pull, matrix
+    score = np.matmul(jacobian, psi[:, :, None])[:, :, 0]
+    matrix = np.matmul(jacobian * curvature[:, None, :], jacobian.transpose(0, 2, 1))
+    return cost, score, matrix
 
 
-def _step(problem, z, pull, matrix, damping):
+def _step(problem, z, score, matrix, damping):
     """The damped step within the bounds, and the decrease it predicts."""
     diagonal = np.einsum("bii->bi", matrix)
-    held = ((z <= problem.lower) & (pull < 0)) | ((z >= problem.upper) & (pull > 0))
+    held = ((z <= problem.lower) & (score < 0)) | ((z >= problem.upper) & (score > 0))
     # Scaled to a unit diagonal, so that damping and solve treat all units alike.
     root = 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
     step = np.zeros_like(z)
@@ -161,7 +161,7 @@ def _step(problem, z, pull, matrix, damping):
         free = np.where(held, 0.0, root)
         scaled = matrix * free[:, :, None] * free[:, None, :]
         scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
-        right = (pull - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
+        right = (score - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
         step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
         inside = np.clip(z + step, problem.lower, problem.upper)
         out = ~held & (inside != z + step)
@@ -169,5 +169,5 @@ def _step(problem, z, pull, matrix, damping):
             break
         step, held = np.where(out, inside - z, step), held | out
     step = np.clip(z + step, problem.lower, problem.upper) - z
-    decrease = np.sum(pull * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
+    decrease = np.sum(score * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
     return step, decrease

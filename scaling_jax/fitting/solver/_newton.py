@@ -74,8 +74,8 @@ def derivatives(problem, z, hessian=True):
     out = problem.evaluate(z[None], order=2 if hessian else 1)
     f, jacobian = out[0][0], out[1][0]
     r = problem.target - objective.transform(f)
-    slope = objective.slope(f)
-    sides = objective.sides(r) * objective.scale
+    slope = objective.derivative(f)
+    sides = objective.asymmetry(r) * objective.scale
     inside = np.abs(r) <= objective.delta
     psi = w * sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
     rows = jacobian * slope

@@ -1,110 +1,194 @@
 """One fit as the solver sees it: unit-free coordinates z, residuals and their exact derivatives, in batches."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.laws.base import INF
-from scaling_jax.fitting.objectives import Huber
-from scaling_jax.fitting.solver._evaluate import with_derivatives
+from scaling_jax.fitting.laws._evaluate import with_derivatives
+from scaling_jax.fitting.laws.base import INF, Law
+from scaling_jax.fitting.objectives import Huber, Objective
+
+Array = np.ndarray
 
 
-class Problem:
-    """Residuals of a law on data as a function of the free parameters, in the solver's coordinates.
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The solver's coordinates of a law's free parameters: unconstrained z (p,) within a box, natural units outside.
 
     Attributes:
-      law, objective: what is fitted and how.
-      inputs: dict of (n,) float64 arrays. y, weights: (n,).
-      fixed: dict of parameters held at natural-unit values. free: names of the others, in the law's order; p of them.
-      lower, upper: (p,) bounds of z.
+      law: the `Law`.
+      free: names of the fitted parameters, in the law's order.
+      fixed: natural-unit values of the others; in a batch (b, 1) arrays.
+      center: mean logarithms of the inputs and of y, around which coordinates are laid.
+      lower: (p,) lower bounds of z.
+      upper: (p,) upper bounds of z.
+    """
+
+    law: Law
+    free: tuple[str, ...]
+    fixed: dict[str, Any]
+    center: dict[str, float]
+    lower: Array
+    upper: Array
+
+    @property
+    def p(self) -> int:
+        """Number of free parameters."""
+        return len(self.free)
+
+    def constrained(self, z: Array) -> dict[str, Array]:
+        """Natural-unit parameters of z (..., p), a dict of arrays z.shape[:-1], fixed ones included."""
+        z = np.asarray(z, np.float64)
+        by_name = {k: z[..., i] for i, k in enumerate(self.free)}
+        with np.errstate(all="ignore"):
+            params = _constrained(self.law, by_name, self.fixed, self.center, np.exp)
+        return {k: np.broadcast_to(np.asarray(params[k], np.float64), z.shape[:-1]) for k in self.law.params}
+
+    def params(self, z: Array) -> dict[str, float]:
+        """Natural-unit parameters of one z (p,), a dict of floats."""
+        return {k: float(v) for k, v in self.constrained(z).items()}
+
+    def unconstrained(self, params: Mapping[str, float]) -> Array:
+        """z (p,) of a dict of natural-unit parameters, clipped to the bounds."""
+        z = np.zeros(self.p)
+        p = {k: np.float64(v) for k, v in params.items()}
+        with np.errstate(all="ignore"):
+            for i, k in enumerate(self.free):
+                c = self.law.coordinates[k]
+                value = p[k] - (c.shift(p, self.center) if c.shift else 0.0)
+                value = value / (c.unit(p, self.center) if c.unit else 1.0)
+                z[i] = np.log(value) if c.kind == "log" else value
+        return np.clip(np.nan_to_num(z, posinf=INF, neginf=-INF), self.lower, self.upper)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem(Coordinates):
+    """Residuals of a law on data as a function of z. Made by `Problem.of`.
+
+    Attributes beside those of `Coordinates`:
+      objective: what is minimized.
+      inputs: {name: (n,)} float64.
+      y: (n,).
+      target: T(y), (n,); in a batch (b, n).
+      weights: (n,); in a batch (b, n).
       spans: {input: (lo, hi)} of its logarithms around their mean, where a coordinate is laid over them.
     """
 
-    def __init__(self, law, inputs, y, weights, objective, fixed=None, centre=None):
-        self.law, self.objective, self.inputs, self.y, self.weights = law, objective, inputs, y, weights
-        self.fixed = _checked_fixed(law, fixed or {})
-        self.free = tuple(k for k in law.params if k not in self.fixed)
-        self.n, self.p = len(y), len(self.free)
-        if not self.free:
-            raise LawError(f"fixed={self.fixed!r} leaves no parameter of {law.name!r} to fit; leave one out.")
-        self.centre = _centre(law, inputs, y) if centre is None else centre
-        self.target = objective.transform(y)
-        self.spans = {
-            c.spans: np.log(inputs[c.spans][[np.argmin(inputs[c.spans]), np.argmax(inputs[c.spans])]])
-            - self.centre[c.spans]
-            for c in (law.coordinates[k] for k in self.free)
-            if c.spans
-        }
-        box = [_box(law, k, self.spans) for k in self.free]
-        self.lower, self.upper = (np.array([b[i] for b in box]) for i in (0, 1))
-        self.linear = np.array([law.coordinates[k].kind == "linear" for k in self.free])
-        self._programs = law.__dict__.setdefault("_programs", {})
+    objective: Objective
+    inputs: dict[str, Array]
+    y: Array
+    target: Array
+    weights: Array
+    spans: dict[str, Array]
 
     @classmethod
-    def without_data(cls, law, fixed, centre, lower, upper):
-        """Only the coordinates of a problem, for a fit loaded from a file."""
-        problem = object.__new__(cls)
-        problem.law, problem.fixed, problem.centre = law, fixed, centre
-        problem.free = tuple(k for k in law.params if k not in fixed)
-        problem.p = len(problem.free)
-        problem.lower, problem.upper = np.array(lower, np.float64), np.array(upper, np.float64)
-        return problem
+    def of(
+        cls,
+        law: Law,
+        inputs: dict[str, Array],
+        y: Array,
+        weights: Array,
+        objective: Objective,
+        fixed: Mapping[str, float] | None = None,
+        center: dict[str, float] | None = None,
+    ) -> Problem:
+        """The problem of a law on data, with parameters `fixed` at natural-unit values.
 
-    def with_data(self, inputs=None, y=None, weights=None, target=None, fixed=None):
-        """The same problem, in the same coordinates, on other rows, weights, targets or values of what is fixed.
-
-        Weights (b, n), targets T(y) (b, n) and fixed values (b, 1) give every row of z its own: see `lanes`.
+        Raises:
+          LawError: a fixed parameter that the law does not have or outside its bounds, or nothing left to fit.
         """
-        other = object.__new__(Problem)
-        other.__dict__.update(self.__dict__)
-        other.inputs = self.inputs if inputs is None else inputs
-        other.weights = self.weights if weights is None else weights
-        other.fixed = {**self.fixed, **(fixed or {})}
-        if y is not None:
-            other.y, other.n, other.target = y, len(y), self.objective.transform(y)
-        if target is not None:
-            other.target = target
-        return other
+        held = _checked_fixed(law, fixed or {})
+        free = tuple(k for k in law.params if k not in held)
+        if not free:
+            raise LawError(f"fixed={held!r} leaves no parameter of {law.name!r} to fit; leave one out.")
+        center = _center(law, inputs, y) if center is None else center
+        spanned = [law.coordinates[k].spans for k in free]
+        spans = {
+            k: np.log(inputs[k][[np.argmin(inputs[k]), np.argmax(inputs[k])]]) - center[k]
+            for k in dict.fromkeys(spanned)
+            if k is not None
+        }
+        lower, upper = np.array([_box(law, k, spans) for k in free]).T
+        return cls(
+            law=law, free=free, fixed=held, center=center, lower=lower, upper=upper, objective=objective, inputs=inputs,
+            y=y, target=objective.transform(y), weights=weights, spans=spans,
+        )  # fmt: skip
 
-    def lanes(self, index):
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.y)
+
+    @property
+    def linear(self) -> Array:
+        """(p,) which parameters the law is affine in."""
+        return np.array([self.law.coordinates[k].kind == "linear" for k in self.free])
+
+    def with_data(
+        self,
+        inputs: dict[str, Array] | None = None,
+        y: Array | None = None,
+        weights: Array | None = None,
+        target: Array | None = None,
+        fixed: Mapping[str, Any] | None = None,
+    ) -> Problem:
+        """The same problem, in the same coordinates, on other rows, weights, targets or values of fixed parameters.
+
+        Weights (b, n), targets T(y) (b, n) and fixed values (b, 1) give every row of z its own: see `elements`.
+        """
+        if target is None:
+            target = self.target if y is None else self.objective.transform(y)
+        return replace(
+            self,
+            inputs=self.inputs if inputs is None else inputs,
+            y=self.y if y is None else y,
+            target=target,
+            weights=self.weights if weights is None else weights,
+            fixed={**self.fixed, **(fixed or {})},
+        )
+
+    def elements(self, index: Any) -> Problem:
         """The problem for some rows of z, where it differs by row."""
-        by_lane = [v for v in (self.weights, self.target, *self.fixed.values()) if np.ndim(v) == 2]
-        if not by_lane:
+        if not any(np.ndim(v) == 2 for v in (self.weights, self.target, *self.fixed.values())):
             return self
         weights, target = (v[index] if v.ndim == 2 else v for v in (self.weights, self.target))
         fixed = {k: v[index] if np.ndim(v) == 2 else v for k, v in self.fixed.items()}
         return self.with_data(weights=weights, target=target, fixed=fixed)
 
-    def within(self, ranges):
+    def within(self, ranges: Mapping[str, tuple[float, float]]) -> Problem:
         """The same problem with narrower natural bounds {parameter: (lo, hi)}."""
-        other = self.with_data()
-        other.lower, other.upper = self.lower.copy(), self.upper.copy()
+        lower, upper = self.lower.copy(), self.upper.copy()
         for k, pair in ranges.items():
             if k in self.free:
                 i = self.free.index(k)
                 with np.errstate(divide="ignore"):
                     lo, hi = np.log(pair) if self.law.coordinates[k].kind == "log" else pair
-                other.lower[i], other.upper[i] = max(lo, self.lower[i]), min(hi, self.upper[i])
-        return other
+                lower[i], upper[i] = max(lo, self.lower[i]), min(hi, self.upper[i])
+        return replace(self, lower=lower, upper=upper)
 
-    def pinned(self, i, value):
+    def pinned(self, i: int, value: float) -> Problem:
         """The same problem with coordinate i held at a value of z."""
-        other = self.with_data()
-        other.lower, other.upper = self.lower.copy(), self.upper.copy()
-        other.lower[i] = other.upper[i] = value
-        return other
+        lower, upper = self.lower.copy(), self.upper.copy()
+        lower[i] = upper[i] = value
+        return replace(self, lower=lower, upper=upper)
 
-    def smoothed(self, delta):
+    def smoothed(self, delta: float) -> Problem:
         """The same problem under a Huber cost that is quadratic within delta."""
-        other = self.with_data()
         old = self.objective
-        other.objective = Huber(delta, log=old.log, overestimate_penalty=old.overestimate_penalty, shift=old.shift)
-        return other
+        huber = Huber(delta, log=old.log, overestimate_penalty=old.overestimate_penalty, shift=old.shift)
+        return replace(self, objective=huber)
 
-    def recentred(self, z):
-        """The same problem around other centres of the inputs, and z (p,) in it: where its slopes are least collinear.
+    def recentered(self, z: Array) -> tuple[Problem, Array]:
+        """The same problem around other centers of the inputs, and z (p,) in it: where its jacobian is least collinear.
 
-        A steep term lives at one end of its input: around the mean, its size and its exponent are one direction.
+        A steep term matters at one end of its input: around the mean, its size and its exponent are one direction.
         """
         best, own = (self, z), self._collinearity(z)
         for k in self.law.inputs:
@@ -113,74 +197,34 @@ class Problem:
                 problem, _ = best
                 if value <= 0:
                     continue
-                centre = {**problem.centre, k: float(np.log(value))}
-                other = Problem(self.law, self.inputs, self.y, self.weights, self.objective, self.fixed, centre)
-                there = other.internal(self.params(z))
+                center = {**problem.center, k: float(np.log(value))}
+                other = Problem.of(self.law, self.inputs, self.y, self.weights, self.objective, self.fixed, center)
+                there = other.unconstrained(self.params(z))
                 collinearity = other._collinearity(there)
                 if collinearity < own:
                     best, own = (other, there), collinearity
         return best
 
-    def _collinearity(self, z):
-        slopes = self.residuals_and_slopes(z[None])[1][0]
-        size = np.linalg.norm(slopes, axis=1, keepdims=True)
-        seen = slopes[size[:, 0] > 0] / size[size > 0][:, None]
-        return np.linalg.cond(seen) if np.isfinite(seen).all() and len(seen) else np.inf
+    def _collinearity(self, z: Array) -> float:
+        jacobian = self.residuals_and_jacobian(z[None])[1][0]
+        size = np.linalg.norm(jacobian, axis=1, keepdims=True)
+        seen = jacobian[size[:, 0] > 0] / size[size > 0][:, None]
+        return float(np.linalg.cond(seen)) if np.isfinite(seen).all() and len(seen) else INF
 
-    def rows(self, index):
+    def rows(self, index: Array) -> Problem:
         """The problem on some of its rows."""
         return self.with_data({k: v[index] for k, v in self.inputs.items()}, self.y[index], self.weights[index])
 
-    def natural(self, z):
-        """Natural-unit parameters, a dict of arrays z.shape[:-1], fixed ones included."""
-        z = np.asarray(z, np.float64)
-        with np.errstate(all="ignore"):
-            params = _natural(
-                self.law, {k: z[..., i] for i, k in enumerate(self.free)}, self.fixed, self.centre, np.exp
-            )
-        return {k: np.broadcast_to(np.asarray(params[k], np.float64), z.shape[:-1]) for k in self.law.params}
+    def evaluate(self, z: Array, order: int = 1) -> Any:
+        """The law at rows of z (b, p).
 
-    def params(self, z):
-        """Natural-unit parameters of one z (p,), a dict of floats."""
-        return {k: float(v) for k, v in self.natural(z).items()}
-
-    def internal(self, params):
-        """z (p,) of a dict of natural-unit parameters, clipped to the bounds."""
-        z = np.zeros(self.p)
-        p = {k: np.float64(v) for k, v in params.items()}
-        with np.errstate(all="ignore"):
-            for i, k in enumerate(self.free):
-                c = self.law.coordinates[k]
-                value = p[k] - (c.shift(p, self.centre) if c.shift else 0.0)
-                value = value / (c.unit(p, self.centre) if c.unit else 1.0)
-                z[i] = np.log(value) if c.kind == "log" else value
-        return np.clip(np.nan_to_num(z, posinf=INF, neginf=-INF), self.lower, self.upper)
-
-    def _program(self, order):
-        key = (self.free, order)
-        if key not in self._programs:
-            law, groups = self.law, (self.free, tuple(self.fixed), self.law.inputs, tuple(self.centre))
-
-            def function(*args):
-                values = iter(args)
-                z, held, x, m = ({k: next(values) for k in names} for names in groups)
-                return law.function(_natural(law, z, held, m, jnp.exp), x)
-
-            self._programs[key] = with_derivatives(function, self.p, sum(map(len, groups)), order)
-        return self._programs[key]
-
-    def evaluate(self, z, order=1):
-        """The law and its derivatives by z.
-
-        Args:
-          z: (b, p).
-          order: 0, 1 or 2.
         Returns:
-          f (b, n); for order >= 1 also J (b, p, n), finite wherever f is; for order 2 also the upper triangle of the
-          Hessian of f as a list of arrays that broadcast to (b, n), row by row.
+          f (b, n); for order 1 (f, jacobian (b, p, n)); for order 2 (f, jacobian, second), where second is the upper
+          triangle of the second derivatives of f as a list of arrays that broadcast to (b, n), row by row.
         """
-        rest = (*self.fixed.values(), *(self.inputs[k] for k in self.law.inputs), *self.centre.values())
-        out = self._program(order)(*[z[:, i : i + 1] for i in range(self.p)], *rest)
+        given = (*self.fixed.values(), *(self.inputs[k] for k in self.law.inputs), *self.center.values())
+        program = _program(self.law, self.free, tuple(self.fixed), tuple(self.center), order)
+        out = program(*[z[:, i : i + 1] for i in range(self.p)], *given)
         f = np.broadcast_to(out[0], (len(z), self.n))
         if order == 0:
             return f
@@ -191,31 +235,48 @@ class Problem:
             jacobian[np.isfinite(f)[:, None, :] & ~np.isfinite(jacobian)] = 0.0
         return (f, jacobian) if order == 1 else (f, jacobian, out[1 + self.p :])
 
-    def residuals(self, z):
+    def residuals(self, z: Array) -> Array:
         """T(y) - T(f), (b, n); +inf where the law has no value there (f <= 0 under a logarithm, overflow)."""
         r = self.target - self.objective.transform(self.evaluate(z, order=0))
         return np.where(np.isfinite(r), r, INF)
 
-    def residuals_and_slopes(self, z):
+    def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
         """Residuals (b, n) as `residuals`, and the derivatives of T(f) by z, (b, p, n), zero where those are inf."""
-        f, slopes = self.evaluate(z)
+        f, jacobian = self.evaluate(z)
         r = self.target - self.objective.transform(f)
         if self.objective.log:
             with np.errstate(all="ignore"):
-                slopes *= self.objective.slope(f)[:, None, :]
+                jacobian *= self.objective.derivative(f)[:, None, :]
         bad = ~np.isfinite(r)
         if bad.any():
             r = np.where(bad, INF, r)
-            slopes[np.broadcast_to(bad[:, None, :], slopes.shape)] = 0.0
-        return r, slopes
+            jacobian[np.broadcast_to(bad[:, None, :], jacobian.shape)] = 0.0
+        return r, jacobian
 
-    def value(self, z):
+    def value(self, z: Array) -> Array:
         """The objective at each row of z, (b,)."""
         with np.errstate(over="ignore"):  # far from the data
             return self.objective.value(self.residuals(z), self.weights)
 
 
-def _natural(law, z, fixed, centre, exp):
+@lru_cache(maxsize=512)
+def _program(
+    law: Law, free: tuple[str, ...], fixed: tuple[str, ...], center: tuple[str, ...], order: int
+) -> Callable[..., list[Array]]:
+    """The traced law and its derivatives by the free coordinates, shared by all problems of one law object."""
+    groups = (free, fixed, law.inputs, center)
+
+    def function(*args: Any) -> Any:
+        values = iter(args)
+        z, held, x, m = ({k: next(values) for k in names} for names in groups)
+        return law.function(_constrained(law, z, held, m, jnp.exp), x)
+
+    return with_derivatives(function, len(free), sum(map(len, groups)), order)
+
+
+def _constrained(
+    law: Law, z: Mapping[str, Any], fixed: Mapping[str, Any], center: Mapping[str, Any], exp: Callable[[Any], Any]
+) -> dict[str, Any]:
     """Natural-unit parameters of coordinates z (dict): first those with no unit or shift, then in declared order."""
     params = dict(fixed)
     free = [k for k in law.coordinates if k in z]
@@ -224,32 +285,41 @@ def _natural(law, z, fixed, centre, exp):
         c = law.coordinates[k]
         value = exp(z[k]) if c.kind == "log" else z[k]
         if c.unit is not None:
-            value = value * c.unit(params, centre)
-        params[k] = value if c.shift is None else value + c.shift(params, centre)
+            value = value * c.unit(params, center)
+        params[k] = value if c.shift is None else value + c.shift(params, center)
     return params
 
 
-def _centre(law, inputs, y):
+def _center(law: Law, inputs: Mapping[str, Array], y: Array) -> dict[str, float]:
     """Mean logarithm of each input (0 where it is not positive) and of the size of y."""
     size = np.abs(y[y != 0])
-    centre = {k: float(np.mean(np.log(v))) if np.all(v > 0) else 0.0 for k, v in inputs.items() if k in law.inputs}
-    return {**centre, "y": float(np.mean(np.log(size))) if size.size else 0.0}
+    center = {k: float(np.mean(np.log(v))) if np.all(v > 0) else 0.0 for k, v in inputs.items() if k in law.inputs}
+    return {**center, "y": float(np.mean(np.log(size))) if size.size else 0.0}
 
 
-def _box(law, k, spans):
-    """Bounds of z for one parameter: its natural bounds, carried over, within the coordinate's limits."""
+def _box(law: Law, k: str, spans: Mapping[str, Array]) -> tuple[float, float]:
+    """Bounds of z for one parameter: its natural bounds, carried over, within the coordinate's limits.
+
+    Raises:
+      LawError: a finite, non-zero bound of a coordinate with a unit or shift, which cannot be carried over.
+    """
     (lo, hi), c = law.bounds[k], law.coordinates[k]
-    if c.kind == "log":
+    if c.unit or c.shift:
+        # Units are positive and vary with the other parameters, so only zero and infinity stay what they are.
+        if any(v not in (0.0, INF, -INF) for v in (lo, hi)):
+            raise LawError(
+                f"law {law.name!r}: {k} has the bounds [{lo:g}, {hi:g}] and a coordinate with a unit or shift, whose "
+                "bounds can only be 0 or infinite; widen them, or give the coordinate neither unit nor shift."
+            )
+        lo, hi = (-INF, INF) if c.kind == "log" else (lo, hi)
+    elif c.kind == "log":
         with np.errstate(divide="ignore"):
-            lo, hi = (-INF, INF) if c.unit or c.shift else np.log([lo, hi])
-    elif c.unit or c.shift:
-        # Units are positive where a bound is finite, and such bounds are zero (see the laws): they stay zero.
-        lo, hi = (v if v in (0.0, INF, -INF) else v * np.nan for v in (lo, hi))
+            lo, hi = np.log([lo, hi])
     low, high = np.add(c.limits, spans[c.spans]) if c.spans else c.limits
-    return max(lo, low), min(hi, high)
+    return float(max(lo, low)), float(min(hi, high))
 
 
-def _checked_fixed(law, fixed):
+def _checked_fixed(law: Law, fixed: Mapping[str, Any]) -> dict[str, float]:
     checked = {}
     for k, v in fixed.items():
         if k not in law.params:

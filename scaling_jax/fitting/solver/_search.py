@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from scaling_jax.fitting.solver._finish import GRADIENT_TOLERANCE, finish, polished, relative_gradient
-from scaling_jax.fitting.solver._levenberg_marquardt import Descent, descend
-from scaling_jax.fitting.solver._starts import choose, moved, probes
+from scaling_jax.fitting.solver._levenberg_marquardt import Minima, levenberg_marquardt
+from scaling_jax.fitting.solver._starts import choose, perturb, probe_starts
 
 STARTS = 24
 ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
@@ -22,6 +22,7 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
+RACED, HEAT, PART = 200, 12, 4  # so many starts are raced: steps of all, and the part that goes on (one in)
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -59,7 +60,7 @@ class Certificate:
         return asdict(self)
 
 
-def minimise(problem, seed=0, starts=None):
+def minimize(problem, seed=0, starts=None):
     """The best optimum found, and its certificate.
 
     For a law with usual ranges, an optimum inside them is preferred; what is lower outside is in the certificate.
@@ -71,7 +72,7 @@ def minimise(problem, seed=0, starts=None):
     Returns:
       z (p,), `Certificate`.
     """
-    usual = problem.within(problem.law.usual)
+    usual = problem.within(problem.law.plausible_range)
     z, certificate = _minimise(problem, seed, starts)
     if not np.any((z < usual.lower) | (z > usual.upper)):
         return z, certificate
@@ -90,12 +91,12 @@ def _minimise(problem, seed, starts):
         if isinstance(starts, (int, np.integer)):
             first = _descend(sample, choose(sample, int(starts), seed), 100)
         else:  # somebody's own: down from there, not over dents
-            first = descend(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
+            first = levenberg_marquardt(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
         further = _rows(first, slice(0))
-    ends = _joined(first, further)
+    ends = _concatenate(first, further)
     z, gradient = _finish(problem, sample, ends)
     agree = _agree(sample, ends.value)
-    others = ends.value[ends.settled & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
+    others = ends.value[ends.converged & (ends.value > np.min(ends.value) * (1 + DIFFERENT) + _noise(sample))]
     next_best = float(others.min()) if len(others) else None
     if next_best is not None and sample is not problem:
         next_best *= problem.weights.sum() / sample.weights.sum()
@@ -113,23 +114,23 @@ def _search(problem, seed):
     for _ in range(PROBING):
         if doubtful and not thorough:
             for batch in range(1, BATCHES + 1):
-                first = _joined(first, _descend(problem, choose(problem, MORE_STARTS, seed + batch), 200))
-                if not _rare(_agree(problem, first.value).sum(), len(first.value)):
+                first = _concatenate(first, _descend(problem, choose(problem, MORE_STARTS, seed + batch), 200))
+                if not is_rare(_agree(problem, first.value).sum(), len(first.value)):
                     break
-            further, thorough = _move_on(problem, _joined(first, further), seed), True
-        ends = _joined(first, further)
+            further, thorough = _iterated_local_search(problem, _concatenate(first, further), seed), True
+        ends = _concatenate(first, further)
         best = ends.value.min()
         if best <= _noise(problem):
             break
-        probed = _descend(problem, probes(problem, ends.z[np.argmin(ends.value)]), 100)
-        further = _joined(further, probed)
+        probed = _descend(problem, probe_starts(problem, ends.z[np.argmin(ends.value)]), 100, race=True)
+        further = _concatenate(further, probed)
         if not _better(problem, probed, best):
             break
-        further, doubtful = _joined(further, _carried_on(problem, probed)), True
+        further, doubtful = _concatenate(further, _extend_best(problem, probed)), True
     return first, further
 
 
-def _move_on(problem, ends, seed):
+def _iterated_local_search(problem, ends, seed):
     """The ends of descents from the best of `ends`, moved on until that brings nothing better.
 
     One round without gain is enough where many starts agree on the best, STALE rounds where it is rare.
@@ -137,11 +138,11 @@ def _move_on(problem, ends, seed):
     stale, known = 0, len(ends.value)
     for round_ in range(ROUNDS):
         if stale == 0:
-            ends = _joined(ends, _carried_on(problem, ends))
+            ends = _concatenate(ends, _extend_best(problem, ends))
         best = ends.value.min()
         elite = _best_apart(problem, ends, ELITE)
-        z = moved(problem, ends.z[elite], COPIES, seed + round_)
-        ends = _joined(ends, _descend(problem, z, 200))
+        z = perturb(problem, ends.z[elite], COPIES, seed + round_)
+        ends = _concatenate(ends, _descend(problem, z, 200, race=True))
         stale = 0 if _better(problem, ends, best) else stale + 1
         enough = 1 if _agree(problem, ends.value)[:known].mean() >= COMMON else STALE
         if stale >= enough or best <= _noise(problem):
@@ -149,12 +150,12 @@ def _move_on(problem, ends, seed):
     return _rows(ends, slice(known, None))
 
 
-def _carried_on(problem, ends):
+def _extend_best(problem, ends):
     """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
-    return descend(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
+    return levenberg_marquardt(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
 
 
-def _rare(agree, starts):
+def is_rare(agree, starts):
     return agree < max(2, RARE * starts)
 
 
@@ -162,12 +163,12 @@ def _better(problem, ends, best):
     return ends.value.min() < best * (1 - SAME) - _noise(problem)
 
 
-def _joined(ends, more):
-    return Descent(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
+def _concatenate(ends, more):
+    return Minima(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
 
 
 def _rows(ends, index):
-    return Descent(*(v[index] for v in vars(ends).values()))
+    return Minima(*(v[index] for v in vars(ends).values()))
 
 
 def _best_apart(problem, ends, most, worst=np.inf):
@@ -182,16 +183,36 @@ def _best_apart(problem, ends, most, worst=np.inf):
     return picked
 
 
-def _descend(problem, z, max_steps):
-    """Every other start sees the objective smoothed at first: some optima are missed with it, others without."""
-    return descend(problem, z, max_steps=max_steps, tolerance=1e-10, widen=np.where(np.arange(len(z)) % 2, 0.02, 1.0))
+def _descend(problem, z, max_steps, race=False):
+    """Every other start sees the objective smoothed at first: some optima are missed with it, others without.
+
+    In a race all go a few steps, and only the lowest part of them to the end: enough to find what is lower. The others
+    end where they are.
+    """
+    smoothed = np.where(np.arange(len(z)) % 2, 0.02, 1.0)
+    if not race or len(z) < RACED:
+        return levenberg_marquardt(problem, z, max_steps=max_steps, tolerance=1e-10, widen=smoothed)
+    ends = levenberg_marquardt(problem, z, max_steps=HEAT, tolerance=1e-10, widen=smoothed)
+    front = np.argsort(ends.value)[: max(len(z) // PART, STARTS)]
+    front = front[~ends.converged[front]]
+    if not len(front):
+        return ends
+    more = levenberg_marquardt(
+        problem, ends.z[front], max_steps=max_steps - HEAT, tolerance=1e-10, widen=np.minimum(smoothed[front], 0.3)
+    )
+    for whole, part in zip(vars(ends).values(), vars(more).values()):
+        whole[front] = part
+    return ends
 
 
 def _finish(problem, sample, ends):
-    """Finishes the best ends: the few best apart, in case the sample or the smoothing misjudged them."""
-    z = ends.z[_best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))]
+    """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
+    best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
+    if sample is problem:  # what has converged higher up stays there
+        others = [i for i in others if not ends.converged[i]]
+    z = ends.z[[best, *others]]
     if sample is not problem:
-        z = descend(problem, z).z
+        z = levenberg_marquardt(problem, z).z
     z = np.stack([polished(problem, row) for row in z])
     return finish(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
 
@@ -212,25 +233,3 @@ def _sample(problem, seed):
     index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)
     sample = problem.rows(np.sort(index))
     return sample if sample.weights.any() else problem
-
-
-def warnings(fit):
-    """What the search itself found doubtful about a `Fit`, in sentences."""
-    c, found = fit.certificate, []
-    if _rare(c.agree, c.starts):
-        how = f"only {c.agree} of {c.starts} starts reached this optimum"
-        if c.agree == 0 and c.moved_agree:
-            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
-        found.append(f"{how}: there may be a better one (try seed=1, or starts=5000)")
-    runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
-    if runaways:
-        ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
-        found.append(f"not identified by these data: {ends}: the optimum lies at the end of its range")
-    if c.lower_outside:
-        usual = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in fit.law.usual.items() if k in fit.free)
-        where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in fit.law.usual if k in fit.free)
-        found.append(
-            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the usual range ({usual}), at {where}; "
-            "the optimum inside it was taken"
-        )
-    return found

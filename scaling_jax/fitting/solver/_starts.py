@@ -18,10 +18,10 @@ TWO_ELSEWHERE = (0.05, 0.35, 0.75, 3.0)
 SEARCH = 512  # candidates looked at, at least, to choose starts from
 
 
-def spread(n, dimensions, seed):
+def low_discrepancy(n, dimensions, seed):
     """(n, dimensions) points that fill the unit cube evenly: the additive recurrence of Roberts (2018), shifted."""
     root = 2.0
-    for _ in range(60):  # the generalised golden ratio, root^(d + 1) = root + 1
+    for _ in range(60):  # the generalized golden ratio, root^(d + 1) = root + 1
         root = (1.0 + root) ** (1.0 / (dimensions + 1))
     steps = root ** -np.arange(1.0, dimensions + 1)
     shift = np.random.default_rng(seed).uniform(size=dimensions)
@@ -38,7 +38,7 @@ def candidates(problem, n, seed):
     for part, wider in ((~wide, 0.0), (wide, 1.0)):
         rest, lo, hi = _ranges(problem, wider)
         if len(rest):
-            z[np.ix_(part, rest)] = lo + (hi - lo) * spread(part.sum(), len(rest), seed)
+            z[np.ix_(part, rest)] = lo + (hi - lo) * low_discrepancy(part.sum(), len(rest), seed)
     z = np.clip(z, problem.lower, problem.upper)
     z[::2] = guessed(problem, z[::2])
     return z
@@ -46,14 +46,19 @@ def candidates(problem, n, seed):
 
 def guessed(problem, z):
     """z (b, p) with what the law itself can guess from the rest and the data, where it can."""
-    if problem.law.guess is None:
+    if problem.law.initial_guess is None:
         return z
     z = z.copy()
     with np.errstate(all="ignore"):
-        params = {k: v[:, None] for k, v in problem.natural(z).items()}
-        for k, value in problem.law.guess(params, problem.inputs, problem.y).items():
+        params = {k: v[:, None] for k, v in problem.constrained(z).items()}
+        for k, value in problem.law.initial_guess(params, problem.inputs, problem.y).items():
             if k in problem.free:
-                i = problem.free.index(k)
+                i, coordinate = problem.free.index(k), problem.law.coordinates[k]
+                flat = {name: v[:, 0] for name, v in params.items()}
+                if coordinate.shift is not None:
+                    value = value - coordinate.shift(flat, problem.center)
+                if coordinate.unit is not None:
+                    value = value / coordinate.unit(flat, problem.center)
                 z[:, i] = np.where(np.isfinite(value), np.clip(value, problem.lower[i], problem.upper[i]), z[:, i])
     return z
 
@@ -74,7 +79,7 @@ def _ranges(problem, wider=0.0):
     return rest, *np.array(ranges).reshape(-1, 2).T
 
 
-def probes(problem, z):
+def probe_starts(problem, z):
     """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds."""
     rest, lo, hi = _ranges(problem)
 
@@ -97,7 +102,7 @@ def _with(z, changed):
     return z
 
 
-def moved(problem, z, n, seed):
+def perturb(problem, z, n, seed):
     """n copies of every row of z (b, p): a random part of the coordinates drawn anew or shaken, the others kept."""
     rng = np.random.default_rng(seed)
     copies = np.repeat(z, n, axis=0)
@@ -128,10 +133,10 @@ def project(problem, z):
     z = z.copy()
     z[:, linear] = np.clip(1.0, problem.lower[linear], problem.upper[linear])
     with np.errstate(all="ignore"):
-        f, slopes = problem.evaluate(z)
-        basis = slopes[:, linear]  # (b, k, n)
+        f, jacobian = problem.evaluate(z)
+        basis = jacobian[:, linear]  # (b, k, n)
         offset = f - np.einsum("bkn,bk->bn", basis, z[:, linear])
-        slope = problem.objective.slope(problem.y)
+        slope = problem.objective.derivative(problem.y)
         slope = slope / np.max(np.abs(slope * problem.y))  # whatever the unit of y, its squares are in range
         basis = np.where(np.isfinite(basis), basis, 0.0) * slope
         rest = np.where(np.isfinite(offset), problem.y - offset, 0.0) * slope
@@ -143,7 +148,7 @@ def project(problem, z):
 
 
 def bounded_least_squares(gram, moment, lower, upper):
-    """Minimises x G x / 2 - m x with x >= lower where that is finite, batched; clipped to upper.
+    """Minimizes x G x / 2 - m x with x >= lower where that is finite, batched; clipped to upper.
 
     Args:
       gram: (b, k, k), moment: (b, k). lower, upper: (k,).
@@ -174,7 +179,7 @@ def _no_value(problem, z):
     """Why no start has a finite objective, with an example."""
     law, f = problem.law, problem.evaluate(z[None], order=0)[0]
     row = int(np.flatnonzero(~np.isfinite(problem.objective.transform(f)))[0])
-    at = ", ".join(f"{k}={float(v):.4g}" for k, v in problem.natural(z).items())
+    at = ", ".join(f"{k}={float(v):.4g}" for k, v in problem.constrained(z).items())
     inputs = ", ".join(f"{k}={problem.inputs[k][row]:.4g}" for k in law.inputs)
     under = f", which {problem.objective} cannot take" if np.isfinite(f[row]) else ""
     return (
@@ -186,9 +191,9 @@ def _no_value(problem, z):
 def choose(problem, n, seed):
     """n starts: half the best of many candidates (apart from each other), half spread whatever their value."""
     z = candidates(problem, max(SEARCH, 2 * n), seed)
-    lanes = max(1, CHUNK // problem.n)
-    z = np.concatenate([project(problem, z[i : i + lanes]) for i in range(0, len(z), lanes)])
-    value = np.concatenate([problem.value(z[i : i + lanes]) for i in range(0, len(z), lanes)])
+    elements = max(1, CHUNK // problem.n)
+    z = np.concatenate([project(problem, z[i : i + elements]) for i in range(0, len(z), elements)])
+    value = np.concatenate([problem.value(z[i : i + elements]) for i in range(0, len(z), elements)])
     order = np.argsort(value)
     order = order[np.isfinite(value[order])]
     if not len(order):

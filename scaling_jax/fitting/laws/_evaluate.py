@@ -4,19 +4,24 @@ JAX traces the law for *one* data point (all arguments are scalars) and differen
 list of elementary operations is then replayed with NumPy on whole arrays, where broadcasting supplies both the
 points and the batch of parameter vectors. Tracing starts no JAX backend, so a fit takes no accelerator, does not
 compile, and is float64 whatever the caller's configuration. A law that uses an operation not listed here (loops,
-vectors inside the law) is run by JAX itself on the CPU instead.
+vectors inside the law) is run by JAX itself on the CPU instead, on a client of its own that starts no other backend.
 """
+
+from __future__ import annotations
 
 import math
 import operator
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
+from jaxlib.xla_client import make_cpu_client
 
 
-def _special(name):
-    def call(*args):
+def _special(name: str) -> Callable[..., np.ndarray]:
+    def call(*args: np.ndarray) -> np.ndarray:
         import scipy.special  # imported when a law needs it: it would be a fifth of our import time
 
         return getattr(scipy.special, name)(*args)
@@ -24,19 +29,19 @@ def _special(name):
     return call
 
 
-def _integer_pow(x, *, y):
+def _integer_pow(x: np.ndarray, *, y: int) -> np.ndarray:
     if y == 2:
         return x * x
     return np.reciprocal(x) if y == -1 else np.power(x, float(y))
 
 
-def _select_n(which, *cases):
+def _select_n(which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
     if len(cases) == 2:
         return np.where(which, cases[1], cases[0])
     return np.choose(which, cases)
 
 
-def _convert(x, *, new_dtype, **_):
+def _convert(x: np.ndarray, *, new_dtype: Any, **_: Any) -> np.ndarray:
     if np.issubdtype(new_dtype, np.floating):
         return np.asarray(x, np.float64)
     return np.asarray(x).astype(new_dtype)
@@ -68,8 +73,10 @@ class _NeedsJax(Exception):
 class _Program:
     """A traced function as a flat list of NumPy calls, common sub-expressions computed once."""
 
-    def __init__(self, closed):
-        self._ops, self._seen, self._constants = [], {}, {}
+    def __init__(self, closed: Any):
+        self._ops: list[tuple] = []
+        self._seen: dict[tuple, int] = {}
+        self._constants: dict[int, Any] = {}
         self._slots = len(closed.jaxpr.invars)
         for var in (*closed.jaxpr.invars, *closed.jaxpr.constvars):
             if getattr(var.aval, "ndim", 0):
@@ -77,27 +84,28 @@ class _Program:
         self._outputs = self._inline(closed.jaxpr, closed.consts, list(range(self._slots)))
         self._drop_unused()
 
-    def _constant(self, value):
-        key = ("const", np.asarray(value).dtype.kind, float(value))
+    def _constant(self, value: Any) -> int:
+        value = np.asarray(value)[()]  # JAX's literals answer NumPy slowly
+        key = ("const", value.dtype.kind, float(value))
         if key not in self._seen:
             self._seen[key], self._constants[self._slots] = self._slots, value
             self._slots += 1
         return self._seen[key]
 
-    def _inline(self, jaxpr, consts, slots):
+    def _inline(self, jaxpr: Any, consts: Sequence[Any], slots: Sequence[int]) -> list[int]:
         from jax.extend.core import Literal  # a tenth of our import time, needed only to trace
 
         env = dict(zip(jaxpr.invars, slots))
         env.update((var, self._constant(np.asarray(c)[()])) for var, c in zip(jaxpr.constvars, consts))
 
-        def slot(atom):
+        def slot(atom: Any) -> int:
             return self._constant(atom.val) if isinstance(atom, Literal) else env[atom]
 
         for eqn in jaxpr.eqns:
             env.update(zip(eqn.outvars, self._equation(eqn, [slot(a) for a in eqn.invars])))
         return [slot(a) for a in jaxpr.outvars]
 
-    def _equation(self, eqn, inputs):
+    def _equation(self, eqn: Any, inputs: list[int]) -> list[int]:
         name = eqn.primitive.name
         for key in _CALLS:
             inner = eqn.params.get(key)
@@ -115,7 +123,7 @@ class _Program:
             raise _NeedsJax(name)
         return [self._emit(name, function, key, inputs)]
 
-    def _emit(self, name, function, key, inputs):
+    def _emit(self, name: str, function: Callable, key: tuple, inputs: list[int]) -> int:
         values = [self._constants.get(s) for s in inputs]
         if name == "mul" and 1.0 in values:  # derivatives are full of these
             return inputs[1 - values.index(1.0)]
@@ -128,7 +136,7 @@ class _Program:
                 self._slots += 1
         return self._seen[key]
 
-    def _drop_unused(self):
+    def _drop_unused(self) -> None:
         needed, kept = set(self._outputs), []
         for op in reversed(self._ops):
             if op[2] in needed:
@@ -142,15 +150,15 @@ class _Program:
             (*op, tuple({s for s in op[1] if last[s] == i and s not in keep})) for i, op in enumerate(self._ops)
         ]
 
-    def dependence(self, n_args):
+    def dependence(self, n_args: int) -> list[set[int]]:
         """For each output, the set of arguments (by position) it depends on."""
         reach = {i: {i} for i in range(n_args)}
         for _, inputs, output, _ in self._ops:
             reach[output] = set().union(*(reach.get(s, set()) for s in inputs))
         return [reach.get(s, set()) for s in self._outputs]
 
-    def __call__(self, *args):
-        env = [None] * self._slots
+    def __call__(self, *args: np.ndarray) -> list[np.ndarray]:
+        env: list[Any] = [None] * self._slots
         env[: len(args)] = args
         for slot, value in self._constants.items():
             env[slot] = value
@@ -165,27 +173,33 @@ class _Program:
 SMALLEST_BATCH = 256
 
 
+@lru_cache(maxsize=1)
+def _cpu() -> Any:
+    """A CPU device of a client of its own: `jax.devices("cpu")` would start every backend and hold an accelerator."""
+    return make_cpu_client().local_devices()[0]
+
+
 class _JaxProgram:
     """The same function run by JAX on the CPU, for laws whose trace NumPy cannot replay."""
 
-    def __init__(self, function):
-        def point(*args):
+    def __init__(self, function: Callable[..., Any]):
+        def point(*args: Any) -> tuple:
             return tuple(function(*args))
 
         self._compiled = jax.jit(jax.vmap(point))
 
-    def __call__(self, *args):
-        args = [np.asarray(a, np.float64) for a in args]
+    def __call__(self, *args: np.ndarray) -> list[np.ndarray]:
+        args = tuple(np.asarray(a, np.float64) for a in args)
         shape = np.broadcast_shapes(*(a.shape for a in args))
         size = math.prod(shape)
         # Batches shrink as starts settle: rounded up to powers of two, few of them need a compilation.
         room = max(SMALLEST_BATCH, 1 << (size - 1).bit_length())
-        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        with jax.enable_x64(True), jax.default_device(_cpu()):
             flat = [np.resize(np.broadcast_to(a, shape).ravel(), room) if size else np.ones(room) for a in args]
             return [np.asarray(o)[:size].reshape(shape) for o in self._compiled(*flat)]
 
 
-def trace(function, n_args):
+def trace(function: Callable[..., Any], n_args: int) -> _Program | _JaxProgram:
     """Traces `function` of `n_args` scalars to a tuple of scalars; returns it as a NumPy function of arrays."""
     scalar = jax.ShapeDtypeStruct((), np.float64)
     with jax.enable_x64(True):
@@ -196,13 +210,15 @@ def trace(function, n_args):
         return _JaxProgram(function)
 
 
-def with_derivatives(function, n_variables, n_args, order):
+def with_derivatives(function: Callable[..., Any], n_variables: int, n_args: int, order: int) -> _Program | _JaxProgram:
     """`trace` of (value, gradient[, upper triangle of the Hessian]) with respect to the first `n_variables`.
 
     Args:
       function: of `n_args` scalars, returning a scalar, in `jax.numpy`.
       n_variables: how many leading arguments to differentiate by.
+      n_args: how many arguments it takes.
       order: 0, 1 or 2.
+
     Returns:
       A function of `n_args` broadcastable arrays returning a list: the value, then each first derivative, then
       for order 2 the second derivatives (i, j) with i <= j, row by row.
@@ -212,12 +228,12 @@ def with_derivatives(function, n_variables, n_args, order):
     variables = tuple(range(n_variables))
     value_and_grad = jax.value_and_grad(function, argnums=variables)
 
-    def first(*args):
+    def first(*args: Any) -> tuple:
         value, gradient = value_and_grad(*args)
         return (value, *gradient)
 
-    def second(*args):
-        def gradient(*z):
+    def second(*args: Any) -> tuple:
+        def gradient(*z: Any) -> tuple:
             return value_and_grad(*z, *args[n_variables:])[1]
 
         rows = []
@@ -229,7 +245,9 @@ def with_derivatives(function, n_variables, n_args, order):
     return trace(first if order == 1 else second, n_args)
 
 
-def mixes_points(fn, names, inputs, points=7):
+def mixes_points(
+    fn: Callable[[Mapping, Mapping], Any], names: Sequence[str], inputs: Sequence[str], points: int = 7
+) -> str | None:
     """The operation by which fn(params, inputs) combines data points with each other, or None.
 
     Seen in a trace with `points` rows: an operation whose operands have that length and whose results do not.

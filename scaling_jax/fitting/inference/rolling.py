@@ -1,0 +1,193 @@
+"""Rolling origins: every law refitted below several earlier cuts of the same ladder, and judged on the runs above."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from scaling_jax.fitting.errors import FitError, FitWarning
+from scaling_jax.fitting.fit import Fit, fit
+from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.objectives import Objective
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
+
+STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
+CUTS = 8  # inner cuts at most
+LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
+MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
+RECENCY, LARGEST_ROWS = 1.5, 12  # power of the scale that weighs the rows of a fit; the largest that weigh alike
+RESAMPLES = 60
+SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A law that may take part: its label, the `Law`, and what is fixed in it."""
+
+    name: str
+    law: Law
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """Number of fitted parameters."""
+        return len(self.law.params) - len(self.fixed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """Checked rows: inputs {name: (n,)}, y, weights, scale (n,), and cluster labels (n,) or None."""
+
+    inputs: dict[str, np.ndarray]
+    y: np.ndarray
+    weights: np.ndarray
+    scale: np.ndarray
+    labels: np.ndarray | None
+
+    def rows(self, index: np.ndarray) -> Ladder:
+        """The chosen rows; labels keep their numbers."""
+        inputs = {k: v[index] for k, v in self.inputs.items()}
+        labels = None if self.labels is None else self.labels[index]
+        return Ladder(inputs, self.y[index], self.weights[index], self.scale[index], labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One law fitted to the whole ladder, below each cut, and to resamples.
+
+    Attributes:
+      candidate: the law. fit: the `Fit` of all rows.
+      cuts: parameters below each cut; None where too few rows are left.
+      samples: {parameter: (r,)} of the resamples.
+    """
+
+    candidate: Candidate
+    fit: Fit
+    cuts: tuple[dict[str, float] | None, ...]
+    samples: dict[str, np.ndarray]
+
+    def log(self, params: Mapping, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """ln of the law, nan where it is not positive: (m,) for parameters that are numbers, (r, m) for arrays (r,)."""
+        columns = {k: v[:, None] if np.ndim(v) else v for k, v in params.items()}
+        with np.errstate(all="ignore"):
+            value = np.log(self.candidate.law(columns, inputs))
+        return np.where(np.isfinite(value), value, np.nan)
+
+
+def recency_weights(scale: np.ndarray, power: float = RECENCY) -> np.ndarray:
+    """(n,) weights min(scale / s, 1)^power, s the 12th largest: large runs say more about still larger ones.
+
+    No law is exact over many decades, so a fit that weighs all rows alike errs where it is asked. On the public ladders
+    this halves the error of forecasts and of N*; see benchmarks/extrapolation.md. Ladders of up to 12 rows weigh alike.
+    """
+    largest = np.partition(scale, -min(LARGEST_ROWS, scale.size))[-min(LARGEST_ROWS, scale.size)]
+    return np.minimum(scale / largest, 1.0) ** power
+
+
+def levels(scale: np.ndarray) -> np.ndarray:
+    """Ascending scales that differ by more than a third: the rungs of the ladder."""
+    found = [float(scale.min())]
+    for value in np.sort(scale):
+        if value > found[-1] * LEVEL_RATIO:
+            found.append(float(value))
+    return np.array(found)
+
+
+def inner_cuts(scale: np.ndarray) -> tuple[float, ...]:
+    """Scales to cut at, ascending: rungs with enough rows and rungs below, evenly spaced when there are many."""
+    rungs = levels(scale)
+    usable = [c for c in rungs[MIN_LEVELS:] if np.sum(scale < c * (1 - 1e-9)) >= MIN_ROWS]
+    if len(usable) > CUTS:
+        usable = [usable[i] for i in np.unique(np.round(np.linspace(0, len(usable) - 1, CUTS)).astype(int))]
+    return tuple(float(c) * (1 - 1e-9) for c in usable)
+
+
+def members(
+    candidates: Sequence[Candidate], ladder: Ladder, cuts: Sequence[float], objective: Objective, seed: int
+) -> tuple[list[Member], dict[str, str]]:
+    """Fits every candidate to the ladder, below each cut, and to resamples.
+
+    Args:
+      candidates: laws to fit.
+      ladder: rows.
+      cuts: scales; the refit at a cut sees only the rows below it.
+      objective: of all fits.
+      seed: of starts and resamples.
+
+    Returns:
+      The members, and {law: why it could not take part} of the others.
+    """
+    found, impossible = [], {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # a refit that did not converge is one forecast that went wrong
+        for candidate in candidates:
+            try:
+                full = fit_rows(candidate, ladder, objective, seed, STARTS)
+                found.append(
+                    Member(candidate, full, _params_below(candidate, full, ladder, cuts), _samples(full, seed))
+                )
+            except FitError as error:
+                impossible[candidate.name] = str(error)
+    return found, impossible
+
+
+def fit_rows(
+    candidate: Candidate, ladder: Ladder, objective: Objective, seed: int, starts: int | list, recent: bool = True
+) -> Fit:
+    """The `Fit` of a candidate to a ladder, with `recency_weights` where `recent`.
+
+    Raises:
+      FitError: too few different runs for its parameters.
+    """
+    distinct = _distinct(candidate, ladder)
+    if distinct < candidate.free + SPARE_ROWS:
+        raise FitError(f"{distinct} different runs for {candidate.free} parameters")
+    labels = ladder.labels
+    if labels is not None and len(np.unique(labels)) < 2:
+        labels = None
+    return fit(
+        candidate.law,
+        {k: ladder.inputs[k] for k in candidate.law.inputs},
+        ladder.y,
+        objective,
+        weights=ladder.weights * recency_weights(ladder.scale) if recent else ladder.weights,
+        fixed=dict(candidate.fixed) or None,
+        clusters=labels,
+        seed=seed,
+        starts=starts,
+    )
+
+
+def _params_below(
+    candidate: Candidate, full: Fit, ladder: Ladder, cuts: Sequence[float]
+) -> tuple[dict[str, float] | None, ...]:
+    """Parameters refitted below each cut, all in one batch from the optimum of all rows."""
+    enough = [_distinct(candidate, ladder.rows(ladder.scale < c)) >= candidate.free + SPARE_ROWS for c in cuts]
+    used = [c for c, ok in zip(cuts, enough) if ok]
+    if not used:
+        return (None,) * len(cuts)
+    problem, z = full.solved("a forecast")
+    weights = np.zeros((len(used), problem.n))
+    for row, cut in zip(weights, used):
+        below = ladder.scale < cut
+        row[below] = ladder.weights[below] * recency_weights(ladder.scale[below])
+    below_cuts, starts = problem.with_data(weights=weights), np.repeat(z[None], len(used), axis=0)
+    ends = levenberg_marquardt(below_cuts, starts, max_steps=200, tolerance=1e-9, widen=0.3)
+    params = problem.constrained(ends.z)
+    found = iter([{k: float(v[i]) for k, v in params.items()} for i in range(len(used))])
+    return tuple(next(found) if ok else None for ok in enough)
+
+
+def _distinct(candidate: Candidate, ladder: Ladder) -> int:
+    """Number of different rows in the inputs of a law."""
+    return len(np.unique(np.stack([ladder.inputs[k] for k in candidate.law.inputs], axis=1), axis=0))
+
+
+def _samples(full: Fit, seed: int) -> dict[str, np.ndarray]:
+    """Parameters refitted to resamples: signs of whole clusters where they are too few to be drawn."""
+    few = full.clusters is not None and len(np.unique(full.clusters)) < 2 * len(full.free)
+    boot = full.bootstrap(RESAMPLES, seed=seed, method="wild" if few else "pairs")
+    return full.coordinates("a forecast")[0].constrained(boot.coordinates)
