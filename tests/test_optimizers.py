@@ -259,7 +259,7 @@ def test_updates_of_completep_do_not_grow_with_depth(name):
     """After a few steps the outputs have moved equally far at every depth; under muP alone, further in deep models."""
     spec, depths = Spec("tokens", 32, 8), (2, 16)
     batch = jax.random.randint(jax.random.key(9), (8, 9), 0, 32)
-    rate = {"adamw": 3e-3, "sgd": 0.1, "muon": 3e-3}[name]
+    rate = {"adamw": 3e-3, "sgd": 1e-3, "muon": 3e-3}[name]
 
     def moved(parametrization, depth):
         family, optimizer = Transformer(head_dim=8), Optimizer(name=name, clip_norm=0)

@@ -119,9 +119,12 @@ def _used(closed: Any) -> Any:
 def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
     name = eqn.primitive.name
     if name == "dot_general":
-        (contracted, _), _ = eqn.params["dimension_numbers"]
+        (contracted, _), (batched, _) = eqn.params["dimension_numbers"]
+        free = min(v.aval.ndim for v in eqn.invars) - len(contracted) - len(batched)
         summed = math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-        return 0.0 if only_checkpoints else 2.0 * math.prod(eqn.outvars[0].aval.shape) * summed
+        if only_checkpoints or not free:  # a weighted sum written as a product is elementwise work
+            return 0.0
+        return 2.0 * math.prod(eqn.outvars[0].aval.shape) * summed
     if name == "conv_general_dilated":
         kernel, layout = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
         summed = math.prod(kernel) // kernel[layout[0]]
