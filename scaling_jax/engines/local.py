@@ -22,6 +22,7 @@ from scaling_jax.training.layout import wants_trial
 from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.program import LaneProgram
 
+KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
@@ -90,7 +91,13 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
 
 
 def check_devices(study: Study) -> None:
-    """Raises UserError when the study's mesh does not fit the devices of this training."""
+    """Raises UserError when the study's attention kernel or mesh does not fit the devices of this training."""
+    kernel, backend = study.execution.attention, jax.default_backend()
+    if (needed := KERNEL_BACKENDS.get(kernel, backend)) != backend:
+        raise UserError(
+            f"execution.attention={kernel!r} runs on {needed.upper()} only, and this is {backend.upper()}; "
+            "use execution.attention=auto"
+        )
     if study.execution.mesh is None:
         return
     wanted, available = math.prod(study.execution.mesh), jax.device_count()
