@@ -45,7 +45,7 @@ TOOLS = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff>=0.14,<1",
-    "pyright==1.1.414",
+    "pyright[nodejs]==1.1.414",
     "gcp-storage-emulator>=2024.8.3",
 ]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +22,10 @@ from scaling_jax import analysis, data, fitting, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
+from scaling_jax.engines.registry import LOCAL, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
-from scaling_jax.models.family import Spec
+from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.records import load_curves, load_table, save_table
@@ -33,7 +33,6 @@ from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware
 
-LOCAL = "local"
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
 
@@ -112,7 +111,13 @@ class Results:
     @functools.cached_property
     def analysis(self) -> Analysis:
         """The fits, with the settings of the study."""
-        return analysis.analyse(self.table, self.curves, _settings(self.path))
+        name, fit, hold_out = _settings(self.path)
+        return analysis.analyse(self.table, self.curves, fit=fit, hold_out=hold_out, name=name)
+
+    @property
+    def plot(self) -> report.Plots:
+        """The figures by name, e.g. `results.plot.frontier()`."""
+        return report.Plots(self.analysis)
 
     def report(self, out: Any = None) -> str:
         """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
@@ -150,7 +155,7 @@ def run(
     Args:
       study: what to train.
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
-      engine: "local" trains in this process; "ray", "slurm" and "xpk" hand packs to a cluster.
+      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster.
       only_packs: names of packs; empty means all.
       on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
         trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
@@ -170,6 +175,7 @@ def run(
     base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     if engine != LOCAL:
+        find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
         done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
@@ -199,29 +205,51 @@ def load(workdir: Any) -> Results:
     return results
 
 
-def analyse(results: Results | pd.DataFrame, *, fit: Fit | None = None, hold_out: HoldOut | None = None) -> Analysis:
-    """Fits the law, predicts the held-out runs and reads off the frontier.
+def analyse(
+    results: Any,
+    *,
+    fit: Fit | None = None,
+    hold_out: HoldOut | None = None,
+    columns: Mapping[str, str] | analysis.Columns | None = None,
+) -> Analysis:
+    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
 
     Args:
-      results: of `load` or `run`, or a table with the columns of the results table.
+      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
       fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
+      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
 
     Raises:
-      UserError: the table lacks columns, mixes corpora or holds numbers that cannot be.
+      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
     """
-    settings = dict(_settings(results.path)) if isinstance(results, Results) else {}
-    for name, value in (("fit", fit), ("hold_out", hold_out)):
-        if value is not None:
-            settings[name] = dataclasses.asdict(value)
     if isinstance(results, Results):
-        return analysis.analyse(results.table, results.curves, settings)
-    return analysis.analyse(results, None, settings)
+        name, own_fit, own_hold_out = _settings(results.path)
+        return analysis.analyse(
+            results.table,
+            results.curves,
+            fit=fit or own_fit,
+            hold_out=hold_out or own_hold_out,
+            columns=columns,
+            name=name,
+        )
+    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
 
 
-def _settings(path: Any) -> Mapping[str, Any]:
-    if not (path / "study.json").exists():
+def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
+    """The study's name, and how it wants its runs fitted.
+
+    Raises:
+      UserError: not a workdir, or a damaged one.
+    """
+    stored = Workdir(path).stored()
+    if stored is None:
         raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
-    return json.loads((path / "study.json").read_text())["study"]
+    try:
+        study = stored.study
+        return str(study["name"]), Fit(**study.get("fit", {})), HoldOut(**study.get("hold_out", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{str(path)!r}: its study.json is damaged ({reason}); restore it or rerun the study") from None
 
 
 def _finish(path: Any, verbose: bool) -> None:
@@ -269,15 +297,19 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
     plain = dataclasses.replace(
         study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
     )
-    model = study.family.build(width, depth, spec, scaling, plain)
-    params = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     if spec.kind == "tokens":
         batch: Any = jax.ShapeDtypeStruct((1, spec.context + 1), "int32")
     else:
         image = jax.ShapeDtypeStruct((1, *(spec.image_shape or ())), "float32")
         batch = {"image": image, "label": jax.ShapeDtypeStruct((1,), "int32")}
-    sums = jax.eval_shape(model.evaluate, params, batch)
-    return tuple(model.metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
+    built: list[Model] = []
+
+    def evaluate(batch: Any) -> Any:
+        built.append(study.family.build(width, depth, spec, scaling, plain))  # traced, too: it may make small arrays
+        return built[0].evaluate(built[0].init(jax.random.key(0)), batch)
+
+    sums = jax.eval_shape(evaluate, batch)
+    return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
 
 
 def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of one's own (mock pictures)."""
+"""Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of a user (mock pictures)."""
 
 import pathlib
 
@@ -11,7 +11,8 @@ from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.errors import UserError
 from scaling_jax.models import Spec
 from scaling_jax.planning import make_plan
-from scaling_jax.study import Data, load_study
+from scaling_jax.study import Data
+from scaling_jax.study_file import load_study
 
 
 def load(source, tmp_path, **options):

@@ -10,7 +10,8 @@ from scaling_jax.engines import attempt
 from scaling_jax.planning import make_plan
 from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Study, load_study
+from scaling_jax.study import Study
+from scaling_jax.study_file import load_study
 
 BATCH = 4 * 16
 LARGE = (

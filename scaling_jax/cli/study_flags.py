@@ -7,7 +7,8 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.errors import UserError
-from scaling_jax.study import Study, load_study
+from scaling_jax.study import Study
+from scaling_jax.study_file import load_study
 
 
 def define_flags() -> None:

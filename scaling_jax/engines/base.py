@@ -1,20 +1,17 @@
 """What the engines share: a pack elsewhere is the idempotent command with `--only_packs`, the longest pack first.
 
-An engine is a module with `run(jobs, settings) -> int`. It starts each job's command, starts it again when it exits 75
-or its machine is lost, and knows nothing else about training: the workdir holds what is done.
+An engine is a function `run(jobs, settings) -> int` (see `engines.register`). It starts each job's command, starts it
+again when it exits 75 or its machine is lost, and knows nothing else about training: the workdir holds what is done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
-from scaling_jax.engines import ENGINES
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import PREEMPTED, USER_ERROR, UserError
 from scaling_jax.models.family import Spec
@@ -57,11 +54,6 @@ class Settings:
     max_retries: int
     dry_run: bool
     stop: StopSignal
-
-
-def load(name: str) -> ModuleType:
-    """The module of an engine."""
-    return importlib.import_module(ENGINES[name])
 
 
 def longest_first(packs: Iterable[Pack]) -> list[Pack]:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from scaling_jax.engines import base
+from scaling_jax.engines import base, registry
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
@@ -51,6 +51,7 @@ def dispatch(
     Raises:
       EngineError: a pack failed.
     """
+    run = registry.find(engine)
     workdir.check(frame(study, spec), ())
     packs = _known(plan, study, spec, workdir)
     records = Records(workdir.path)
@@ -64,7 +65,7 @@ def dispatch(
     if not settings.dry_run:
         (workdir.path / "_SUCCESS").unlink(missing_ok=True)
     with StopSignal() as stop:
-        code = base.load(engine).run(
+        code = run(
             jobs,
             base.Settings(
                 name=_job_name(study, str(workdir.path)),
