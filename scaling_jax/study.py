@@ -25,6 +25,10 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(gt=0, le=2**20)]
 Depth = Annotated[int, Field(gt=0, le=2**12)]
+# Far beyond any machine, so that a slip of the keyboard is found here and not as a hang or an overflow.
+Size = Annotated[int, Field(gt=0, le=10**7)]
+Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -73,9 +77,9 @@ class Budgets:
       min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
     """
 
-    tokens: tuple[PositiveFloat, ...] = ()
-    tokens_per_param: tuple[PositiveFloat, ...] = ()
-    flops: tuple[PositiveFloat, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
+    tokens_per_param: tuple[Tokens, ...] = ()
+    flops: tuple[Flops, ...] = ()
     ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
     max_tokens: PositiveFloat = 1e15
     min_steps: PositiveInt = 100
@@ -111,7 +115,7 @@ class Optimizer:
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
     weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: PositiveInt = 8
+    batch_size: Size = 8
     b1: Fraction = 0.9
     b2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
@@ -175,7 +179,7 @@ class Data:
     split: str = "train"
     validation_split: str | None = None
     tokenizer: str = "bytes"
-    context: PositiveInt = 128
+    context: Size = 128
     unique_tokens: PositiveInt | None = None
     augment: bool = True
 
@@ -187,38 +191,60 @@ class Evaluation:
     batch_size: sequences or samples per evaluation batch.
     """
 
-    examples: PositiveInt = 1024
-    batch_size: PositiveInt = 64
+    examples: Annotated[int, Field(gt=0, le=10**9)] = 1024
+    batch_size: Size = 64
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class HoldOut:
-    """Runs with at least `cut` x the largest run's FLOPs are kept out of the fit and predicted by it."""
+    """Which runs are kept out of a fit and predicted by it.
+
+    Attributes:
+      cut: those with at least this share of the largest run's FLOPs.
+      flops: those with at least this many FLOPs; None follows `cut`.
+    """
 
     cut: Annotated[float, Field(gt=0, le=1)] = 0.5
+    flops: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Fit:
-    """Attributes:
-    law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
-    metric: the column of the results table that the law describes; of accuracy and macro_f1 what they lack of 1.
-    also: further metrics that are fitted and drawn in the same way.
-    params: which count is N.
-    huber_delta: of the Huber loss on ln(loss).
-    bootstrap: resamples behind the intervals.
-    level: of the intervals.
-    target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+    """How a law is fitted to the runs.
+
+    Attributes:
+      law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
+      metric: the column of the results table that the law describes; accuracy and macro_f1 are fitted as 1 - value.
+      also: further metrics that are fitted and drawn in the same way.
+      params: the count of parameters that is N.
+      objective: minimized, summed over runs; of ln(loss) but for "least_squares".
+      huber_delta: where the Huber loss turns linear.
+      overestimate_penalty: cost of runs below the law times this; 10 follows the lower edge of the losses.
+      fixed: parameters that are held -> their values.
+      inputs: inputs of the law besides N and D -> a number or arithmetic of N and D, on the frontier.
+      bootstrap: resamples behind the intervals; 0 for none.
+      resampling: pairs (or whole trunks), residuals, or signs of residuals (wild).
+      level: of the intervals.
+      seed: of starts and resamples.
+      target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+      isoflop_budgets: nominal budgets of IsoFLOP sweeps; empty finds them.
     """
 
     law: str = "chinchilla"
     metric: str = "loss"
     also: tuple[str, ...] = ()
     params: Literal["params_total", "params_non_embedding", "params_matmul"] = "params_matmul"
+    objective: Literal["huber", "lad", "least_squares", "log_least_squares"] = "huber"
     huber_delta: PositiveFloat = 1e-3
+    overestimate_penalty: PositiveFloat = 1.0
+    fixed: dict[str, float] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
     bootstrap: Annotated[int, Field(ge=0)] = 1000
+    resampling: Literal["pairs", "residual", "wild"] = "pairs"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_flops: tuple[PositiveFloat, ...] = ()
+    isoflop_budgets: tuple[PositiveFloat, ...] = ()
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

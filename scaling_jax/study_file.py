@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import pathlib
 import re
 import typing
@@ -51,6 +52,8 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
         if not callable(getattr(module, "get_study", None)):
             raise UserError(f"study {str(path)!r} has no function get_study()")
         study = module.get_study()
+        if inspect.iscoroutine(study):
+            study.close()  # or Python warns that nobody awaited it
     except UserError:
         raise
     except pydantic.ValidationError as error:

@@ -57,6 +57,9 @@ def main(argv: Sequence[str]) -> int:
         return _run(command, rest)
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        _say("stopped; run the same command again")
+        return PREEMPTED
     except Exception as error:
         if _debugging():
             traceback.print_exc()

@@ -11,9 +11,20 @@ from typing import Any
 
 from absl import logging
 
+from scaling_jax.errors import UserError
+
 
 def as_path(path: Any) -> Any:
-    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones."""
+    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones.
+
+    Raises:
+      UserError: another scheme.
+    """
+    scheme, separator, _ = str(path).partition("://")
+    if separator and scheme != "gs":
+        raise UserError(f"{str(path)!r}: {scheme}:// is not supported; give a local path or gs://")
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} holds a null character; give a local path or gs://")
     try:
         from etils import epath
     except ModuleNotFoundError:
