@@ -33,6 +33,7 @@ from scaling_jax.study import Execution, Study, content_hash
 from scaling_jax.training import hardware
 
 TOLERANCE = 0.02
+CHECKPOINTS = ("checkpoint", "remat2", "remat")  # names of jax.checkpoint's primitive, by version
 BATCH = 2  # rows of the traced batch; counts are per token
 
 
@@ -106,7 +107,10 @@ def traced_flops(loss: Any, params: Any, batch: Any) -> tuple[float, float]:
     Raises:
       Uncountable: a `while` loop with matmuls.
     """
-    highest = sum(_flops(eqn) for eqn in _used(jax.make_jaxpr(jax.grad(loss))(params, batch)).eqns)
+    gradient = _used(jax.make_jaxpr(jax.grad(loss))(params, batch))
+    highest = sum(_flops(eqn) for eqn in gradient.eqns)
+    if not any(_recomputes(eqn) for eqn in gradient.eqns):
+        return highest, highest
     forward = _used(jax.make_jaxpr(loss)(params, batch))
     return highest - sum(_flops(eqn, only_checkpoints=True) for eqn in forward.eqns), highest
 
@@ -131,7 +135,7 @@ def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
         # Between dilated inputs there are zeros that no multiplication is needed for.
         each = 2.0 * summed / math.prod(eqn.params["lhs_dilation"])
         return 0.0 if only_checkpoints else math.prod(eqn.outvars[0].aval.shape) * each
-    if name in ("checkpoint", "remat2", "remat"):
+    if name in CHECKPOINTS:
         only_checkpoints = False
     parts = [sum(_flops(inner, only_checkpoints) for inner in jaxpr.eqns) for jaxpr in _inner(eqn)]
     if name == "while" and any(parts):
@@ -139,6 +143,10 @@ def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
     if name in ("cond", "platform_index"):
         return max(parts, default=0.0)
     return sum(parts) * (eqn.params["length"] if name == "scan" else 1)
+
+
+def _recomputes(eqn: Any) -> bool:
+    return eqn.primitive.name in CHECKPOINTS or any(_recomputes(e) for jaxpr in _inner(eqn) for e in jaxpr.eqns)
 
 
 def _inner(eqn: Any) -> Iterable[Any]:
