@@ -19,6 +19,7 @@ from scaling_jax.models.family import Counts
 from scaling_jax.planning import Phase, make_plan, memory_bytes
 from scaling_jax.study import Execution, Optimizer
 from scaling_jax.training import optimizers as training_optimizers
+from scaling_jax.training import verify
 
 STEPS, DECAY = 4, 0.1
 ROLES = {"matrix": "hidden", "layers": "hidden", "embed": "embedding", "bias": "vector"}
@@ -177,6 +178,25 @@ def test_a_factory_of_the_user_is_trained_with(lamb):
             decay = DECAY * params[name] if name != "bias" else 0.0
             params[name] = params[name] + rate * (MULTIPLIERS[name] * updates[name] - decay)
     assert_close(trained(Optimizer(name=lamb, options={"b1": 0.8}, clip_norm=0))[0], params)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "muon", "schedule_free_adamw"])
+def test_registered_optimizers_descend(name):
+    verify.check_optimizer(Optimizer(name=name))
+
+
+def test_an_optimizer_that_would_ascend_or_refuses_its_options_is_refused(lamb):
+    verify.check_optimizer(Optimizer(name=lamb))
+    optimizers.register("signs", rates=optimizers.ADAM_RATES)(lambda: optax.scale_by_sign())
+    try:
+        with pytest.raises(UserError, match="'signs' is registered with descends=True, .* ascend; .*descends=False"):
+            verify.check_optimizer(Optimizer(name="signs"))
+        optimizers.register("signs", rates=optimizers.ADAM_RATES, descends=False)(lambda: optax.scale_by_sign())
+        verify.check_optimizer(Optimizer(name="signs"))
+    finally:
+        del optimizers.OPTIMIZERS["signs"]
+    with pytest.raises(UserError, match="'muon' refuses options ns_steps='many'"):
+        verify.check_optimizer(Optimizer(name="muon", options={"ns_steps": "many"}))
 
 
 @pytest.mark.parametrize("name", ["muon", "schedule_free_adamw"])

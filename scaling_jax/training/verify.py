@@ -20,16 +20,17 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.interpreters import partial_eval
 
 from scaling_jax.errors import UserError
-from scaling_jax.models import Scaling, autodiff
+from scaling_jax.models import Scaling, autodiff, optimizers
 from scaling_jax.models.family import Family, Spec
 from scaling_jax.planning import Pack
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
-from scaling_jax.study import Execution, Study, content_hash
+from scaling_jax.study import Execution, Optimizer, Study, content_hash
 from scaling_jax.training import hardware
 
 TOLERANCE = 0.02
@@ -42,11 +43,12 @@ class Uncountable(Exception):
 
 
 def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
-    """Checks the counts of every scale once; scales that passed before are remembered in the cache folder.
+    """Checks the optimizer, and the counts of every scale once: scales that passed are remembered in the cache folder.
 
     Raises:
-      UserError: a scale's counts are wrong; the message has both numbers.
+      UserError: the optimizer would ascend, or a scale's counts are wrong; the message has both numbers.
     """
+    check_optimizer(study.optimizer)
     for width, depth in sorted({(pack.width, pack.depth) for pack in packs}):
         passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec))
         if passed.exists():
@@ -56,6 +58,33 @@ def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
             write_atomic(passed, json.dumps(found))
         except OSError as error:  # a full or read-only cache folder must not stop a training
             logging.info("the check of the counts is not remembered: %s", error)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Makes one update of two small arrays and checks its direction.
+
+    Raises:
+      UserError: the factory refuses its options, or its updates do not go the way that its registration says.
+    """
+    rule = optimizers.check(optimizer)
+    params = {"matrix": np.ones((2, 3), np.float32), "vector": np.ones(3, np.float32)}
+    roles = {"matrix": optimizers.HIDDEN, "vector": optimizers.VECTOR}
+
+    def inner_product() -> Any:
+        transform = rule.factory(**optimizers.arguments(optimizer, roles))
+        updates, _ = transform.update(params, transform.init(params), params)  # the gradient of |params|^2 / 2
+        return sum(jnp.vdot(updates[name], params[name]) for name in params)
+
+    try:
+        ascends = float(jax.jit(inner_product)()) > 0
+    except (TypeError, ValueError) as error:
+        options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
+        raise UserError(f"optimizer {rule.name!r} refuses options {options}: {' '.join(str(error).split())}") from error
+    if ascends == rule.descends:
+        raise UserError(
+            f"optimizer {rule.name!r} is registered with descends={rule.descends}, and its updates "
+            f"{'ascend' if ascends else 'descend'}; register it with descends={not rule.descends}"
+        )
 
 
 def check_counts(family: Family, width: int, depth: int, spec: Spec) -> dict[str, float]:
