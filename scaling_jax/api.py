@@ -111,7 +111,13 @@ class Results:
     @functools.cached_property
     def analysis(self) -> Analysis:
         """The fits, with the settings of the study."""
-        return analysis.analyse(self.table, self.curves, _settings(self.path))
+        name, fit, hold_out = _settings(self.path)
+        return analysis.analyse(self.table, self.curves, fit=fit, hold_out=hold_out, name=name)
+
+    @property
+    def plot(self) -> report.Plots:
+        """The figures by name, e.g. `results.plot.frontier()`."""
+        return report.Plots(self.analysis)
 
     def report(self, out: Any = None) -> str:
         """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
@@ -199,27 +205,38 @@ def load(workdir: Any) -> Results:
     return results
 
 
-def analyse(results: Results | pd.DataFrame, *, fit: Fit | None = None, hold_out: HoldOut | None = None) -> Analysis:
-    """Fits the law, predicts the held-out runs and reads off the frontier.
+def analyse(
+    results: Any,
+    *,
+    fit: Fit | None = None,
+    hold_out: HoldOut | None = None,
+    columns: Mapping[str, str] | analysis.Columns | None = None,
+) -> Analysis:
+    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
 
     Args:
-      results: of `load` or `run`, or a table with the columns of the results table.
+      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
       fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
+      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
 
     Raises:
-      UserError: the table lacks columns, mixes corpora or holds numbers that cannot be.
+      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
     """
-    settings = dict(_settings(results.path)) if isinstance(results, Results) else {}
-    for name, value in (("fit", fit), ("hold_out", hold_out)):
-        if value is not None:
-            settings[name] = dataclasses.asdict(value)
     if isinstance(results, Results):
-        return analysis.analyse(results.table, results.curves, settings)
-    return analysis.analyse(results, None, settings)
+        name, own_fit, own_hold_out = _settings(results.path)
+        return analysis.analyse(
+            results.table,
+            results.curves,
+            fit=fit or own_fit,
+            hold_out=hold_out or own_hold_out,
+            columns=columns,
+            name=name,
+        )
+    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
 
 
-def _settings(path: Any) -> Mapping[str, Any]:
-    """The study of a workdir, as plain types.
+def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
+    """The study's name, and how it wants its runs fitted.
 
     Raises:
       UserError: not a workdir, or a damaged one.
@@ -227,7 +244,12 @@ def _settings(path: Any) -> Mapping[str, Any]:
     stored = Workdir(path).stored()
     if stored is None:
         raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
-    return stored.study
+    try:
+        study = stored.study
+        return str(study["name"]), Fit(**study.get("fit", {})), HoldOut(**study.get("hold_out", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{str(path)!r}: its study.json is damaged ({reason}); restore it or rerun the study") from None
 
 
 def _finish(path: Any, verbose: bool) -> None:

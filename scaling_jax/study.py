@@ -197,32 +197,54 @@ class Evaluation:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class HoldOut:
-    """Runs with at least `cut` x the largest run's FLOPs are kept out of the fit and predicted by it."""
+    """Which runs are kept out of a fit and predicted by it.
+
+    Attributes:
+      cut: those with at least this share of the largest run's FLOPs.
+      flops: those with at least this many FLOPs; None follows `cut`.
+    """
 
     cut: Annotated[float, Field(gt=0, le=1)] = 0.5
+    flops: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Fit:
-    """Attributes:
-    law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
-    metric: the column of the results table that the law describes; of accuracy and macro_f1 what they lack of 1.
-    also: further metrics that are fitted and drawn in the same way.
-    params: which count is N.
-    huber_delta: of the Huber loss on ln(loss).
-    bootstrap: resamples behind the intervals.
-    level: of the intervals.
-    target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+    """How a law is fitted to the runs.
+
+    Attributes:
+      law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
+      metric: the column of the results table that the law describes; accuracy and macro_f1 are fitted as 1 - value.
+      also: further metrics that are fitted and drawn in the same way.
+      params: the count of parameters that is N.
+      objective: minimized, summed over runs; of ln(loss) but for "least_squares".
+      huber_delta: where the Huber loss turns linear.
+      overestimate_penalty: cost of runs below the law times this; 10 follows the lower edge of the losses.
+      fixed: parameters that are held -> their values.
+      inputs: inputs of the law besides N and D -> a number or arithmetic of N and D, on the frontier.
+      bootstrap: resamples behind the intervals; 0 for none.
+      resampling: pairs (or whole trunks), residuals, or signs of residuals (wild).
+      level: of the intervals.
+      seed: of starts and resamples.
+      target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+      isoflop_budgets: nominal budgets of IsoFLOP sweeps; empty finds them.
     """
 
     law: str = "chinchilla"
     metric: str = "loss"
     also: tuple[str, ...] = ()
     params: Literal["params_total", "params_non_embedding", "params_matmul"] = "params_matmul"
+    objective: Literal["huber", "lad", "least_squares", "log_least_squares"] = "huber"
     huber_delta: PositiveFloat = 1e-3
+    overestimate_penalty: PositiveFloat = 1.0
+    fixed: dict[str, float] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
     bootstrap: Annotated[int, Field(ge=0)] = 1000
+    resampling: Literal["pairs", "residual", "wild"] = "pairs"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_flops: tuple[PositiveFloat, ...] = ()
+    isoflop_budgets: tuple[PositiveFloat, ...] = ()
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

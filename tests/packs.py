@@ -31,7 +31,7 @@ def make_dataset() -> Dataset:
 
 
 def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None, execution=None, **changes) -> Study:
-    """A study of one small scale; budgets in optimiser steps."""
+    """A study of one small scale; budgets in optimizer steps."""
     return Study(
         name="pack",
         family=Transformer(head_dim=8),

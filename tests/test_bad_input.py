@@ -200,7 +200,7 @@ def test_collect_and_report(home):
     (run / "result.json").write_text(json.dumps({"run_id": "r", "flops": 1.0}))
     (run / "_SUCCESS").touch()
     assert "lack the columns" in complaint(home, "collect", "--workdir=empty", "--out=a.csv")
-    (run / "result.json").write_text(json.dumps(dict.fromkeys(COLUMNS, 1)))
+    (run / "result.json").write_text(json.dumps(dict.fromkeys(COLUMNS, 1) | {"run_id": "r"}))
     assert "unknown ending" in complaint(home, "collect", "--workdir=empty", "--out=a.txt")
 
 

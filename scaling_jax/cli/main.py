@@ -31,6 +31,7 @@ COMMANDS = {
     "run": ("scaling_jax.cli.run", "train what is missing of a study, then collect, fit and report"),
     "collect": ("scaling_jax.cli.collect", "write a workdir's results table as .csv or .parquet"),
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
+    "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }

@@ -15,7 +15,7 @@ from scaling_jax.errors import Preempted, UserError
 from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed
+from scaling_jax.training import distributed, verify
 from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.layout import wants_trial
@@ -34,9 +34,11 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
     compiled. Several processes train one pack after another, each on all devices.
 
     Raises:
+      UserError: the family's counts are wrong.
       Preempted: told to stop; every pack under way has saved.
       Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
     """
+    verify.check_packs(training.study, packs, training.feed.spec)
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
     if not distributed.is_single_process():
         for pack in waiting:

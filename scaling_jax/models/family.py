@@ -30,6 +30,17 @@ class Spec:
     context: int = 1
     image_shape: tuple[int, int, int] | None = None
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(H, W, C) of image data.
+
+        Raises:
+          ValueError: the data are not images.
+        """
+        if self.image_shape is None:
+            raise ValueError(f"data of kind {self.kind!r} has no image shape")
+        return self.image_shape
+
 
 @dataclasses.dataclass(frozen=True)
 class Counts:

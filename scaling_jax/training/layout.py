@@ -88,7 +88,7 @@ def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]
         write_atomic(cache, json.dumps(seconds))
         shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
         logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.name, len(pack.lanes), shown)
-    return min(seconds, key=seconds.get), seconds
+    return min(seconds, key=seconds.__getitem__), seconds
 
 
 def _time(trial: LaneProgram, study: Study, pack: Pack) -> float:
