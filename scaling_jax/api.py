@@ -1,25 +1,18 @@
-"""From a study to an analysis: what the command line and notebooks call.
-
-import scaling_jax as sj
-print(sj.plan(study))
-results = sj.run(study, "runs/mine")
-print(results.table)
-"""
+"""Plan, run, load and analyze a study: what the command line and notebooks call; `scaling_jax` re-exports it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, report
-from scaling_jax.analysis import Analysis
+from scaling_jax import analysis, data, fitting
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, find
@@ -27,11 +20,14 @@ from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
-from scaling_jax.storage.paths import as_path, write_atomic
-from scaling_jax.storage.records import load_curves, load_table, save_table
+from scaling_jax.results import Results, analyse, load
+from scaling_jax.storage.paths import write_atomic
+from scaling_jax.storage.records import load_table, save_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Fit, HoldOut, Study
+from scaling_jax.study import Study
 from scaling_jax.training import hardware
+
+__all__ = ["Dispatch", "Plan", "Results", "analyse", "load", "plan", "run", "write_report"]
 
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
@@ -82,46 +78,6 @@ class Plan:
     def __str__(self) -> str:
         lines = [estimate.plan_text(self.study, self.packs, self.spec)]
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
-
-
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """What a workdir holds.
-
-    Attributes:
-      path: the workdir.
-    """
-
-    path: Any
-
-    @functools.cached_property
-    def table(self) -> pd.DataFrame:
-        """One row per finished run; the columns are documented in docs/operations.md.
-
-        Raises:
-          UserError: no run has finished.
-        """
-        return load_table(self.path)
-
-    @functools.cached_property
-    def curves(self) -> pd.DataFrame:
-        """Learning curves: run_id, step, tokens, flops, loss, phase."""
-        return load_curves(self.path, self.table)
-
-    @functools.cached_property
-    def analysis(self) -> Analysis:
-        """The fits, with the settings of the study."""
-        name, fit, hold_out = _settings(self.path)
-        return analysis.analyse(self.table, self.curves, fit=fit, hold_out=hold_out, name=name)
-
-    @property
-    def plot(self) -> report.Plots:
-        """The figures by name, e.g. `results.plot.frontier()`."""
-        return report.Plots(self.analysis)
-
-    def report(self, out: Any = None) -> str:
-        """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
-        return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
 
 
 def plan(study: Study) -> Plan:
@@ -191,65 +147,6 @@ def run(
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results(place.path)
-
-
-def load(workdir: Any) -> Results:
-    """The results of a workdir.
-
-    Raises:
-      UserError: not a workdir, or no run has finished.
-    """
-    results = Results(as_path(workdir))
-    _settings(results.path)
-    _ = results.table
-    return results
-
-
-def analyse(
-    results: Any,
-    *,
-    fit: Fit | None = None,
-    hold_out: HoldOut | None = None,
-    columns: Mapping[str, str] | analysis.Columns | None = None,
-) -> Analysis:
-    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
-
-    Args:
-      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
-      fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
-      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
-
-    Raises:
-      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
-    """
-    if isinstance(results, Results):
-        name, own_fit, own_hold_out = _settings(results.path)
-        return analysis.analyse(
-            results.table,
-            results.curves,
-            fit=fit or own_fit,
-            hold_out=hold_out or own_hold_out,
-            columns=columns,
-            name=name,
-        )
-    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
-
-
-def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
-    """The study's name, and how it wants its runs fitted.
-
-    Raises:
-      UserError: not a workdir, or a damaged one.
-    """
-    stored = Workdir(path).stored()
-    if stored is None:
-        raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
-    try:
-        study = stored.study
-        return str(study["name"]), Fit(**study.get("fit", {})), HoldOut(**study.get("hold_out", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{str(path)!r}: its study.json is damaged ({reason}); restore it or rerun the study") from None
 
 
 def _finish(path: Any, verbose: bool) -> None:

@@ -230,6 +230,7 @@ def test_functions_are_short():
         ("import scaling_jax; dir(scaling_jax)", {"numpy", "jax", "pandas", "pydantic", "scipy"}),
         ("import scaling_jax.fitting", {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "matplotlib"}),
         ("import scaling_jax as sj; sj.fitting.fit", {"flax", "optax", "orbax", "grain", "tensorflow_datasets"}),
+        ("import scaling_jax as sj; sj.load, sj.analyse, sj.Study", {"flax", "optax", "orbax", "grain", "matplotlib"}),
         ("import scaling_jax.cli.main", {"numpy", "jax", "pandas", "pydantic"}),
         ("import scaling_jax.cli.run", {"jax", "pandas"}),
     ],
