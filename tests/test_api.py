@@ -129,7 +129,7 @@ def test_the_study_comes_back(trained, study):
 
 def test_several_workdirs(trained, study, tmp_path):
     """Runs of two workdirs are one table, each run once; corpora do not mix."""
-    results, workdir, _ = trained
+    _, workdir, _ = trained
     other = tmp_path / "other"
     small = sj.override(study, ["ladder.widths=(8,32)", "budgets.tokens=(3840,)"])
     sj.run(small, other, verbose=False)
