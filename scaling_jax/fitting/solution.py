@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -54,10 +54,10 @@ class Solution:
 
     law: Law
     params: dict[str, float]
-    objective: Objective | None = None
+    objective: Objective = cast(Objective, None)
     objective_value: float = float("nan")
     converged: bool = True
-    certificate: Certificate | None = None
+    certificate: Certificate = cast(Certificate, None)
     fixed: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     n: int = 0
@@ -65,9 +65,10 @@ class Solution:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     data_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    data: dict[str, np.ndarray] | None = None
-    y: np.ndarray | None = None
-    weights: np.ndarray | None = None
+    # None where the fit has no data: `observed` and `solved` say so.
+    data: dict[str, np.ndarray] = cast(dict, None)
+    y: np.ndarray = cast(np.ndarray, None)
+    weights: np.ndarray = cast(np.ndarray, None)
     clusters: np.ndarray | None = None
     problem: Coordinates | None = None
     z: np.ndarray | None = None
