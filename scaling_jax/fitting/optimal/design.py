@@ -14,6 +14,7 @@ from scaling_jax.fitting.solution import Solution
 from scaling_jax.text import short, table
 
 CRITERIA = ("frontier", "parameters")
+RUNS = np.dtype([(k, np.float64) for k in ("N", "D", "C", "stderr")])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -103,7 +104,7 @@ def next_runs(
     records = [(n[i], d[i], cost[i], scale * np.sqrt(v)) for i, v in zip(chosen, variances)]
     before = scale * np.sqrt(gradient @ inverse @ gradient)
     return Design(
-        runs=np.array(records, dtype=[(k, np.float64) for k in ("N", "D", "C", "stderr")]).view(np.recarray),
+        runs=np.array(records, dtype=RUNS).view(np.recarray),
         before=float(before),
         target=target,
         criterion=criterion,
