@@ -15,9 +15,9 @@ from absl import flags
 from scaling_jax import analysis, fitting
 from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
-from scaling_jax.errors import UserError, is_disk_full
+from scaling_jax.errors import UserError, describe_invalid, is_disk_full
 from scaling_jax.report import text
-from scaling_jax.study import Fit, HoldOut, describe
+from scaling_jax.study import Fit, HoldOut
 
 RESAMPLING = ("pairs", "residual", "wild")
 OBJECTIVES = ("huber", "lad", "least_squares", "log_least_squares")
@@ -143,7 +143,7 @@ def fit_settings(settings: Fit, values: Any) -> Fit:
     try:
         return dataclasses.replace(settings, **given)
     except pydantic.ValidationError as error:
-        raise UserError(describe(error)) from error
+        raise UserError(describe_invalid(error)) from error
 
 
 def cut_settings(settings: HoldOut, values: Any) -> HoldOut:

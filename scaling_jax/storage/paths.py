@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import filelock
 from absl import logging
 
 from scaling_jax.errors import UserError
@@ -95,8 +96,6 @@ def file_lock(path: Any, on_wait: Callable[[], None] | None = None) -> Iterator[
       path: the lock file on a local or network file system; made if missing.
       on_wait: called once when another process holds the lock and this one has to wait.
     """
-    import filelock  # the plain install, which only fits, never locks
-
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         lock = filelock.FileLock(path)  # an object per caller: two threads of one process exclude each other, too
