@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling_jax import analysis, data, fitting, models, report, study
+    from scaling_jax import analysis, data, engines, fitting, models, report, study
     from scaling_jax.api import Plan, Results, analyse, load, plan, run
     from scaling_jax.errors import EngineError, Preempted, UserError
     from scaling_jax.study import (
@@ -33,16 +33,17 @@ if TYPE_CHECKING:
         Schedule,
         Study,
     )
+    from scaling_jax.study_file import load_study, override
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "fitting", "load", "models", "plan", "report", "run", "study",
+    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "fitting", "models", "report", "study")
+_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study")
 _HOME = {
     "scaling_jax.api": ("Plan", "Results", "analyse", "load", "plan", "run"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),
@@ -50,6 +51,7 @@ _HOME = {
         "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization", "Schedule",
         "Study",
     ),
+    "scaling_jax.study_file": ("load_study", "override"),
 }  # fmt: skip
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
 
 from scaling_jax.errors import UserError
+from scaling_jax.identity import Identity, PackRecord
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
-from scaling_jax.study import Study, content_hash
+from scaling_jax.study import Execution, Schedule, Study
+
+SWEPT = ("learning_rates", "weight_decays", "init_scales", "batch_size")
+OPTIMIZER_FIELDS = ("b1", "b2", "eps", "momentum")  # of `Optimizer`, read by some optimizers and not by others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +35,11 @@ class Run:
     """One training to one token budget with one set of hyperparameters and seed.
 
     Attributes:
-      run_id: content hash of what determines its loss.
+      run_id: content hash of what determines its loss; "" until the corpus is known.
       trunk_id: the same without the budget: branches off one trunk share it.
       scale: name of the (width, depth).
       lane, budget: indices into the pack's lanes and budgets.
-      steps: optimiser steps; `tokens` = steps x batch_size x context.
+      steps: optimizer steps; `tokens` = steps x batch_size x context.
       flops: exact training FLOPs; `flops_6nd` = 6 x params_matmul x tokens.
     """
 
@@ -51,10 +59,13 @@ class Pack:
     """Runs of one shape, one compiled program: every lane trains to every budget.
 
     Attributes:
-      budgets: optimiser steps of each budget, ascending.
-      trained_steps: optimiser steps that one lane really takes (a trunk is shared by its branches).
+      name: of the pack, unique in its workdir: the scale's, with a number where a study has grown by further lanes.
+      scale: name of the (width, depth).
+      budgets: optimizer steps of each budget, ascending.
+      trained_steps: optimizer steps that one lane takes in all (a trunk is shared by its branches).
     """
 
+    name: str
     scale: str
     width: int
     depth: int
@@ -82,7 +93,7 @@ class Phase:
 
     Attributes:
       kind: "trunk" moves the trunk on; "branch" starts from the trunk's state and ends in a result.
-      start, stop: optimiser steps.
+      start, stop: optimizer steps.
       decay_start, decay_stop: where the rate decays; equal and beyond `stop` on a trunk.
       budget: index of the budget that a branch ends in, -1 on a trunk.
     """
@@ -98,7 +109,7 @@ class Phase:
 NO_DECAY = 2**31 - 1
 
 
-def phases(schedule, budgets: tuple[int, ...]) -> tuple[Phase, ...]:
+def phases(schedule: Schedule, budgets: tuple[int, ...]) -> tuple[Phase, ...]:
     """The order in which a pack's steps are taken, small budgets first so that results come early.
 
     "wsd": trunk to (1 - cooldown_fraction) of each budget, then its cool-down. "constant": the branch is empty and the
@@ -124,13 +135,14 @@ def scale_name(width: int, depth: int) -> str:
     return f"w{width}-d{depth}"
 
 
-def make_plan(study: Study, spec: Spec, dataset_hash: str = "") -> tuple[Pack, ...]:
+def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: str | None = None) -> tuple[Pack, ...]:
     """The packs of a study, in ladder order.
 
     Args:
       study: what the user wants.
       spec: what its data looks like.
-      dataset_hash: identity of the data, part of every run's identity ("" when nothing will be trained).
+      dataset_hash: identity of the corpus; without it the runs have no identities yet (see `identified`).
+      compute_dtype: of `identified`.
 
     Raises:
       UserError: a scale cannot be built, the optimizer is not registered, or a budget is missing, empty or too small.
@@ -141,60 +153,151 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "") -> tuple[Pack, .
             f"gives {spec.kind}; choose another family or data.source"
         )
     optimizers.check(study.optimizer)
-    shared = _identity(study, dataset_hash)
-    packs = tuple(_pack(study, spec, shared, w, d) for w, d in study.ladder.scales())
-    if not any(pack.runs for pack in packs):
+    packs = tuple(_pack(study, spec, w, d) for w, d in study.ladder.scales())
+    packs = tuple(pack for pack in packs if pack.runs)
+    if not packs:
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
-    return tuple(pack for pack in packs if pack.runs)
+    return identified(packs, study, spec, dataset_hash, compute_dtype) if dataset_hash else packs
 
 
-def _identity(study: Study, dataset_hash: str) -> dict:
-    """What determines the losses of all packs alike, as plain JSON types."""
+def identified(
+    packs: Sequence[Pack], study: Study, spec: Spec, dataset_hash: str, compute_dtype: str | None = None
+) -> tuple[Pack, ...]:
+    """The packs with the identities of their runs.
+
+    Args:
+      packs: of `make_plan`.
+      study, spec: they were planned for.
+      dataset_hash: identity of the corpus.
+      compute_dtype: that "auto" stands for; by default this process's (see `compute_dtype_of`).
+    """
+    dtype = compute_dtype or compute_dtype_of(study.execution)
+    identity = Identity(frame(study, spec), dataset_hash, dtype, study.optimizer.batch_size)
+
+    def one(pack: Pack, run: Run) -> Run:
+        shape = (pack.width, pack.depth, pack.lanes[run.lane])
+        run_id, trunk_id = identity.run_id(*shape, run.steps), identity.trunk_id(*shape)
+        return dataclasses.replace(run, run_id=run_id, trunk_id=trunk_id)
+
+    return tuple(dataclasses.replace(pack, runs=tuple(one(pack, run) for run in pack.runs)) for pack in packs)
+
+
+def frame(study: Study, spec: Spec) -> dict[str, Any]:
+    """What all runs of a workdir share, as plain JSON types; the corpus' content and the swept quantities come on top.
+
+    Settings that the chosen optimizer, schedule or parametrization does not read are left out.
+
+    Args:
+      study: the study.
+      spec: what its data looks like to a model.
+    """
     resolved = study.to_dict()
-    identity = {k: resolved[k] for k in ("family", "data", "parametrization", "schedule", "evaluation")}
-    swept = ("learning_rates", "weight_decays", "init_scales")
-    identity["optimizer"] = {k: v for k, v in resolved["optimizer"].items() if k not in swept}
-    return identity | {"dataset_hash": dataset_hash, "compute_dtype": study.execution.compute_dtype}
+    optimizer, schedule, parametrization = (resolved[k] for k in ("optimizer", "schedule", "parametrization"))
+    unread = {*SWEPT, *OPTIMIZER_FIELDS} - {*optimizers.rule(study.optimizer.name).fields}
+    if study.optimizer.spike_policy == "keep":
+        unread.add("spike_factor")
+    if study.schedule.name != "wsd":
+        del schedule["cooldown_fraction"]
+    if study.schedule.name == "constant":
+        del schedule["final_fraction"]
+    if study.parametrization.name == "standard":
+        del parametrization["base_width"]
+    if study.parametrization.name != "completep":
+        parametrization.pop("base_depth", None)
+    data = {"kind": spec.kind, "vocab_size": spec.vocab_size, "context": spec.context}
+    if spec.kind == "images":
+        data |= {"image_shape": list(spec.image_shape or ()), "augment": study.data.augment}
+    return {
+        "family": resolved["family"],
+        "parametrization": parametrization,
+        "schedule": schedule,
+        "optimizer": {k: v for k, v in optimizer.items() if k not in unread},
+        "data": data,
+        "evaluation": resolved["evaluation"],
+    }
 
 
-def _pack(study: Study, spec: Spec, shared: dict, width: int, depth: int) -> Pack:
+def compute_dtype_of(execution: Execution, backend: str | None = None) -> str:
+    """`execution.compute_dtype`, "auto" resolved: bfloat16 on accelerators, float32 on CPU.
+
+    Args:
+      execution: of a study.
+      backend: "cpu", "gpu" or "tpu"; this process's by default.
+    """
+    if execution.compute_dtype != "auto":
+        return execution.compute_dtype
+    return "float32" if (backend or jax.default_backend()) == "cpu" else "bfloat16"
+
+
+def grouped(packs: Sequence[Pack], recorded: Mapping[str, PackRecord]) -> tuple[Pack, ...]:
+    """The packs as a workdir that may have grown trains them: lanes stay in the pack that they began in.
+
+    Lanes that no recorded pack of their scale has become a pack of their own, named `w32-d1-2`, `w32-d1-3`, ...
+
+    Args:
+      packs: of `identified`, one per scale.
+      recorded: packs of the workdir by name.
+    """
+    out = []
+    for pack in packs:
+        same_scale = {name: record for name, record in recorded.items() if record.scale == pack.scale}
+        home = {trunk_id: name for name, record in same_scale.items() for trunk_id in record.lanes}
+        names = (f"{pack.scale}-{number}" if number > 1 else pack.scale for number in itertools.count(1))
+        fresh = next(name for name in names if name not in recorded)
+        members: dict[str, list[int]] = {}
+        for lane in range(len(pack.lanes)):
+            members.setdefault(home.get(pack.run(lane, 0).trunk_id, fresh), []).append(lane)
+        out += [_subset(pack, name, lanes) for name, lanes in members.items()]
+    return tuple(out)
+
+
+def _subset(pack: Pack, name: str, lanes: Sequence[int]) -> Pack:
+    """The pack of some of the lanes (indices)."""
+    runs = tuple(
+        dataclasses.replace(pack.run(old, budget), lane=new)
+        for (new, old), budget in itertools.product(enumerate(lanes), range(len(pack.budgets)))
+    )
+    return dataclasses.replace(pack, name=name, lanes=tuple(pack.lanes[i] for i in lanes), runs=runs)
+
+
+def record_of(pack: Pack, schedule: Schedule) -> PackRecord:
+    """What a workdir keeps of the pack for as long as it may grow."""
+    trunks = tuple(pack.run(lane, 0).trunk_id for lane in range(len(pack.lanes)))
+    forks = tuple(sorted({phase.start for phase in phases(schedule, pack.budgets) if phase.kind == "branch"}))
+    return PackRecord(pack.scale, trunks, forks)
+
+
+def _pack(study: Study, spec: Spec, width: int, depth: int) -> Pack:
+    scale, optimizer = scale_name(width, depth), study.optimizer
     try:
         study.family.check(width, depth, spec)
     except ValueError as error:
-        raise UserError(f"scale {scale_name(width, depth)}: {error}") from error
-    _check_mesh(study, width, scale_name(width, depth))
+        raise UserError(f"scale {scale}: {error}") from error
+    _check_mesh(study, width, scale)
     counts = study.family.counts(width, depth, spec)
-    optimizer = study.optimizer
     tokens_per_step = optimizer.batch_size * spec.context
-    budgets = _budgets(study, counts, tokens_per_step, scale_name(width, depth))
-    lanes = tuple(
-        Lane(*values)
-        for values in itertools.product(
-            optimizer.learning_rates, optimizer.weight_decays, optimizer.init_scales, study.seeds
-        )
-    )
+    budgets = _budgets(study, counts, tokens_per_step, scale)
+    swept = (optimizer.learning_rates, optimizer.weight_decays, optimizer.init_scales, study.seeds)
+    lanes = tuple(Lane(*values) for values in itertools.product(*swept))
     if len(set(lanes)) < len(lanes):
-        raise UserError("optimizer: the same (learning rate, weight decay, init scale, seed) stands twice in the sweep")
-    identity = shared | {"width": width, "depth": depth}
-    runs = []
-    for (i, lane), (j, steps) in itertools.product(enumerate(lanes), enumerate(budgets)):
-        trunk = identity | {"lane": dataclasses.asdict(lane)}
-        tokens = steps * tokens_per_step
-        runs.append(
-            Run(
-                run_id=content_hash(trunk | {"steps": steps}),
-                trunk_id=content_hash(trunk),
-                scale=scale_name(width, depth),
-                lane=i,
-                budget=j,
-                steps=steps,
-                tokens=tokens,
-                flops=float(tokens * counts.flops_per_token),
-                flops_6nd=float(tokens * counts.flops_6nd_per_token),
-            )
+        raise UserError("optimizer: the same (learning rate, weight decay, init scale, seed) is listed twice")
+    runs = tuple(
+        Run(
+            run_id="",
+            trunk_id="",
+            scale=scale,
+            lane=lane,
+            budget=budget,
+            steps=steps,
+            tokens=steps * tokens_per_step,
+            flops=float(steps * tokens_per_step * counts.flops_per_token),
+            flops_6nd=float(steps * tokens_per_step * counts.flops_6nd_per_token),
         )
+        for lane, (budget, steps) in itertools.product(range(len(lanes)), enumerate(budgets))
+    )
     return Pack(
-        scale=scale_name(width, depth),
+        name=scale,
+        scale=scale,
         width=width,
         depth=depth,
         batch_size=optimizer.batch_size,
@@ -202,7 +305,7 @@ def _pack(study: Study, spec: Spec, shared: dict, width: int, depth: int) -> Pac
         counts=counts,
         lanes=lanes,
         budgets=budgets,
-        runs=tuple(runs),
+        runs=runs,
         trained_steps=sum(p.stop - p.start for p in phases(study.schedule, budgets)),
     )
 
@@ -244,6 +347,8 @@ def _budgets(study: Study, counts: Counts, tokens_per_step: int, scale: str) -> 
                 f"{name} is {wanted:,.0f} tokens at scale {scale}, less than one batch "
                 f"({tokens_per_step:,} tokens); raise it or lower optimizer.batch_size"
             )
+        if count >= NO_DECAY:
+            raise UserError(f"{name} is {count:.3g} steps at scale {scale}: more than 32 bits can count; lower it")
         if count < budgets.min_steps:
             raise UserError(
                 f"{name} is {count} steps at scale {scale}, fewer than budgets.min_steps={budgets.min_steps}; "

@@ -93,6 +93,6 @@ def text(path: pathlib.Path) -> str:
 
 
 def checkpoints(workdir: pathlib.Path, pack: str) -> set[str]:
-    """Numbers of a pack's finished checkpoints."""
+    """A pack's finished checkpoints."""
     folder = workdir / "checkpoints" / pack
-    return {path.name for path in folder.iterdir() if path.name.isdigit()} if folder.exists() else set()
+    return {f"{path.parent.name}/{path.name}" for path in folder.glob("*/*") if path.name.isdigit()}

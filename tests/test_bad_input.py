@@ -1,14 +1,21 @@
 """Wrong input to the command line: one line on stderr that says what and the way out, exit 2, nothing written."""
 
+import contextlib
 import json
+import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 
+import bad_inputs
 import ladder
 import pandas as pd
 import pytest
 
+from scaling_jax.engines import local
 from scaling_jax.storage.records import COLUMNS
 
 
@@ -206,3 +213,142 @@ def test_a_real_process_says_the_same(home):
         "scaling-jax: study 'missing.py' is not a file; give --study=FILE.py with a get_study() function\n"
     )
     assert not (home / "new").exists()
+
+
+# Every list of bad_inputs, in one process: what is asserted of each is the same.
+
+
+@contextlib.contextmanager
+def patience(seconds: int):
+    """Raises TimeoutError in what takes far too long, so that a hang is a failure and not the end of the tests."""
+
+    def stop(number, frame):
+        raise TimeoutError(f"still running after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def snapshot(folder: pathlib.Path) -> dict[str, int]:
+    """Everything below a folder with the time of its last change."""
+    return {
+        os.path.join(place, name): os.lstat(os.path.join(place, name)).st_mtime_ns
+        for place, folders, names in os.walk(folder)
+        for name in (*folders, *names)
+    }
+
+
+def problem(home: pathlib.Path, args: tuple[str, ...]) -> str | None:
+    """How a command fails to refuse its input as it should: exit 2, one line, nothing on stdout, nothing written."""
+    before = snapshot(home)
+    try:
+        with patience(60):
+            code, out, err = ladder.run_here(*args)
+    except BaseException as error:
+        return f"raised {type(error).__name__}: {str(error)[:200]}"
+    lines = err.splitlines()
+    if code != 2:
+        return f"exit {code}: {(lines or [out])[-1][:300]}"
+    if len(lines) != 1 or not lines[0].startswith("scaling-jax: ") or len(lines[0]) < 20:
+        return f"not one line: {err[:300]!r}"
+    if out:
+        return f"wrote on stdout: {out[:100]!r}"
+    if (after := snapshot(home)) != before:
+        return f"wrote {sorted(set(after) ^ set(before))[:3] or 'into a file'}"
+    return None
+
+
+def problems(home: pathlib.Path, cases: Iterable[tuple[str, ...]]) -> list[str]:
+    found = []
+    for args in cases:
+        if wrong := problem(home, args):
+            found.append(f"{' '.join(arg if len(arg) < 90 else arg[:80] + '...' for arg in args)!r}: {wrong}")
+    return found
+
+
+@pytest.fixture
+def crowded(home, monkeypatch):
+    """The home with everything in it that the lists name."""
+    (home / "loop").symlink_to("loop")
+    (home / "dangling").symlink_to("nowhere")
+    (home / "folder.py").mkdir()
+    (home / "folder").mkdir()
+    (home / "tiny.txt").write_text("def get_study(): pass")
+    (home / "binary.py").write_bytes(bytes(range(256)))
+    (home / "full").mkdir()
+    (home / "full" / "thesis.tex").write_text("years of work")
+    (home / "unreadable.py").write_text("x = 1")
+    (home / "unreadable.py").chmod(0)
+    monkeypatch.setattr(local, "check_devices", lambda *args, **kwargs: pytest.fail("the input was accepted"))
+    return home
+
+
+def commands(assignments: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Overrides given to `plan` and `run` in turn: both read them with the same function."""
+    for index, assignment in enumerate(assignments):
+        command = ("plan",) if index % 2 else ("run", "--workdir=new/folder")
+        yield (*command, "--study=tiny.py", f"--set={assignment}")
+
+
+def test_every_number_and_choice_of_a_study(crowded):
+    assert problems(crowded, commands(f"{path}={value}" for path, value in bad_inputs.field_values())) == []
+
+
+def test_overrides_that_cannot_be(crowded):
+    assert problems(crowded, commands(bad_inputs.OVERRIDES)) == []
+
+
+@pytest.mark.parametrize("kernel, backend", [("splash", "TPU"), ("cudnn", "GPU")])
+def test_a_kernel_of_another_backend_is_refused_before_anything_is_written(home, kernel, backend):
+    err = complaint(home, "run", "--study=tiny.py", f"--set=execution.attention={kernel}", "--workdir=new")
+    assert f"runs on {backend} only, and this is CPU" in err
+
+
+def test_broken_study_files(crowded):
+    sources = dict(bad_inputs.STUDIES)
+    sources |= {f"family{i}": bad_inputs.FAMILY.format(family=f) for i, f in enumerate(bad_inputs.FAMILIES)}
+    for name, source in sources.items():
+        (crowded / f"{name}.py").write_text(source)
+    studies = (*(f"{name}.py" for name in sources), *bad_inputs.PATHS)
+    cases = [("plan", f"--study={study}") for study in studies]
+    assert problems(crowded, [*cases, *(("run", *case[1:], "--workdir=new") for case in cases)]) == []
+
+
+def test_workdirs_that_cannot_be(crowded):
+    for name, content in bad_inputs.JSONS.items():
+        (crowded / "broken" / name).mkdir(parents=True)
+        (crowded / "broken" / name / "study.json").write_text(content)
+    places = [*bad_inputs.WORKDIRS, *(f"broken/{name}" for name in bad_inputs.JSONS)]
+    cases = []
+    for place in places:
+        cases += [("run", "--study=tiny.py", f"--workdir={place}"), ("report", f"--workdir={place}")]
+        cases += [("collect", f"--workdir={place}", "--out=table.csv")]
+        if place not in ("text.txt",):
+            cases += [("fit", f"--results={place}", "--out=fit.json")]
+    assert problems(crowded, cases) == []
+
+
+def test_tables_that_cannot_be(crowded):
+    for name, content in bad_inputs.TABLES.items():
+        (crowded / name).write_text(content)
+    assert problems(crowded, [("fit", f"--results={name}", "--out=fit.json") for name in bad_inputs.TABLES]) == []
+
+
+def test_flags_of_fit_that_cannot_be(crowded):
+    rows = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n in (1e6, 1e7, 1e8) for d in (1e8, 1e9, 1e10, 1e11)]
+    pd.DataFrame(rows, columns=["params", "tokens", "loss"]).assign(name="x").to_csv(crowded / "runs.csv", index=False)
+    cases = [("fit", "--results=runs.csv", "--resamples=20", flag) for flag in bad_inputs.FIT_FLAGS]
+    assert problems(crowded, cases) == []
+
+
+def test_there_are_many():
+    """The number that is aimed at, so that a list that becomes empty is noticed."""
+    count = len(list(bad_inputs.field_values())) + len(bad_inputs.OVERRIDES) + len(bad_inputs.TABLES)
+    count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS))
+    count += 4 * (len(bad_inputs.WORKDIRS) + len(bad_inputs.JSONS)) + len(bad_inputs.FIT_FLAGS)
+    assert count > 900

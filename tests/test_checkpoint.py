@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from scaling_jax.errors import UserError
-from scaling_jax.training.checkpoint import PackCheckpoints, Position
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.program import make_mesh
 
@@ -42,12 +42,12 @@ def states(mesh_shape=(1, 1, 1), lanes=3, sequential=False, seed=0):
     return groups, like
 
 
-def position(number, phase=0):
-    return Position(phase, number, number, (1.5, 1 / 3))
+def saved(step, state):
+    return Saved(step, 1.5, 1 / 3, state)
 
 
-def opened(folder, keep_latest=2, keep=(), lanes=3):
-    return PackCheckpoints(folder, keep_latest, keep, lanes)
+def opened(folder, keep_latest=2, forks=(), lanes=3):
+    return PackCheckpoints(folder, keep_latest, forks, [f"lane{i}" for i in range(lanes)])
 
 
 def assert_equal(got, wanted):
@@ -59,22 +59,43 @@ def lanes_of(groups, lanes=3):
     return {name: x[:lanes] for name, x in whole.items()}, {name: x[lanes:] for name, x in whole.items()}
 
 
-def test_restores_bit_by_bit_with_and_without_a_branch(tmp_path):
+def test_restores_trunk_and_branches_bit_by_bit(tmp_path):
     trunk, like = states(seed=1)
     branch, _ = states(seed=2)
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9) is None
-        checkpoints.save(position(20), trunk, None)
-        checkpoints.save(position(40, phase=1), trunk, branch)
+        assert checkpoints.restore(TRUNK, like) is None
+        for step, state in ((20, trunk), (30, branch), (40, trunk)):
+            checkpoints.save(TRUNK, saved(step, state))
+        checkpoints.save(branch_name(50), saved(45, branch))
     with opened(tmp_path / "c") as checkpoints:
-        at, got_trunk, got_branch = checkpoints.restore(like, 9)
-        assert at == position(40, phase=1)
-        assert_equal(got_trunk, trunk)
-        assert_equal(got_branch, branch)
-        assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(got_trunk), jax.tree.leaves(like)))
-        at, got_trunk, got_branch = checkpoints.restore(like, 0)  # the later phase builds on a result that is missing
-        assert at == position(20)
-        assert got_branch is None
+        got = checkpoints.restore(TRUNK, like)
+        assert (got.step, got.trunk_seconds, got.branch_seconds) == (40, 1.5, 1 / 3)
+        assert_equal(got.state, trunk)
+        assert all(a.sharding == b.sharding for a, b in zip(jax.tree.leaves(got.state), jax.tree.leaves(like)))
+        got = checkpoints.restore(branch_name(50), like)
+        assert got.step == 45
+        assert_equal(got.state, branch)
+        assert checkpoints.restore(branch_name(60), like) is None
+        assert checkpoints.restore(TRUNK, like, until=39).step == 30
+        assert checkpoints.restore(TRUNK, like, after=30, until=39) is None
+
+
+def test_lanes_are_restored_by_their_identity(tmp_path, caplog):
+    trunk, _ = states(lanes=3)
+    with opened(tmp_path / "c", lanes=3) as checkpoints:
+        checkpoints.save(TRUNK, saved(10, trunk))
+    _, like = states((2, 1, 1), lanes=2)
+    with PackCheckpoints(tmp_path / "c", 2, (), ["lane2", "lane0"]) as checkpoints:
+        lanes, _ = lanes_of(checkpoints.restore(TRUNK, like).state, 2)
+    whole, _ = lanes_of(trunk)
+    assert_equal(lanes, {name: x[[2, 0]] for name, x in whole.items()})
+    with PackCheckpoints(tmp_path / "c", 2, (), ["lane0", "other"]) as checkpoints:
+        assert checkpoints.restore(TRUNK, like) is None
+        assert "is of other runs" in caplog.text
+        other, like = states(lanes=2, seed=5)
+        checkpoints.save(TRUNK, saved(10, other))  # takes the place of one that cannot serve
+        checkpoints.wait()
+        assert_equal(checkpoints.restore(TRUNK, like).state, other)
 
 
 MESHES = [((1, 1, 1), False), ((1, 1, 1), True), ((2, 1, 1), False), ((4, 1, 1), True), ((2, 1, 2), False)]
@@ -83,13 +104,14 @@ MESHES = [((1, 1, 1), False), ((1, 1, 1), True), ((2, 1, 1), False), ((4, 1, 1),
 @pytest.mark.parametrize(("there", "there_sequential"), MESHES)
 def test_restores_on_other_meshes(tmp_path, there, there_sequential):
     for number, (here, sequential) in enumerate(MESHES):
-        saved, _ = states(here, sequential=sequential)
+        here_states, _ = states(here, sequential=sequential)
         wanted, like = states(there, sequential=there_sequential)
         with opened(tmp_path / str(number)) as checkpoints:
-            checkpoints.save(position(1), saved, saved)
+            checkpoints.save(TRUNK, saved(1, here_states))
+            checkpoints.save(branch_name(9), saved(1, here_states))
             checkpoints.wait()
-            _, trunk, branch = checkpoints.restore(like, 9)
-        for got in (trunk, branch):
+            restored = [checkpoints.restore(part, like).state for part in (TRUNK, branch_name(9))]
+        for got in restored:
             lanes, padding = lanes_of(got)
             assert_equal(lanes, lanes_of(wanted)[0])
             assert (padding["diverged_step"] == 0).all()
@@ -99,22 +121,38 @@ def test_restores_on_other_meshes(tmp_path, there, there_sequential):
             )
 
 
-def test_keeps_the_latest_and_those_it_was_told_to(tmp_path):
+def steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def test_keeps_forks_and_the_latest_on_the_way_to_the_next(tmp_path):
     trunk, _ = states()
     for numbers in ((10, 20, 30), (40, 50)):  # a new process keeps what the one before kept
-        with opened(tmp_path / "c", keep_latest=2, keep={20, 60}) as checkpoints:
+        with opened(tmp_path / "c", keep_latest=2, forks={20, 60}) as checkpoints:
             for number in numbers:
-                checkpoints.save(position(number), trunk, None)
-    assert sorted(int(p.name) for p in (tmp_path / "c").iterdir() if p.name.isdigit()) == [20, 40, 50]
+                checkpoints.save(TRUNK, saved(number, trunk))
+    assert steps(tmp_path / "c" / TRUNK) == [20, 40, 50]
+    with opened(tmp_path / "c", keep_latest=1, forks={20, 55, 60}) as checkpoints:
+        checkpoints.save(TRUNK, saved(60, trunk))
+        checkpoints.save(TRUNK, saved(52, trunk))  # an earlier fork that was not there, trained after a later one
+    assert steps(tmp_path / "c" / TRUNK) == [20, 52, 60]
+
+
+def test_of_a_finished_branch_only_its_end_is_kept(tmp_path):
+    branch, _ = states()
+    with opened(tmp_path / "c") as checkpoints:
+        for number in (10, 20, 30, 40):
+            checkpoints.save(branch_name(40), saved(number, branch))
+    assert steps(tmp_path / "c" / "branch-40") == [40]
 
 
 def test_a_number_that_is_there_is_not_saved_again(tmp_path):
     first, like = states(seed=1)
     with opened(tmp_path / "c") as checkpoints:
-        checkpoints.save(position(10), first, None)
+        checkpoints.save(TRUNK, saved(10, first))
         checkpoints.wait()
-        checkpoints.save(position(10), states(seed=2)[0], None)
-        assert_equal(checkpoints.restore(like, 9)[1], first)
+        checkpoints.save(TRUNK, saved(10, states(seed=2)[0]))
+        assert_equal(checkpoints.restore(TRUNK, like).state, first)
 
 
 DAMAGES = ("truncate", "empty", "zeros", "remove", "flip", "flip")
@@ -142,9 +180,9 @@ def test_damage_anywhere_is_noticed_or_harmless(tmp_path):
     older, like = states(lanes=8, seed=1)
     newer, _ = states(lanes=8, seed=2)
     with opened(tmp_path / "c", lanes=8) as checkpoints:
-        checkpoints.save(position(10), older, None)
-        checkpoints.save(position(20, phase=1), newer, newer)
-    paths = sorted(p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / "20").rglob("*") if p.is_file())
+        checkpoints.save(TRUNK, saved(10, older))
+        checkpoints.save(TRUNK, saved(20, newer))
+    paths = sorted(p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / TRUNK / "20").rglob("*") if p.is_file())
     assert len(paths) > 20
     rng, fallbacks = random.Random(0), 0
     for path in paths:
@@ -153,13 +191,10 @@ def test_damage_anywhere_is_noticed_or_harmless(tmp_path):
             shutil.copytree(tmp_path / "c", copy / "c")
             damage(copy / "c" / path, kind, rng)
             with opened(copy / "c", lanes=8) as checkpoints:
-                at, trunk, branch = checkpoints.restore(like, 9)
-                if at == position(20, phase=1):
-                    assert_equal((trunk, branch), (newer, newer))
-                else:
-                    fallbacks += 1
-                    assert at == position(10), (path, kind)
-                    assert_equal(trunk, older)
+                got = checkpoints.restore(TRUNK, like)
+                fallbacks += got.step == 10
+                assert_equal(got.state, newer if got.step == 20 else older)
+                assert (got.trunk_seconds, got.branch_seconds) == (1.5, 1 / 3)
             shutil.rmtree(copy)
     assert fallbacks > 40
 
@@ -168,53 +203,53 @@ def test_an_unreadable_checkpoint_is_set_aside_and_its_number_is_free_again(tmp_
     older, like = states(seed=1)
     newer, _ = states(seed=2)
     with opened(tmp_path / "c") as checkpoints:
-        checkpoints.save(position(10), older, None)
-        checkpoints.save(position(20), newer, None)
-    for path in (tmp_path / "c" / "20" / "trunk").rglob("manifest.ocdbt"):
+        checkpoints.save(TRUNK, saved(10, older))
+        checkpoints.save(TRUNK, saved(20, newer))
+    for path in (tmp_path / "c" / TRUNK / "20").rglob("manifest.ocdbt"):
         path.write_bytes(b"torn")
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9)[0] == position(10)
+        assert checkpoints.restore(TRUNK, like).step == 10
         assert "20 is unreadable" in caplog.text
         assert "falling back to the one before" in caplog.text
-        assert (tmp_path / "c.unreadable" / "20" / "trunk").is_dir()
-        checkpoints.save(position(20), newer, None)
+        assert (tmp_path / "c.unreadable" / "trunk-20" / "state").is_dir()
+        checkpoints.save(TRUNK, saved(20, newer))
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9)[0] == position(20)
+        assert checkpoints.restore(TRUNK, like).step == 20
     for number in (10, 20):
-        (tmp_path / "c" / str(number) / "position" / "metadata").unlink()
+        (tmp_path / "c" / TRUNK / str(number) / "head" / "metadata").unlink()
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9) is None  # from the beginning, then
+        assert checkpoints.restore(TRUNK, like) is None  # from the beginning, then
 
 
 def test_what_is_not_damage_stops_instead_of_falling_back(tmp_path, monkeypatch):
     trunk, like = states()
     with opened(tmp_path / "c") as checkpoints:
-        checkpoints.save(position(10), trunk, None)
+        checkpoints.save(TRUNK, saved(10, trunk))
         checkpoints.wait()
         other = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*x.shape, 2), x.dtype, sharding=x.sharding), like)
         with pytest.raises(UserError, match="other arrays than this version trains"):
-            checkpoints.restore(other, 9)
+            checkpoints.restore(TRUNK, other)
         with monkeypatch.context() as patch:
             for error in (ValueError("RESOURCE_EXHAUSTED: out of memory"), MemoryError()):
 
                 def fail(*args, error=error, **kwargs):
                     raise error
 
-                patch.setattr(checkpoints._manager, "restore", fail)
+                patch.setattr(checkpoints._manager(TRUNK), "restore", fail)
                 with pytest.raises(type(error)):
-                    checkpoints.restore(like, 9)
-        assert checkpoints.restore(like, 9)[0] == position(10)
+                    checkpoints.restore(TRUNK, like)
+        assert checkpoints.restore(TRUNK, like).step == 10
 
 
 def test_a_save_that_was_killed_leaves_nothing(tmp_path):
     trunk, like = states()
     with opened(tmp_path / "c") as checkpoints:
-        checkpoints.save(position(10), trunk, None)
-    torn = tmp_path / "c" / "20.orbax-checkpoint-tmp"
-    shutil.copytree(tmp_path / "c" / "10", torn)
+        checkpoints.save(TRUNK, saved(10, trunk))
+    torn = tmp_path / "c" / TRUNK / "20.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "c" / TRUNK / "10", torn)
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9)[0] == position(10)
-        checkpoints.save(position(20), trunk, None)
+        assert checkpoints.restore(TRUNK, like).step == 10
+        checkpoints.save(TRUNK, saved(20, trunk))
     assert not torn.exists()
 
 
@@ -227,7 +262,7 @@ def test_packs_save_side_by_side(tmp_path):
         try:
             with opened(tmp_path / name) as checkpoints:
                 for number in range(1, 16):
-                    checkpoints.save(position(number), trunk, trunk if number % 2 else None)
+                    checkpoints.save(TRUNK, saved(number, trunk))
         except Exception as error:
             errors.append(error)
 
@@ -239,9 +274,9 @@ def test_packs_save_side_by_side(tmp_path):
     assert not errors
     for name in ("a", "b", "c"):
         with opened(tmp_path / name) as checkpoints:
-            at, got, _ = checkpoints.restore(like, 9)
-            assert at == position(15)
-            assert_equal(got, trunk)
+            got = checkpoints.restore(TRUNK, like)
+            assert got.step == 15
+            assert_equal(got.state, trunk)
 
 
 def test_a_failed_save_is_raised_and_what_was_saved_before_stands(tmp_path, monkeypatch):
@@ -251,14 +286,14 @@ def test_a_failed_save_is_raised_and_what_was_saved_before_stands(tmp_path, monk
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"), opened(tmp_path / "c") as checkpoints:
-        checkpoints.save(position(10), trunk, None)
+        checkpoints.save(TRUNK, saved(10, trunk))
         checkpoints.wait()
         with monkeypatch.context() as patch:
             patch.setattr(os, "mkdir", full)
-            checkpoints.save(position(20), trunk, None)
+            checkpoints.save(TRUNK, saved(20, trunk))
             checkpoints.wait()
     with opened(tmp_path / "c") as checkpoints:
-        assert checkpoints.restore(like, 9)[0] == position(10)
+        assert checkpoints.restore(TRUNK, like).step == 10
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])

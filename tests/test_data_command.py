@@ -30,7 +30,7 @@ def text(tmp_path):
 
 
 def test_prepare_list_show_clear(run, text, tmp_path):
-    assert "Nothing is kept yet" in run("list")
+    assert "Nothing is cached yet" in run("list")
     assert "python_sources" in run("list")
     assert "text_files is prepared in" in run("prepare", text)
     (folder,) = (tmp_path / "cache" / "arrays").glob("text-files-*[0-9a-f]")
@@ -41,7 +41,7 @@ def test_prepare_list_show_clear(run, text, tmp_path):
             assert part in shown
     assert "removed" in run("clear", text)
     assert not folder.exists()
-    assert "nothing is kept" in run("clear", text, code=2)
+    assert "nothing is cached" in run("clear", text, code=2)
 
 
 def test_overrides_and_clear_all(run, text, tmp_path):
@@ -67,10 +67,10 @@ def test_verify_finds_what_a_glance_does_not(run, text, tmp_path):
 
 
 def test_images_get_a_contact_sheet(run, tmp_path):
-    for name, colour in (("dark", 40), ("light", 200)):
+    for name, color in (("dark", 40), ("light", 200)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(30):
-            image = np.full((8, 8), colour + i, np.uint8)
+            image = np.full((8, 8), color + i, np.uint8)
             PIL.Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
     shown = run("show", str(tmp_path / "pictures"), f"--out={tmp_path / 'sheet.png'}")
     assert "images per class in training" in shown
@@ -89,8 +89,16 @@ def test_images_get_a_contact_sheet(run, tmp_path):
         (("destroy",), "usage: scaling-jax data"),
         (("show",), "which data?"),
         (("prepare", "/nowhere/text"), "does not exist"),
-        (("clear",), "nothing is kept"),
+        (("clear",), "nothing is cached"),
         (("show", "x", "--study=study.py"), "not both"),
+        (("show", "n" * 300), "is not a name"),
+        (("show", "digits", "--out=missing/sheet.png"), "a .png file in an existing folder"),
+        (("show", "digits", "--out=sheet.svg"), "a .png file in an existing folder"),
+        (("show", "digits", "--out=."), "a .png file in an existing folder"),
+        (
+            ("prepare", "python_sources", "--set=data.tokenizer=bpe:10000000000000"),
+            "at least 257 and at most 1,000,000",
+        ),
     ],
 )
 def test_wrong_commands(args, match, run):

@@ -120,3 +120,12 @@ def test_weights_and_clusters_are_cut_with_the_rows():
     held = fitting.holdout("power_offset", table, "y", cut=1e9, weights="w", clusters="trunk")
     np.testing.assert_array_equal(held.fit.weights, table.w[held.train])
     assert len(held.fit.clusters) == held.train.sum()
+
+
+def test_a_choice_that_the_cuts_do_not_make_is_not_made():
+    data, y = curve(noise=5e-3, seed=2)
+    alike = fitting.select(["power_offset", "power_shifted"], data, y)
+    assert not alike.decided and "cannot tell" in repr(alike)
+    assert min(alike.weights.values()) > 0.2 and sum(alike.weights.values()) == pytest.approx(1)
+    clear = fitting.select(["power", "power_offset"], *curve())
+    assert clear.decided and "cannot tell" not in repr(clear) and clear.weights["power_offset"] > 0.9

@@ -8,8 +8,9 @@ import pytest
 from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import make_plan, phases
-from scaling_jax.study import Budgets, Ladder, Schedule, override
+from scaling_jax.planning import grouped, identified, make_plan, phases, record_of
+from scaling_jax.study import Budgets, Ladder, Schedule
+from scaling_jax.study_file import override
 
 TOKENS_PER_STEP = packs.BATCH * packs.CONTEXT
 
@@ -89,6 +90,18 @@ def test_identities_follow_what_determines_a_loss_and_nothing_else():
         "execution.microbatches=2",
         "fit.bootstrap=1",
         "hold_out.cut=0.3",
+        # Paths are not content, which dataset_hash identifies.
+        "data.source=elsewhere/text.txt",
+        "data.data_dir=/mnt/tfds",
+        "data.split=all",
+        "data.tokenizer=bpe:300",
+        "data.unique_tokens=1000",
+        # Settings that nothing here reads.
+        "data.augment=False",
+        "optimizer.momentum=0.5",
+        "optimizer.spike_factor=3.0",
+        "execution.attention=xla",
+        "execution.remat=True",
     ):
         assert changed(override(base, [same])) == ids, same
     for other in (
@@ -104,12 +117,63 @@ def test_identities_follow_what_determines_a_loss_and_nothing_else():
         "parametrization.base_width=64",
         "parametrization.name=standard",
         "ladder.depths=(2,)",
-        "data.tokenizer=bpe:300",
+        "optimizer.spike_policy=skip",
+        "schedule.final_fraction=0.1",
         "evaluation.examples=64",
         "execution.compute_dtype=bfloat16",
     ):
         assert not changed(override(base, [other])) & ids, other
     assert not changed(base, "e" * 16) & ids
+
+
+def test_identities_have_the_resolved_compute_dtype():
+    def ids(setting, dtype=None):
+        study = override(packs.make_study(steps=(20,)), [f"execution.compute_dtype={setting}"])
+        return {run.run_id for pack in make_plan(study, packs.SPEC, "d" * 16, dtype) for run in pack.runs}
+
+    assert ids("auto") == ids("float32") == ids("auto", "float32")  # on the CPU of this test
+    assert ids("auto", "bfloat16") == ids("bfloat16") != ids("float32")
+
+
+def test_identities_of_the_other_optimizer_schedules_and_parametrization():
+    def ids(*settings):
+        return {run.run_id for pack in plan(override(packs.make_study(), settings)) for run in pack.runs}
+
+    for base, same, other in (
+        ("optimizer.name=sgd", "optimizer.b2=0.5", "optimizer.momentum=0.5"),
+        ("schedule.name=cosine", "schedule.cooldown_fraction=0.5", "schedule.final_fraction=0.1"),
+        ("schedule.name=constant", "schedule.final_fraction=0.5", "schedule.warmup_steps=3"),
+        ("parametrization.name=standard", "parametrization.base_width=64", "optimizer.b1=0.5"),
+        ("optimizer.spike_policy=skip", "fit.level=0.5", "optimizer.spike_factor=3.0"),
+    ):
+        assert ids(base, same) == ids(base)
+        assert not ids(base, other) & ids(base)
+
+
+def test_without_a_corpus_runs_have_no_identity_yet():
+    study = packs.make_study()
+    planned = make_plan(study, packs.SPEC)
+    assert {run.run_id for pack in planned for run in pack.runs} == {""}
+    assert identified(planned, study, packs.SPEC, "d" * 16) == plan(study)
+
+
+def test_lanes_stay_in_the_pack_that_they_began_in():
+    small = packs.make_study(steps=(20,), rates=(0.02, 0.03))
+    (old,) = plan(small)
+    record = record_of(old, small.schedule)
+    assert (record.scale, len(record.lanes), record.forks) == ("w16-d1", 2, (16,))
+    large = plan(packs.make_study(steps=(20, 50), rates=(0.01, 0.03), seeds=(0, 1)))
+    kept, fresh = sorted(grouped(large, {"w16-d1": record}), key=lambda pack: pack.name)
+    assert (kept.name, fresh.name, kept.scale, fresh.scale) == ("w16-d1", "w16-d1-2", "w16-d1", "w16-d1")
+    assert [(lane.learning_rate, lane.seed) for lane in kept.lanes] == [(0.03, 0)]
+    assert [(lane.learning_rate, lane.seed) for lane in fresh.lanes] == [(0.01, 0), (0.01, 1), (0.03, 1)]
+    assert {run.run_id for run in kept.runs + fresh.runs} == {run.run_id for run in large[0].runs}
+    for pack in (kept, fresh):
+        assert all(pack.run(run.lane, run.budget) == run for run in pack.runs)
+    # A third time, with another batch size.
+    recorded = {pack.name: record_of(pack, small.schedule) for pack in (kept, fresh)}
+    other = plan(override(small, ["optimizer.batch_size=8", "budgets.min_steps=1"]))
+    assert [pack.name for pack in grouped(other, recorded)] == ["w16-d1-3"]
 
 
 def test_a_run_is_the_same_run_in_a_larger_study():

@@ -35,8 +35,10 @@ def stop_after(folder, program, chunks, attempt=0):
         packs.train(STUDY, folder, program, lambda: next(asked) >= chunks, attempt)
 
 
-def numbers(folder):
-    return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+def checkpoints(folder):
+    """Folders of all checkpoints, in the order in which they were written."""
+    found = [path for path in (folder / "checkpoints").glob("*/*") if path.name.isdigit()]
+    return sorted(found, key=lambda path: (path / "head" / "metadata").stat().st_mtime_ns)
 
 
 def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(tmp_path, program, wanted):
@@ -70,8 +72,8 @@ def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(
 def test_damaged_checkpoints(tmp_path, program, wanted, caplog, stage, damaged):
     # 21 chunks per 40 steps of a phase: 20 steps, then one by one; a branch of 10 or 20 steps has as many chunks.
     stop_after(tmp_path, program, {"trunk": 10, "branch": 26, "second trunk": 40, "second branch": 85}[stage])
-    for number in numbers(tmp_path)[-damaged:]:
-        for path in (tmp_path / "checkpoints" / str(number) / "trunk").rglob("d/*"):
+    for checkpoint in checkpoints(tmp_path)[-damaged:]:
+        for path in (checkpoint / "state").rglob("d/*"):
             data = bytearray(path.read_bytes())
             data[len(data) // 2] ^= 1
             path.write_bytes(data)

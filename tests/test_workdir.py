@@ -15,10 +15,13 @@ import pytest
 
 from scaling_jax.engines import compile_cache
 from scaling_jax.errors import InUse, UserError
+from scaling_jax.identity import PackRecord
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import frame
 from scaling_jax.storage import lock
 from scaling_jax.storage.lock import Lock
-from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import load_study
+from scaling_jax.storage.workdir import Stored, Workdir
+from scaling_jax.study_file import load_study, override
 
 QUICK = {"beat_seconds": 0.05, "stale_seconds": 0.5}
 HASH = "d" * 16
@@ -56,7 +59,7 @@ def test_the_second_is_told_who_holds_it(tmp_path):
         with hold(tmp_path, ["c"]):  # other packs are free
             lock.check(tmp_path, ["d"])
     lock.check(tmp_path, ["a", "b", "c"])
-    assert not list((tmp_path / "locks").iterdir())
+    assert {path.name for path in (tmp_path / "locks").iterdir()} <= {lock.GUARD}
 
 
 @pytest.mark.parametrize("changes", [{"pid": None}, {"started": "1"}], ids=["dead pid", "pid used again"])
@@ -157,41 +160,141 @@ def test_a_heartbeat_that_cannot_be_written_stops_nothing(tmp_path, monkeypatch,
     assert "No space left" in caplog.text
 
 
+SPEC = Spec("tokens", 256, 16)
+PACK = {"a": PackRecord("a", ("lane0", "lane1"), (48, 96))}
+
+
+def stored(study, **changes):
+    content = {
+        "dataset_hash": HASH,
+        "compute_dtype": "float32",
+        "code_version": "1",
+        "device": "cpu x1",
+        "runs": ("r",),
+    }
+    return Stored(study.to_dict(), dataclasses.asdict(SPEC), frame(study, SPEC), **content | changes)
+
+
+def changed(study, *settings):
+    return stored(override(study, settings))
+
+
 @pytest.fixture
 def study(tmp_path):
     return load_study(ladder.write_study(tmp_path))
 
 
-def test_a_workdir_keeps_to_its_study_and_data(tmp_path, study):
+def test_a_workdir_keeps_its_family_its_recipe_and_its_data(tmp_path, study):
     workdir = Workdir(tmp_path / "deep" / "work")
-    assert workdir.dataset_hash() is None
-    with workdir.claim(study, ["a"], HASH) as attempt:
+    assert workdir.stored() is None
+    with workdir.claim(stored(study), PACK) as attempt:
         assert attempt == 0
         with pytest.raises(InUse):
-            workdir.check(study, ["a"])
-    assert workdir.dataset_hash() == HASH
-    stored = json.loads((workdir.path / "study.json").read_text())
-    assert stored["study"] == study.to_dict()
-    other = load_study(tmp_path / "tiny.py", ["optimizer.batch_size=8", "schedule.warmup_steps=5"])
-    with pytest.raises(UserError, match=r"another study \(different: optimizer.batch_size, schedule.warmup_steps\)"):
-        workdir.check(other, ["a"])
-    with pytest.raises(UserError, match=r"data of workdir .* has changed"), workdir.claim(study, ["a"], "e" * 16):
+            workdir.check(frame(study, SPEC), ["a"])
+    assert workdir.stored() == stored(study)
+    assert workdir.packs() == PACK
+    for settings, match in (
+        (["schedule.warmup_steps=5"], "holds another study .schedule.warmup_steps: 10 -> 5.: only widths"),
+        (["family.head_dim=16", "optimizer.b2=0.9"], "family.head_dim: 8 -> 16; optimizer.b2: 0.95 -> 0.9"),
+        (["evaluation.examples=32"], "evaluation.examples: 64 -> 32"),
+    ):
+        with pytest.raises(UserError, match=match):
+            workdir.check(changed(study, *settings).frame, ["a"])
+    with pytest.raises(UserError, match=r"data of workdir .* has changed .* give another --workdir"):
+        workdir.check(frame(study, SPEC), ["a"], "e" * 16)
+    with pytest.raises(UserError, match="has changed"), workdir.claim(stored(study, dataset_hash="e" * 16), PACK):
         pass
-    # What changes no loss may change.
-    renamed = load_study(tmp_path / "tiny.py", ["name=other", "execution.layout=vmap", "fit.bootstrap=7"])
-    with workdir.claim(renamed, ["a"], HASH) as attempt:
-        assert attempt == 1
+    # What changes no loss may change, and so may what a study grows by.
+    for settings in (
+        ["name=other", "execution.layout=vmap", "fit.bootstrap=7", "data.source=/elsewhere", "optimizer.momentum=0.5"],
+        ["ladder.widths=(8,16,32)", "budgets.tokens=1e6", "seeds=(0,1)"],
+        ["optimizer.learning_rates=0.5", "optimizer.weight_decays=0.1", "optimizer.batch_size=8"],
+    ):
+        with workdir.claim(changed(study, *settings), PACK):
+            pass
+
+
+def test_what_changed_since_the_last_start_is_said_in_a_line_each(tmp_path, study, capsys):
+    workdir = Workdir(tmp_path / "work")
+    with workdir.claim(stored(study, runs=("a", "b", "c")), PACK):
+        pass
+    assert capsys.readouterr().err == ""
+    now = stored(study, code_version="2", device="cpu x2", compute_dtype="bfloat16", runs=("c", "d"))
+    with workdir.claim(now, PACK):
+        pass
+    code, devices, dtype, runs = capsys.readouterr().err.splitlines()
+    assert "the code has changed since the last start (1 -> 2)" in code
+    assert "(cpu x1 -> cpu x2)" in devices
+    assert "compute_dtype was float32 and is bfloat16" in dtype
+    assert runs.startswith("scaling-jax: 2 runs of the last start are not part of this study")
+
+
+def test_other_training_semantics_are_refused(tmp_path, study):
+    workdir = Workdir(tmp_path / "work")
+    with workdir.claim(stored(study, training_semantics=0), PACK):
+        pass
+    with pytest.raises(UserError, match="version 0 of the training semantics and this code has version"):
+        workdir.check(frame(study, SPEC), ["a"])
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"study": {}, "hash": "x", "dataset_hash": "y"}', "written by an older version"),
+        ('{"format": 2, "study": {}}', "is damaged"),
+        ("[]", "is damaged"),
+        ("null", "is damaged"),
+        ("7", "is damaged"),
+    ],
+)
+def test_a_broken_study_file_is_refused_in_one_line(tmp_path, study, content, match):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UserError, match=match) as error:
+        Workdir(tmp_path).check(frame(study, SPEC), ["a"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_records_of_packs_grow_together(tmp_path, study):
+    workdir = Workdir(tmp_path / "work")
+    with workdir.claim(stored(study), PACK):
+        pass
+    more = {"a": PackRecord("a", ("lane1",), (192,)), "a-2": PackRecord("a", ("lane2",), (48,))}
+    with workdir.claim(stored(study), more):
+        pass
+    assert workdir.packs() == {"a": PackRecord("a", ("lane0", "lane1"), (48, 96, 192)), "a-2": more["a-2"]}
+    moved = {"a": PackRecord("a", ("lane2",), (48,))}
+    with pytest.raises(InUse, match="changed by another process"), workdir.claim(stored(study), moved):
+        pass
+    (workdir.path / "checkpoints" / "b.pack.json").write_text('{"scale": 3}')
+    assert set(workdir.packs()) == {"a", "a-2"}
+
+
+def test_a_link_out_of_the_workdir_is_refused(tmp_path, study):
+    workdir, outside = Workdir(tmp_path / "work"), tmp_path / "outside"
+    outside.mkdir()
+    with workdir.claim(stored(study), PACK):
+        pass
+    for name in ("report", "checkpoints/w8-d1"):
+        os.symlink(outside, workdir.path / name)
+        with pytest.raises(UserError, match=f"{name}' is a link out of the workdir"):
+            workdir.check(frame(study, SPEC), ["a"])
+        (workdir.path / name).unlink()
+    os.symlink(workdir.path / "runs", workdir.path / "report")  # one inside is the user's own business
+    workdir.check(frame(study, SPEC), ["a"])
 
 
 def test_attempts_are_numbered_past_every_earlier_one(tmp_path, study):
     workdir = Workdir(tmp_path / "work")
     for expected in range(3):
-        with workdir.claim(study, ["a"], HASH) as attempt:
+        with workdir.claim(stored(study), PACK) as attempt:
             assert attempt == expected
     attempts = tmp_path / "work" / "attempts"
     (attempts / ".0009-7.json.0123abcd.tmp").touch()
     next(attempts.glob("0000-*")).unlink()
-    with workdir.claim(study, ["a"], HASH) as attempt:
+    with workdir.claim(stored(study), PACK) as attempt:
         assert attempt == 3
 
 
@@ -199,26 +302,35 @@ def test_killed_before_the_study_was_written(tmp_path, study):
     folder = tmp_path / "work"
     (folder / "locks").mkdir(parents=True)
     (folder / ".study.json.0123abcd.tmp").write_text("{half")
-    with Workdir(folder).claim(study, ["a"], HASH):
+    with Workdir(folder).claim(stored(study), PACK):
         pass
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(UserError, match="not empty"), Workdir(tmp_path / "mine").claim(study, ["a"], HASH):
+    with pytest.raises(UserError, match="not empty"), Workdir(tmp_path / "mine").claim(stored(study), PACK):
         pass
     assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
 
 
 def test_claim_clears_what_was_left_half_written_but_not_what_is_being_written(tmp_path, study):
     workdir = Workdir(tmp_path / "work")
-    with workdir.claim(study, ["a"], HASH):
+    with workdir.claim(stored(study), PACK):
         pass
     run = tmp_path / "work" / "runs" / "r"
     run.mkdir(parents=True)
     old, young = run / ".result.json.00000000.tmp", run / ".result.json.00000001.tmp"
     old.touch(), young.touch()
     os.utime(old, (1, 1))
-    with workdir.claim(study, ["a"], HASH):
+    code = (
+        f"from test_workdir import hold; hold({str(workdir.path)!r}, ['b']).__enter__(); print(1, flush=True); input()"
+    )
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    other.stdout.readline()  # it holds another pack
+    with workdir.claim(stored(study), PACK):
         assert (old.exists(), young.exists()) == (False, True)
+    other.kill(), other.wait()
+    with workdir.claim(stored(study), PACK):  # nobody is left who could be writing
+        assert not young.exists()
 
 
 def test_torn_entries_of_the_compilation_cache_go_and_whole_ones_stay(tmp_path):

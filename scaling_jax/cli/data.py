@@ -1,4 +1,4 @@
-"""`scaling-jax data list | prepare | show | clear`: what there is to train on, and what of it is kept on disk."""
+"""`scaling-jax data list | prepare | show | clear`: the data sources, and the arrays in the cache."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from typing import Any, cast
 
 from absl import flags
 
-from scaling_jax.data import cache, materialize
-from scaling_jax.data import inspect as show
+from scaling_jax.data import cache, inspect, materialize
 from scaling_jax.data.resolve import resolve
 from scaling_jax.data.sources.registry import registered
 from scaling_jax.errors import UserError
 from scaling_jax.storage import paths
-from scaling_jax.study import Data, load_study, override
+from scaling_jax.study import Data
+from scaling_jax.study_file import load_study, override
 
 ACTIONS = ("list", "prepare", "show", "clear")
 
 
 def define_flags() -> None:
+    """Defines the flags of `scaling-jax data`."""
     flags.DEFINE_string("study", None, "Take the data of this study.")
     flags.DEFINE_multi_string(
         "set", [], "Override of a field, such as data.tokenizer=bpe:4096. May be given many times."
     )
-    flags.DEFINE_string("cache_dir", None, "Where arrays are kept; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.")
+    flags.DEFINE_string("cache_dir", None, "The cache folder; default $SCALING_JAX_CACHE or ~/.cache/scaling_jax.")
     flags.DEFINE_bool("verify", False, "show: compare the whole contents with their checksums.")
-    flags.DEFINE_string("out", None, "show: where the contact sheet of images goes; default NAME.png.")
+    flags.DEFINE_string("out", None, "show: the file for the contact sheet of images; default NAME.png.")
 
 
 def main(args: list[str], values: Any) -> int:
+    """Runs one action; returns the exit code."""
     action, name = (args + [None, None])[:2]
     if action not in ACTIONS or len(args) > 2:
         raise UserError(
@@ -42,23 +44,30 @@ def main(args: list[str], values: Any) -> int:
     elif action == "clear":
         _clear(name, values)
     else:
+        if values.out:
+            _check_out(pathlib.Path(values.out))
         entry = _entry(name, values)
         if action == "prepare":
             print(f"{entry.meta['name']} is prepared in {entry.directory}")
         else:
-            print(show.text(entry, values.cache_dir))
+            print(inspect.text(entry, values.cache_dir))
             if entry.meta["kind"] == "images":
                 out = pathlib.Path(values.out or f"{entry.directory.name.rpartition('-')[0]}.png")
-                show.contact_sheet(entry, out)
+                inspect.contact_sheet(entry, out)
                 print(f"contact sheet {out}")
     return 0
 
 
+def _check_out(path: pathlib.Path) -> None:
+    if path.suffix.lower() != ".png" or not path.parent.is_dir() or path.is_dir():
+        raise UserError(f"--out={str(path)[:200]!r}: give the name of a .png file in an existing folder")
+
+
 def _list(cache_dir: str | None) -> str:
-    lines = ["Built in (--set data.source=NAME; any TFDS name or path of one's own does as well):"]
+    lines = ["Registered (--set data.source=NAME; or any TFDS name, or a local path):"]
     lines += [f"  {name:<16} {source.description}" for name, source in registered().items()]
     folders = cache.entries(cache_dir)
-    lines.append(f"\nKept in {cache.arrays_folder(cache_dir)}:" if folders else "\nNothing is kept yet.")
+    lines.append(f"\nCached in {cache.arrays_folder(cache_dir)}:" if folders else "\nNothing is cached yet.")
     for folder in folders:
         day = time.strftime("%Y-%m-%d", time.localtime((folder / "meta.json").stat().st_mtime))
         lines.append(f"  {folder.name:<64} {cache.size(folder) / 1e6:9.2f} MB  {day}")
@@ -66,11 +75,12 @@ def _list(cache_dir: str | None) -> str:
 
 
 def _entry(name: str | None, values: Any) -> cache.Entry:
-    """The entry that a folder's name, a source's name or a study means; made now where it is not there."""
-    folder = cache.arrays_folder(values.cache_dir) / (name or "")
-    if name and (folder / "meta.json").is_file():
+    """The entry of a cached folder, a source or a study; made now if it is not in the cache."""
+    folder = next((path for path in cache.entries(values.cache_dir) if path.name == name), None)
+    if folder is not None:
         return cache.open_entry(folder, verify=values.verify)
-    entry = materialize.entry(resolve(_data(name, values)), values.cache_dir, _progress)
+    show = cache.progress_lines(lambda line: print(line, file=sys.stderr, flush=True), seconds=2.0)
+    entry = materialize.entry(resolve(_data(name, values)), values.cache_dir, show)
     return cache.open_entry(entry.directory, verify=True) if values.verify else entry
 
 
@@ -97,20 +107,8 @@ def _clear(name: str | None, values: Any) -> None:
             key = materialize.key(resolve(_data(name, values)))
             doomed = [path for path in folders if path.name == key]
         if not doomed:
-            raise UserError(f"nothing is kept of {name!r}; `scaling-jax data list` shows what is; or `clear all`")
+            raise UserError(f"nothing is cached of {name!r}: see `scaling-jax data list`, or `clear all`")
     for path in doomed:
         size = cache.size(path)
         shutil.rmtree(path)
         print(f"removed {path} ({size / 1e6:.2f} MB)")
-
-
-_shown = {"what": "", "time": 0.0}
-
-
-def _progress(what: str, done: int, total: int | None) -> None:
-    """A line when something begins or ends, and every two seconds between."""
-    now = time.monotonic()
-    if what != _shown["what"] or done == total or now - _shown["time"] > 2:
-        _shown.update(what=what, time=now)
-        share = f" {done / total:.0%}" if total else f" {done:,}" if done else ""
-        print(f"{what}{share}", file=sys.stderr, flush=True)

@@ -10,7 +10,8 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.cli import study_flags
-from scaling_jax.engines import ENGINES, cluster
+from scaling_jax.engines import cluster, registry
+from scaling_jax.engines.registry import LOCAL
 
 # Flags that the packs of a cluster do not inherit.
 NOT_INHERITED = {"engine", "engine_option", "max_retries", "dry_run", "only_packs", "debug"}
@@ -23,7 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
     flags.DEFINE_string("workdir", None, "Folder (or gs:// path) for everything; default runs/<study name>.")
-    flags.DEFINE_enum("engine", "local", ["local", *ENGINES], "Where packs run: here, or on a cluster.")
+    flags.DEFINE_string("engine", LOCAL, f"Where packs run: {LOCAL}, or a cluster: {', '.join(registry.names())}.")
     flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
     flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
@@ -33,7 +34,7 @@ def define_flags() -> None:
 def main(args: list[str], values: Any) -> int:
     """Trains, or hands the packs to an engine; returns the exit code."""
     processes = cluster.Processes(values.coordinator_address, values.num_processes, values.process_id)
-    together = values.engine == "local" and processes.wanted()
+    together = values.engine == LOCAL and processes.wanted()
     if together and not cluster.is_member():
         return cluster.supervise(sys.argv[1:])
     import jax  # a supervisor does without
@@ -44,7 +45,7 @@ def main(args: list[str], values: Any) -> int:
     study = study_flags.read_study(args, values)
     workdir = values.workdir or f"runs/{study.name}"
     settings = None
-    if values.engine == "local":
+    if values.engine == LOCAL:
         hardware.use_cpu_devices(values.num_cpu_devices)
     else:
         jax.config.update("jax_platforms", "cpu")  # this process only plans; the accelerators are for the packs

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,19 @@ EDGE = 64 * 1024
 
 def silent(what: str, done: int, total: int | None) -> None:
     """No-op progress callback."""
+
+
+def progress_lines(say: Callable[[str], None], seconds: float) -> Progress:
+    """A progress callback that prints a line when something begins, and then at most one every `seconds`."""
+    last: dict[str, Any] = {"what": "", "time": 0.0}
+
+    def show(what: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if what != last["what"] or now - last["time"] > seconds:
+            last.update(what=what, time=now)
+            say(what + (f" {done / total:.0%}" if total and done else f" {done:,}" if done else ""))
+
+    return show
 
 
 def arrays_folder(cache_dir: str | pathlib.Path | None = None) -> pathlib.Path:

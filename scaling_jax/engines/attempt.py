@@ -10,14 +10,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from scaling_jax import data
+from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
 from scaling_jax.errors import InUse, Preempted, UserError
+from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, make_plan
+from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
 from scaling_jax.storage.records import Records
-from scaling_jax.storage.workdir import Workdir
+from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
@@ -34,6 +36,7 @@ class Attempt:
 
     Attributes:
       study, spec: what to train, and what its data looks like.
+      packs: of the plan, without identities.
       workdir: where results go.
       only_packs: names of the packs to train; empty trains all.
       processes: how to find the other processes of this training, or None.
@@ -43,6 +46,7 @@ class Attempt:
 
     study: Study
     spec: Spec
+    packs: tuple[Pack, ...]
     workdir: Workdir
     only_packs: tuple[str, ...] = ()
     processes: cluster.Processes | None = None
@@ -80,32 +84,35 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
 
 
 def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> None:
-    study, workdir = attempt.study, attempt.workdir
-    scales = [pack.scale for pack in base.select(make_plan(study, attempt.spec), attempt.only_packs)]
-    workdir.check(study, scales)
+    study, spec, workdir = attempt.study, attempt.spec, attempt.workdir
+    workdir.check(frame(study, spec), attempt.only_packs or [pack.name for pack in attempt.packs])
     if attempt.processes is not None:
         cluster.join(attempt.processes)
     stop.shared = not distributed.is_single_process()
     local.check_devices(study)
-    dataset = data.load(study.data, on_progress=_data_progress(attempt))
+    dataset = data.load(
+        study.data, on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0)
+    )
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
-    _check_same(study, scales, dataset.dataset_hash)
-    packs = make_plan(study, attempt.spec, dataset.dataset_hash)
-    with _claim(workdir, study, scales, dataset.dataset_hash) as number:
+    packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
+    chosen = base.select(packs, attempt.only_packs)
+    _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
+    with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
         finished = _finished(records, packs)
-        chosen = base.select(packs, attempt.only_packs)
         todo = [pack for pack in chosen if missing(pack, finished)]
         runs = sum(len(pack.runs) for pack in chosen)
         if todo:
+            if distributed.is_leader():
+                (workdir.path / "_SUCCESS").unlink(missing_ok=True)
             attempt.say(estimate.plan_text(study, chosen, attempt.spec))
             attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
             _train_packs(todo, attempt, dataset, records, finished, stop)
         else:
             attempt.say(f"all {runs} runs are done; nothing to train")
         finished = _finished(records, packs)
-        waiting = [pack.scale for pack in packs if missing(pack, finished)]
+        waiting = [pack.name for pack in packs if missing(pack, finished)]
         if waiting:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
         elif distributed.is_leader():
@@ -113,11 +120,25 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     cluster.leave()
 
 
-def _check_same(study: Study, scales: Sequence[str], dataset_hash: str) -> None:
+def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> Stored:
+    """What the workdir keeps of the study."""
+    return Stored(
+        study=attempt.study.to_dict(),
+        spec=dataclasses.asdict(attempt.spec),
+        frame=frame(attempt.study, attempt.spec),
+        dataset_hash=dataset.dataset_hash,
+        compute_dtype=compute_dtype_of(attempt.study.execution),
+        code_version=hardware.code_version(),
+        device=hardware.describe(),
+        runs=tuple(run.run_id for pack in packs for run in pack.runs),
+    )
+
+
+def _check_same(study: Study, packs: Sequence[PackRecord], dataset_hash: str) -> None:
     """Raises UserError when the processes that train together were given different things."""
     for what, identity in (
         ("the code", hardware.code_version()),
-        ("the study or its flags", [study.to_dict(), list(scales)]),
+        ("the study or its flags", [study.to_dict(), [dataclasses.asdict(pack) for pack in packs]]),
         ("the data", dataset_hash),
     ):
         if not distributed.same_everywhere(content_hash(identity)):
@@ -125,13 +146,14 @@ def _check_same(study: Study, scales: Sequence[str], dataset_hash: str) -> None:
 
 
 @contextlib.contextmanager
-def _claim(workdir: Workdir, study: Study, scales: Sequence[str], dataset_hash: str) -> Iterator[int]:
+def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]) -> Iterator[int]:
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
+        records = {pack.name: record_of(pack, study.schedule) for pack in packs}
         if distributed.is_leader():
             try:
-                number = float(stack.enter_context(workdir.claim(study, scales, dataset_hash)))
+                number = float(stack.enter_context(workdir.claim(stored, records)))
             except UserError as error:
                 refused = error
         (number,) = distributed.broadcast_from_leader([number])
@@ -175,17 +197,3 @@ def _train_packs(
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
     return sum(run.run_id not in finished for pack in packs for run in pack.runs)
-
-
-def _data_progress(attempt: Attempt) -> Callable[[str, float, float | None], None]:
-    """Prints what is being made of the data, a line every few seconds."""
-    last: dict[str, Any] = {"time": time.monotonic(), "what": ""}
-
-    def show(what: str, done: float, total: float | None) -> None:
-        now = time.monotonic()
-        if what != last["what"] or now - last["time"] > 5:
-            last.update(time=now, what=what)
-            share = f" {100 * done / total:.0f}%" if total and done else ""
-            attempt.say(f"data: {what}{share}")
-
-    return show

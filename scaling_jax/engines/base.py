@@ -1,19 +1,17 @@
 """What the engines share: a pack elsewhere is the idempotent command with `--only_packs`, the longest pack first.
 
-An engine is a module with `run(jobs, settings) -> int`. It starts each job's command, starts it again when it exits 75
-or its machine is lost, and knows nothing else about training: the workdir holds what is done.
+An engine is a function `run(jobs, settings) -> int` (see `engines.register`). It starts each job's command, starts it
+again when it exits 75 or its machine is lost, and knows nothing else about training: the workdir holds what is done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
-from scaling_jax.engines import ENGINES
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import PREEMPTED, USER_ERROR, UserError
 from scaling_jax.models.family import Spec
@@ -58,14 +56,17 @@ class Settings:
     stop: StopSignal
 
 
-def load(name: str) -> ModuleType:
-    """The module of an engine."""
-    return importlib.import_module(ENGINES[name])
-
-
 def longest_first(packs: Iterable[Pack]) -> list[Pack]:
     """The order in which packs are started: a long one that starts last would leave the other machines waiting."""
     return sorted(packs, key=lambda pack: -pack.trained_flops)
+
+
+def check_names(packs: Sequence[Pack], names: Sequence[str]) -> None:
+    """Raises UserError for names that no pack of these scales can have, however the workdir has grown."""
+    known = [pack.scale for pack in packs]
+    for name in names:
+        if name not in known and re.sub(r"-\d+$", "", name) not in known:
+            raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
 
 
 def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
@@ -74,11 +75,11 @@ def select(packs: Sequence[Pack], names: Sequence[str]) -> tuple[Pack, ...]:
     Raises:
       UserError: no such pack.
     """
-    known = {pack.scale: pack for pack in packs}
+    known = {pack.name: pack for pack in packs}
     for name in names:
         if name not in known:
             raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")
-    return tuple(pack for pack in packs if not names or pack.scale in names)
+    return tuple(pack for pack in packs if not names or pack.name in names)
 
 
 def python_command(arguments: Sequence[str]) -> list[str]:

@@ -6,11 +6,11 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from scaling_jax.engines import base
+from scaling_jax.engines import base, registry
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import make_plan
+from scaling_jax.planning import Pack, frame, grouped, identified
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
@@ -36,7 +36,13 @@ class Dispatch:
 
 
 def dispatch(
-    study: Study, spec: Spec, workdir: Workdir, engine: str, settings: Dispatch, only_packs: Sequence[str] = ()
+    plan: Sequence[Pack],
+    study: Study,
+    spec: Spec,
+    workdir: Workdir,
+    engine: str,
+    settings: Dispatch,
+    only_packs: Sequence[str] = (),
 ) -> bool:
     """Hands the missing packs to the engine, longest first; returns whether every run of the study has its result.
 
@@ -45,18 +51,21 @@ def dispatch(
     Raises:
       EngineError: a pack failed.
     """
-    workdir.check(study, ())
-    packs = make_plan(study, spec, workdir.dataset_hash() or "")
+    run = registry.find(engine)
+    workdir.check(frame(study, spec), ())
+    packs = _known(plan, study, spec, workdir)
     records = Records(workdir.path)
     finished = records.finished()
     todo = base.longest_first(pack for pack in base.select(packs, only_packs) if missing(pack, finished))
     if not todo:
         base.say(f"all packs are done: {workdir.path}")
         return not any(missing(pack, finished) for pack in packs)
-    base.say(f"{len(todo)} of {len(packs)} packs to train, longest first: {_shorten([p.scale for p in todo])}")
-    jobs = [base.Job(pack, ("run", *settings.arguments, f"--only_packs={pack.scale}")) for pack in todo]
+    base.say(f"{len(todo)} of {len(packs)} packs to train, longest first: {_shorten([p.name for p in todo])}")
+    jobs = [base.Job(pack, ("run", *settings.arguments, f"--only_packs={pack.name}")) for pack in todo]
+    if not settings.dry_run:
+        (workdir.path / "_SUCCESS").unlink(missing_ok=True)
     with StopSignal() as stop:
-        code = base.load(engine).run(
+        code = run(
             jobs,
             base.Settings(
                 name=_job_name(study, str(workdir.path)),
@@ -72,12 +81,22 @@ def dispatch(
     if code:
         raise EngineError(code)
     finished = records.finished()
-    return not any(missing(pack, finished) for pack in make_plan(study, spec, workdir.dataset_hash() or ""))
+    return not any(missing(pack, finished) for pack in _known(plan, study, spec, workdir))
+
+
+def _known(plan: Sequence[Pack], study: Study, spec: Spec, workdir: Workdir) -> tuple[Pack, ...]:
+    """The packs as the workdir trains them; without identities where nothing was trained yet."""
+    stored = workdir.stored()
+    if stored is None:
+        return tuple(plan)
+    auto = study.execution.compute_dtype == "auto"  # decided where packs train, which is not here
+    dtype = stored.compute_dtype if auto else study.execution.compute_dtype
+    return grouped(identified(plan, study, spec, stored.dataset_hash, dtype), workdir.packs())
 
 
 def _job_name(study: Study, place: str) -> str:
     """Of this study in this workdir, the same whenever the command is repeated."""
-    return re.sub("[^A-Za-z0-9-]", "-", f"scaling-jax-{study.name}-{content_hash([study.hash(), place])[:6]}")
+    return re.sub("[^A-Za-z0-9-]", "-", f"scaling-jax-{study.name}-{content_hash(place)[:6]}")
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -12,15 +12,17 @@ from typing import Any
 import jax
 
 from scaling_jax.errors import Preempted, UserError
-from scaling_jax.planning import Pack
+from scaling_jax.planning import Pack, record_of
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed
+from scaling_jax.training import distributed, verify
 from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.layout import wants_trial
-from scaling_jax.training.loop import PackTrainer, Training, phase_ends
+from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.program import LaneProgram
 
+KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
@@ -32,9 +34,11 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
     compiled. Several processes train one pack after another, each on all devices.
 
     Raises:
+      UserError: the family's counts are wrong.
       Preempted: told to stop; every pack under way has saved.
       Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
     """
+    verify.check_packs(training.study, packs, training.feed.spec)
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
     if not distributed.is_single_process():
         for pack in waiting:
@@ -77,7 +81,7 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
             waiting.remove(taken)
             free.sort(key=lambda d: d.id)
             devices, free[:need] = free[:need], []
-            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.scale))
+            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.name))
             threads[-1].start()
     for thread in threads:
         while thread.is_alive():
@@ -87,7 +91,13 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
 
 
 def check_devices(study: Study) -> None:
-    """Raises UserError when the study's mesh does not fit the devices of this training."""
+    """Raises UserError when the study's attention kernel or mesh does not fit the devices of this training."""
+    kernel, backend = study.execution.attention, jax.default_backend()
+    if (needed := KERNEL_BACKENDS.get(kernel, backend)) != backend:
+        raise UserError(
+            f"execution.attention={kernel!r} runs on {needed.upper()} only, and this is {backend.upper()}; "
+            "use execution.attention=auto"
+        )
     if study.execution.mesh is None:
         return
     wanted, available = math.prod(study.execution.mesh), jax.device_count()
@@ -118,11 +128,11 @@ class _Ahead:
         if not wants_trial(study.execution, pack, shape[0], self._training.records):
             devices = jax.devices()[: math.prod(shape)]
             build = self._pool.submit(build_program, pack, self._training, devices)
-            self._next = (pack.scale, devices), build
+            self._next = (pack.name, devices), build
 
     def program(self, pack: Pack, devices: list[Any]) -> LaneProgram:
         """The compiled program, now or as soon as it is ready."""
-        if self._next and self._next[0][0] == pack.scale:
+        if self._next and self._next[0][0] == pack.name:
             ((_, expected), build), self._next = self._next, None
             if devices == expected:
                 return build.result()
@@ -137,11 +147,9 @@ class _Ahead:
 
 def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:
     """Trains one pack from wherever it stands."""
-    study = training.study
-    with PackCheckpoints(
-        training.records.root / "checkpoints" / pack.scale,
-        study.execution.keep_checkpoints,
-        phase_ends(pack, study),
-        len(pack.lanes),
-    ) as checkpoints:
+    study, root = training.study, training.records.root
+    record = record_of(pack, study.schedule)
+    forks = record.joined(Workdir(root).packs().get(pack.name)).forks  # of earlier starts, too: it may grow again
+    folder = root / "checkpoints" / pack.name
+    with PackCheckpoints(folder, study.execution.keep_checkpoints, forks, record.lanes) as checkpoints:
         PackTrainer(training, pack, program, checkpoints).run()

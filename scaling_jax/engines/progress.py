@@ -23,7 +23,7 @@ class Reporter:
     """
 
     def __init__(self, packs: Sequence[Pack], peak_flops: float):
-        self._packs = {pack.scale: pack for pack in packs}
+        self._packs = {pack.name: pack for pack in packs}
         self._total = sum(pack.trained_flops for pack in packs)
         self._peak = peak_flops
         self._latest: dict[str, Progress] = {}
@@ -35,27 +35,27 @@ class Reporter:
     def __call__(self, progress: Progress) -> None:
         """Takes a pack's news; prints if the last line is old enough."""
         with self._lock:
-            self._first.setdefault(progress.scale, self._latest_taken(progress))
-            self._latest[progress.scale] = progress
+            self._first.setdefault(progress.pack, self._latest_taken(progress))
+            self._latest[progress.pack] = progress
             now = time.monotonic()
-            finished = progress.steps_done == self._packs[progress.scale].trained_steps
+            finished = progress.steps_done == self._packs[progress.pack].trained_steps
             if finished or now - self._last_line >= LINE_SECONDS:
                 self._last_line = now
                 print(self._line(progress), file=sys.stderr, flush=True)
 
     def _latest_taken(self, progress: Progress) -> int:
-        latest = self._latest.get(progress.scale)
+        latest = self._latest.get(progress.pack)
         return latest.steps_done if latest else progress.steps_done
 
     def _line(self, progress: Progress) -> str:
-        pack = self._packs[progress.scale]
+        pack = self._packs[progress.pack]
         elapsed = time.monotonic() - self._begin
         done = sum(self._flops(scale, p.steps_done) for scale, p in self._latest.items())
         new = done - sum(self._flops(scale, taken) for scale, taken in self._first.items())
         eta = (self._total - done) / (new / elapsed) if new > 0 and elapsed > 1 else float("nan")
         share = progress.tokens_per_s * pack.counts.flops_per_token / self._peak
         return (
-            f"[{clock(elapsed)}] {pack.scale:<9} {progress.phase:<6} "
+            f"[{clock(elapsed)}] {pack.name:<9} {progress.phase:<6} "
             f"{100 * progress.steps_done / pack.trained_steps:3.0f}%"
             f"  loss {progress.loss:.3f}  {si(progress.tokens_per_s)} tokens/s  {100 * share:.0f}% of peak"
             f"  | ladder {100 * done / self._total:.0f}%  ETA {clock(eta)}"

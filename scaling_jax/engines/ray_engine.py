@@ -46,7 +46,7 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
     try:
         if settings.dry_run:
             for job in jobs:
-                base.say(f"{job.pack.scale}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
+                base.say(f"{job.pack.name}: {_resources(ray, job, settings)} scaling-jax {shlex.join(job.command)}")
             return 0
         for number in signals.SIGNALS:  # Ray has put its own in front, which end the process
             signal.signal(number, handlers[number])
@@ -108,7 +108,7 @@ def _run(ray: ModuleType, jobs: Sequence[base.Job], settings: base.Settings) -> 
         for reference in done:
             codes.append(_code(ray, reference))
             how = "done" if codes[-1] == 0 else f"exit {codes[-1]}"
-            base.say(f"[{len(codes)}/{len(jobs)}] {running.pop(reference).pack.scale}: {how}")
+            base.say(f"[{len(codes)}/{len(jobs)}] {running.pop(reference).pack.name}: {how}")
         if settings.stop():
             for reference in running:
                 ray.cancel(reference)
@@ -151,7 +151,7 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
     wanted = devices_wanted(pack, study, largest)
     if wanted > largest:
         raise UserError(
-            f"pack {pack.scale} wants {wanted} devices (execution.mesh) and no node of this Ray cluster has more than "
+            f"pack {pack.name} wants {wanted} devices (execution.mesh) and no node of this Ray cluster has more than "
             f"{largest} {kind}; --engine=slurm and --engine=xpk train one pack over many hosts"
         )
     if kind == "GPU":

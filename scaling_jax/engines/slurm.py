@@ -49,7 +49,7 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
 
 def _sbatch(jobs: Sequence[base.Job], settings: base.Settings, logs: pathlib.Path) -> list[str]:
     """The sbatch command line; the jobs' commands differ in the pack only, which the script fills in."""
-    names = [job.pack.scale for job in jobs]
+    names = [job.pack.name for job in jobs]
     command = [arg for arg in jobs[0].command if not arg.startswith("--only_packs=")]
     return [
         "sbatch",

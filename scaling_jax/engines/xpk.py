@@ -49,7 +49,7 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
     for old in folder.glob("*.yaml"):  # of packs that were missing when this command last ran
         old.unlink()
     for index, job in enumerate(jobs):
-        (folder / f"{index:05d}-{job.pack.scale}.yaml").write_text(manifest.replace(PLACEHOLDER, job.pack.scale))
+        (folder / f"{index:05d}-{job.pack.name}.yaml").write_text(manifest.replace(PLACEHOLDER, job.pack.name))
     base.say(f"wrote {len(jobs)} manifests; submit them with: kubectl apply -f {folder}/")
     return 0
 

@@ -24,7 +24,7 @@ from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.inference import noise, rolling
 from scaling_jax.fitting.inference.covariance import t_quantile
-from scaling_jax.fitting.inference.mixture import Mixture, combined, mixture
+from scaling_jax.fitting.inference.mixture import Mixture, mixture
 from scaling_jax.fitting.inference.rolling import Candidate, Ladder
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
@@ -262,28 +262,34 @@ def forecast(
         ladder = ladder.rows(np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))]))
         notes.append(f"{n} rows were thinned to {ROWS}, evenly along the scale")
     cuts = rolling.inner_cuts(ladder.scale)
-    if ladder.labels is not None:
-        ladder = _count_clusters(candidates, ladder, objective, seed)
+    ladder, components = _count_clusters(candidates[0], ladder, objective, seed)
     members, impossible = rolling.members(candidates, ladder, cuts, objective, seed)
     if not members:
         why = "; ".join(f"{k}: {v}" for k, v in impossible.items())
         raise DataError(f"no law can be forecast from {n} runs ({why}): add runs, or give laws= with fewer parameters.")
-    made = mixture(members, ladder, cuts, n_tuned)
+    made = mixture(members, ladder, cuts, n_tuned, components)
     if n_tuned > 1:
         notes.append(f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by luck")
     most_parameters = max(c.free for c in candidates)
     return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, most_parameters)
 
 
-def _count_clusters(candidates: Sequence[Candidate], ladder: Ladder, objective: Objective, seed: int) -> Ladder:
-    """The ladder with rows weighted by what their clusters are worth, from the residuals of a first fit."""
-    first, _ = rolling.members(candidates[:1], ladder, (), objective, seed)
-    if not first:
-        return ladder
-    residuals = np.log(ladder.y) - combined(np.stack([first[0].log(first[0].fit.params, ladder.inputs)]), np.ones(1))[0]
-    between, within = noise.components(residuals, ladder.labels)
+def _count_clusters(
+    candidate: Candidate, ladder: Ladder, objective: Objective, seed: int
+) -> tuple[Ladder, tuple[float, float] | None]:
+    """The ladder with rows weighted by what their clusters are worth, and the variances between and within clusters.
+
+    Both come from the residuals of a first fit; without clusters, or with too few runs, the ladder stays as it is.
+    """
+    if ladder.labels is None:
+        return ladder, None
+    try:
+        first = rolling.fit_rows(candidate, ladder, objective, seed, rolling.STARTS, recent=False)
+    except FitError:
+        return ladder, None
+    between, within = noise.components(first.residuals, ladder.labels)
     worth = noise.cluster_weights(between, within, ladder.labels)
-    return dataclasses.replace(ladder, weights=ladder.weights * worth)
+    return dataclasses.replace(ladder, weights=ladder.weights * worth), (between, within)
 
 
 def _input_names(data: Any, laws: Any, named: set[str]) -> dict[str, str]:

@@ -8,15 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, resolve_column, scale_column
+from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, read, resolve_column, scale_column
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.holdout import rows, scale_of
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.objectives import Huber
 from scaling_jax.text import table
 
 FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
+CLEARLY = 1.1  # times the error of the best law that the next must make for the choice to be clear
+SHRINKAGE = 0.2  # of the exponents of weights, as in inference/mixture.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,22 @@ class Selection:
         """The `Fit` of the best law on all training points."""
         return self.candidates[0].fit
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """{law: weight}, sum 1, by the errors above the cuts, shrunk to equal weights since nested cuts are alike."""
+        errors = np.log(np.clip([c.by_cut for c in self.candidates], 1e-6, 1e3))
+        relative = np.exp(-SHRINKAGE * (errors - errors.min(axis=0)).sum(axis=1))
+        return {c.name: float(w) for c, w in zip(self.candidates, relative / relative.sum())}
+
+    @property
+    def decided(self) -> bool:
+        """Whether the best law beats the next by a tenth on average, and at every cut but one at most."""
+        if len(self.candidates) < 2:
+            return True
+        best, second = (np.log(np.clip(c.by_cut, 1e-6, 1e3)) for c in self.candidates[:2])
+        ahead = second - best
+        return bool(ahead.mean() > np.log(CLEARLY) and np.sum(ahead <= 0) <= min(1, len(ahead) - 2))
+
     def __getitem__(self, name: str) -> Candidate:
         for candidate in self.candidates:
             if candidate.name == name:
@@ -73,7 +92,14 @@ class Selection:
             + ([f"{c.test:.5f}"] if self.test.any() else [])
             for c in self.candidates
         ]
-        return "\n".join([table(header, cells), *(f"  {k}: {why}" for k, why in self.impossible.items())])
+        lines = [table(header, cells), *(f"  {k}: {why}" for k, why in self.impossible.items())]
+        if not self.decided:
+            first, second = (c.name for c in self.candidates[:2])
+            weights = ", ".join(f"{k} {v:.0%}" for k, v in self.weights.items())
+            lines.append(
+                f"  cannot tell {first} from {second} on these runs (weights {weights}); fitting.forecast averages laws"
+            )
+        return "\n".join(lines)
 
 
 def select(
@@ -128,16 +154,20 @@ def select(
             impossible[law.name] = str(error)
             continue
 
-        def fitted(mask: np.ndarray, law: Law = law, mine: dict[str, np.ndarray] = mine) -> Fit:
+        def fitted(mask: np.ndarray, law: Law = law, mine: dict[str, np.ndarray] = mine, **more: Any) -> Fit:
             kept = None if clusters is None else clusters[mask]
-            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **options)
+            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **{**options, **more})
 
         try:
+            first = train & (scale < cuts[0])  # refused before time is spent on all points
+            free = [k for k in law.params if k not in (options.get("fixed") or {})]
+            read(law, rows(mine, first), y[first], weights[first], None, options.get("objective") or Huber(), free)
+            whole = fitted(train)
             by_cut = []
             for c in cuts:
                 below, above = train & (scale < c), train & (scale >= c)
-                by_cut.append(_rmsle(fitted(below), mine, y, above))
-            whole = fitted(train)
+                # The optimum moves little from one cut to the next: each refit starts at that of all points.
+                by_cut.append(_rmsle(fitted(below, starts=[whole.params]), mine, y, above))
         except FitError as error:
             impossible[law.name] = str(error)
             continue

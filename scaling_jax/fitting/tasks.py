@@ -21,12 +21,12 @@ from scaling_jax.fitting.objectives import LeastSquares, Objective
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chained:
-    """A prediction of a `Chain`: `value`, `low`, `high` (arrays), and the `loss` in between."""
+    """A prediction of a `Chain`: `value`, `low`, `high`, and the `loss` in between; floats, or arrays."""
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    loss: np.ndarray
+    value: Any
+    low: Any
+    high: Any
+    loss: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ class Chain:
             draw = np.random.default_rng(0).integers(len(self.residuals), size=drawn.shape)
             drawn = drawn + self.residuals[draw]
         tail = (1 - level) / 2
-        low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0).reshape(2, *loss.shape)
-        return Chained(value, low, high, loss)
+        low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+        return Chained(*(v.reshape(loss.shape) if loss.ndim else float(v.item()) for v in (value, low, high, loss)))
 
 
 def chain(
@@ -119,7 +119,7 @@ def chain(
         LeastSquares() if objectives[1] is None else objectives[1],
         weights=measured.astype(float), fixed=fixed, clusters=labels, seed=seed,
     )  # fmt: skip
-    samples = tuple(_samples(step, resamples, seed) for step in (first, second))
+    samples = (_samples(first, resamples, seed), _samples(second, resamples, seed))
     residuals = (accuracy - second.predict({"loss": first.predict(data)}))[measured]
     return Chain(first, second, residuals, samples)
 

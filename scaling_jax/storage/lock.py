@@ -1,9 +1,9 @@
-"""One process at a time per pack of a workdir: lock files that say who trains it, kept fresh by a heartbeat.
+"""One process at a time per pack of a workdir: lock files that name the process that trains it, with a heartbeat.
 
-A holder on this machine is judged by its process id. One elsewhere is judged by whether its heartbeat moves while we
-watch, so that clocks need not agree. Works wherever files can be replaced whole: local disks, NFS, gs://. Where the
-file system has no advisory locks (object stores), two processes that start within the same second are told apart by
-reading the file again; see docs/operations.md for what that leaves open.
+A holder on this machine is judged by its process id, one elsewhere by whether its heartbeat moves while we watch, so
+that clocks need not agree. Works wherever files can be replaced whole: local disks, NFS, gs://. Where the file system
+has no advisory locks (object stores), two processes that start within the same second are told apart by reading the
+file again; see docs/operations.md for the race that this leaves open.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from typing import Any
 from absl import logging
 
 from scaling_jax.errors import InUse
-from scaling_jax.storage.paths import as_path, is_remote, write_atomic
+from scaling_jax.storage.paths import as_path, file_lock, is_remote, write_atomic
 
 BEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 SETTLE_SECONDS = 1.0  # on object stores: how long after writing the lock it is read again
 FOLDER = "locks"
+GUARD = ".guard"
 
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Who holds a workdir.
+    """The process that holds a pack.
 
     Attributes:
       token: of this one claim.
@@ -59,7 +60,7 @@ class Holder:
         return f"pid {self.pid} on {self.host} since {since}"
 
     def alive(self) -> bool | None:
-        """Whether the process runs; None when that cannot be known from here."""
+        """True while the process runs; None when that cannot be known from here."""
         if (self.host, self.machine) != (socket.gethostname(), _machine()):
             return None
         try:
@@ -72,15 +73,24 @@ class Holder:
 
 
 def read(workdir: Any, name: str) -> Holder | None:
-    """Who has claimed a pack, dead or alive; None when nobody has."""
+    """The process that claimed a pack, dead or alive; None when nobody has."""
     path = as_path(workdir) / FOLDER / f"{name}.json"
     try:
         return Holder(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
-        logging.warning("%s is unreadable (%s); taken for stale", path, error)
+    except (ValueError, TypeError, OSError, RecursionError) as error:
+        logging.warning("%s is unreadable (%s); treated as stale", path, error)
         return None
+
+
+def others(workdir: Any) -> list[Holder]:
+    """Holders of any pack, other processes than this one, that are alive or may be."""
+    folder = as_path(workdir) / FOLDER
+    names = [path.stem for path in folder.glob("*.json")] if folder.exists() else []
+    holders = [holder for name in names if (holder := read(workdir, name)) is not None]
+    this = (os.getpid(), socket.gethostname(), _machine())
+    return [h for h in holders if (h.pid, h.host, h.machine) != this and h.alive() is not False]
 
 
 def check(workdir: Any, names: Sequence[str]) -> None:
@@ -99,7 +109,7 @@ class Lock:
       names: of the packs.
       on_lost: called from the heartbeat with the new holder when somebody has taken a pack over.
       beat_seconds: between heartbeats.
-      stale_seconds: a holder on another machine whose heartbeat rests for so long is dead.
+      stale_seconds: without a heartbeat, after which a holder on another machine counts as dead.
     """
 
     def __init__(
@@ -122,7 +132,7 @@ class Lock:
         self._thread.start()
         return self
 
-    def __exit__(self, *exc) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._ended.set()
         self._thread.join()
         with _guard(self.workdir):
@@ -135,13 +145,13 @@ class Lock:
         while True:
             with _guard(self.workdir):
                 holders = self._holders()
-                rested = time.monotonic() - begin >= self._stale_seconds
+                stale = time.monotonic() - begin >= self._stale_seconds
                 doubtful = {}
                 for name, holder in holders.items():
                     alive = holder.alive()
                     if alive or (first is not None and first.get(name) != holder):
                         raise _in_use(self.workdir, name, holder)
-                    if alive is None and not rested:
+                    if alive is None and not stale:
                         doubtful[name] = holder
                 if not doubtful:
                     self._write()
@@ -191,14 +201,7 @@ def _in_use(workdir: Any, name: str, holder: Holder) -> InUse:
 @contextlib.contextmanager
 def _guard(workdir: Any) -> Iterator[None]:
     """Makes read-judge-write one step among the processes of this machine (and of an NFS with locks)."""
-    with contextlib.ExitStack() as stack:
-        if not is_remote(workdir):
-            import fcntl
-
-            descriptor = os.open(workdir, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            with contextlib.suppress(OSError):  # a file system without locks on folders
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with contextlib.nullcontext() if is_remote(workdir) else file_lock(workdir / FOLDER / GUARD):
         yield
 
 

@@ -23,6 +23,7 @@ from absl import logging
 
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path, write_atomic
+from scaling_jax.storage.workdir import Workdir, say
 
 COLUMNS = [
     "run_id", "study", "family", "scale", "width", "depth", "seed", "status", "lr", "batch_size",
@@ -66,44 +67,48 @@ class Records:
         write_atomic(folder / "_SUCCESS", "")
 
     def finished(self) -> dict[str, dict]:
-        """run_id -> row of every run with `_SUCCESS`. A row that cannot be read is said and counts as missing."""
+        """run_id -> row of every run with `_SUCCESS`. Unreadable rows are logged and count as missing."""
         folder = self.root / "runs"
         rows = {}
         for run in folder.iterdir() if folder.exists() else ():
             if (run / "_SUCCESS").exists():
                 try:
-                    rows[run.name] = json.loads((run / "result.json").read_text())
-                except (ValueError, FileNotFoundError) as error:
+                    row = json.loads((run / "result.json").read_text())
+                    if not isinstance(row, dict) or row.get("run_id") != run.name:
+                        raise ValueError("not a row of this run")
+                    rows[run.name] = row
+                except (ValueError, OSError, RecursionError) as error:
                     logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
         return rows
 
     def points(self, kind: str, ident: str) -> list[dict]:
-        """Points in order of steps. A later attempt that resumed from step s replaces all earlier points past s."""
+        """Points in order of steps; where two attempts passed the same steps, those of the later one."""
         folder = self.root / kind / ident
-        attempts: dict[int, list[dict]] = {}
+        merged: list[dict] = []
         for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
             try:
                 chunk = [json.loads(line) for line in path.read_text().splitlines()]
-            except ValueError as error:
+                first, last = min(p["first_step"] for p in chunk), max(p["step"] for p in chunk)
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
                 continue
-            attempts.setdefault(int(path.name.split("-")[1]), []).extend(chunk)
-        merged: list[dict] = []
-        for _, chunk in sorted(attempts.items()):
-            first = min(point["first_step"] for point in chunk)
-            merged = [point for point in merged if point["step"] <= first] + chunk
+            merged = [p for p in merged if p["step"] <= first or p["first_step"] >= last] + chunk
         return sorted(merged, key=lambda point: point["step"])
 
 
-def load_table(path: Any) -> pd.DataFrame:
+def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
     """The results table of a workdir, a .csv or a .parquet file, one row per run.
+
+    Args:
+      path: local or gs://.
+      every_run: of a workdir, also those runs that its present study does not ask for.
 
     Raises:
       UserError: nothing there, not a table, or a workdir without finished runs.
     """
     path = as_path(path)
     if path.is_dir():
-        rows = list(Records(path).finished().values())
+        rows = _present(path, Records(path).finished(), every_run)
         if not rows:
             raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
         table = pd.DataFrame(rows)
@@ -122,6 +127,15 @@ def load_table(path: Any) -> pd.DataFrame:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(f"results {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+
+
+def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:
+    """The rows of the runs that the present study asks for."""
+    stored = Workdir(path).stored()
+    asked = set(rows) if every_run or stored is None else set(stored.runs)
+    if others := len(set(rows) - asked):
+        say(f"{others} finished runs in {path} are not part of its present study: left out")
+    return [row for run_id, row in rows.items() if run_id in asked]
 
 
 def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,17 @@
-"""A workdir belongs to one study, and to one process at a time."""
+"""A workdir: one study that may grow, its packs, and one process at a time for each of them.
+
+workdir/
+  study.json                   the present study, what it was trained on, its runs
+  attempts/<number>-<pid>.json every start of the command, with the study it was given
+  checkpoints/<pack>.pack.json the lanes that were ever part of a pack, and where branches leave their trunks
+  checkpoints/<pack>/          of `training.checkpoint`
+  locks/, runs/, trunks/       of `storage.lock` and `storage.records`
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,125 +19,286 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from scaling_jax.errors import UserError
+from absl import logging
+
+from scaling_jax.errors import InUse, UserError
+from scaling_jax.identity import TRAINING_SEMANTICS, PackRecord, differences
 from scaling_jax.storage import lock
 from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
-from scaling_jax.study import Study
 
+FORMAT = 2  # of study.json
+PACK_SUFFIX = ".pack.json"
 ABANDONED_SECONDS = 600.0
+# Where whoever holds a pack leaves temporary files, and where others do as well.
+LOCKED = (".study.json.*", "attempts/.*", "locks/.*", "checkpoints/.*", "runs/*/.*", "trunks/*/.*")
+UNLOCKED = (".*", "report/.*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Contents of study.json.
+
+    Attributes:
+      study: the present study, of `Study.to_dict`.
+      spec: what its data looks like to a model, as a dict.
+      frame: what all runs share, of `identity.frame`.
+      dataset_hash: identity of the corpus.
+      compute_dtype: resolved.
+      code_version, device: of the process that wrote it.
+      runs: identities of the present study's runs.
+      training_semantics: of the code that trained here.
+    """
+
+    study: dict[str, Any]
+    spec: dict[str, Any]
+    frame: dict[str, Any]
+    dataset_hash: str
+    compute_dtype: str
+    code_version: str
+    device: str
+    runs: tuple[str, ...]
+    training_semantics: int = TRAINING_SEMANTICS
 
 
 class Workdir:
-    """The folder (or gs:// path) of one study's results."""
+    """The folder (or gs:// path) of a study's results.
+
+    Args:
+      path: local folder or gs:// path; need not exist.
+    """
 
     def __init__(self, path: Any):
         path = as_path(path)
         # orbax writes to absolute paths only.
         self.path = path if is_remote(path) else as_path(os.path.abspath(path))
 
-    def check(self, study: Study, packs: Sequence[str], dataset_hash: str | None = None) -> None:
-        """Looks whether these packs of `study` may be trained here; writes nothing.
+    def check(self, frame: Mapping[str, Any], packs: Sequence[str], dataset_hash: str | None = None) -> None:
+        """Checks that these packs may be trained here; writes nothing.
+
+        Args:
+          frame: what all runs of the study share.
+          packs: their names.
+          dataset_hash: identity of the corpus, once it is known.
 
         Raises:
-          UserError: the workdir belongs to another study, its data has changed, another process of this machine trains
-            one of the packs, or nothing can be written.
+          UserError: the workdir holds another study or another corpus, another process of this machine trains one of
+            the packs, or nothing can be written.
         """
         self._check_place()
-        self._check_owner(study, dataset_hash)
+        self.check_links()
+        self._check_same(frame, dataset_hash)
         lock.check(self.path, packs)
 
     @contextlib.contextmanager
-    def claim(self, study: Study, packs: Sequence[str], dataset_hash: str) -> Iterator[int]:
-        """Takes packs (by their scale) for this process; yields the number of this attempt.
+    def claim(self, study: Stored, packs: Mapping[str, PackRecord]) -> Iterator[int]:
+        """Takes packs for this process and makes `study` the present one; yields the number of this attempt.
 
         Raises:
           UserError: as `check`, and for a process on another machine that trains one of the packs.
         """
-        self.check(study, packs, dataset_hash)
+        self.check(study.frame, list(packs), study.dataset_hash)
         self.path.mkdir(parents=True, exist_ok=True)
-        with lock.Lock(self.path, packs, on_lost=_stop_at_once):
-            self._check_owner(study, dataset_hash)  # again: another may have come and gone
+        with lock.Lock(self.path, list(packs), on_lost=_stop_at_once):
+            self._check_same(study.frame, study.dataset_hash)  # again: another may have come and gone
             self._clean()
-            number = self._next_attempt()
-            stored = {"study": study.to_dict(), "hash": study.hash(), "dataset_hash": dataset_hash}
-            write_atomic(self.path / "study.json", json.dumps(stored, indent=1))
-            info = {"command": sys.argv, "pid": os.getpid(), "host": socket.gethostname(), "start": time.time()}
+            self._tell_changes(study)
+            self._join_packs(packs)
+            number = self.next_attempt()
+            write_atomic(
+                self.path / "study.json", json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=1)
+            )
+            info = {
+                "command": sys.argv,
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "start": time.time(),
+                "study": study.study,
+            }
             # Processes that train other packs may count alike; the process id keeps their files apart.
             write_atomic(self.path / "attempts" / f"{number:04d}-{os.getpid()}.json", json.dumps(info, indent=1))
             yield number
 
-    def dataset_hash(self) -> str | None:
-        """Identity of the data that was trained on here; None when nothing was."""
+    def stored(self) -> Stored | None:
+        """The present study; None where nothing was trained.
+
+        Raises:
+          UserError: study.json is damaged or of an older version.
+        """
         owner = self.path / "study.json"
-        return json.loads(owner.read_text())["dataset_hash"] if owner.exists() else None
+        try:
+            content = json.loads(owner.read_text())
+        except FileNotFoundError:
+            return None
+        except (ValueError, OSError, RecursionError) as error:
+            raise UserError(f"{str(owner)!r} cannot be read ({_one_line(error)}); give another --workdir") from error
+        if isinstance(content, dict) and content.pop("format", None) != FORMAT:
+            raise UserError(
+                f"workdir {str(self.path)!r} was written by an older version: finish it with that version, or give "
+                "another --workdir"
+            )
+        try:
+            return _stored(content)
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(f"{str(owner)!r} is damaged ({_one_line(error)}); give another --workdir") from error
+
+    def packs(self) -> dict[str, PackRecord]:
+        """The packs that were ever trained here, by name. An unreadable record is logged and counts as missing."""
+        folder, found = self.path / "checkpoints", {}
+        for path in folder.iterdir() if folder.exists() else ():
+            if path.name.endswith(PACK_SUFFIX):
+                try:
+                    content = json.loads(path.read_text())
+                    record = PackRecord(str(content["scale"]), tuple(content["lanes"]), tuple(content["forks"]))
+                except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+                    logging.warning("%s is unreadable (%s)", path, _one_line(error))
+                    continue
+                found[path.name.removesuffix(PACK_SUFFIX)] = record
+        return dict(sorted(found.items()))
 
     def _check_place(self) -> None:
         if is_remote(self.path):
             return
         path = pathlib.Path(self.path)
-        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if not existing.is_dir():
-            raise UserError(f"workdir {str(path)!r}: {str(existing)!r} is a file; give a folder")
+        try:
+            existing = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+            is_folder = existing.is_dir()
+        except OSError as error:
+            raise UserError(f"workdir {str(path)!r}: {error.strerror}") from error
+        if not is_folder:
+            what = "a link to nothing" if existing.is_symlink() else "a file"
+            raise UserError(f"workdir {str(path)!r}: {str(existing)!r} is {what}; give a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"workdir {str(path)!r}: no permission to write in {str(existing)!r}")
 
-    def _check_owner(self, study: Study, dataset_hash: str | None) -> None:
-        owner = self.path / "study.json"
-        if not owner.exists():
+    def _check_same(self, frame: Mapping[str, Any], dataset_hash: str | None) -> None:
+        """Raises UserError unless a study of this frame and corpus can be one with the study that is here."""
+        stored, where = self.stored(), f"workdir {str(self.path)!r}"
+        if stored is None:
             if self.path.exists() and not all(_is_housekeeping(p.name) for p in self.path.iterdir()):
-                raise UserError(f"workdir {str(self.path)!r} is not empty and holds no study; give a new folder")
+                raise UserError(f"{where} is not empty and has no study.json; give a new folder")
             return
-        try:
-            stored = json.loads(owner.read_text())
-            stored_hash, stored_data = stored["hash"], stored["dataset_hash"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{str(owner)!r} is damaged ({error!r}); give another --workdir") from error
-        if stored_hash != study.hash():
-            fields = ", ".join(_differences(stored["study"], study.to_dict())) or "a field"
+        if stored.training_semantics != TRAINING_SEMANTICS:
             raise UserError(
-                f"workdir {str(self.path)!r} belongs to another study (different: {fields}); "
-                "give another --workdir, or the same study"
+                f"{where} was trained under version {stored.training_semantics} of the training semantics and this "
+                f"code has version {TRAINING_SEMANTICS}: losses would not compare; continue it with the code that "
+                "began it, or give another --workdir"
             )
-        if dataset_hash is not None and stored_data != dataset_hash:
+        # A tokenizer or an image size that differs is another corpus: say so.
+        found = differences(stored.frame, _plain(frame))
+        if dataset_hash not in (None, stored.dataset_hash):
             raise UserError(
-                f"the data of workdir {str(self.path)!r} has changed (dataset_hash {stored_data}, now "
-                f"{dataset_hash}): its runs would not compare; give another --workdir"
+                f"the data of {where} has changed (dataset_hash {stored.dataset_hash}, now {dataset_hash}): losses on "
+                "different corpora do not compare; give another --workdir"
+            )
+        if found:
+            raise UserError(
+                f"{where} holds another study ({'; '.join(found)[:300]}): only widths, depths, budgets, rates, decays, "
+                "init scales, seeds and batch size may change; give another --workdir"
             )
 
-    def _next_attempt(self) -> int:
+    def _tell_changes(self, study: Stored) -> None:
+        """Says what is different from the last time, where that may change a loss."""
+        before = self.stored()
+        if before is None:
+            return
+        if before.code_version != study.code_version:
+            say(
+                f"the code has changed since the last start ({before.code_version} -> {study.code_version}): runs "
+                "before and after may differ"
+            )
+        if before.device != study.device:
+            say(
+                f"the devices have changed since the last start ({before.device} -> {study.device}): losses may differ "
+                "by rounding, and by what training makes of it"
+            )
+        if before.compute_dtype != study.compute_dtype:
+            say(
+                f"compute_dtype was {before.compute_dtype} and is {study.compute_dtype}: these are other runs, trained "
+                "from the beginning"
+            )
+        left = len(set(before.runs) - set(study.runs))
+        if left:
+            say(f"{left} runs of the last start are not part of this study: they stay on disk and are in no fit")
+
+    def _join_packs(self, packs: Mapping[str, PackRecord]) -> None:
+        """Adds lanes and forks to the records of the packs."""
+        recorded = self.packs()
+        home = {trunk_id: name for name, record in recorded.items() for trunk_id in record.lanes}
+        for name, record in packs.items():
+            before = recorded.get(name)
+            if any(home.get(lane, name) != name for lane in record.lanes) or (before and before.scale != record.scale):
+                raise InUse(
+                    f"workdir {str(self.path)!r} has just been changed by another process; run the command again"
+                )
+            joined = record.joined(before)
+            if joined != before:
+                content = json.dumps(dataclasses.asdict(joined))
+                write_atomic(self.path / "checkpoints" / f"{name}{PACK_SUFFIX}", content)
+
+    def next_attempt(self) -> int:
+        """Number of the next start of the command here."""
         attempts = self.path / "attempts"
         names = [p.name for p in attempts.iterdir()] if attempts.exists() else []
         return 1 + max((int(m[1]) for name in names if (m := re.fullmatch(r"(\d+)-\d+\.json", name))), default=-1)
 
     def _clean(self) -> None:
-        """Removes what a kill or a full disk left half-written, but nothing that another process writes just now."""
+        """Removes temporary files of processes that were killed: of any age, unless other processes write here, too."""
         if is_remote(self.path):
             return
-        for pattern in (".*", "attempts/.*", "locks/.*", "checkpoints/.*", "runs/*/.*", "trunks/*/.*"):
+        alone, now = not lock.others(self.path), time.time()
+        for pattern in (*LOCKED, *UNLOCKED):
             for path in pathlib.Path(self.path).glob(pattern):
                 with contextlib.suppress(FileNotFoundError):
-                    if is_temporary(path.name) and time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                    abandoned = now - path.stat().st_mtime > ABANDONED_SECONDS
+                    if is_temporary(path.name) and (abandoned or (alone and pattern in LOCKED)):
                         path.unlink()
+
+    def check_links(self) -> None:
+        """Raises UserError when a folder of the workdir is a link out of it: nothing outside is ever written."""
+        if is_remote(self.path) or not self.path.exists():
+            return
+        root = pathlib.Path(self.path).resolve()
+        for folder in (root, root / "checkpoints", root / "report"):
+            for entry in os.scandir(folder) if folder.is_dir() else ():
+                if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
+                    raise UserError(
+                        f"workdir {str(self.path)!r}: {entry.path!r} is a link out of the workdir and would be written "
+                        "through; remove it"
+                    )
+
+
+def _stored(content: Any) -> Stored:
+    """`Stored` of the JSON in study.json, its types checked as far as anything relies on them."""
+    stored = Stored(**content)
+    for name, kind in (("study", dict), ("spec", dict), ("frame", dict), ("dataset_hash", str), ("runs", list)):
+        if not isinstance(getattr(stored, name), kind):
+            raise TypeError(f"{name} is not a {kind.__name__}")
+    return dataclasses.replace(stored, runs=tuple(map(str, stored.runs)))
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back."""
+    return json.loads(json.dumps(value))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _is_housekeeping(name: str) -> bool:
-    """Names that stand in a workdir before its study.json does."""
+    """True for names that may be in a workdir before its study.json is."""
     return name in ("lost+found", "slurm", lock.FOLDER) or is_temporary(name)
 
 
 def _stop_at_once(holder: lock.Holder) -> None:
-    """Ends this process before two write into one workdir: as after a kill, nothing that is saved is lost."""
-    print(f"scaling-jax: the workdir was taken over by {holder}; stopping at once", file=sys.stderr, flush=True)
+    """Ends this process before two write into one workdir; as after a kill, nothing that is saved is lost."""
+    say(f"the workdir was taken over by {holder}; stopping at once")
     os._exit(1)
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """Paths of the fields that determine results and differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        skip = {"name", "execution", "fit", "hold_out"} if not prefix else set()
-        keys = [k for k in {**old, **new} if k not in skip or prefix]
-        return [path for k in keys for path in _differences(old.get(k), new.get(k), f"{prefix}{k}.")]
-    return [] if old == new else [prefix.rstrip(".")]
+def say(text: str) -> None:
+    """One line to the terminal."""
+    print(f"scaling-jax: {text}", file=sys.stderr, flush=True)

@@ -1,14 +1,18 @@
-"""Orbax checkpoints of a pack: one directory per scale, trunk and branch states and where training stands.
+"""Orbax checkpoints of a pack: its trunk, and the way of each branch, each with the identities of its lanes.
 
-A checkpoint's number is the count of steps the pack had taken, over all phases. Saves run in the background from a
-copy, since the loop donates its state to the next step. Every state is saved with a fingerprint of its bits, because
-the file format notices torn files but not flipped bits.
+checkpoints/<pack>/
+  trunk/<step>                 the trunk after so many optimizer steps; kept where branches leave it
+  branch-<steps>/<step>        the branch to a budget of so many steps; its last one is kept: the trained model
+
+Nothing here depends on which budgets a study has: when it grows, whatever was saved serves. Saves run in the background
+from a copy, since the loop donates its state to the next step. Every state is saved with a fingerprint of its bits,
+because the file format notices torn files but not flipped bits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -23,171 +27,217 @@ from scaling_jax.training import distributed
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.regroup import as_saved, regroup
 
-# What a restore may fail with though the checkpoint is whole: memory, network, permissions.
+# Errors of a restore though the checkpoint is whole: memory, network, permissions.
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+TRUNK = "trunk"
+
+
+def branch_name(steps: int) -> str:
+    """Name of the part of a pack's checkpoints that holds the branch to a budget of `steps` optimizer steps."""
+    return f"branch-{steps}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Position:
-    """Where a pack stands.
+class Saved:
+    """A checkpoint.
 
     Attributes:
-      phase: index of the phase that goes on.
-      step: next optimiser step of that phase; at a branch's first step its state is still the trunk's.
-      taken: steps taken over all phases.
-      seconds: time spent in each phase so far.
+      step: optimizer steps taken.
+      trunk_seconds: spent on the trunk up to here, or up to where the branch left it.
+      branch_seconds: spent on the branch up to here; 0 on a trunk.
+      state: groups of lanes, on the devices.
     """
 
-    phase: int
     step: int
-    taken: int
-    seconds: tuple[float, ...]
+    trunk_seconds: float
+    branch_seconds: float
+    state: Any
 
 
 class PackCheckpoints:
     """Saves and restores one pack; a context manager that ends with every save on the disk.
 
     Args:
-      folder: the scale's directory, local or gs://.
-      keep_latest: latest checkpoints kept.
-      keep: numbers of the checkpoints that are always kept: branch points and finals.
-      num_lanes: of the pack; places beyond them only fill the mesh.
+      folder: the pack's directory, local or gs://.
+      keep_latest: latest checkpoints kept of each part, besides forks and ends.
+      forks: steps at which branches leave the trunk: these checkpoints are always kept.
+      lanes: trunk identities of the pack's lanes, in order; places beyond them only fill the mesh.
     """
 
-    def __init__(self, folder: Any, keep_latest: int, keep: Collection[int], num_lanes: int):
+    def __init__(self, folder: Any, keep_latest: int, forks: Collection[int], lanes: Sequence[str]):
         self.folder = as_path(folder)
-        self._num_lanes = num_lanes
-        options = ocp.CheckpointManagerOptions(
-            save_decision_policy=save_decision_policy.AnySavePolicy([_Always()]),
-            preservation_policy=preservation_policy.AnyPreservationPolicy(
-                [preservation_policy.LatestN(keep_latest), _Kept(frozenset(keep))]
-            ),
-            create=True,
-            enable_async_checkpointing=True,
-            # Orbax numbers the folders that it makes in the background per process, not per manager: packs that train
-            # side by side would wait for each other's and write into folders that are not there.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-            cleanup_tmp_directories=True,
-        )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
+        self._managers: dict[str, ocp.CheckpointManager] = {}
 
-    def save(self, position: Position, trunk: Any, branch: Any | None) -> None:
-        """Saves copies of the states (which the caller no longer touches) in the background.
+    def save(self, part: str, saved: Saved) -> None:
+        """Saves a state, a copy that the caller no longer touches, in the background.
+
+        Args:
+          part: `TRUNK` or a `branch_name`.
+          saved: the state, and where training is.
 
         Raises:
           Exception: this save or the one before failed (a full disk, a lost network).
         """
-        if position.taken in self._manager.all_steps():
-            return  # retraining what was lost passes checkpoints that were not
-        states = {"trunk": trunk} | ({} if branch is None else {"branch": branch})
-        head = dataclasses.asdict(position)
-        head |= {"states": list(states), "groups": _geometry(trunk), "shapes": _shapes(trunk)}
-        items = {name: ocp.args.StandardSave(state) for name, state in states.items()}
-        items["fingerprint"] = ocp.args.StandardSave({name: fingerprint(state) for name, state in states.items()})
-        items["position"] = ocp.args.JsonSave(head | {"check": content_hash(head)})
-        self._manager.save(position.taken, args=ocp.args.Composite(**items), force=True)
+        manager = self._manager(part)
+        if saved.step in manager.all_steps():
+            if self._has_lanes(manager, saved.step):
+                return  # retraining after a loss passes checkpoints that were not lost
+            manager.delete(saved.step)
+        head = {
+            "step": saved.step,
+            "trunk_seconds": saved.trunk_seconds,
+            "branch_seconds": saved.branch_seconds,
+            "lanes": self._lanes,
+            "groups": _geometry(saved.state),
+            "shapes": _shapes(saved.state),
+        }
+        items = {
+            "state": ocp.args.StandardSave(saved.state),
+            "fingerprint": ocp.args.StandardSave({"state": fingerprint(saved.state)}),
+            "head": ocp.args.JsonSave(head | {"check": content_hash(head)}),
+        }
+        manager.save(saved.step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, like: tuple[Any, ...], last_phase: int) -> tuple[Position, Any, Any | None] | None:
-        """(position, trunk, branch or None) of the newest checkpoint that can be used; None when there is none.
+    def restore(self, part: str, like: tuple[Any, ...], after: int = -1, until: int | None = None) -> Saved | None:
+        """The newest checkpoint that can be used of a part; None when there is none.
 
-        One that cannot be read is set aside (in `<folder>.unreadable/`), and the one before is taken.
+        One that cannot be read is set aside (in `<folder>.unreadable/`), one of other lanes is passed over with a line
+        in the log, and the one before is taken.
 
         Args:
-          like: groups of ShapeDtypeStructs with shardings: how the states are to lie on the devices now.
-          last_phase: checkpoints of later phases are passed over: a result that they build on is missing.
+          part: `TRUNK` or a `branch_name`.
+          like: groups of ShapeDtypeStructs with shardings: the states as they are laid out on the devices now.
+          after, until: only checkpoints of steps in (after, until].
 
         Raises:
           UserError: the checkpoints hold other arrays than this code trains.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        if not (self.folder / part).exists():
+            return None
+        manager = self._manager(part)
+        for step in sorted(manager.all_steps(), reverse=True):
+            if step <= after or (until is not None and step > until):
+                continue
             try:
-                head = self._head(step)
-                if head["phase"] <= last_phase:
-                    return self._restore(step, head, like)
+                head = _head(manager, step)
+                if set(self._lanes) <= set(head["lanes"]):
+                    return self._restore(manager, part, step, head, like)
+                logging.warning("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
             except UserError:
                 raise
             except Exception as error:
                 reason = " ".join(str(error).split())
                 if isinstance(error, MemoryError) or any(sign in reason for sign in TRANSIENT):
                     raise
-                self._set_aside(step, reason)
+                self._set_aside(manager, part, step, reason)
         return None
 
-    def _head(self, step: int) -> dict[str, Any]:
-        restored = self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))
-        head = dict(restored["position"])
-        if head.pop("check", None) != content_hash(head):
-            raise ValueError("its position does not match its checksum")
-        return head
-
-    def _restore(self, step: int, head: dict[str, Any], like: tuple[Any, ...]) -> tuple[Position, Any, Any | None]:
+    def _restore(self, manager: ocp.CheckpointManager, part: str, step: int, head: dict, like: tuple) -> Saved:
         if head["shapes"] != _shapes(like):
             raise UserError(
-                f"checkpoint {str(self.folder / str(step))!r} holds other arrays than this version trains; "
-                "go on with the version that wrote it, or move it away to train this scale from the beginning"
+                f"checkpoint {str(self.folder / part / str(step))!r} holds other arrays than this version trains; "
+                "continue with the version that wrote it, or move it away to train this scale from the beginning"
             )
         saved_like = as_saved(like, *head["groups"])
         everywhere = jax.NamedSharding(jax.tree.leaves(like)[0].sharding.mesh, jax.sharding.PartitionSpec())
-        sums = {name: jax.ShapeDtypeStruct((), "uint32", sharding=everywhere) for name in head["states"]}
-        items = {name: ocp.args.StandardRestore(saved_like) for name in head["states"]}
-        items["fingerprint"] = ocp.args.StandardRestore(sums)
-        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        states = {name: restored[name] for name in head["states"]}
-        found = {name: fingerprint(state) for name, state in states.items()}
-        stored, found = distributed.to_host((restored["fingerprint"], found))
+        items = {
+            "state": ocp.args.StandardRestore(saved_like),
+            "fingerprint": ocp.args.StandardRestore({"state": jax.ShapeDtypeStruct((), "uint32", sharding=everywhere)}),
+        }
+        restored = manager.restore(step, args=ocp.args.Composite(**items))
+        state = restored["state"]
+        stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
-        if tuple(head["groups"]) != _geometry(like):
-            states = {name: regroup(state, like, self._num_lanes) for name, state in states.items()}
-        position = Position(head["phase"], head["step"], head["taken"], tuple(head["seconds"]))
-        return position, states["trunk"], states.get("branch")
+        if tuple(head["groups"]) != _geometry(like) or head["lanes"] != self._lanes:
+            state = regroup(state, like, [head["lanes"].index(lane) for lane in self._lanes])
+        return Saved(head["step"], head["trunk_seconds"], head["branch_seconds"], state)
 
-    def _set_aside(self, step: int, reason: str) -> None:
-        """Moves an unreadable checkpoint out of the way, for whoever wants to look into it."""
-        target = self.folder.parent / f"{self.folder.name}.unreadable" / str(step)
+    def _has_lanes(self, manager: ocp.CheckpointManager, step: int) -> bool:
+        try:
+            return set(self._lanes) <= set(_head(manager, step)["lanes"])
+        except Exception:  # it is still being written, by this process; or cannot be read, which a restore will find
+            return True
+
+    def _set_aside(self, manager: ocp.CheckpointManager, part: str, step: int, reason: str) -> None:
+        """Moves an unreadable checkpoint out of the way and keeps it for inspection."""
+        source = self.folder / part / str(step)
+        target = self.folder.parent / f"{self.folder.name}.unreadable" / f"{part}-{step}"
         logging.warning(
             "checkpoint %s is unreadable (%s); set aside in %s, falling back to the one before",
-            self.folder / str(step), reason[:200], target,
+            source, reason[:200], target,
         )  # fmt: skip
         if distributed.is_leader():
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 target.rmtree()
-            (self.folder / str(step)).rename(target)
-        distributed.barrier(f"set_aside_{self.folder.name}_{step}")
-        self._manager.reload()
+            source.rename(target)
+        distributed.barrier(f"set_aside_{self.folder.name}_{part}_{step}")
+        manager.reload()
+
+    def _manager(self, part: str) -> ocp.CheckpointManager:
+        if part not in self._managers:
+            keep = self._forks if part == TRUNK else frozenset({int(part.rpartition("-")[2])})
+            options = ocp.CheckpointManagerOptions(
+                save_decision_policy=save_decision_policy.AnySavePolicy([_Always()]),
+                preservation_policy=_Kept(keep, self._keep_latest),
+                create=True,
+                enable_async_checkpointing=True,
+                # Orbax numbers the folders that it makes in the background per process, not per manager: packs that
+                # train side by side would wait for each other's and write into folders that are not there.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                cleanup_tmp_directories=True,
+            )
+            self._managers[part] = ocp.CheckpointManager(self.folder / part, options=options)
+        return self._managers[part]
 
     def wait(self) -> None:
-        """Returns when the saves under way are on disk; raises what went wrong with them."""
-        self._manager.wait_until_finished()
+        """Returns when the saves under way are on disk; raises the error of one that failed."""
+        for manager in self._managers.values():
+            manager.wait_until_finished()
 
     def __enter__(self) -> PackCheckpoints:
         return self
 
-    def __exit__(self, exc_type, *exc) -> None:
-        try:
-            self._manager.close()
-        except Exception as error:
-            if exc_type is None:
-                raise
-            logging.warning("checkpoints %s: %s", self.folder, error)  # what ended the training is the news
+    def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
+        for manager in self._managers.values():
+            try:
+                manager.close()
+            except Exception as error:
+                if exc_type is None:
+                    raise
+                logging.warning("checkpoints %s: %s", self.folder, error)  # the error that ended training comes first
+
+
+def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    restored = manager.restore(step, args=ocp.args.Composite(head=ocp.args.JsonRestore()))
+    head = dict(restored["head"])
+    if head.pop("check", None) != content_hash(head):
+        raise ValueError("its head does not match its checksum")
+    return head
 
 
 class _Always(save_decision_policy.SaveDecisionPolicy):
     """The loop decides when to save."""
 
-    def should_save(self, step, previous_steps, *, context) -> bool:
+    def should_save(self, step: Any, previous_steps: Any, *, context: Any) -> bool:
         return True
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kept(preservation_policy.PreservationPolicy):
-    """Keeps these steps."""
+    """Keeps these steps, and the latest few on the way to one of them that is not there yet."""
 
     steps: frozenset[int]
+    latest: int
 
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        there = {checkpoint.step for checkpoint in checkpoints}
+        goals = {step: min((goal for goal in self.steps if goal >= step), default=None) for step in there}
+        under_way = sorted(step for step, goal in goals.items() if goal not in there)
+        kept = self.steps.union(under_way[-self.latest :])
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 def _geometry(states: tuple[Any, ...]) -> tuple[int, int]:

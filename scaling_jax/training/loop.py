@@ -1,9 +1,8 @@
-"""Trains one pack, resuming from its latest checkpoint, until every run has its result."""
+"""Trains one pack, resuming from its latest checkpoints, until every run has its result."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,11 +13,11 @@ from absl import logging
 
 from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
-from scaling_jax.planning import Pack, Phase, phases
+from scaling_jax.planning import NO_DECAY, Pack, Phase, phases
 from scaling_jax.storage.records import DIVERGED, DONE, Records
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed
-from scaling_jax.training.checkpoint import PackCheckpoints, Position, abstract_states
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, abstract_states, branch_name
 from scaling_jax.training.program import LaneProgram
 
 POINT_STEPS = 20  # training losses averaged into one point of a learning curve; the first dispatch takes as many
@@ -29,14 +28,14 @@ class Progress:
     """Progress of a pack after a chunk of steps.
 
     Attributes:
-      scale: name of the scale.
+      pack: name of the pack.
       phase: "trunk" or "branch".
       steps_done: steps that each lane has taken over all phases, out of the pack's `trained_steps`.
       loss: mean training loss of the best lane over the chunk; NaN when every lane has diverged.
       tokens_per_s: of all lanes together.
     """
 
-    scale: str
+    pack: str
     phase: str
     steps_done: int
     loss: float
@@ -134,8 +133,9 @@ class PackTrainer:
 
     def __init__(self, training: Training, pack: Pack, program: LaneProgram, checkpoints: PackCheckpoints):
         self.training, self.pack, self.program, self.checkpoints = training, pack, program, checkpoints
-        self.phases = phases(training.study.schedule, pack.budgets)
-        self.seconds = [0.0] * len(self.phases)
+        self.branches = [phase for phase in phases(training.study.schedule, pack.budgets) if phase.kind == "branch"]
+        self.trunk: Saved | None = None  # where the trunk is, in memory
+        self.seconds = 0.0  # of the phase under way
         self.pace = Pace(training.study.execution, program.buffer_steps)
         self.points: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of learning curves, since the last save
         self.last_done = 0.0
@@ -151,76 +151,87 @@ class PackTrainer:
             self._run()
 
     def _run(self) -> None:
-        missing = [i for i, phase in enumerate(self.phases) if phase.kind == "branch" and self._missing_lanes(phase)]
-        if not missing:
-            return
         like = abstract_states(self.program.state_shapes, self.program.state_sharding, len(self.program.groups))
-        restored = self.checkpoints.restore(like, missing[0])
-        branch = None
-        if restored is None:
-            position, trunk = Position(0, self.phases[0].start, 0, ()), self.program.init()
-        else:
-            position, trunk, branch = restored
-            self.seconds[: len(position.seconds)] = position.seconds
-        for index in range(position.phase, missing[-1] + 1):
-            phase = self.phases[index]
-            step = position.step if index == position.phase else phase.start
-            if phase.kind == "trunk":
-                trunk = self._phase(index, phase, step, trunk, None)
-                self._save(index + 1, None, trunk, None)
-            elif index in missing:
-                # A checkpoint at a branch's first step may hold the final state of the branch before it.
-                resumed = index == position.phase and branch is not None and step > phase.start
-                state = self._phase(index, phase, step, branch if resumed else self.program.copy(trunk), trunk)
-                self._finish_branch(phase, state)
-                self._save(index + 1, None, trunk, state)
+        for phase in self.branches:
+            if not self._missing_lanes(phase):
+                continue
+            part = branch_name(phase.stop)
+            branch = self.checkpoints.restore(part, like)
+            if branch is None:
+                trunk = self._trunk_at(phase, like)
+                branch = Saved(phase.start, trunk.trunk_seconds, 0.0, self.program.copy(trunk.state))
+            resumed_at = branch.step
+            branch = self._advance(phase, branch)
+            if branch.step > resumed_at:
+                self._save(part, branch)
+            self._finish_branch(phase, branch)
         self.checkpoints.wait()
+
+    def _trunk_at(self, branch: Phase, like: tuple[Any, ...]) -> Saved:
+        """The trunk at the step where `branch` leaves it: from memory or the newest checkpoint before, then trained."""
+        fork = branch.start
+        reached = -1 if self.trunk is None else self.trunk.step
+        if fork > reached:
+            self.trunk = self.checkpoints.restore(TRUNK, like, after=reached, until=fork) or self.trunk
+        if self.trunk is None:
+            self.trunk = Saved(0, 0.0, 0.0, self.program.init())
+        if self.trunk.step < fork:
+            trunk = Phase("trunk", self.trunk.step, fork, NO_DECAY, NO_DECAY, branch.budget)
+            self.trunk = self._advance(trunk, self.trunk)
+            self._save(TRUNK, self.trunk)
+        return self.trunk
 
     def _missing_lanes(self, phase: Phase) -> list[int]:
         """Lanes of a branch that have no result yet."""
         finished = self.training.finished
         return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in finished]
 
-    def _phase(self, index: int, phase: Phase, step: int, state: Any, trunk: Any | None) -> Any:
-        """Runs `phase` from `step`; losses of a chunk are fetched while the next one runs."""
+    def _advance(self, phase: Phase, at: Saved) -> Saved:
+        """Trains from `at` to the end of `phase`; losses of a chunk are fetched while the next one runs."""
         hparams = self.program.hparams(phase)
-        pending = None
+        step, state, pending = at.step, at.state, None
+        self.seconds = at.trunk_seconds if phase.kind == "trunk" else at.branch_seconds
         while step < phase.stop:
             count = self.pace.chunk(phase.stop - step)
             begin = time.monotonic()
             state, losses = self.program.train(state, hparams, step, count)
             if pending is not None:
-                self._record(index, *pending)
+                self._record(phase, *pending)
             pending = (step, count, losses, begin)
             step += count
             if self.pace.unknown:  # the first chunk is timed alone, to size those that follow
-                self._record(index, *pending)
+                self._record(phase, *pending)
                 pending = None
                 self.pace.synchronize()
             stop = self.training.should_stop()
             if stop or (self.pace.save_is_due(count) and step < phase.stop):
                 if pending is not None:
-                    self._record(index, *pending)
+                    self._record(phase, *pending)
                     pending = None
-                self._save(index, step, *((state, None) if phase.kind == "trunk" else (trunk, state)))
+                part = TRUNK if phase.kind == "trunk" else branch_name(phase.stop)
+                self._save(part, self._reached(phase, at, step, state))
             if stop:
                 self.checkpoints.wait()
-                raise Preempted(f"scale {self.pack.scale} saved at step {step} of phase {index + 1}")
+                raise Preempted(f"pack {self.pack.name} saved at step {step} of its {phase.kind}")
         if pending is not None:
-            self._record(index, *pending)
-        return state
+            self._record(phase, *pending)
+        return self._reached(phase, at, step, state)
 
-    def _record(self, index: int, first: int, count: int, losses: Any, begin: float) -> None:
+    def _reached(self, phase: Phase, since: Saved, step: int, state: Any) -> Saved:
+        if phase.kind == "trunk":
+            return Saved(step, self.seconds, 0.0, state)
+        return Saved(step, since.trunk_seconds, self.seconds, state)
+
+    def _record(self, phase: Phase, first: int, count: int, losses: Any, begin: float) -> None:
         """Waits for a chunk and keeps its learning-curve points."""
-        phase = self.phases[index]
         by_lane = [loss[:count] for loss in self.program.fetch(losses)]
         now = time.monotonic()
         elapsed = now - max(begin, self.last_done)
         self.last_done = now
         self.pace.measured(elapsed / count)
-        self.seconds[index] += elapsed
+        self.seconds += elapsed
         for lane, losses_K in enumerate(by_lane):
-            run = self.pack.run(lane, max(phase.budget, 0))
+            run = self.pack.run(lane, phase.budget)
             kind, ident = ("trunks", run.trunk_id) if phase.kind == "trunk" else ("runs", run.run_id)
             self.points.setdefault((kind, ident), []).extend(
                 {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
@@ -230,14 +241,14 @@ class PackTrainer:
         means = [float(np.mean(losses_K)) for losses_K in by_lane]
         best = min((mean for mean in means if np.isfinite(mean)), default=float("nan"))
         speed = count * self.pack.tokens_per_step * len(by_lane) / elapsed
-        steps_done = self._steps_done(index, first + count)
-        self.training.on_progress(Progress(self.pack.scale, phase.kind, steps_done, best, speed))
+        steps_done = sum(other.stop - other.start for other in self.branches[: phase.budget]) + first + count
+        self.training.on_progress(Progress(self.pack.name, phase.kind, steps_done, best, speed))
         self._report_losses(phase, first + count, means, speed)
 
     def _report_losses(self, phase: Phase, step: int, losses: list[float], tokens_per_s: float) -> None:
         """Hands every lane's mean loss over a chunk to `on_metrics`."""
         for i, (lane, loss) in enumerate(zip(self.pack.lanes, losses)):
-            run = self.pack.run(i, max(phase.budget, 0))
+            run = self.pack.run(i, phase.budget)
             self._call_on_metrics(
                 {
                     "kind": "train",
@@ -263,22 +274,12 @@ class PackTrainer:
             logging.exception("on_metrics failed and is not called again; training continues")
             self.on_metrics = None
 
-    def _steps_done(self, index: int, step: int) -> int:
-        """Steps taken over all phases before `step` of phase `index`."""
-        before = sum(phase.stop - phase.start for phase in self.phases[:index])
-        return before + (step - self.phases[index].start if index < len(self.phases) else 0)
-
-    def _finish_branch(self, phase: Phase, state: Any) -> None:
+    def _finish_branch(self, phase: Phase, branch: Saved) -> None:
         """Evaluates every lane of a finished branch and writes its result."""
         begin = time.monotonic()
-        sums = self.program.fetch(self.program.evaluate(state))
-        frozen = self.program.fetch(tuple(group["diverged_step"] for group in state))
-        index = self.phases.index(phase)
-        self.seconds[index] += time.monotonic() - begin
-        before = [i for i, p in enumerate(self.phases) if p.kind == "trunk" and p.stop <= phase.start]
-        wall = self.seconds[index] + sum(self.seconds[i] for i in before)
-        if self.training.study.schedule.name == "cosine":
-            wall = self.seconds[index]
+        sums = self.program.fetch(self.program.evaluate(branch.state))
+        frozen = self.program.fetch(tuple(group["diverged_step"] for group in branch.state))
+        wall = branch.trunk_seconds + branch.branch_seconds + time.monotonic() - begin
         self._flush_points()
         for lane in self._missing_lanes(phase):
             self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(sums))
@@ -334,18 +335,10 @@ class PackTrainer:
             self.training.records.write_points(kind, ident, points)
         self.points.clear()
 
-    def _save(self, phase: int, step: int | None, trunk: Any, branch: Any | None) -> None:
-        if step is None:
-            step = self.phases[phase].start if phase < len(self.phases) else 0
+    def _save(self, part: str, saved: Saved) -> None:
         self._flush_points()
-        position = Position(phase, step, self._steps_done(phase, step), tuple(self.seconds))
-        self.checkpoints.save(position, self.program.copy(trunk), None if branch is None else self.program.copy(branch))
+        self.checkpoints.save(part, dataclasses.replace(saved, state=self.program.copy(saved.state)))
         self.pace.saved()
-
-
-def phase_ends(pack: Pack, study: Study) -> set[int]:
-    """Steps done at the end of each phase: the numbers of the checkpoints that hold branch points and final states."""
-    return set(itertools.accumulate(phase.stop - phase.start for phase in phases(study.schedule, pack.budgets)))
 
 
 def buffer_steps(pack: Pack, study: Study, limit: int = 4096) -> int:

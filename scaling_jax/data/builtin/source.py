@@ -1,4 +1,4 @@
-"""The built-in sources: our own TFDS builders, prepared on first use below the cache folder, without TensorFlow."""
+"""The built-in sources: TFDS builders of this package, prepared on first use in the cache, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -111,9 +111,10 @@ def _source(
         from scaling_jax.data.builtin import builders
         from scaling_jax.data.sources import tfds, tfds_prepare
 
-        made = builders.BUILDERS[builder](data_dir=os.fspath(root / "tfds"), on_progress=on_progress, **options)
-        if not made.is_prepared():
-            tfds_prepare.prepare(made, root, on_progress)
+        with tfds_prepare.without_notices():
+            made = builders.BUILDERS[builder](data_dir=os.fspath(root / "tfds"), on_progress=on_progress, **options)
+            if not made.is_prepared():
+                tfds_prepare.prepare(made, root, on_progress)
         tfds.check_split(made, train)
         tfds.check_split(made, held_out)
         return tfds.reader(made, train, held_out)

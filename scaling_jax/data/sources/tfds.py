@@ -262,9 +262,10 @@ def _examples(records: Any, indices: np.ndarray, name: str) -> Iterator[dict[str
 
 @contextlib.contextmanager
 def _one_line(what: str) -> Iterator[None]:
-    """Turns the errors of TFDS and its record readers, which are of many types, into a UserError."""
+    """Turns the errors of TFDS and its record readers, which are of many types, into a UserError; no notices."""
     try:
-        yield
+        with tfds_prepare.without_notices():
+            yield
     except (UserError, OSError):
         raise
     except Exception as error:

@@ -10,8 +10,8 @@ mu = sum_k w_k ln f_k with a variance that is the sum of
   same data, shrunk to a default: (nu0 tau0^2 + sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
   inverse-gamma prior. The quantiles are Student's t with nu0 + J degrees of freedom.
 
-The constants are the only ones of the method. They are the maximum of the forecast density over the public ladders of
-benchmarks/extrapolation.md, rounded; leaving each source out in turn moves none of them by more than a tenth.
+The constants below are the only ones of the method, the same for every ladder. They were chosen once by the density of
+forecasts on the public ladders of benchmarks/extrapolation.md, which says what they give when a source is left out.
 """
 
 from __future__ import annotations
@@ -22,16 +22,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from scaling_jax.fitting.inference import noise
-from scaling_jax.fitting.inference.rolling import Ladder, Member
+from scaling_jax.fitting.inference.rolling import Ladder, Member, recency_weights
 
-PRIOR_DRIFT = 0.008  # tau0, of ln y per decade
-PRIOR_CUTS = 6.0  # nu0, how many cuts the default is worth
+PRIOR_DRIFT = 0.005  # tau0, of ln y per decade: what the drift learned from cuts is shrunk to
+PRIOR_CUTS = 5.0  # nu0, how many cuts that is worth
+DEFAULT_DRIFT = 0.015  # of ladders with fewer cuts than ENOUGH_CUTS to learn their own from
+ENOUGH_CUTS = 3
 LARGEST_DRIFT = 0.08  # that one cut can speak for, per decade
-LAW_SHARE = 0.25  # of the variance between laws: their mean errs less than they do
+LAW_SHARE = 0.3  # of the variance between laws: their mean errs less than they do
 SIMILAR = 1.0  # standard deviation, in ln(D / N), of the kernel that makes runs similar
 PRIOR_ROWS = 3.0  # rows of the whole ladder's scatter that are added to that of similar runs
 FAR_ROWS = 0.1  # weight of runs that are not similar, in the drift
 NEAREST = 1.3  # times the cut: runs nearer than this say little about drift
+NOISE_RECENCY = 2.0  # as rolling.RECENCY, for the scatter of one run
 SHRINKAGE = 0.2  # of the exponents of the weights; 1 would weigh laws by the product of their errors over the cuts
 BLOCK = 2**21  # numbers held at once
 GRID = 65
@@ -108,7 +111,13 @@ def log_ratio(inputs: Mapping[str, np.ndarray], size: int) -> np.ndarray:
     return np.zeros(size)
 
 
-def mixture(members: Sequence[Member], ladder: Ladder, cuts: Sequence[float], best_of: int) -> Mixture:
+def mixture(
+    members: Sequence[Member],
+    ladder: Ladder,
+    cuts: Sequence[float],
+    best_of: int,
+    components: tuple[float, float] | None,
+) -> Mixture:
     """Weighs the members and calibrates the variances on the ladder itself.
 
     Args:
@@ -116,6 +125,7 @@ def mixture(members: Sequence[Member], ladder: Ladder, cuts: Sequence[float], be
       ladder: the rows they were fitted to.
       cuts: the inner cuts, as given to `rolling.members`.
       best_of: how many tuned runs each row is the best of.
+      components: variances of ln y between and within clusters, where there are clusters.
     """
     judged = [above for i, c in enumerate(cuts) if (above := _above(members, ladder, i, c)) is not None]
     weights = _weights(members, judged)
@@ -123,15 +133,18 @@ def mixture(members: Sequence[Member], ladder: Ladder, cuts: Sequence[float], be
     residuals = np.log(ladder.y) - combined(logs, weights)[0]
     free = float(np.sum(weights * [m.candidate.free for m in members]))
     luck, scatter = noise.best_of(best_of)
-    recency = ladder.scale / ladder.scale.max() * (ladder.weights > 0)
-    squares = residuals**2 * len(residuals) / max(len(residuals) - free, 1.0) / scatter**2
+    recency = recency_weights(ladder.scale, NOISE_RECENCY)
+    worth = float(len(residuals))  # independent runs that the rows are worth
+    if components is not None and ladder.labels is not None:
+        worth = float(np.sum(noise.cluster_weights(*components, ladder.labels)))
+    squares = residuals**2 * worth / max(worth - free, 1.0) / scatter**2
     overall = float(np.average(squares, weights=recency))
     u = log_ratio(ladder.inputs, len(residuals))
     ratio = np.linspace(u.min() - 3 * SIMILAR, u.max() + 3 * SIMILAR, GRID) if np.ptp(u) > 0 else np.zeros(1)
     kernel = np.exp(-0.5 * ((ratio[:, None] - u) / SIMILAR) ** 2)
     prior = PRIOR_ROWS * recency.mean()
     run = (kernel @ (recency * squares) + prior * overall) / (kernel @ recency + prior)
-    found = _noise(ladder, residuals, overall, len(residuals) - free)
+    found = _noise(ladder, components, overall, worth - free)
     measured = dict(ladder.inputs)
     if {"N", "D"} <= set(measured):
         measured["C"] = 6.0 * measured["N"] * measured["D"]
@@ -149,11 +162,8 @@ def mixture(members: Sequence[Member], ladder: Ladder, cuts: Sequence[float], be
     )
 
 
-def _noise(ladder: Ladder, residuals: np.ndarray, overall: float, dof: float) -> noise.Noise:
-    parts = (None, None)
-    if ladder.labels is not None:
-        between, within = noise.components(residuals, ladder.labels)
-        parts = (float(np.sqrt(between)), float(np.sqrt(within)))
+def _noise(ladder: Ladder, components: tuple[float, float] | None, overall: float, dof: float) -> noise.Noise:
+    parts = (None, None) if components is None else tuple(float(np.sqrt(v)) for v in components)
     repeated, repeats = noise.repeat_variance(ladder.inputs, np.log(ladder.y), ladder.labels)
     if repeats >= noise.REPEAT_DOF:
         return noise.Noise(float(np.sqrt(repeated)), *parts, "repeats", float(repeats))
@@ -195,7 +205,8 @@ def _weights(members: Sequence[Member], judged: Sequence[tuple]) -> np.ndarray:
 
 def _drift(judged: Sequence[tuple], weights: np.ndarray, overall: float, ratio: np.ndarray) -> np.ndarray:
     """(g,) variance of the drift per squared decade along ln(D / N)."""
-    total = np.full(len(ratio), PRIOR_CUTS * PRIOR_DRIFT**2)
+    prior = PRIOR_DRIFT if len(judged) >= ENOUGH_CUTS else DEFAULT_DRIFT
+    total = np.full(len(ratio), PRIOR_CUTS * prior**2)
     for _, errors, decades, u in judged:
         error, between = combined(errors, weights)
         excess = np.maximum(error**2 - overall - LAW_SHARE * between, 0.0)

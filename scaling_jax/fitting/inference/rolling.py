@@ -12,12 +12,13 @@ from scaling_jax.fitting.errors import FitError, FitWarning
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import Objective
+from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
 CUTS = 8  # inner cuts at most
 LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
 MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
-EFFECTIVE_ROWS = 12.0  # that recency weights must leave
+RECENCY, LARGEST_ROWS = 1.5, 12  # power of the scale that weighs the rows of a fit; the largest that weigh alike
 RESAMPLES = 60
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 
@@ -76,18 +77,14 @@ class Member:
         return np.where(np.isfinite(value), value, np.nan)
 
 
-def recency_weights(scale: np.ndarray) -> np.ndarray:
-    """(n,) weights (scale / largest)^q: recent runs say more about what comes next than old ones.
+def recency_weights(scale: np.ndarray, power: float = RECENCY) -> np.ndarray:
+    """(n,) weights min(scale / s, 1)^power, s the 12th largest: large runs say more about still larger ones.
 
-    q is the largest of 1, 1/2, 0 that leaves an effective number of 12 rows, (sum w)^2 / sum w^2 (Kish 1965).
-    On the public ladders this halves the error of forecasts; see benchmarks/extrapolation.md.
+    No law is exact over many decades, so a fit that weighs all rows alike errs where it is asked. On the public ladders
+    this halves the error of forecasts and of N*; see benchmarks/extrapolation.md. Ladders of up to 12 rows weigh alike.
     """
-    relative = scale / scale.max()
-    for q in (1.0, 0.5):
-        w = relative**q
-        if w.sum() ** 2 / np.sum(w**2) >= EFFECTIVE_ROWS:
-            return w
-    return np.ones_like(relative)
+    largest = np.partition(scale, -min(LARGEST_ROWS, scale.size))[-min(LARGEST_ROWS, scale.size)]
+    return np.minimum(scale / largest, 1.0) ** power
 
 
 def levels(scale: np.ndarray) -> np.ndarray:
@@ -128,17 +125,24 @@ def members(
         warnings.simplefilter("ignore", FitWarning)  # a refit that did not converge is one forecast that went wrong
         for candidate in candidates:
             try:
-                full = _fit(candidate, ladder, objective, seed, STARTS)
-                below = [_params_below(candidate, ladder, c, objective, seed, full.params) for c in cuts]
-                found.append(Member(candidate, full, tuple(below), _samples(full, seed)))
+                full = fit_rows(candidate, ladder, objective, seed, STARTS)
+                found.append(
+                    Member(candidate, full, _params_below(candidate, full, ladder, cuts), _samples(full, seed))
+                )
             except FitError as error:
                 impossible[candidate.name] = str(error)
     return found, impossible
 
 
-def _fit(candidate: Candidate, ladder: Ladder, objective: Objective, seed: int, starts: int | list) -> Fit:
-    table = np.stack([ladder.inputs[k] for k in candidate.law.inputs], axis=1)
-    distinct = len(np.unique(table, axis=0))
+def fit_rows(
+    candidate: Candidate, ladder: Ladder, objective: Objective, seed: int, starts: int | list, recent: bool = True
+) -> Fit:
+    """The `Fit` of a candidate to a ladder, with `recency_weights` where `recent`.
+
+    Raises:
+      FitError: too few different runs for its parameters.
+    """
+    distinct = _distinct(candidate, ladder)
     if distinct < candidate.free + SPARE_ROWS:
         raise FitError(f"{distinct} different runs for {candidate.free} parameters")
     labels = ladder.labels
@@ -149,7 +153,7 @@ def _fit(candidate: Candidate, ladder: Ladder, objective: Objective, seed: int, 
         {k: ladder.inputs[k] for k in candidate.law.inputs},
         ladder.y,
         objective,
-        weights=ladder.weights * recency_weights(ladder.scale),
+        weights=ladder.weights * recency_weights(ladder.scale) if recent else ladder.weights,
         fixed=dict(candidate.fixed) or None,
         clusters=labels,
         seed=seed,
@@ -158,12 +162,28 @@ def _fit(candidate: Candidate, ladder: Ladder, objective: Objective, seed: int, 
 
 
 def _params_below(
-    candidate: Candidate, ladder: Ladder, cut: float, objective: Objective, seed: int, params: dict[str, float]
-) -> dict[str, float] | None:
-    try:
-        return _fit(candidate, ladder.rows(ladder.scale < cut), objective, seed, [params]).params
-    except FitError:
-        return None
+    candidate: Candidate, full: Fit, ladder: Ladder, cuts: Sequence[float]
+) -> tuple[dict[str, float] | None, ...]:
+    """Parameters refitted below each cut, all in one batch from the optimum of all rows."""
+    enough = [_distinct(candidate, ladder.rows(ladder.scale < c)) >= candidate.free + SPARE_ROWS for c in cuts]
+    used = [c for c, ok in zip(cuts, enough) if ok]
+    if not used:
+        return (None,) * len(cuts)
+    problem, z = full.solved("a forecast")
+    weights = np.zeros((len(used), problem.n))
+    for row, cut in zip(weights, used):
+        below = ladder.scale < cut
+        row[below] = ladder.weights[below] * recency_weights(ladder.scale[below])
+    below_cuts, starts = problem.with_data(weights=weights), np.repeat(z[None], len(used), axis=0)
+    ends = levenberg_marquardt(below_cuts, starts, max_steps=200, tolerance=1e-9, widen=0.3)
+    params = problem.constrained(ends.z)
+    found = iter([{k: float(v[i]) for k, v in params.items()} for i in range(len(used))])
+    return tuple(next(found) if ok else None for ok in enough)
+
+
+def _distinct(candidate: Candidate, ladder: Ladder) -> int:
+    """Number of different rows in the inputs of a law."""
+    return len(np.unique(np.stack([ladder.inputs[k] for k in candidate.law.inputs], axis=1), axis=0))
 
 
 def _samples(full: Fit, seed: int) -> dict[str, np.ndarray]:

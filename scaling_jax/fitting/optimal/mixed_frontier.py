@@ -23,9 +23,8 @@ SPARE_RUNS = 2  # different runs needed beyond them
 WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is not an answer
 OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must lie among its sizes
 ROOM = 1.5  # times beyond the sizes of the ladder that still count as inside
-PRIOR_DRIFT = 0.15  # of ln N* per decade
-PRIOR_CUTS = 6.0
-LARGEST_DRIFT = 1.0
+# As in inference/mixture.py, for ln N* instead of ln y; ladders differ more in how their N* drifts.
+PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.25, 3.0, 1.0, 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -265,7 +264,7 @@ def _log_sizes(
     resampling = np.minimum(resampling, 1e4)
     drift, cuts = _size_drift(members, weights, ladder, mixture.cuts)
     beyond = np.maximum(np.log10(C / ladder.scale.max()), 0.0) if options.get("cost") is None else 0.0 * C
-    parts = {"resampling": resampling, "laws": between, "drift": drift * beyond**2}
+    parts = {"resampling": resampling, "laws": LAW_SHARE * between, "drift": drift * beyond**2}
     return mean, parts, PRIOR_CUTS + cuts
 
 

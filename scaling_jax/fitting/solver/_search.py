@@ -26,6 +26,7 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
+RACED, HEAT, PART = 200, 12, 4  # so many starts are raced: steps of all, and the part that goes on (one in)
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -125,7 +126,7 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
         best = ends.value.min()
         if best <= _noise(problem):
             break
-        probed = _descend(problem, probe_starts(problem, ends.z[np.argmin(ends.value)]), 100)
+        probed = _descend(problem, probe_starts(problem, ends.z[np.argmin(ends.value)]), 100, race=True)
         further = _concatenate(further, probed)
         if not _better(problem, probed, best):
             break
@@ -145,7 +146,7 @@ def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
         best = ends.value.min()
         elite = _best_apart(problem, ends, ELITE)
         z = perturb(problem, ends.z[elite], COPIES, seed + round_)
-        ends = _concatenate(ends, _descend(problem, z, 200))
+        ends = _concatenate(ends, _descend(problem, z, 200, race=True))
         stale = 0 if _better(problem, ends, best) else stale + 1
         enough = 1 if _agree(problem, ends.value)[:known].mean() >= COMMON else STALE
         if stale >= enough or best <= _noise(problem):
@@ -186,16 +187,34 @@ def _best_apart(problem: Problem, ends: Minima, most: int, worst: float = np.inf
     return picked
 
 
-def _descend(problem: Problem, z: np.ndarray, max_steps: int) -> Minima:
-    """Every other start sees the objective smoothed at first: some optima are missed with it, others without."""
-    return levenberg_marquardt(
-        problem, z, max_steps=max_steps, tolerance=1e-10, widen=np.where(np.arange(len(z)) % 2, 0.02, 1.0)
+def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False) -> Minima:
+    """Every other start sees the objective smoothed at first: some optima are missed with it, others without.
+
+    In a race all go a few steps, and only the lowest part of them to the end: enough to find what is lower. The others
+    end where they are.
+    """
+    smoothed = np.where(np.arange(len(z)) % 2, 0.02, 1.0)
+    if not race or len(z) < RACED:
+        return levenberg_marquardt(problem, z, max_steps=max_steps, tolerance=1e-10, widen=smoothed)
+    ends = levenberg_marquardt(problem, z, max_steps=HEAT, tolerance=1e-10, widen=smoothed)
+    front = np.argsort(ends.value)[: max(len(z) // PART, STARTS)]
+    front = front[~ends.converged[front]]
+    if not len(front):
+        return ends
+    more = levenberg_marquardt(
+        problem, ends.z[front], max_steps=max_steps - HEAT, tolerance=1e-10, widen=np.minimum(smoothed[front], 0.3)
     )
+    for whole, part in zip(vars(ends).values(), vars(more).values()):
+        whole[front] = part
+    return ends
 
 
 def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
-    """Finishes the best ends: the few best apart, in case the sample or the smoothing misjudged them."""
-    z = ends.z[_best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))]
+    """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
+    best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
+    if sample is problem:  # what has converged higher up stays there
+        others = [i for i in others if not ends.converged[i]]
+    z = ends.z[[best, *others]]
     if sample is not problem:
         z = levenberg_marquardt(problem, z).z
     z = np.stack([local_optimum(problem, row) for row in z])

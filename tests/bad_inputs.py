@@ -1,0 +1,153 @@
+"""Inputs that every command must refuse: lists of (command line, files that it needs), made from the study's fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+
+from scaling_jax.study import Study
+
+NUMBERS = (
+    "four", "nan", "-1", "-inf", "b'1'", "{[]: 1}", "{'a': 1}", "[[1]]", "1j", "1e400", "-" * 5000 + "1",
+    "(" * 300 + ")" * 300,
+)  # fmt: skip
+CHOICES = ("four", "0", "nan", "b'1'", "{[]: 1}", "('a',)", "-1", "''")
+OVERRIDES = (
+    "ladder.widths=80000000000", "ladder.widths=(8,1000000000000)", "ladder.depths=100000000",
+    "ladder.widths=10000000000000000000000000", "budgets.tokens=1e300", "budgets.tokens_per_param=1e300",
+    "budgets.flops=1e300", "budgets.tokens=(1e18,1e300)", "optimizer.batch_size=1000000000000000",
+    "optimizer.batch_size=100000000000000000000000000", "data.context=1000000000000000000000000000000",
+    "optimizer.b1=1.0", "optimizer.b2=1.0", "optimizer.b1=1.5", "optimizer.momentum=1.0", "optimizer.momentum=2",
+    "budgets.ratio_range=(5,1)", "budgets.ratio_range=(5,5,5)", "budgets.ratio_range=5", "seeds=(0,0)",
+    "seeds=2147483648", "seeds=-1", "seeds=()", "optimizer.learning_rates=()", "optimizer.weight_decays=()",
+    "optimizer.init_scales=()", "ladder.widths=()", "optimizer.learning_rates=(0.1,0.1)", "ladder.depths=(1,2,3)",
+    "hold_out.cut=0", "hold_out.cut=2", "fit.level=0", "fit.level=1", "fit.level=1.5", "fit.law=chinchila", "fit.law=",
+    "fit.law=../chinchilla", "fit.metric=nope", "fit.metric=", "fit.metric=accuracy", "fit.also=nope",
+    "fit.also=('loss','nope')", "fit.also=../../outside", "fit.params=params", "fit.target_flops=0",
+    "fit.target_flops=(1e20,-1)", "execution.mesh=(1,1)", "execution.mesh=(0,1,1)", "execution.mesh=(1,3,1)",
+    "execution.microbatches=3", "name=", "name=../outside",
+    "name=a/b", "name=$x$ y", "data.tokenizer=bpe:0", "data.tokenizer=bpe:-4", "data.tokenizer=bpe:ten",
+    "data.tokenizer=bpe:10000000000000", "data.tokenizer=nowhere.json", "data.tokenizer=", "data.source=",
+    "data.source=nowhere/at/all", "data.source=ftp://example.invalid/x", "data.source=s3://bucket/x",
+    "data.source=file:///etc/hostname", "data.source=/proc/self/mem", "data.source=" + "x" * 300,
+    "data.source=loop", "data.source=dangling", "data.source=/dev/null", "data.source=no_such_tfds_name",
+    "data.split=nope[", "schedule.cooldown_fraction=1e-9x", "schedule.warmup_steps=1000000",
+    "schedule.final_fraction=1", "family.head_dim=0", "family.head_dim=-8", "family.head_dim=7", "family.head_dim=3.5",
+    "family=8", "family.nothing=8", "family.name=x", "optimizer=8", "optimizer.batch_size.x=8", "a.b.c.d=1", "=", "=1",
+    "x", ".=1", "..=1", "optimizer.=1", ".optimizer=1", "optimizer..name=1", "__class__=1", "optimizer.__class__=1",
+    "name", "budgets.tokens=()", "budgets.min_steps=1000000",
+)  # fmt: skip
+# Files in which get_study() is broken.
+STUDIES = {
+    "empty": "",
+    "spaces": "   \n",
+    "no_function": "x = 1",
+    "not_callable": "get_study = 3",
+    "syntax": "def get_study(:",
+    "tabs": "def get_study():\n\tif 1:\n        return 2",
+    "null_bytes": "x = 1\0",
+    "raises": "def get_study():\n    raise RuntimeError('two\\nlines')",
+    "raises_base": "def get_study():\n    raise BaseException('base')",
+    "raises_own": "class E(BaseException): pass\ndef get_study():\n    raise E('own')",
+    "raises_generator_exit": "def get_study():\n    raise GeneratorExit('end')",
+    "raises_without_text": "def get_study():\n    raise ValueError",
+    "raises_bad_text": "class E(Exception):\n    def __str__(self): raise TypeError\ndef get_study():\n    raise E",
+    "exits": "import sys\nsys.exit(3)",
+    "exits_zero": "import sys\nsys.exit(0)",
+    "import_error": "import nothing_of_that_name",
+    "recursion": "def get_study():\n    return get_study()",
+    "returns_none": "def get_study():\n    pass",
+    "returns_dict": "def get_study():\n    return {'name': 'x'}",
+    "returns_class": "from scaling_jax.study import Study\ndef get_study():\n    return Study",
+    "returns_ladder": "from scaling_jax.study import Ladder\ndef get_study():\n    return Ladder(widths=(8,))",
+    "argument": "def get_study(x):\n    return x",
+    "generator": "def get_study():\n    yield 1",
+    "async": "async def get_study():\n    return 1",
+    "bad_field": "from scaling_jax.study import Ladder\ndef get_study():\n    return Ladder(widths=(0,))",
+    "unknown_field": "from scaling_jax.study import Ladder\ndef get_study():\n    return Ladder(width=(8,))",
+    "positional": "from scaling_jax.study import Ladder\ndef get_study():\n    return Ladder((8,))",
+}
+FAMILY = """
+from scaling_jax.study import Budgets, Ladder, Study
+from scaling_jax.models import Transformer
+def get_study():
+    return Study(name="x", family={family}, ladder=Ladder(widths=(8,)), budgets=Budgets(tokens=(1e5,)))
+"""
+FAMILIES = ("None", "'transformer'", "Transformer", "3", "{}", "object()", "Study", "lambda: 1", "[Transformer()]")
+# Whole files where a study is expected.
+PATHS = (
+    "nowhere.py", "", ".", "..", "/", "/dev/null", "/proc/self/mem", "loop", "dangling", "x" * 300 + ".py", "~",
+    "text.txt",
+    "folder.py", "tiny.txt", "binary.py", "http://example.invalid/x.py", "gs://bucket/x.py", "tiny.py/x.py",
+    "\udcff.py",
+    "unreadable.py", "-",
+)  # fmt: skip
+WORKDIRS = (
+    "text.txt", "text.txt/deeper", "full", "loop", "dangling/x/y", "x" * 300, "/dev/null",
+    "/dev/null/x", "s3://bucket/x", "ftp://x/y", "http://example.invalid/x", "a\nb\x00c",
+)  # fmt: skip
+JSONS = {
+    "empty": "", "half": "{half", "null": "null", "list": "[]", "number": "3", "string": '"x"', "object": "{}",
+    "no_study": '{"hash": "", "dataset_hash": ""}', "study_null": '{"study": null, "hash": "", "dataset_hash": ""}',
+    "study_list": '{"study": [], "hash": "", "dataset_hash": ""}',
+    "study_wrong": '{"study": {"name": 3}, "hash": 3, "dataset_hash": []}', "nan": "NaN",
+    "deep": "[" * 10_000 + "]" * 10_000, "binary": "\x00\x01", "bom": "\ufeff{}",
+    "duplicate": '{"study": 1, "study": 2}',
+}  # fmt: skip
+TABLES = {
+    "empty.csv": "", "blank.csv": "\n\n\n", "header.csv": "params,tokens,loss\n",
+    "one.csv": "params,tokens,loss\n1,2,3\n",
+    "text.csv": "this is\nno,table,at,all\n1,2,3,4,5,6\n", "words.csv": "params,tokens,loss\na,b,c\nd,e,f\n",
+    "nan.csv": "params,tokens,loss\n" + "nan,nan,nan\n" * 9, "inf.csv": "params,tokens,loss\n" + "inf,1e9,2\n" * 9,
+    "zero.csv": "params,tokens,loss\n" + "0,0,0\n" * 9, "negative.csv": "params,tokens,loss\n" + "-1e6,1e9,2\n" * 9,
+    "lossless.csv": "params,tokens\n" + "1e6,1e9\n" * 9, "same.csv": "params,tokens,loss\n" + "1e6,1e9,2\n" * 9,
+    "huge.csv": "params,tokens,loss\n" + "".join(f"{10**k}e300,1e308,{k}\n" for k in range(1, 9)),
+    "fake.parquet": "not parquet", "empty.parquet": "", "cut.parquet": "PAR1", "fake.xlsx": "PK", "fake.json": "{half",
+    "empty.json": "", "list.json": "[]", "deep.json": "[" * 10_000, "scalar.json": "3", "fake.csv.gz": "not gzip",
+    "lines.jsonl": "{half\n{half\n", "x.docx": "text", "noending": "params,tokens,loss\n1,2,3\n",
+    "nul.csv": "a\0b\n1\0\n",
+    "quotes.csv": 'params,tokens,loss\n"1,2,3\n', "ragged.csv": "a,b\n1\n1,2,3\n", "commas.csv": ",,,\n,,,\n",
+}  # fmt: skip
+FIT_FLAGS = (
+    "--law=chinchila", "--law=", "--law=../x", "--columns=N=nope", "--columns=x", "--columns==", "--columns=Z=params",
+    "--columns=N=", "--columns=N=params*", "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
+    "--columns=N=(params", "--n_column=nope", "--y=nope", "--where=nope=1", "--where=params",
+    "--where=params=1",
+    "--cluster_column=nope", "--weight_column=nope", "--weight_column=name", "--objective=hubert", "--delta=0",
+    "--delta=-1", "--delta=nan", "--delta=x", "--overestimate_penalty=0", "--overestimate_penalty=nan", "--cut_flops=0",
+    "--cut_flops=-1", "--cut_flops=nan", "--cut_flops=1", "--cut_flops=1e300", "--budgets=x", "--budgets=0",
+    "--budgets=nan",
+    "--level=0", "--level=1", "--level=nan", "--level=2", "--level=x", "--resampling=x", "--resamples=0",
+    "--resamples=x",
+    "--resamples=-5", "--seed=x", "--seed=1.5", "--target_flops=0", "--target_flops=-1", "--target_flops=nan",
+    "--target_flops=inf", "--target_flops=x", "--at=U", "--at=U=1", "--at=N=1", "--at=x=y=z", "--fix=E", "--fix=E=x",
+    "--fix=Q=1", "--fix=E=nan", "--fix=E=-5", "--fix=alpha=-1", "--out=fit.txt", "--out=", "--out=folder",
+    "--out=/fit.json",
+    "--out=text.txt/fit.json", "--out=/proc/fit.json", "--out=" + "x" * 300 + ".json", "--nope=1", "--flagfile=nowhere",
+    "stray",
+)  # fmt: skip
+
+
+def field_values() -> Iterator[tuple[str, str]]:
+    """(field.path, a value that its type refuses) for every number and every choice of a study."""
+
+    def walk(kind: type, prefix: str) -> Iterator[tuple[str, str]]:
+        hints = typing.get_type_hints(kind, include_extras=False)
+        for field in dataclasses.fields(kind):
+            hint, path = hints[field.name], f"{prefix}{field.name}"
+            if dataclasses.is_dataclass(hint):
+                yield from walk(typing.cast(type, hint), f"{path}.")
+            elif typing.get_origin(hint) is typing.Literal:
+                yield from ((path, value) for value in CHOICES)
+            elif numeric(hint):
+                yield from ((path, value) for value in NUMBERS)
+
+    yield from walk(Study, "")
+
+
+def numeric(hint: object) -> bool:
+    """Returns True for int, float and tuples of them."""
+    if typing.get_origin(hint) is tuple:
+        return all(inner is Ellipsis or numeric(inner) for inner in typing.get_args(hint))
+    return hint in (int, float)

@@ -1,0 +1,74 @@
+"""The code of README.md and docs/extending.md runs as written."""
+
+import dataclasses
+import pathlib
+import re
+
+import pandas as pd
+import pytest
+
+import scaling_jax as sj
+from scaling_jax.models import optimizers
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def blocks(page: str) -> list[str]:
+    """The Python code of a page."""
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_extending(home):
+    """Each example registers what its section says, and it trains."""
+    names: dict = {}
+    for code in blocks("docs/extending.md"):
+        exec(compile(code, "docs/extending.md", "exec"), names)
+    assert {"signum"} <= set(optimizers.OPTIMIZERS)
+    assert "product" in sj.fitting.laws and "here" in sj.engines.names()
+
+    study = sj.Study(
+        name="mine",
+        family=sj.models.Transformer(head_dim=8),
+        ladder=sj.Ladder(widths=(8,), depths=(1,)),
+        budgets=sj.Budgets(tokens=(1280, 2560), min_steps=10),
+        optimizer=sj.Optimizer(name="signum", learning_rates=(0.003,), batch_size=4),
+        schedule=sj.Schedule(warmup_steps=5),
+        data=sj.Data(source="counting", context=16),
+        evaluation=sj.Evaluation(examples=32, batch_size=16),
+        fit=sj.study.Fit(law="product", bootstrap=0),
+    )
+    table = sj.run(study, home / "work", verbose=False).table
+    assert list(table.status) == ["done", "done"]
+    assert table.loss.is_monotonic_decreasing, "the longer run ends lower"
+
+    images = sj.override(study, ["data.source=digits", "optimizer.name=sgd", "fit.also=balanced_error"])
+    with pytest.raises(sj.UserError, match="tokens"):
+        sj.plan(images)
+    images = dataclasses.replace(images, family=names["BalancedMLP"]())
+    assert sj.plan(images).runs
+    scores = sj.run(images, home / "images", verbose=False).table
+    assert ((scores.balanced_error > 0) & (scores.balanced_error < 1)).all()
+
+
+def test_the_library_in_ten_lines(home):
+    """The README's ten lines, on a smaller ladder."""
+    (code,) = [code for code in blocks("README.md") if "sj.run" in code]
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len(lines) <= 16
+    (home / "runs").mkdir()
+    text = home / "my_texts"
+    text.mkdir()
+    (text / "a.txt").write_text("a small model says what a large one will do\n" * 4000)
+    small = code.replace("(32, 64, 96, 128)", "(32, 64)")
+    small = small.replace("flops=(1e11, 3e11, 1e12), ratio_range=(5, 500)", "tokens=(15e4, 3e5)")
+    assert "tokens=" in small and "(32, 64)" in small
+    names: dict = {}
+    exec(compile(small, "README.md", "exec"), names)
+    assert isinstance(names["results"].table, pd.DataFrame)

@@ -1,0 +1,154 @@
+"""A study that grows in its workdir ends in the bits of one that was planned large; finished runs are left alone."""
+
+import functools
+import shutil
+
+import ladder
+import pandas as pd
+import pytest
+
+from scaling_jax import data
+from scaling_jax.engines import attempt
+from scaling_jax.errors import UserError
+from scaling_jax.planning import make_plan
+from scaling_jax.storage.clean import clean
+from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.storage.workdir import Workdir
+from scaling_jax.study import Study
+from scaling_jax.study_file import load_study
+
+BATCH = 4 * 16
+LARGE = (
+    "ladder.widths=8",
+    f"budgets.tokens=({60 * BATCH},{120 * BATCH},{240 * BATCH})",
+    "optimizer.learning_rates=(0.01,0.03)",
+    "seeds=(0,1)",
+)
+# The study at first: a part of the large one, or another width.
+SMALL = {
+    "width": ("ladder.widths=16", "optimizer.learning_rates=0.03", "seeds=0"),
+    "longer budget": (f"budgets.tokens=({60 * BATCH},{120 * BATCH})",),
+    "budget between": (f"budgets.tokens=({60 * BATCH},{240 * BATCH})",),
+    "rate": ("optimizer.learning_rates=0.03",),
+    "seed": ("seeds=1",),
+    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=0.01", "seeds=1"),
+}
+
+
+def train(study: Study, folder) -> tuple[dict[str, float], list[dict]]:
+    """Trains what is missing, without a report: (losses by run_id, what was trained, in chunks of steps)."""
+    spec, seen = data.describe(study.data), []
+    planned = make_plan(study, spec)
+    attempt.train(
+        attempt.Attempt(study, spec, planned, Workdir(folder), on_metrics=seen.append, verbose=False),
+        finish=lambda: None,
+    )
+    losses = {row["run_id"]: row["loss"] for row in load_table(folder).to_dict("records")}
+    return losses, [values for values in seen if values["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
+        yield functools.partial(load_study, ladder.write_study(folder))
+
+
+@pytest.fixture(scope="module")
+def large(study, tmp_path_factory):
+    """(losses, folder) of the study planned large."""
+    folder = tmp_path_factory.mktemp("large") / "w"
+    return train(study(LARGE), folder)[0], folder
+
+
+def stamps(folder):
+    """When the result of every run was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+
+
+def last_steps(folder):
+    """Last step of the learning curve of every run, and the run's own."""
+    table = load_table(folder)
+    curves = load_curves(folder, table)
+    return curves.groupby("run_id")["step"].max().to_dict(), table.set_index("run_id")["steps"].to_dict()
+
+
+@pytest.mark.parametrize("way", SMALL)
+def test_grown_is_planned_large(tmp_path, study, large, way):
+    wanted, planned = large
+    first, _ = train(study([*LARGE, *SMALL[way]]), tmp_path)
+    assert len(first) < len(wanted)
+    before = stamps(tmp_path)
+    grown, trained = train(study(LARGE), tmp_path)
+    assert grown == wanted
+    assert stamps(tmp_path).items() >= before.items()  # what was finished is not trained again
+    assert not {values["run_id"] for values in trained} & set(before)
+    reached, steps = last_steps(tmp_path)
+    assert reached == steps == last_steps(planned)[1]
+    if way == "longer budget":  # goes on where the trunk had ended, at 80% of 120 steps
+        assert min(values["step"] for values in trained) > 96
+    if way == "budget between":  # the trunk from the fork before it, at 80% of 60 steps, and never past its own
+        assert {values["phase"] for values in trained} == {"trunk", "branch"}
+        assert min(values["step"] for values in trained) > 48 and max(v["step"] for v in trained) == 120
+    if way == "width":  # nor is the width before in the table
+        assert set(grown).isdisjoint(first) and set(stamps(tmp_path)) == {*first, *grown}
+
+
+def curves(folder):
+    return load_curves(folder, load_table(folder)).sort_values(["run_id", "step"], ignore_index=True)
+
+
+def test_cleaned_it_has_the_same_results_and_still_grows(tmp_path, study, large):
+    wanted, _ = large
+    folder = tmp_path / "w"
+    train(study([*LARGE, *SMALL["longer budget"]]), folder)
+    before, points, names = load_table(folder), curves(folder), ladder.files(folder)
+    assert "would remove" in clean(Workdir(folder), dry_run=True)
+    assert ladder.files(folder) == names
+    assert clean(Workdir(folder)).startswith("removed ")
+    left = {path for path in ladder.files(folder) if path.rpartition("/")[2].isdigit()}
+    assert left == {f"checkpoints/w8-d1/{part}" for part in ("trunk/96", "branch-60/60", "branch-120/120")}
+    pd.testing.assert_frame_equal(load_table(folder), before)
+    pd.testing.assert_frame_equal(curves(folder), points)
+    assert all(len(list(run.glob("metrics-*"))) == 1 for run in folder.glob("runs/*"))
+    grown, trained = train(study(LARGE), folder)
+    assert grown == wanted
+    assert min(values["step"] for values in trained) > 96  # the trunk's end was kept
+    clean(Workdir(folder), models=True)
+    assert not [path for path in (folder / "checkpoints").iterdir() if path.is_dir()]
+    assert train(study(LARGE), folder) == (wanted, [])
+
+
+def test_what_is_not_finished_is_not_cleaned(tmp_path, large):
+    with pytest.raises(UserError, match="is not a workdir"):
+        clean(Workdir(tmp_path))
+    shutil.copytree(large[1], tmp_path / "w")
+    next((tmp_path / "w" / "runs").glob("*/_SUCCESS")).unlink()
+    with pytest.raises(UserError, match="has 1 runs without a result"):
+        clean(Workdir(tmp_path / "w"))
+
+
+def test_dtypes_do_not_mix(tmp_path, study):
+    """A workdir that changes its compute_dtype halfway ends in the losses of one that never had another."""
+    settings = [*LARGE, *SMALL["rate"], "seeds=0", f"budgets.tokens=({60 * BATCH},{120 * BATCH})"]
+    half = [*settings, "execution.compute_dtype=bfloat16"]
+    first, _ = train(study(settings), tmp_path / "mixed")
+    mixed, trained = train(study(half), tmp_path / "mixed")
+    wanted, _ = train(study(half), tmp_path / "pure")
+    assert mixed == wanted
+    assert set(mixed).isdisjoint(first)
+    assert min(values["step"] for values in trained) <= 20  # not off a float32 trunk
+    assert train(study([*settings, "execution.compute_dtype=float32"]), tmp_path / "mixed") == (first, [])
+
+
+def test_moved_data_and_workdir_are_the_same_study(tmp_path, study, large):
+    wanted, planned = large
+    shutil.copytree(planned, tmp_path / "elsewhere")
+    text = tmp_path / "other name.txt"
+    shutil.copy(study().data.source, text)
+    moved = study([*LARGE, f"data.source={text}", "name=renamed", "data.data_dir=/nowhere"])
+    assert train(moved, tmp_path / "elsewhere") == (wanted, [])
+    text.write_text(text.read_text().replace("law", "rule"))
+    with pytest.raises(UserError, match="data of workdir .* has changed"):
+        train(moved, tmp_path / "elsewhere")
