@@ -14,8 +14,8 @@ import pytest
 
 from scaling_jax.errors import InUse, UserError
 from scaling_jax.storage import lock
-from scaling_jax.storage.paths import as_path
-from scaling_jax.storage.records import load_table
+from scaling_jax.storage.paths import as_path, is_temporary, write_atomic
+from scaling_jax.storage.records import COLUMNS, Records, load_table, save_table
 
 # gcsfs reads its environment when it is imported, so nothing here may import it.
 missing = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
@@ -82,19 +82,19 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
 
 def test_records(bucket):
     root = as_path(f"{bucket}/records")
-    records = results.Records(root, attempt=3)
+    records = Records(root, attempt=3)
     assert records.finished() == {}
     assert records.points("runs", "a") == []
     with pytest.raises(UserError, match="do not exist"):
         load_table(root)
-    row = dict.fromkeys(results.COLUMNS, 1) | {"run_id": "a", "trunk_id": "t", "steps": 2, "tokens": 2}
+    row = dict.fromkeys(COLUMNS, 1) | {"run_id": "a", "trunk_id": "t", "steps": 2, "tokens": 2}
     records.write_points("runs", "a", [{"first_step": 0, "step": 2, "loss": 1.0}])
     records.write_result(row)
-    assert results.Records(root).finished() == {"a": row}
-    assert [p["step"] for p in results.Records(root).points("runs", "a")] == [2]
-    results.save_table(load_table(root), root / "results.csv")
+    assert Records(root).finished() == {"a": row}
+    assert [p["step"] for p in Records(root).points("runs", "a")] == [2]
+    save_table(load_table(root), root / "results.csv")
     assert list(load_table(root / "results.csv")["run_id"]) == ["a"]
-    assert not [p for p in root.iterdir() if results.is_temporary(p.name)]
+    assert not [p for p in root.iterdir() if is_temporary(p.name)]
 
 
 def test_lock(bucket, monkeypatch):
@@ -111,6 +111,6 @@ def test_lock(bucket, monkeypatch):
     assert lock.read(workdir, "a") is None
     with lock.Lock(workdir, ["a"], pytest.fail, **quick) as held:
         left = dataclasses.asdict(held._mine) | {"host": "elsewhere", "token": "left"}
-    results.write_atomic(as_path(workdir) / "locks" / "a.json", json.dumps(left))
+    write_atomic(as_path(workdir) / "locks" / "a.json", json.dumps(left))
     with lock.Lock(workdir, ["a"], pytest.fail, **quick):
         assert lock.read(workdir, "a").token != "left"
