@@ -65,7 +65,10 @@ class Plan:
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
         """Data that is left out or converted, and facts that will make the fit less certain than it could be."""
-        return (*data.notes(self.study.data), *_doubts(self.study, self.packs))
+        notes: tuple[str, ...] = ()
+        with contextlib.suppress(UserError):  # planned from a workdir, without its data
+            notes = data.notes(self.study.data)
+        return (*notes, *_doubts(self.study, self.packs))
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -80,14 +83,19 @@ class Plan:
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
 
-def plan(study: Study) -> Plan:
+def plan(study: Study, workdir: Any = None) -> Plan:
     """The runs that a study asks for; trains nothing.
+
+    Args:
+      study: the study.
+      workdir: where it, or a smaller one, was trained: the data need not be there any more.
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
     """
     _check_study(study)
-    spec = data.describe(study.data)
+    stored = None if workdir is None else Workdir(workdir).stored()
+    spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
     packs = make_plan(study, spec)
     _check_metrics(study, spec)
     return Plan(study, spec, packs)
@@ -139,14 +147,14 @@ def run(
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
             base.say(f"the study is done: {place.path}/report/index.html")
-        return Results(place.path)
+        return Results((place.path,))
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
         attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
-    return Results(place.path)
+    return Results((place.path,))
 
 
 def _finish(path: Any, verbose: bool) -> None:

@@ -1,15 +1,15 @@
-"""What one or several workdirs hold: the study, the table of runs, learning curves, the analysis and its figures."""
+"""Results: the study, table, curves, analysis, figures and report of a workdir, or of several of one corpus."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from scaling_jax import analysis as analyses
-from scaling_jax import report
+from scaling_jax import analysis, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
@@ -18,25 +18,26 @@ from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 
 
+@dataclasses.dataclass(frozen=True)
 class Results:
-    """The results of a study; each part is read when it is first asked for.
+    """What one or several workdirs hold; everything is read when it is first used.
 
-    Args:
-      workdir: local folder or gs:// path.
-      more: further workdirs whose runs are added, such as seeds that were trained elsewhere.
+    Attributes:
+      paths: the workdirs. The first one's study says how the runs of all are fitted.
+      every_run: also those runs that the present study of a workdir does not ask for.
     """
 
-    def __init__(self, workdir: Any, *more: Any):
-        self._paths = tuple(as_path(path) for path in (workdir, *more))
+    paths: tuple[Any, ...]
+    every_run: bool = False
 
     @property
     def path(self) -> Any:
-        """The (first) workdir."""
-        return self._paths[0]
+        """The first workdir."""
+        return self.paths[0]
 
     @functools.cached_property
     def study(self) -> Study:
-        """The study of the (first) workdir. A family that is not registered here can be reported, but not trained.
+        """The study. A family that is not registered here is a `StoredFamily`.
 
         Raises:
           UserError: not a workdir, or a damaged one.
@@ -44,38 +45,43 @@ class Results:
         stored = Workdir(self.path).stored()
         if stored is None:
             raise UserError(f"{str(self.path)!r} is not a workdir (it has no study.json)")
-        return Study.from_dict(stored.study, any_family=True)
+        try:
+            return Study.from_dict(stored.study, any_family=True)
+        except UserError as error:
+            raise UserError(f"workdir {str(self.path)!r}: study.json: {error}") from error
 
     @functools.cached_property
     def table(self) -> pd.DataFrame:
-        """One row per finished run.
-
-        Columns: run_id, study, family, scale, width, depth, seed, status (done, diverged, failed), lr, batch_size,
-        params_total, params_non_embedding, params_matmul, tokens, flops, flops_6nd, loss, further metrics,
-        dataset_hash, code_version, wall_s (s), device.
+        """One row per finished run, each run once; the columns are documented in docs/operations.md.
 
         Raises:
-          UserError: no run has finished, or the workdirs hold different corpora.
+          UserError: no run has finished, or the workdirs are of different corpora.
         """
-        tables = [load_table(path) for path in self._paths]
-        corpora = {str(path): frame["dataset_hash"].iloc[0] for path, frame in zip(self._paths, tables)}
-        if len(set(corpora.values())) > 1:
-            listed = ", ".join(f"{path} ({corpus})" for path, corpus in corpora.items())
-            raise UserError(f"the workdirs hold different corpora: {listed}; load them one by one")
+        tables = [load_table(path, self.every_run) for path in self.paths]
         if len(tables) == 1:
             return tables[0]
+        corpora = {str(h): path for table, path in zip(tables, self.paths) for h in table["dataset_hash"].unique()}
+        if len(corpora) > 1:
+            (one, first), (other, second) = list(corpora.items())[:2]
+            raise UserError(
+                f"{str(first)!r} and {str(second)!r} were trained on different corpora (dataset_hash {one}, {other}): "
+                "losses on different data do not compare; load them one by one"
+            )
         return pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """Learning curves: run_id, step, tokens, flops, loss, phase."""
-        parts = [load_curves(path, load_table(path)) for path in self._paths]
-        return pd.concat(parts, ignore_index=True).drop_duplicates(["run_id", "step", "phase"], ignore_index=True)
+        left, parts = self.table, []
+        for path in self.paths:
+            parts.append(load_curves(path, left))
+            left = left[~left["run_id"].isin(parts[-1]["run_id"])]
+        return pd.concat(parts, ignore_index=True)
 
     @functools.cached_property
     def analysis(self) -> Analysis:
-        """The fits, the checks and the verdict, with the settings of the study."""
-        return analyse(self)
+        """The fits, with the settings of the study."""
+        return analysis.analyse(self.table, self.curves, study=self.study)
 
     @property
     def plot(self) -> report.Plots:
@@ -83,21 +89,35 @@ class Results:
         return report.Plots(self.analysis)
 
     def report(self, out: Any = None) -> str:
-        """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
+        """Writes figures and a page into `out` (default: `report` in the first workdir); returns the summary.
+
+        Raises:
+          UserError: as `table`, or the workdir's `report` is a link out of it.
+        """
+        if out is None:
+            Workdir(self.path).check_links()
         return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
 
-    def __repr__(self) -> str:
-        return f"Results({', '.join(repr(str(path)) for path in self._paths)})"
 
+def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:
+    """The results of a workdir, or of several of one corpus as one.
 
-def load(workdir: Any, *more: Any) -> Results:
-    """The results of a workdir; those of further workdirs are added.
+    Example:
+      results = load("runs/small", "runs/large")
+      results.table, results.analysis.verdict, results.plot.frontier()
+
+    Args:
+      workdir: local folder or gs:// path.
+      *more: further workdirs; a run that is in several counts once.
+      every_run: also those runs that the present study of a workdir does not ask for.
 
     Raises:
-      UserError: not a workdir, no run has finished, or the workdirs hold different corpora.
+      UserError: not a workdir, no run has finished, or the workdirs are of different corpora.
     """
-    results = Results(workdir, *more)
-    _ = results.study, results.table  # so that what is wrong is found here
+    results = Results(tuple(as_path(path) for path in (workdir, *more)), every_run)
+    for path in results.paths:
+        _ = Results((path,)).study
+    _ = results.table
     return results
 
 
@@ -106,7 +126,7 @@ def analyse(
     *,
     fit: Fit | None = None,
     hold_out: HoldOut | None = None,
-    columns: Mapping[str, str] | analyses.Columns | None = None,
+    columns: Mapping[str, str] | analysis.Columns | None = None,
 ) -> Analysis:
     """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
 
@@ -118,14 +138,7 @@ def analyse(
     Raises:
       UserError: the table lacks columns, mixes corpora or holds impossible numbers.
     """
-    if not isinstance(results, Results):
-        return analyses.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
-    study = results.study
-    return analyses.analyse(
-        results.table,
-        results.curves,
-        fit=fit or study.fit,
-        hold_out=hold_out or study.hold_out,
-        columns=columns,
-        name=study.name,
-    )
+    if isinstance(results, Results):
+        table, curves, study = results.table, results.curves, results.study
+        return analysis.analyse(table, curves, study=study, fit=fit, hold_out=hold_out, columns=columns)
+    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)

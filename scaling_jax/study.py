@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -17,7 +16,7 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from scaling_jax.errors import UserError
+from scaling_jax.errors import UserError, describe_invalid
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -337,7 +336,7 @@ class Study:
             content["family"] = _family(family, any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
-            raise UserError(f"study: {describe(error)}") from error
+            raise UserError(f"study: {describe_invalid(error)}") from error
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"study: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
@@ -398,12 +397,3 @@ def content_hash(value: Any) -> str:
     """First 16 hex digits of the sha256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def describe(error: pydantic.ValidationError) -> str:
-    """The first complaint of a pydantic error in one line: field, what is wrong, the offending value."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = first.get("input")
-    shown = f" (got {value!r})" if not (isinstance(value, float) and math.isnan(value)) else " (got nan)"
-    return f"{where + ': ' if where else ''}{first['msg']}{shown if len(shown) < 120 else ''}"

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import pydantic
 
-from scaling_jax.errors import Preempted, UserError
-from scaling_jax.study import Study, describe
+from scaling_jax.errors import Preempted, UserError, describe_invalid
+from scaling_jax.study import Study
 
 # Names that mean a built-in source even where a file or folder of that name exists.
 BUILT_IN_SOURCES = ("python_sources", "english", "fashion_mnist", "digits")
@@ -57,7 +57,7 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
     except UserError:
         raise
     except pydantic.ValidationError as error:
-        raise UserError(f"study {str(path)!r}: {describe(error)}") from error
+        raise UserError(f"study {str(path)!r}: {describe_invalid(error)}") from error
     except (Preempted, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever a study's code may raise
@@ -129,7 +129,9 @@ def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
             f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
         )
     current = getattr(node, name)
-    if rest:
+    if len(rest) == 1 and isinstance(current, dict):  # optimizer.options.ns_steps=3
+        new = {**current, rest[0]: value}
+    elif rest:
         if not dataclasses.is_dataclass(current):
             raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
         new = _replace(current, rest, value, assignment)
@@ -144,11 +146,11 @@ def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
         try:
             new = pydantic.TypeAdapter(hint).validate_python(value)
         except pydantic.ValidationError as error:
-            raise UserError(f"--set {assignment!r}: {describe(error)}") from error
+            raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
     try:
         return dataclasses.replace(node, **{name: new})
     except pydantic.ValidationError as error:
-        raise UserError(f"--set {assignment!r}: {describe(error)}") from error
+        raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
     except ValueError as error:  # what a family checks itself
         raise UserError(f"--set {assignment!r}: {error}") from error
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from scaling_jax.errors import InUse, UserError
-from scaling_jax.storage import lock, paths
+from scaling_jax.storage import lock
+from scaling_jax.storage.paths import as_path, is_temporary, write_atomic
 from scaling_jax.storage.records import COLUMNS, Records, load_table, save_table
 
 # gcsfs reads its environment when it is imported, so nothing here may import it.
@@ -55,32 +56,32 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     wanted = ladder.table(home / "local")
     workdir = f"{bucket}/runs/tiny"
     process = command.start(*args, f"--workdir={workdir}")
-    checkpoints = paths.as_path(workdir) / "checkpoints" / "w8-d1"
+    checkpoints = as_path(workdir) / "checkpoints" / "w8-d1" / "trunk"
     while process.is_alive() and not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "taking over workdir" in command.said()
-    assert len(list((paths.as_path(workdir) / "attempts").iterdir())) == 2
+    assert len(list((as_path(workdir) / "attempts").iterdir())) == 2
     pd.testing.assert_frame_equal(ladder.table(workdir), wanted, check_exact=True)
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "nothing to train" in command.said()
-    assert not list((paths.as_path(workdir) / "locks").glob("*.json"))
+    assert not list((as_path(workdir) / "locks").glob("*.json"))
     # What is there is read from anywhere.
     code, out, err = ladder.run_here("collect", f"--workdir={workdir}", f"--out={home / 'out.parquet'}")
     assert (code, out) == (0, f"6 runs (6 done) -> {home / 'out.parquet'}\n"), err
     pd.testing.assert_frame_equal(load_table(home / "out.parquet"), load_table(workdir))
     code, out, err = ladder.run_here("report", f"--workdir={workdir}")
     assert code == 0, err
-    assert (paths.as_path(workdir) / "report" / "index.html").exists()
+    assert (as_path(workdir) / "report" / "index.html").exists()
     code, _, err = ladder.run_here(*args, f"--workdir={workdir}", "--set=seeds=7")
     assert code == 2
     assert "another study (different: seeds)" in err
 
 
 def test_records(bucket):
-    root = paths.as_path(f"{bucket}/records")
+    root = as_path(f"{bucket}/records")
     records = Records(root, attempt=3)
     assert records.finished() == {}
     assert records.points("runs", "a") == []
@@ -93,7 +94,7 @@ def test_records(bucket):
     assert [p["step"] for p in Records(root).points("runs", "a")] == [2]
     save_table(load_table(root), root / "results.csv")
     assert list(load_table(root / "results.csv")["run_id"]) == ["a"]
-    assert not [p for p in root.iterdir() if paths.is_temporary(p.name)]
+    assert not [p for p in root.iterdir() if is_temporary(p.name)]
 
 
 def test_lock(bucket, monkeypatch):
@@ -110,6 +111,6 @@ def test_lock(bucket, monkeypatch):
     assert lock.read(workdir, "a") is None
     with lock.Lock(workdir, ["a"], pytest.fail, **quick) as held:
         left = dataclasses.asdict(held._mine) | {"host": "elsewhere", "token": "left"}
-    paths.write_atomic(paths.as_path(workdir) / "locks" / "a.json", json.dumps(left))
+    write_atomic(as_path(workdir) / "locks" / "a.json", json.dumps(left))
     with lock.Lock(workdir, ["a"], pytest.fail, **quick):
         assert lock.read(workdir, "a").token != "left"

@@ -165,14 +165,8 @@ def _floor(text: str) -> str | float:
 def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequence[str]) -> str:
     header = ["recipe", f"C of {comparison.names[0]}", "multiplier", f"{comparison.level:.0%} interval", ""]
     cells = [
-        (
-            r.recipe,
-            short(r.C),
-            f"{r.multiplier:.3g}",
-            f"{r.low:.3g} to {r.high:.3g}",
-            "" if r.in_data else "beyond runs",
-        )
-        for r in rows.itertuples()
+        (recipe, short(C), f"{value:.3g}", f"{low:.3g} to {high:.3g}", "" if in_data else "extrapolated")
+        for recipe, C, value, low, high, in_data in rows[list(rows.columns[:6])].itertuples(index=False, name=None)
     ]
     lines = [f"{metric}: {comparison.verdict} (floor: {comparison.floor})", table(header, cells)]
     if len(comparison.names) == 2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import socket
 import threading
@@ -15,8 +14,8 @@ import pandas as pd
 
 from scaling_jax.analysis import parse_table
 from scaling_jax.errors import UserError
+from scaling_jax.results import load
 from scaling_jax.storage.paths import as_path, is_remote
-from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.study import Fit, HoldOut
 
 TIMEOUT = 10.0  # seconds until an object store that does not answer is given up
@@ -53,9 +52,8 @@ def read_source(paths: Sequence[str]) -> Source:
         return sources[0]
     if any(source.folder is None for source in sources):
         raise UserError("several results: give workdirs, or one table that holds all runs")
-    table = pd.concat([s.table for s in sources], ignore_index=True).drop_duplicates("run_id", ignore_index=True)
-    curves = [s.curves for s in sources if s.curves is not None]
-    return dataclasses.replace(sources[0], table=table, curves=pd.concat(curves, ignore_index=True) if curves else None)
+    found = load(*(source.folder for source in sources))
+    return dataclasses.replace(sources[0], table=found.table, curves=found.curves)
 
 
 def _read(text: str) -> Source:
@@ -68,10 +66,8 @@ def _read_here(text: str) -> Source:
     try:
         path = as_path(text)
         if path.is_dir():
-            table = load_table(path)
-            name, fit, cut = _settings(path)
-            curves = load_curves(path, table) if "trunk_id" in table else None
-            return Source(table, curves, name, fit, cut, path)
+            found = load(path)
+            return Source(found.table, found.curves, found.study.name, found.study.fit, found.study.hold_out, path)
         if not path.exists():
             raise UserError(f"results {text!r} do not exist; give a workdir, or a table such as runs.csv")
         content = path.read_bytes()
@@ -81,21 +77,6 @@ def _read_here(text: str) -> Source:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"results {text!r} cannot be read: {reason}") from None
     return Source(parse_table(content, text), None, path.name, Fit(), HoldOut(), None)
-
-
-def _settings(path: Any) -> tuple[str, Fit, HoldOut]:
-    """Name, fit and hold-out settings of a workdir's study; the defaults where it has no study.json."""
-    file = path / "study.json"
-    if not file.exists():
-        return path.name, Fit(), HoldOut()
-    try:
-        study = json.loads(file.read_text())["study"]
-        return str(study["name"]), Fit(**study.get("fit", {})), HoldOut(**study.get("hold_out", {}))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{str(file)!r} is not the record of a study ({reason}); restore it, or run the study again"
-        ) from None
 
 
 def _within(seconds: float, text: str, read: Any) -> Source:

@@ -49,7 +49,7 @@ class Counts:
     Attributes:
       params_total: every trained number.
       params_non_embedding: without embedding tables and output head.
-      params_matmul: non-embedding + output head: what multiplies activations.
+      params_matmul: non-embedding + output head: the parameters that multiply activations.
       flops_per_token: forward and backward of one token or sample, attention included.
     """
 

@@ -19,7 +19,7 @@ BATCH_AXES = ("data", "fsdp")
 def split_batch(x: Any) -> Any:
     """x [B, ...], its batch split over the `data` and `fsdp` axes.
 
-    The partitioner is told after every layer, or it may gather activations where it should gather parameters.
+    Applied after every layer; otherwise the partitioner may gather activations where it should gather parameters.
     """
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if num_parts() > 1 else x
 

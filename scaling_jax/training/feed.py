@@ -1,4 +1,4 @@
-"""How batches reach the step: from arrays on the devices by window number, or streamed from the disk.
+"""Feeds batches to the step: from arrays on the devices by window number, or streamed from disk.
 
 A batch is a pure function of (seed, step), so lanes and branches of one seed see the same batches in the same order,
 however they come.
@@ -35,7 +35,7 @@ ALL = slice(None)
 def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> Feed:
     """The feed that `execution.feed` asks for; "auto" keeps data on the devices that takes little of their memory.
 
-    Several processes take what the first one decides, from its own memory.
+    Several processes use the leader's decision, which looks at its own memory.
 
     Args:
       dataset: materialized data.

@@ -20,19 +20,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.interpreters import partial_eval
 
 from scaling_jax.errors import UserError
-from scaling_jax.models import Scaling, autodiff
+from scaling_jax.models import Scaling, autodiff, optimizers
 from scaling_jax.models.family import Family, Spec
 from scaling_jax.planning import Pack
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
-from scaling_jax.study import Execution, Study, content_hash
+from scaling_jax.study import Execution, Optimizer, Study, content_hash
 from scaling_jax.training import hardware
 
 TOLERANCE = 0.02
+CHECKPOINTS = ("checkpoint", "remat2", "remat")  # names of jax.checkpoint's primitive, by version
 BATCH = 2  # rows of the traced batch; counts are per token
 
 
@@ -41,11 +43,12 @@ class Uncountable(Exception):
 
 
 def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
-    """Checks the counts of every scale once; scales that passed before are remembered in the cache folder.
+    """Checks the optimizer, and the counts of every scale once: scales that passed are remembered in the cache folder.
 
     Raises:
-      UserError: a scale's counts are wrong; the message has both numbers.
+      UserError: the optimizer would ascend, or a scale's counts are wrong; the message has both numbers.
     """
+    check_optimizer(study.optimizer)
     for width, depth in sorted({(pack.width, pack.depth) for pack in packs}):
         passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec))
         if passed.exists():
@@ -55,6 +58,33 @@ def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
             write_atomic(passed, json.dumps(found))
         except OSError as error:  # a full or read-only cache folder must not stop a training
             logging.info("the check of the counts is not remembered: %s", error)
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Makes one update of two small arrays and checks its direction.
+
+    Raises:
+      UserError: the factory refuses its options, or its updates do not go the way that its registration says.
+    """
+    rule = optimizers.check(optimizer)
+    params = {"matrix": np.ones((2, 3), np.float32), "vector": np.ones(3, np.float32)}
+    roles = {"matrix": optimizers.HIDDEN, "vector": optimizers.VECTOR}
+
+    def inner_product() -> Any:
+        transform = rule.factory(**optimizers.arguments(optimizer, roles))
+        updates, _ = transform.update(params, transform.init(params), params)  # the gradient of |params|^2 / 2
+        return sum(jnp.vdot(updates[name], params[name]) for name in params)
+
+    try:
+        ascends = float(jax.jit(inner_product)()) > 0
+    except (TypeError, ValueError) as error:
+        options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
+        raise UserError(f"optimizer {rule.name!r} refuses options {options}: {' '.join(str(error).split())}") from error
+    if ascends == rule.descends:
+        raise UserError(
+            f"optimizer {rule.name!r} is registered with descends={rule.descends}, and its updates "
+            f"{'ascend' if ascends else 'descend'}; register it with descends={not rule.descends}"
+        )
 
 
 def check_counts(family: Family, width: int, depth: int, spec: Spec) -> dict[str, float]:
@@ -106,7 +136,10 @@ def traced_flops(loss: Any, params: Any, batch: Any) -> tuple[float, float]:
     Raises:
       Uncountable: a `while` loop with matmuls.
     """
-    highest = sum(_flops(eqn) for eqn in _used(jax.make_jaxpr(jax.grad(loss))(params, batch)).eqns)
+    gradient = _used(jax.make_jaxpr(jax.grad(loss))(params, batch))
+    highest = sum(_flops(eqn) for eqn in gradient.eqns)
+    if not any(_recomputes(eqn) for eqn in gradient.eqns):
+        return highest, highest
     forward = _used(jax.make_jaxpr(loss)(params, batch))
     return highest - sum(_flops(eqn, only_checkpoints=True) for eqn in forward.eqns), highest
 
@@ -131,7 +164,7 @@ def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
         # Between dilated inputs there are zeros that no multiplication is needed for.
         each = 2.0 * summed / math.prod(eqn.params["lhs_dilation"])
         return 0.0 if only_checkpoints else math.prod(eqn.outvars[0].aval.shape) * each
-    if name in ("checkpoint", "remat2", "remat"):
+    if name in CHECKPOINTS:
         only_checkpoints = False
     parts = [sum(_flops(inner, only_checkpoints) for inner in jaxpr.eqns) for jaxpr in _inner(eqn)]
     if name == "while" and any(parts):
@@ -139,6 +172,10 @@ def _flops(eqn: Any, only_checkpoints: bool = False) -> float:
     if name in ("cond", "platform_index"):
         return max(parts, default=0.0)
     return sum(parts) * (eqn.params["length"] if name == "scan" else 1)
+
+
+def _recomputes(eqn: Any) -> bool:
+    return eqn.primitive.name in CHECKPOINTS or any(_recomputes(e) for jaxpr in _inner(eqn) for e in jaxpr.eqns)
 
 
 def _inner(eqn: Any) -> Iterable[Any]:

@@ -78,7 +78,8 @@ def explained(e: Evidence) -> Check:
     noise = e.linearized.noise.total if e.runs.noise is not None else left
     detail = f"the law varies by {spread:.2%} over the runs, the noise is {noise:.2%}"
     if spread < EXPLAINED * max(noise, left) or spread < 1e-6:
-        detail += ": the loss hardly depends on N and D beyond noise; widen the ladder"
+        inputs = " and ".join(e.fit.law.inputs) if e.fit is not None else "its inputs"
+        detail += f": {e.runs.names.get('y', 'y')} hardly depends on {inputs} beyond noise; widen the ladder"
         return Check(name, FAIL, detail, decisive=True)
     return Check(name, PASS, detail)
 

@@ -69,7 +69,7 @@ def exponents(e: Evidence) -> Check:
     if len(found) < 2:
         return Check(name, CANNOT_TELL, "the law has no exponent a, or nothing else to compare with")
     low, high = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    detail = f"a is {found[low]:.3f} ({low}) to {found[high]:.3f} ({high})"
+    detail = f"the exponent a is {found[low]:.3f} ({low}) to {found[high]:.3f} ({high})"
     if found[high] - found[low] > MAX_EXPONENT:
         return Check(name, WARN, f"{detail}: the answer depends on the choice")
     return Check(name, PASS, detail)

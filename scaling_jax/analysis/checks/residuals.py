@@ -118,7 +118,10 @@ def _gross(linear: Linearized) -> Check | None:
 def shape(e: Evidence) -> Check:
     """Residuals do not bend or step with size, data or compute."""
     name, linear = "the law has the right shape", e.linearized
-    if linear is None or not of_nd(e):
+    if e.fit is not None and not of_nd(e):  # what the fit says of itself
+        doubts = e.fit.warnings
+        return Check(name, WARN if doubts else PASS, "; ".join(doubts[:2]) or "the fit has no warnings")
+    if linear is None:
         return Check(name, CANNOT_TELL, "no law of a positive loss in N and D")
     logs = {k: _unit(np.log(e.runs.chosen[k].to_numpy(float))) for k in "NDC"}
     columns: list[tuple[str, np.ndarray]] = [(f"bend with {k}", v**2) for k, v in logs.items()]
