@@ -31,7 +31,7 @@ SMALL = {
     "budget between": (f"budgets.tokens=({60 * BATCH},{240 * BATCH})",),
     "rate": ("optimizer.learning_rates=0.03",),
     "seed": ("seeds=1",),
-    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=0.01", "seeds=1"),
+    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=(0.01,0.05)", "seeds=1"),
 }
 
 
@@ -145,7 +145,7 @@ def test_dtypes_do_not_mix(tmp_path, study):
 def test_moved_data_and_workdir_are_the_same_study(tmp_path, study, large):
     wanted, planned = large
     shutil.copytree(planned, tmp_path / "elsewhere")
-    text = tmp_path / "other name.txt"
+    text = tmp_path / "text.txt"
     shutil.copy(study().data.source, text)
     moved = study([*LARGE, f"data.source={text}", "name=renamed", "data.data_dir=/nowhere"])
     assert train(moved, tmp_path / "elsewhere") == (wanted, [])

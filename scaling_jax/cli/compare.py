@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from scaling_jax import analysis, fitting
+from scaling_jax.analysis import parse_mapping
+from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
+from scaling_jax.study import Fit
 from scaling_jax.text import short, table
 
 if TYPE_CHECKING:
@@ -56,8 +60,6 @@ def main(args: list[str], values: Any) -> int:
     Raises:
       UserError, FitError: the recipes cannot be compared; nothing has been written.
     """
-    from scaling_jax.analysis import parse_mapping
-
     out = pathlib.Path(values.out)
     if out.suffix != ".csv":
         raise UserError(f"--out={values.out}: the numbers are written as .csv, e.g. --out=compare.csv")
@@ -79,8 +81,6 @@ def main(args: list[str], values: Any) -> int:
 
 def _recipes(args: Sequence[str], by: str) -> dict[str, pd.DataFrame]:
     """{name: its runs}."""
-    from scaling_jax.cli.results_source import read_source
-
     if by:
         if len(args) != 1:
             raise UserError(f"--by={by} splits one table, and {len(args)} were given")
@@ -114,8 +114,6 @@ def _with_baseline_first(tables: dict[str, pd.DataFrame], baseline: str) -> dict
 
 def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> tuple[Comparison, str, list[str]]:
     """(comparison, what y is called, sentences on what was left out) of one metric."""
-    from scaling_jax import fitting
-
     runs = {name: _read(name, frame, metric, asked) for name, frame in tables.items()}
     corpora = {name: str(r.table["dataset_hash"].iloc[0]) for name, r in runs.items() if "dataset_hash" in r.table}
     if len(set(corpora.values())) > 1 and not asked.other_data:
@@ -143,9 +141,6 @@ def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> 
 
 def _read(name: str, frame: pd.DataFrame, metric: str, asked: _Asked) -> Any:
     """The runs of a recipe that enter: with N and D where the table has them, otherwise with compute alone."""
-    from scaling_jax import analysis, fitting
-    from scaling_jax.study import Fit
-
     columns = analysis.Columns(names=asked.columns, where=asked.where)
     of_compute = fitting.law(lambda p, x: p["E"] - p["K"] * x["C"], {"E": (0, 1), "K": (0, 1)}, ("C",), name="compare")
     settings = Fit(metric=metric)
@@ -170,14 +165,8 @@ def _floor(text: str) -> str | float:
 def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequence[str]) -> str:
     header = ["recipe", f"C of {comparison.names[0]}", "multiplier", f"{comparison.level:.0%} interval", ""]
     cells = [
-        (
-            r.recipe,
-            short(r.C),
-            f"{r.multiplier:.3g}",
-            f"{r.low:.3g} to {r.high:.3g}",
-            "" if r.in_data else "beyond runs",
-        )
-        for r in rows.itertuples()
+        (recipe, short(C), f"{value:.3g}", f"{low:.3g} to {high:.3g}", "" if in_data else "extrapolated")
+        for recipe, C, value, low, high, in_data in rows[list(rows.columns[:6])].itertuples(index=False, name=None)
     ]
     lines = [f"{metric}: {comparison.verdict} (floor: {comparison.floor})", table(header, cells)]
     if len(comparison.names) == 2:

@@ -13,6 +13,7 @@ import pydantic
 from absl import flags
 
 from scaling_jax import analysis, fitting
+from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, describe_invalid, is_disk_full
 from scaling_jax.report import text
@@ -30,6 +31,9 @@ FIELDS = {
 def define_flags() -> None:
     """Defines the flags of `scaling-jax fit`."""
     flags.DEFINE_multi_string("results", [], "A table of runs (.csv, .tsv, .json, .parquet, .xlsx ...), or workdirs.")
+    flags.DEFINE_string(
+        "published", "", "Plan from a published fit instead of a table, e.g. besiroglu2024; `list` shows them all."
+    )
     flags.DEFINE_string("out", "fit.json", "Where the fit is written; figures go beside it.")
     define_fit_flags()
     flags.DEFINE_multi_string(
@@ -90,6 +94,9 @@ def main(args: list[str], values: Any) -> int:
         raise UserError(f"fit takes flags only, and got {args[0]!r}; e.g. --results={args[0]}")
     if values.law == "list":
         print("\n".join(f"{name:<18} {fitting.laws[name].equation}" for name in fitting.laws))
+        return 0
+    if values.published:
+        print(published_plan(values.published, values.target_flops or [], values.at))
         return 0
     if not values.results:
         raise UserError("fit needs --results=W, where W is a workdir or a table such as runs.csv")

@@ -81,7 +81,7 @@ def unigram_nats(train_counts: np.ndarray, validation_counts: np.ndarray) -> flo
 class TokenWriter:
     """A token file that documents are appended to, with counts of what was appended."""
 
-    def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
+    def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
         self.path, self.tokenizer = path, tokenizer
         self.state = path.with_suffix(".state.json")
         self.dtype = np.dtype(tokenizers.dtype(tokenizer.vocab_size))

@@ -157,7 +157,8 @@ class Comparison:
             correlation = np.cov(gap[:, 0], target)
             gain = correlation[0, 1] ** 2 / max((correlation[0, 0] + variance) * correlation[1, 1], 1e-300)
             left = half_width * np.sqrt(max(1.0 - gain, 0.0))
-            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), bool(abs(center) > left))
+            low, high = float(np.exp(center - left)), float(np.exp(center + left))
+            pair = NextPair(float(C), low, high, bool(abs(center) > left))
             if pair.tells:
                 return pair
             if best is None or pair.high / pair.low < 0.98 * best.high / best.low:
