@@ -1,5 +1,6 @@
 """What a person sees: pictures, page, JSON and terminal text, all of one Analysis."""
 
+import dataclasses
 import html.parser
 import itertools
 import json
@@ -10,11 +11,12 @@ import simulated
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from scaling_jax import analysis, fitting, report, study
+from scaling_jax import analysis, fitting, models, report, study
 from scaling_jax.cli import main as command
 from scaling_jax.report import figures
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
+from scaling_jax.storage.workdir import FORMAT, Stored
 
 
 def analyse(table, curves=None, also=(), name="simulated"):
@@ -223,8 +225,12 @@ def workdir(folder, table, **fit):
         run.mkdir(parents=True)
         (run / "result.json").write_text(json.dumps(row))
         (run / "_SUCCESS").write_text("")
-    settings = {"name": "simulated", "fit": {"bootstrap": 20, **fit}, "hold_out": {"cut": 0.4}}
-    (folder / "study.json").write_text(json.dumps({"study": settings}))
+    wanted = study.Study(
+        name="simulated", family=models.Transformer(), ladder=study.Ladder(widths=(16,)),
+        budgets=study.Budgets(tokens=(1e6,)), fit=study.Fit(bootstrap=20, **fit), hold_out=study.HoldOut(cut=0.4),
+    )  # fmt: skip
+    stored = Stored(wanted.to_dict(), {}, {}, "d" * 16, "float32", "test", "cpu", tuple(table.run_id))
+    (folder / "study.json").write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(stored)}))
     return folder
 
 
