@@ -1,4 +1,4 @@
-"""What a law is: a function of parameters and inputs, and what the solver may know about it."""
+"""`Law`: a function of parameters and inputs, with what the solver needs to know; and `law`, to make your own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a budget is best split into N and D under a law: by its formula, or by search under any cost and constraint."""
+"""The best split of a budget into N and D under a law: by its formula, or by search under any cost and constraint."""
 
 from __future__ import annotations
 
