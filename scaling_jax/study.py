@@ -173,7 +173,7 @@ class Data:
       augment: crop and flip images on the device.
     """
 
-    source: str = "python_sources"
+    source: Annotated[str, Field(min_length=1)] = "python_sources"
     data_dir: str | None = None
     split: str = "train"
     validation_split: str | None = None

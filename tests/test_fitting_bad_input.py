@@ -194,7 +194,6 @@ SWEEPS = (N, D, np.repeat(np.geomspace(1e18, 1e22, 9), 9), BOWLS)
 MORE = {
     "isoflop: window": (lambda f: fitting.isoflop(*SWEEPS, window=4.5), r"window=4.5 must be a whole number"),
     "isoflop: noise": (lambda f: fitting.isoflop(*SWEEPS, noise="x"), r"noise='x' must be a positive number"),
-    "isoflop: resamples": (lambda f: fitting.isoflop(*SWEEPS, resamples=-1), r"resamples=-1 must be a whole number"),
     "isoflop: tolerance": (lambda f: fitting.isoflop(*SWEEPS, tolerance=-1), r"tolerance=-1 must be a positive"),
     "isoflop: a dict": (lambda f: fitting.isoflop({"N": N}, *SWEEPS[1:]), r"N is a dict; give one value per row"),
     "isoflop: frontier": (lambda f: fitting.isoflop(*SWEEPS).frontier(-1), r"C = -1: give positive"),

@@ -12,7 +12,7 @@ from fitting_truth import FORMULA, TRUTH, design, noisy
 from scipy.optimize import least_squares, linprog
 
 from scaling_jax import fitting
-from scaling_jax.fitting.solver import _finish as finish
+from scaling_jax.fitting.solver import _refine as refine
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
@@ -270,7 +270,7 @@ def test_same_seed_same_bits_and_other_seed_same_optimum():
 
 def test_failure_to_converge_is_shouted(monkeypatch):
     inputs, y = noisy("chinchilla", 0.01)
-    monkeypatch.setattr(finish, "polish", lambda problem, z: z * 1.01)
+    monkeypatch.setattr(refine, "newton", lambda problem, z: z * 1.01)
     with pytest.warns(fitting.FitWarning, match="NOT CONVERGE"):
         fit = fitting.fit("chinchilla", inputs, y)
     assert not fit.converged and "NOT CONVERGED" in str(fit)
@@ -293,7 +293,7 @@ def test_an_optimum_at_a_bound_is_tried_there():
     x = np.geomspace(1e3, 1e5, 25)  # the limit of c at infinity is the truth
     y = 0.5 * np.exp(2e3 / x) * np.exp(0.01 * np.random.default_rng(0).standard_normal(25))
     near, free = fitting.fit(law, x, y, fixed={"c": 19.5}), fitting.fit(law, x, y)
-    found = list(finish._at_ends(free.problem, free.problem.unconstrained(near.params), 2000))
+    found = list(refine._at_ends(free.problem, free.problem.unconstrained(near.params), 2000))
     value, z, gradient = min(found, key=lambda end: end[0])
     assert gradient <= 1e-8 and value == pytest.approx(free.objective_value, rel=1e-9) and value < near.objective_value
     assert free.problem.constrained(z)["c"] == pytest.approx(20.0)

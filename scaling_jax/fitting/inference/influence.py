@@ -48,7 +48,7 @@ class Influence:
         rows = [
             (
                 i,
-                *(short(v[i]) for v in self.inputs.values()),
+                *(short(float(v[i])) for v in self.inputs.values()),
                 f"{self.residuals[i] / self.scale:.1f}",
                 f"{self.leverage[i]:.3f}",
                 f"{self.dffits[i]:.2f}",
