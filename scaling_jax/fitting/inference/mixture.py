@@ -8,7 +8,8 @@ mu = sum_k w_k ln f_k with a variance that is the sum of
 - laws: a share of the variance between laws, sum_k w_k (ln f_k - mu)^2;
 - drift: (tau d)^2, where tau^2 is learned from the errors per decade that the same mean made above earlier cuts of the
   same data, shrunk to a default: (nu0 tau0^2 + sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
-  inverse-gamma prior. The quantiles are Student's t with nu0 + J degrees of freedom.
+  inverse-gamma prior. Quantiles are Student's t: nu0 + J degrees of freedom for what the cuts taught, those of the
+residuals for the rest, combined as by Satterthwaite.
 
 The constants below are the only ones of the method, the same for every ladder. They were chosen once by the density of
 forecasts on the public ladders of benchmarks/extrapolation.md, which says what they give when a source is left out.
@@ -20,6 +21,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from scaling_jax.fitting.inference import noise
 from scaling_jax.fitting.inference.rolling import Ladder, Member, recency_weights
@@ -36,6 +38,8 @@ FAR_ROWS = 0.1  # weight of runs that are not similar, in the drift
 NEAREST = 1.3  # times the cut: runs nearer than this say little about drift
 NOISE_RECENCY = 2.0  # as rolling.RECENCY, for the scatter of one run
 SHRINKAGE = 0.2  # of the exponents of the weights; 1 would weigh laws by the product of their errors over the cuts
+FEWEST_DOF = 3.0  # of the residuals, however few the runs
+SAMPLED = ("resampling", "run")
 BLOCK = 2**21  # numbers held at once
 GRID = 65
 
@@ -51,7 +55,8 @@ class Mixture:
       run, drift: (g,) variance of one run, and drift variance per squared decade, along `ratio`.
       shift: of ln y, what the best of several runs is too low by.
       noise: the `Noise` of one run.
-      degrees_of_freedom: of the t quantiles. cuts: how many cuts the drift was learned from.
+      residual_dof, learned_dof: degrees of freedom of the scatter of runs, and of what cuts taught.
+      cuts: those that the drift was learned from.
     """
 
     members: tuple[Member, ...]
@@ -62,7 +67,8 @@ class Mixture:
     drift: np.ndarray
     shift: float
     noise: noise.Noise
-    degrees_of_freedom: float
+    residual_dof: float
+    learned_dof: float
     cuts: tuple[float, ...]
 
     def decades(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -92,6 +98,28 @@ class Mixture:
             "laws": LAW_SHARE * between,
             "drift": np.interp(u, self.ratio, self.drift) * away**2,
         }
+
+    def half_width(self, variances: Mapping[str, np.ndarray], level: float) -> np.ndarray:
+        """(m,) half-width of a central interval in ln y from the variances of `parts`, or some of them."""
+        return half_width(variances, level, self.residual_dof, self.learned_dof)
+
+
+def half_width(
+    variances: Mapping[str, np.ndarray], level: float, residual_dof: float, learned_dof: float
+) -> np.ndarray:
+    """(m,) half-width of a central interval: Student's t with the degrees of freedom of Satterthwaite (1946).
+
+    Args:
+      variances: {part: (m,)}; "resampling" and "run" are known as well as the residuals, the others from cuts.
+      level: of the interval.
+      residual_dof: degrees of freedom of the first two.
+      learned_dof: of the others.
+    """
+    total = np.maximum(sum(variances.values()), 1e-300)
+    sampled = sum(v for k, v in variances.items() if k in SAMPLED)
+    share = sampled / total
+    dof = 1.0 / (share**2 / residual_dof + (1.0 - share) ** 2 / learned_dof)
+    return stdtrit(dof, 0.5 + 0.5 * level) * np.sqrt(total)
 
 
 def combined(logs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,16 +161,14 @@ def mixture(
     residuals = np.log(ladder.y) - combined(logs, weights)[0]
     free = float(np.sum(weights * [m.candidate.free for m in members]))
     luck, scatter = noise.best_of(best_of)
-    recency = recency_weights(ladder.scale, NOISE_RECENCY)
-    worth = float(len(residuals))  # independent runs that the rows are worth
-    if components is not None and ladder.labels is not None:
-        worth = float(np.sum(noise.cluster_weights(*components, ladder.labels)))
+    recency = recency_weights(ladder.scale, ladder.worth, NOISE_RECENCY) * ladder.worth
+    worth = float(ladder.worth.sum())
     squares = residuals**2 * worth / max(worth - free, 1.0) / scatter**2
     overall = float(np.average(squares, weights=recency))
     u = log_ratio(ladder.inputs, len(residuals))
     ratio = np.linspace(u.min() - 3 * SIMILAR, u.max() + 3 * SIMILAR, GRID) if np.ptp(u) > 0 else np.zeros(1)
     kernel = np.exp(-0.5 * ((ratio[:, None] - u) / SIMILAR) ** 2)
-    prior = PRIOR_ROWS * recency.mean()
+    prior = PRIOR_ROWS * np.average(recency, weights=ladder.worth)
     run = (kernel @ (recency * squares) + prior * overall) / (kernel @ recency + prior)
     found = _noise(ladder, components, overall, worth - free)
     measured = dict(ladder.inputs)
@@ -157,7 +183,8 @@ def mixture(
         drift=_drift(judged, weights, overall, ratio),
         shift=-luck * float(np.sqrt(np.mean(squares))) if best_of > 1 else 0.0,
         noise=found,
-        degrees_of_freedom=PRIOR_CUTS + len(judged),
+        residual_dof=max(worth - free, FEWEST_DOF),
+        learned_dof=PRIOR_CUTS + len(judged),
         cuts=tuple(c for c, *_ in judged),
     )
 
@@ -222,6 +249,8 @@ def _resampling(member: Member, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     step = max(1, BLOCK // len(next(iter(member.samples.values()))))
     for i in range(0, size, step):
         logs = member.log(member.samples, {k: v[i : i + step] for k, v in inputs.items()})
-        low, high = np.nanquantile(logs, (0.16, 0.84), axis=0)
-        variance[i : i + step] = (0.5 * (high - low)) ** 2
+        logs = np.sort(np.where(np.isfinite(logs), logs, np.inf), axis=0)
+        low, high = (logs[round(share * (len(logs) - 1))] for share in (0.16, 0.84))
+        with np.errstate(invalid="ignore"):  # where most resamples have no value
+            variance[i : i + step] = np.nan_to_num((0.5 * (high - low)) ** 2, nan=1.0)
     return np.minimum(variance, 1.0)

@@ -9,8 +9,7 @@ import numpy as np
 
 from scaling_jax.fitting.data import check_all_positive
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.inference.covariance import t_quantile
-from scaling_jax.fitting.inference.mixture import Mixture, combined
+from scaling_jax.fitting.inference.mixture import Mixture, combined, half_width
 from scaling_jax.fitting.inference.rolling import Ladder, Member
 from scaling_jax.fitting.optimal.allocation import best_sizes, law_columns, tokens
 from scaling_jax.text import short
@@ -100,7 +99,7 @@ def mixed_frontier(
     log_n, parts, dof = _log_sizes(mixture, ladder, usable, flat, options)
     if not np.isfinite(log_n).all():
         return _no_answer(budgets, level, [f"no law has an optimum at C = {flat[~np.isfinite(log_n)][0]:.3g}"])
-    half = t_quantile(level, dof) * np.sqrt(sum(parts.values()))
+    half = half_width(parts, level, mixture.residual_dof, dof)
     if np.exp(min(2 * half.max(), 700.0)) > WIDEST:
         widest = flat[np.argmax(half)]
         why = f"N* at C = {widest:.3g} is known to no better than a factor of {WIDEST:.0f} between the interval's ends"
@@ -126,9 +125,8 @@ def _answer(
     for member in mixture.members:
         columns |= law_columns(member.candidate.law, N, D, options.get("inputs"))
     mean, variances = mixture.parts(columns)
-    quantile = t_quantile(level, mixture.degrees_of_freedom)
-    expected = quantile * np.sqrt(sum(v for k, v in variances.items() if k != "run"))
-    one_run = quantile * np.sqrt(sum(variances.values()))
+    expected = mixture.half_width({k: v for k, v in variances.items() if k != "run"}, level)
+    one_run = mixture.half_width(variances, level)
     interval = {
         "N": ends_n,
         "D": (least, most),
