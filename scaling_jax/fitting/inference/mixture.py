@@ -7,7 +7,7 @@ mu = sum_k w_k ln f_k with a variance that is the sum of
 - run: scatter of one run, the mean squared residual of runs with similar tokens per parameter;
 - laws: a share of the variance between laws, sum_k w_k (ln f_k - mu)^2;
 - drift: (tau d)^2, where tau^2 is learned from the errors per decade that the same mean made above earlier cuts of the
-  same data, shrunk to a default: (nu0 tau0^2 + sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
+  same data, shrunk to a default: (nu0 tau0^2 + c sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
   inverse-gamma prior. Quantiles are Student's t: nu0 + J degrees of freedom for what the cuts taught, those of the
 residuals for the rest, combined as by Satterthwaite.
 
@@ -31,6 +31,7 @@ PRIOR_CUTS = 5.0  # nu0, how many cuts that is worth
 DEFAULT_DRIFT = 0.015  # of ladders with fewer cuts than ENOUGH_CUTS to learn their own from
 ENOUGH_CUTS = 3
 LARGEST_DRIFT = 0.08  # that one cut can speak for, per decade
+CUT_SHARE = 0.8  # of the squared drift of a cut: it has seen fewer runs over a smaller range than the forecast has
 LAW_SHARE = 0.3  # of the variance between laws: their mean errs less than they do
 SIMILAR = 1.0  # standard deviation, in ln(D / N), of the kernel that makes runs similar
 PRIOR_ROWS = 3.0  # rows of the whole ladder's scatter that are added to that of similar runs
@@ -238,7 +239,7 @@ def _drift(judged: Sequence[tuple], weights: np.ndarray, overall: float, ratio: 
         error, between = combined(errors, weights)
         excess = np.maximum(error**2 - overall - LAW_SHARE * between, 0.0)
         similar = np.exp(-0.5 * ((ratio[:, None] - u) / SIMILAR) ** 2) + FAR_ROWS
-        total += np.minimum((similar @ excess) / (similar @ decades**2), LARGEST_DRIFT**2)
+        total += CUT_SHARE * np.minimum((similar @ excess) / (similar @ decades**2), LARGEST_DRIFT**2)
     return total / (PRIOR_CUTS + len(judged))
 
 

@@ -23,7 +23,7 @@ WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is n
 OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must lie among its sizes
 ROOM = 1.5  # times beyond the sizes of the ladder that still count as inside
 # As in inference/mixture.py, for ln N* instead of ln y; ladders differ more in how their N* drifts.
-PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.25, 3.0, 1.0, 0.5
+PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.4, 4.0, 1.0, 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
