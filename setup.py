@@ -40,10 +40,12 @@ RAY = ["ray>=2.40"]
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
+EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
+    *EXCEL,
     "ruff>=0.14,<1",
     "pyright[nodejs]==1.1.414",
     "gcp-storage-emulator>=2024.8.3",
@@ -68,6 +70,7 @@ setup(
         "tokenizers": [*TRAIN, *TOKENIZERS],
         "prepare": [*TRAIN, *PREPARE],
         "gcs": [*TRAIN, *GCS],
+        "excel": EXCEL,
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},

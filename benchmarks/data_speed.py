@@ -23,7 +23,7 @@ from scaling_jax.data.augment import augment_key
 from scaling_jax.data.builtin import python_sources
 from scaling_jax.models.family import Spec
 from scaling_jax.storage import paths
-from scaling_jax.study import load_study
+from scaling_jax.study_file import load_study
 
 SPARSE_GB = flags.DEFINE_float("sparse_gb", 10.0, "Size of the sparse file that is streamed.")
 QUICKSTARTS = ["experiments/text_quickstart.py", "experiments/image_quickstart.py"]

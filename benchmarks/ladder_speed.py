@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         return
     from scaling_jax import data
     from scaling_jax.storage.records import load_table
-    from scaling_jax.study import load_study
+    from scaling_jax.study_file import load_study
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix="ladder_speed"))
     (folder / "study.py").write_text(STUDY)

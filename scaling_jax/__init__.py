@@ -33,13 +33,14 @@ if TYPE_CHECKING:
         Schedule,
         Study,
     )
+    from scaling_jax.study_file import load_study, override
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "engines", "fitting", "load", "models", "plan", "report", "run", "study",
+    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study",
 ]  # fmt: skip
 
 _MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study")
@@ -50,6 +51,7 @@ _HOME = {
         "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization", "Schedule",
         "Study",
     ),
+    "scaling_jax.study_file": ("load_study", "override"),
 }  # fmt: skip
 
 

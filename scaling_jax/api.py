@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, report
+from scaling_jax import analysis, data, fitting
 from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
@@ -28,11 +27,14 @@ from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
-from scaling_jax.storage.paths import as_path, write_atomic
-from scaling_jax.storage.records import load_curves, load_table, save_table
+from scaling_jax.results import Results, load
+from scaling_jax.storage.paths import write_atomic
+from scaling_jax.storage.records import load_table, save_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 from scaling_jax.training import hardware
+
+__all__ = ["Plan", "Results", "analyse", "load", "plan", "run"]
 
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
@@ -70,7 +72,10 @@ class Plan:
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
         """Data that is left out or converted, and facts that will make the fit less certain than it could be."""
-        return (*data.notes(self.study.data), *_doubts(self.study, self.packs))
+        notes: tuple[str, ...] = ()
+        with contextlib.suppress(UserError):  # planned from a workdir, without its data
+            notes = data.notes(self.study.data)
+        return (*notes, *_doubts(self.study, self.packs))
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -85,48 +90,19 @@ class Plan:
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
 
-@dataclasses.dataclass(frozen=True)
-class Results:
-    """What a workdir holds.
-
-    Attributes:
-      path: the workdir.
-    """
-
-    path: Any
-
-    @functools.cached_property
-    def table(self) -> pd.DataFrame:
-        """One row per finished run; the columns are documented in docs/operations.md.
-
-        Raises:
-          UserError: no run has finished.
-        """
-        return load_table(self.path)
-
-    @functools.cached_property
-    def curves(self) -> pd.DataFrame:
-        """Learning curves: run_id, step, tokens, flops, loss, phase."""
-        return load_curves(self.path, self.table)
-
-    @functools.cached_property
-    def analysis(self) -> Analysis:
-        """The fits, with the settings of the study."""
-        return analysis.analyse(self.table, self.curves, _settings(self.path))
-
-    def report(self, out: Any = None) -> str:
-        """Writes figures and a page into `out` (default: `report` in the workdir); returns the summary."""
-        return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
-
-
-def plan(study: Study) -> Plan:
+def plan(study: Study, workdir: Any = None) -> Plan:
     """The runs that a study asks for; trains nothing.
+
+    Args:
+      study: the study.
+      workdir: where it, or a smaller one, was trained: the data need not be there any more.
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
     """
     _check_study(study)
-    spec = data.describe(study.data)
+    stored = None if workdir is None else Workdir(workdir).stored()
+    spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
     packs = make_plan(study, spec)
     _check_metrics(study, spec)
     return Plan(study, spec, packs)
@@ -178,51 +154,37 @@ def run(
             _finish(place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
             base.say(f"the study is done: {place.path}/report/index.html")
-        return Results(place.path)
+        return Results((place.path,))
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
     attempt.train(
         attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
-    return Results(place.path)
+    return Results((place.path,))
 
 
-def load(workdir: Any) -> Results:
-    """The results of a workdir.
-
-    Raises:
-      UserError: not a workdir, or no run has finished.
-    """
-    results = Results(as_path(workdir))
-    _settings(results.path)
-    _ = results.table
-    return results
-
-
-def analyse(results: Results | pd.DataFrame, *, fit: Fit | None = None, hold_out: HoldOut | None = None) -> Analysis:
-    """Fits the law, predicts the held-out runs and reads off the frontier.
+def analyse(
+    results: Any,
+    *,
+    fit: Fit | None = None,
+    hold_out: HoldOut | None = None,
+    columns: Mapping[str, str] | analysis.Columns | None = None,
+) -> Analysis:
+    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
 
     Args:
-      results: of `load` or `run`, or a table with the columns of the results table.
+      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
       fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
+      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
 
     Raises:
-      UserError: the table lacks columns, mixes corpora or holds numbers that cannot be.
+      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
     """
-    settings = dict(_settings(results.path)) if isinstance(results, Results) else {}
-    for name, value in (("fit", fit), ("hold_out", hold_out)):
-        if value is not None:
-            settings[name] = dataclasses.asdict(value)
     if isinstance(results, Results):
-        return analysis.analyse(results.table, results.curves, settings)
-    return analysis.analyse(results, None, settings)
-
-
-def _settings(path: Any) -> Mapping[str, Any]:
-    if not (path / "study.json").exists():
-        raise UserError(f"{str(path)!r} is not a workdir (it has no study.json)")
-    return json.loads((path / "study.json").read_text())["study"]
+        table, curves, study = results.table, results.curves, results.study
+        return analysis.analyse(table, curves, study=study, fit=fit, hold_out=hold_out, columns=columns)
+    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
 
 
 def _finish(path: Any, verbose: bool) -> None:

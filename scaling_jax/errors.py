@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from typing import Any
 
 USER_ERROR, PREEMPTED = 2, 75  # exit codes of the command line
 
@@ -71,3 +72,12 @@ def describe_foreign(error: BaseException) -> str | None:
 
 def _shorten(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
+
+
+def describe_invalid(error: Any) -> str:
+    """The first complaint of a pydantic `ValidationError` in one line: field, what is wrong, the offending value."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    shown = f" (got {first.get('input')!r})"
+    text = f"{where + ': ' if where else ''}{first['msg']}{shown if len(shown) < 120 else ''}"
+    return " ".join(text.split())

@@ -347,6 +347,8 @@ def _budgets(study: Study, counts: Counts, tokens_per_step: int, scale: str) -> 
                 f"{name} is {wanted:,.0f} tokens at scale {scale}, less than one batch "
                 f"({tokens_per_step:,} tokens); raise it or lower optimizer.batch_size"
             )
+        if count >= NO_DECAY:
+            raise UserError(f"{name} is {count:.3g} steps at scale {scale}: more than 32 bits can count; lower it")
         if count < budgets.min_steps:
             raise UserError(
                 f"{name} is {count} steps at scale {scale}, fewer than budgets.min_steps={budgets.min_steps}; "

@@ -1,28 +1,120 @@
-"""Results of a workdir: for now the names of `storage.records` and `storage.paths`."""
+"""Results: the study, table, curves, analysis, figures and report of a workdir, or of several of one corpus."""
 
-from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
-from scaling_jax.storage.records import (
-    COLUMNS,
-    DIVERGED,
-    DONE,
-    FAILED,
-    Records,
-    load_curves,
-    load_table,
-    save_table,
-)
+from __future__ import annotations
 
-__all__ = [
-    "COLUMNS",
-    "DIVERGED",
-    "DONE",
-    "FAILED",
-    "Records",
-    "as_path",
-    "is_remote",
-    "is_temporary",
-    "load_curves",
-    "load_table",
-    "save_table",
-    "write_atomic",
-]
+import dataclasses
+import functools
+from typing import Any
+
+import pandas as pd
+
+from scaling_jax import analysis, report
+from scaling_jax.analysis import Analysis
+from scaling_jax.errors import UserError
+from scaling_jax.storage.paths import as_path
+from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.storage.workdir import Workdir
+from scaling_jax.study import Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What one or several workdirs hold; everything is read when it is first used.
+
+    Attributes:
+      paths: the workdirs. The first one's study says how the runs of all are fitted.
+      every_run: also those runs that the present study of a workdir does not ask for.
+    """
+
+    paths: tuple[Any, ...]
+    every_run: bool = False
+
+    @property
+    def path(self) -> Any:
+        """The first workdir."""
+        return self.paths[0]
+
+    @functools.cached_property
+    def study(self) -> Study:
+        """The study. A family that is not registered here is a `StoredFamily`.
+
+        Raises:
+          UserError: not a workdir, or a damaged one.
+        """
+        stored = Workdir(self.path).stored()
+        if stored is None:
+            raise UserError(f"{str(self.path)!r} is not a workdir (it has no study.json)")
+        try:
+            return Study.from_dict(stored.study, any_family=True)
+        except UserError as error:
+            raise UserError(f"workdir {str(self.path)!r}: study.json: {error}") from error
+
+    @functools.cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per finished run, each run once; the columns are documented in docs/operations.md.
+
+        Raises:
+          UserError: no run has finished, or the workdirs are of different corpora.
+        """
+        tables = [load_table(path, self.every_run) for path in self.paths]
+        if len(tables) == 1:
+            return tables[0]
+        corpora = {str(h): path for table, path in zip(tables, self.paths) for h in table["dataset_hash"].unique()}
+        if len(corpora) > 1:
+            (one, first), (other, second) = list(corpora.items())[:2]
+            raise UserError(
+                f"{str(first)!r} and {str(second)!r} were trained on different corpora (dataset_hash {one}, {other}): "
+                "losses on different data do not compare; load them one by one"
+            )
+        return pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
+
+    @functools.cached_property
+    def curves(self) -> pd.DataFrame:
+        """Learning curves: run_id, step, tokens, flops, loss, phase."""
+        left, parts = self.table, []
+        for path in self.paths:
+            parts.append(load_curves(path, left))
+            left = left[~left["run_id"].isin(parts[-1]["run_id"])]
+        return pd.concat(parts, ignore_index=True)
+
+    @functools.cached_property
+    def analysis(self) -> Analysis:
+        """The fits, with the settings of the study."""
+        return analysis.analyse(self.table, self.curves, study=self.study)
+
+    @property
+    def plot(self) -> report.Plots:
+        """The figures by name, e.g. `results.plot.frontier()`."""
+        return report.Plots(self.analysis)
+
+    def report(self, out: Any = None) -> str:
+        """Writes figures and a page into `out` (default: `report` in the first workdir); returns the summary.
+
+        Raises:
+          UserError: as `table`, or the workdir's `report` is a link out of it.
+        """
+        if out is None:
+            Workdir(self.path).check_links()
+        return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
+
+
+def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:
+    """The results of a workdir, or of several of one corpus as one.
+
+    Example:
+      results = load("runs/small", "runs/large")
+      results.table, results.analysis.verdict, results.plot.frontier()
+
+    Args:
+      workdir: local folder or gs:// path.
+      *more: further workdirs; a run that is in several counts once.
+      every_run: also those runs that the present study of a workdir does not ask for.
+
+    Raises:
+      UserError: not a workdir, no run has finished, or the workdirs are of different corpora.
+    """
+    results = Results(tuple(as_path(path) for path in (workdir, *more)), every_run)
+    for path in results.paths:
+        _ = Results((path,)).study
+    _ = results.table
+    return results

@@ -1,32 +1,34 @@
 """What the user wants: one question, one file.
 
-A study is a Python file with `get_study() -> Study`. Fields are checked when they are set (pydantic dataclasses), so
-a wrong type is found before anything trains, in the file as in `--set path.to.field=value`.
+Fields are checked when they are set (pydantic dataclasses), so a wrong type is found before anything trains, in the
+study's file (`scaling_jax.study_file`) as in `--set path.to.field=value`.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import hashlib
-import importlib.util
 import json
-import math
-import pathlib
-import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from scaling_jax.errors import Preempted, UserError
+from scaling_jax.errors import UserError, describe_invalid
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(gt=0, le=2**20)]
+Depth = Annotated[int, Field(gt=0, le=2**12)]
+# Far beyond any machine, so that a slip of the keyboard is found here and not as a hang or an overflow.
+Size = Annotated[int, Field(gt=0, le=10**7)]
+Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
+FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -40,8 +42,8 @@ class Ladder:
       aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
     """
 
-    widths: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    depths: tuple[PositiveInt, ...] = ()
+    widths: Annotated[tuple[Width, ...], Field(min_length=1)]
+    depths: tuple[Depth, ...] = ()
     aspect: PositiveFloat = 32.0
 
     def scales(self) -> tuple[tuple[int, int], ...]:
@@ -56,7 +58,7 @@ class Ladder:
             depths = depths * len(self.widths)
         scales = tuple(zip(self.widths, depths))
         if len(set(scales)) < len(scales):
-            raise UserError(f"ladder: the same (width, depth) stands twice in {scales}")
+            raise UserError(f"ladder: the same (width, depth) is listed twice in {scales}")
         return scales
 
 
@@ -74,12 +76,19 @@ class Budgets:
       min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
     """
 
-    tokens: tuple[PositiveFloat, ...] = ()
-    tokens_per_param: tuple[PositiveFloat, ...] = ()
-    flops: tuple[PositiveFloat, ...] = ()
+    tokens: tuple[Tokens, ...] = ()
+    tokens_per_param: tuple[Tokens, ...] = ()
+    flops: tuple[Flops, ...] = ()
     ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
     max_tokens: PositiveFloat = 1e15
     min_steps: PositiveInt = 100
+
+    @pydantic.field_validator("ratio_range")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the lowest ratio comes first")
+        return value
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -105,7 +114,7 @@ class Optimizer:
     learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
     weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: PositiveInt = 8
+    batch_size: Size = 8
     b1: Fraction = 0.9
     b2: Fraction = 0.95
     eps: PositiveFloat = 1e-8
@@ -169,7 +178,7 @@ class Data:
     split: str = "train"
     validation_split: str | None = None
     tokenizer: str = "bytes"
-    context: PositiveInt = 128
+    context: Size = 128
     unique_tokens: PositiveInt | None = None
     augment: bool = True
 
@@ -181,38 +190,60 @@ class Evaluation:
     batch_size: sequences or samples per evaluation batch.
     """
 
-    examples: PositiveInt = 1024
-    batch_size: PositiveInt = 64
+    examples: Annotated[int, Field(gt=0, le=10**9)] = 1024
+    batch_size: Size = 64
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class HoldOut:
-    """Runs with at least `cut` x the largest run's FLOPs are kept out of the fit and predicted by it."""
+    """Which runs are kept out of a fit and predicted by it.
+
+    Attributes:
+      cut: those with at least this share of the largest run's FLOPs.
+      flops: those with at least this many FLOPs; None follows `cut`.
+    """
 
     cut: Annotated[float, Field(gt=0, le=1)] = 0.5
+    flops: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Fit:
-    """Attributes:
-    law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
-    metric: the column of the results table that the law describes; of accuracy and macro_f1 what they lack of 1.
-    also: further metrics that are fitted and drawn in the same way.
-    params: which count is N.
-    huber_delta: of the Huber loss on ln(loss).
-    bootstrap: resamples behind the intervals.
-    level: of the intervals.
-    target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+    """How a law is fitted to the runs.
+
+    Attributes:
+      law: a name of `scaling_jax.fitting.laws`, or "auto": the one that extrapolates best below the hold-out cut.
+      metric: the column of the results table that the law describes; accuracy and macro_f1 are fitted as 1 - value.
+      also: further metrics that are fitted and drawn in the same way.
+      params: the count of parameters that is N.
+      objective: minimized, summed over runs; of ln(loss) but for "least_squares".
+      huber_delta: where the Huber loss turns linear.
+      overestimate_penalty: cost of runs below the law times this; 10 follows the lower edge of the losses.
+      fixed: parameters that are held -> their values.
+      inputs: inputs of the law besides N and D -> a number or arithmetic of N and D, on the frontier.
+      bootstrap: resamples behind the intervals; 0 for none.
+      resampling: pairs (or whole trunks), residuals, or signs of residuals (wild).
+      level: of the intervals.
+      seed: of starts and resamples.
+      target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
+      isoflop_budgets: nominal budgets of IsoFLOP sweeps; empty finds them.
     """
 
     law: str = "chinchilla"
     metric: str = "loss"
     also: tuple[str, ...] = ()
     params: Literal["params_total", "params_non_embedding", "params_matmul"] = "params_matmul"
+    objective: Literal["huber", "lad", "least_squares", "log_least_squares"] = "huber"
     huber_delta: PositiveFloat = 1e-3
+    overestimate_penalty: PositiveFloat = 1.0
+    fixed: dict[str, float] = Field(default_factory=dict)
+    inputs: dict[str, str] = Field(default_factory=dict)
     bootstrap: Annotated[int, Field(ge=0)] = 1000
+    resampling: Literal["pairs", "residual", "wild"] = "pairs"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_flops: tuple[PositiveFloat, ...] = ()
+    isoflop_budgets: tuple[PositiveFloat, ...] = ()
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -270,124 +301,99 @@ class Study:
     fit: Fit = Fit()
     execution: Execution = Execution()
 
-    def to_dict(self) -> dict:
-        """The resolved study as plain JSON types; the family's `name` stands beside its options."""
+    @pydantic.field_validator("family")
+    @classmethod
+    def _check_family(cls, family: Any) -> Any:
+        lacking = [name for name in FAMILY_MEMBERS if not hasattr(family, name)]
+        if isinstance(family, type) or lacking or not dataclasses.is_dataclass(family):
+            raise ValueError(
+                "not a family: give an instance, such as scaling_jax.models.Transformer(); a family of your own is a "
+                f"frozen dataclass with {', '.join(FAMILY_MEMBERS)}"
+            )
+        return family
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as plain JSON types; the family's `name` is among its options."""
         out = dataclasses.asdict(self)
-        out["family"] = {"name": self.family.name, **out["family"]}
+        stored = isinstance(self.family, StoredFamily)
+        out["family"] = {"name": self.family.name, **(self.family.options if stored else out["family"])}
         return json.loads(json.dumps(out))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], *, any_family: bool = False) -> Study:
+        """The study that `to_dict` describes; fields that are left out have their defaults.
+
+        Args:
+          content: nested dicts of plain JSON types.
+          any_family: a family that is not registered here becomes a `StoredFamily`, which cannot be trained.
+
+        Raises:
+          UserError: an unknown field, a value of the wrong type, or a family that is not registered.
+        """
+        try:
+            content = dict(content)
+            family = dict(content["family"])
+            content["family"] = _family(family, any_family)
+            return pydantic.TypeAdapter(cls).validate_python(content)
+        except pydantic.ValidationError as error:
+            raise UserError(f"study: {describe_invalid(error)}") from error
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"study: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+    def to_json(self) -> str:
+        """`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Study:
+        """The study that `to_json` describes.
+
+        Raises:
+          UserError: not JSON, or as `from_dict`.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"study: not JSON ({' '.join(str(error).split())[:200]})") from error
+        return cls.from_dict(content)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredFamily:
+    """A family known by its stored options only: enough to report its results, not to train it.
+
+    Attributes:
+      name: of the family.
+      options: by name, as plain JSON types.
+    """
+
+    name: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: str = ""
+
+    def check(self, width: int, depth: int, spec: Any) -> None:
+        """Raises UserError: it cannot be built."""
+        raise UserError(
+            f"family {self.name!r} is not registered here; import the module that defines it (models.register)"
+        )
+
+    counts = activation_bytes = build = check
+
+
+def _family(options: dict[str, Any], any_family: bool) -> Any:
+    """The family of these options, rebuilt through the registry."""
+    try:
+        from scaling_jax import models  # Flax: only where there is a family to build
+    except ModuleNotFoundError:
+        if not any_family:
+            raise
+        return StoredFamily(str(options.pop("name")), options)
+    if any_family and options.get("name") not in models.family.FAMILIES:
+        return StoredFamily(str(options.pop("name")), options)
+    return models.from_dict(options)
 
 
 def content_hash(value: Any) -> str:
     """First 16 hex digits of the sha256 of `value` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def load_study(path: str | pathlib.Path, overrides: typing.Sequence[str] = ()) -> Study:
-    """Runs `get_study()` of the Python file at `path` and applies `field.path=value` overrides.
-
-    Raises:
-      UserError: the file is missing, raises, has no `get_study` or returns something else, or an override is wrong.
-    """
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise UserError(f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function")
-    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(f"study {str(path)!r} is not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, "get_study", None)):
-            raise UserError(f"study {str(path)!r} has no function get_study()")
-        study = module.get_study()
-    except UserError:
-        raise
-    except pydantic.ValidationError as error:
-        raise UserError(f"study {str(path)!r}: {describe(error)}") from error
-    except Preempted:
-        raise
-    except BaseException as error:  # whatever a study's code may raise
-        message = " ".join(_text_of(error).split())
-        raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
-    if not isinstance(study, Study):
-        raise UserError(
-            f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
-        )
-    return override(study, overrides)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # its own __str__ fails
-        return "without a message"
-
-
-def override(study: Study, assignments: typing.Sequence[str]) -> Study:
-    """`study` with every `field.path=value` applied, each checked against the field's type.
-
-    Raises:
-      UserError: no such field (the nearest names are said) or a value of the wrong type.
-    """
-    for assignment in assignments:
-        path, sep, text = assignment.partition("=")
-        if not sep or not path.strip():
-            raise UserError(f"--set {assignment!r} is not field.path=value")
-        study = _replace(study, path.strip().split("."), _parse(text.strip()), assignment)
-    return study
-
-
-def _parse(text: str) -> Any:
-    """A Python literal where it is one, else the text itself."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    return text if isinstance(value, (bytes, complex, set)) else value
-
-
-def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
-    name, rest = path[0], path[1:]
-    fields = [f.name for f in dataclasses.fields(node)]
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, 3) or fields
-        raise UserError(
-            f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
-        )
-    current = getattr(node, name)
-    if rest:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
-        new = _replace(current, rest, value, assignment)
-    elif dataclasses.is_dataclass(current):
-        inner = ", ".join(f.name for f in dataclasses.fields(current))
-        raise UserError(f"--set {assignment!r}: {name!r} is a group; set one of its fields: {inner}")
-    else:
-        hint = typing.get_type_hints(type(node), include_extras=True)[name]
-        # A single value stands for a tuple of one: --set seeds=3.
-        if typing.get_origin(_strip(hint)) is tuple and not isinstance(value, (tuple, list)):
-            value = (value,)
-        try:
-            new = pydantic.TypeAdapter(hint).validate_python(value)
-        except pydantic.ValidationError as error:
-            raise UserError(f"--set {assignment!r}: {describe(error)}") from error
-    try:
-        return dataclasses.replace(node, **{name: new})
-    except pydantic.ValidationError as error:
-        raise UserError(f"--set {assignment!r}: {describe(error)}") from error
-    except ValueError as error:  # what a family checks itself
-        raise UserError(f"--set {assignment!r}: {error}") from error
-
-
-def _strip(hint: Any) -> Any:
-    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
-
-
-def describe(error: pydantic.ValidationError) -> str:
-    """The first complaint of a pydantic error in one line: field, what is wrong, the offending value."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    value = first.get("input")
-    shown = f" (got {value!r})" if not (isinstance(value, float) and math.isnan(value)) else " (got nan)"
-    return f"{where + ': ' if where else ''}{first['msg']}{shown if len(shown) < 120 else ''}"

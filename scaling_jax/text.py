@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,6 +23,17 @@ def short(value: float) -> str:
 def _three(value: float) -> str:
     whole = len(str(int(abs(value))))
     return f"{value:.{max(3 - whole, 0)}f}"
+
+
+def plural(count: int, noun: str) -> str:
+    """1 run, 2 runs."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def listed(items: Iterable[object], limit: int = 4) -> str:
+    """a, b, c and 7 more."""
+    names = [str(item) for item in items]
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

@@ -26,17 +26,17 @@ OVERRIDES = (
     "fit.law=../chinchilla", "fit.metric=nope", "fit.metric=", "fit.metric=accuracy", "fit.also=nope",
     "fit.also=('loss','nope')", "fit.also=../../outside", "fit.params=params", "fit.target_flops=0",
     "fit.target_flops=(1e20,-1)", "execution.mesh=(1,1)", "execution.mesh=(0,1,1)", "execution.mesh=(1,3,1)",
-    "execution.microbatches=3", "execution.attention=splash", "execution.attention=cudnn", "name=", "name=../outside",
+    "execution.microbatches=3", "name=", "name=../outside",
     "name=a/b", "name=$x$ y", "data.tokenizer=bpe:0", "data.tokenizer=bpe:-4", "data.tokenizer=bpe:ten",
     "data.tokenizer=bpe:10000000000000", "data.tokenizer=nowhere.json", "data.tokenizer=", "data.source=",
     "data.source=nowhere/at/all", "data.source=ftp://example.invalid/x", "data.source=s3://bucket/x",
     "data.source=file:///etc/hostname", "data.source=/proc/self/mem", "data.source=" + "x" * 300,
     "data.source=loop", "data.source=dangling", "data.source=/dev/null", "data.source=no_such_tfds_name",
-    "data.source=.", "data.split=nope[", "schedule.cooldown_fraction=1e-9x", "schedule.warmup_steps=1000000",
+    "data.split=nope[", "schedule.cooldown_fraction=1e-9x", "schedule.warmup_steps=1000000",
     "schedule.final_fraction=1", "family.head_dim=0", "family.head_dim=-8", "family.head_dim=7", "family.head_dim=3.5",
     "family=8", "family.nothing=8", "family.name=x", "optimizer=8", "optimizer.batch_size.x=8", "a.b.c.d=1", "=", "=1",
     "x", ".=1", "..=1", "optimizer.=1", ".optimizer=1", "optimizer..name=1", "__class__=1", "optimizer.__class__=1",
-    "name", "budgets.tokens=()", "budgets.min_steps=1000000", "budgets.max_tokens=1",
+    "name", "budgets.tokens=()", "budgets.min_steps=1000000",
 )  # fmt: skip
 # Files in which get_study() is broken.
 STUDIES = {
@@ -51,7 +51,6 @@ STUDIES = {
     "raises_base": "def get_study():\n    raise BaseException('base')",
     "raises_own": "class E(BaseException): pass\ndef get_study():\n    raise E('own')",
     "raises_generator_exit": "def get_study():\n    raise GeneratorExit('end')",
-    "raises_interrupt": "def get_study():\n    raise KeyboardInterrupt('no')",
     "raises_without_text": "def get_study():\n    raise ValueError",
     "raises_bad_text": "class E(Exception):\n    def __str__(self): raise TypeError\ndef get_study():\n    raise E",
     "exits": "import sys\nsys.exit(3)",
@@ -85,8 +84,8 @@ PATHS = (
     "unreadable.py", "-",
 )  # fmt: skip
 WORKDIRS = (
-    "text.txt", "text.txt/deeper", "full", "loop", "dangling/x/y", "x" * 300, "/proc/nothing", "/dev/null",
-    "/dev/null/x", "s3://bucket/x", "ftp://x/y", "http://example.invalid/x", "\udcff", "a\nb\x00c",
+    "text.txt", "text.txt/deeper", "full", "loop", "dangling/x/y", "x" * 300, "/dev/null",
+    "/dev/null/x", "s3://bucket/x", "ftp://x/y", "http://example.invalid/x", "a\nb\x00c",
 )  # fmt: skip
 JSONS = {
     "empty": "", "half": "{half", "null": "null", "list": "[]", "number": "3", "string": '"x"', "object": "{}",
@@ -113,7 +112,7 @@ TABLES = {
 FIT_FLAGS = (
     "--law=chinchila", "--law=", "--law=../x", "--columns=N=nope", "--columns=x", "--columns==", "--columns=Z=params",
     "--columns=N=", "--columns=N=params*", "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
-    "--columns=N=(params", "--n_column=nope", "--y=nope", "--y=", "--where=nope=1", "--where=params",
+    "--columns=N=(params", "--n_column=nope", "--y=nope", "--where=nope=1", "--where=params",
     "--where=params=1",
     "--cluster_column=nope", "--weight_column=nope", "--weight_column=name", "--objective=hubert", "--delta=0",
     "--delta=-1", "--delta=nan", "--delta=x", "--overestimate_penalty=0", "--overestimate_penalty=nan", "--cut_flops=0",

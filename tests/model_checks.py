@@ -26,7 +26,7 @@ def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, ste
 
     Args:
       outputs_of: (model, params, batch) -> array whose entries muP keeps of one size.
-      rates: peak rate by optimiser.
+      rates: peak rate by optimizer.
     """
     changes = {(parametrization, optimizer): [] for parametrization in ("mup", "standard") for optimizer in rates}
     for width in widths:
@@ -34,10 +34,10 @@ def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, ste
         for parametrization, optimizer in changes:
             scaling = Scaling(parametrization, width, widths[0], optimizer)
             model = models[parametrization, optimizer] = family.build(width, depth, spec, scaling, execution)
-            if parametrization not in starts:  # the optimiser changes rates only
+            if parametrization not in starts:  # the optimizer changes rates only
                 starts[parametrization] = jax.tree.map(np.asarray, jax.jit(model.init)(jax.random.key(0)))
 
-        # A parametrisation changes initial values and rates, not the functions: one compilation serves all.
+        # A parametrization changes initial values and rates, not the functions: one compilation serves all.
         def gradient_and_outputs(params, model=model):
             return jax.grad(lambda p: model.loss(p, batch)[0])(params), outputs_of(model, params, batch)
 
@@ -65,7 +65,7 @@ def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, ste
 
 
 def assert_mup_is_flat_and_standard_is_not(found):
-    """The same test passes for muP and fails for the standard parametrisation."""
+    """The same test passes for muP and fails for the standard parametrization."""
     for (parametrization, optimizer), slope in found.items():
         if parametrization == "mup":
             assert abs(slope) < 0.2, (parametrization, optimizer, slope)

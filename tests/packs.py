@@ -31,7 +31,7 @@ def make_dataset() -> Dataset:
 
 
 def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None, execution=None, **changes) -> Study:
-    """A study of one small scale; budgets in optimiser steps."""
+    """A study of one small scale; budgets in optimizer steps."""
     return Study(
         name="pack",
         family=Transformer(head_dim=8),
@@ -66,7 +66,7 @@ def run_phase(program, phase, states=None):
     return states, np.stack(program.fetch(losses))[:, :count]
 
 
-def train(study, folder, program=None, should_stop=lambda: False, attempt=0) -> dict:
+def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_metrics=None) -> dict:
     """Trains the pack with its loop; the rows of its results by run_id."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
     program = program or make_program(study, steps=buffer_steps(pack, study))
@@ -75,6 +75,6 @@ def train(study, folder, program=None, should_stop=lambda: False, attempt=0) -> 
     record = record_of(pack, study.schedule)
     with PackCheckpoints(folder / "checkpoints", 2, record.forks, record.lanes) as checkpoints:
         common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
-        training = Training(study, None, records, finished, common, should_stop, lambda progress: None)
+        training = Training(study, None, records, finished, common, should_stop, lambda progress: None, on_metrics)
         PackTrainer(training, pack, program, checkpoints).run()
     return records.finished()

@@ -8,21 +8,26 @@ import pandas as pd
 import pytest
 import simulated
 
-from scaling_jax import analysis
-from scaling_jax.analysis import cost, isoflop
+from scaling_jax import analysis, study
+from scaling_jax.analysis import checks, cost
+from scaling_jax.analysis.runs import same_budget
 from scaling_jax.errors import UserError
 
-QUICK = {"fit": {"bootstrap": 0}, "hold_out": {"cut": 0.4}, "name": "simulated"}
+
+def analyse(table, **fit):
+    """Without intervals, which take their time; the most expensive 60% of the largest run's FLOPs are held out."""
+    settings = study.Fit(**{"bootstrap": 0, **fit})
+    return analysis.analyse(table, fit=settings, hold_out=study.HoldOut(cut=0.4), name="simulated")
 
 
 @pytest.fixture(scope="module")
 def exact():
     """Analysis of a ladder without noise."""
-    return analysis.analyse(simulated.ladder(noise=0.0), None, QUICK)
+    return analyse(simulated.ladder(noise=0.0))
 
 
-def gate(found, name):
-    return next(g for g in found.gates if g.name == name)
+def check(found, name):
+    return checks.CHECKS[name](found)
 
 
 def test_the_law_behind_the_table_comes_back(exact):
@@ -41,7 +46,7 @@ def test_the_frontier_is_the_cheapest_split_of_exact_flops(exact):
         tokens = row.C / simulated.flops_per_token(width)
         losses = simulated.loss(size, tokens)
         best = losses.argmin()
-        assert row.y == pytest.approx(losses[best], rel=1e-3)
+        assert row.loss == pytest.approx(losses[best], rel=1e-3)
         assert pytest.approx(size[best], rel=0.06) == row.N
         assert pytest.approx(tokens[best], rel=0.06) == row.D
     largest = simulated.ladder().flops.max()
@@ -50,7 +55,7 @@ def test_the_frontier_is_the_cheapest_split_of_exact_flops(exact):
 
 
 def test_cost_extrapolates_exact_flops():
-    found = cost.flops_cost(analysis.analyse(simulated.ladder(), None, QUICK).runs.chosen)
+    found = cost.flops_cost(analyse(simulated.ladder()).runs.chosen)
     for width in (*simulated.WIDTHS, 256, 512):
         n = simulated.matmul_params(width)
         assert found(n, 1e6) == pytest.approx(1e6 * simulated.flops_per_token(width), rel=0.02)
@@ -64,7 +69,7 @@ def test_cost_of_6nd_is_6nd_and_of_no_law_is_none():
 
 def test_the_best_rate_of_each_budget_and_seed_is_fitted():
     table = simulated.ladder(seeds=(0, 1), rates=(0.005, 0.01, 0.02), noise=5e-3)
-    chosen = analysis.analyse(table, None, QUICK).runs.chosen
+    chosen = analyse(table).runs.chosen
     expected = {rows.run_id[rows.loss.idxmin()] for _, rows in table.groupby(["scale", "tokens", "seed"])}
     assert set(chosen.run_id) == expected
     assert len(chosen) == 50
@@ -73,26 +78,26 @@ def test_the_best_rate_of_each_budget_and_seed_is_fitted():
 def test_noise_is_the_spread_over_seeds():
     sigma = 4e-3
     table = simulated.ladder(seeds=range(8), rates=(0.02,), noise=sigma)
-    runs = analysis.analyse(table, None, QUICK).runs
+    runs = analyse(table).runs
     by_budget = np.log(table.loss).groupby([table.scale, table.tokens])
     assert runs.noise == pytest.approx(np.sqrt(by_budget.var(ddof=1).mean()), rel=1e-9)
     assert runs.noise == pytest.approx(sigma, rel=0.2)
-    assert analysis.analyse(simulated.ladder(), None, QUICK).runs.noise is None
+    assert analyse(simulated.ladder()).runs.noise is None
 
 
 def test_hold_out_keeps_the_expensive_runs_out_and_scores_them():
     table = simulated.ladder(noise=3e-3)
-    plain = analysis.analyse(table, None, QUICK).hold_out
+    plain = analyse(table).hold_out
     cut = 0.4 * table.flops.max()
     assert set(plain.rows.run_id) == set(table[(table.flops >= cut) & (table.lr == 0.02)].run_id)
     # What is held out has no say in the fit that predicts it.
     table.loc[table.flops >= cut, "loss"] *= 1.05
-    raised = analysis.analyse(table, None, QUICK).hold_out
-    assert raised.fit.params == plain.fit.params
-    log_error = np.log(raised.rows.predicted / raised.rows.y)
+    raised = analyse(table).hold_out
+    assert raised.fitted.fit.params == plain.fitted.fit.params
+    log_error = np.log(raised.rows.y / raised.rows.predicted)
     assert raised.rmsle == pytest.approx(np.sqrt((log_error**2).mean()), rel=1e-12)
-    assert raised.bias == pytest.approx(plain.bias - np.log(1.05), rel=1e-9)
-    assert abs(raised.worst) == (raised.rows.predicted / raised.rows.y - 1).abs().max()
+    assert raised.bias == pytest.approx(plain.bias + np.log(1.05), rel=1e-9)
+    assert abs(raised.worst) == (raised.rows.y / raised.rows.predicted - 1).abs().max()
 
 
 def test_what_seeds_scatter_is_no_error_of_the_prediction():
@@ -101,61 +106,68 @@ def test_what_seeds_scatter_is_no_error_of_the_prediction():
     largest = table.flops > 8e12
     table.loc[largest & (table.seed == 0), "loss"] *= 1.06
     table.loc[largest & (table.seed == 1), "loss"] /= 1.06
-    found = analysis.analyse(table, None, QUICK)
+    found = analyse(table)
     assert found.hold_out.rmsle < 1e-6 and abs(found.hold_out.worst) < 1e-6
     assert found.hold_out.rows.error.abs().max() == pytest.approx(0.06, rel=1e-3)
-    assert gate(found, "predicts what it has not seen").passed
+    assert check(found, "predicts what it has not seen").status == "pass"
 
 
-def test_a_law_that_fails_on_the_largest_runs_fails_the_gate():
+def test_a_law_that_fails_on_the_largest_runs_fails_the_check():
     table = simulated.ladder()
-    good = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")
+    good = check(analyse(table), "predicts what it has not seen")
     table.loc[table.flops > 8e12, "loss"] *= 1.05
-    bad = gate(analysis.analyse(table, None, QUICK), "predicts what it has not seen")
-    assert (good.passed, bad.passed) == (True, False)
-    assert "limit 3%" in bad.detail
+    bad = check(analyse(table), "predicts what it has not seen")
+    assert (good.status, bad.status) == ("pass", "fail")
+    assert "held-out runs, worst error +" in bad.detail
 
 
 def test_diverged_and_failed_runs_stay_out_loudly():
     table = simulated.ladder()
-    before = analysis.analyse(table[table.run_id != table.run_id[9]], None, QUICK)
+    before = analyse(table[table.run_id != table.run_id[9]])
     table.loc[9, ["status", "loss"]] = ["diverged", 1e-3]
-    after = analysis.analyse(table, None, QUICK)
+    after = analyse(table)
     assert after.fit.params == before.fit.params
     assert dict(after.runs.counts) == {"done": 49, "diverged": 1, "failed": 0}
-    finished = gate(after, "every run finished")
-    assert finished.passed is False
+    finished = check(after, "every run finished")
+    assert finished.status == "pass" and finished.runs == (table.run_id[9],)  # another rate of that budget finished
     assert f"{table.scale[9]} rate {table.lr[9]:g}" in finished.detail
+
+
+def test_a_budget_without_any_finished_run_is_a_hole():
+    table = simulated.ladder(rates=(0.02,))
+    table.loc[9, ["status", "loss"]] = ["failed", np.nan]
+    finished = check(analyse(table), "every run finished")
+    assert finished.status == "warn" and "1 budget of a scale without any finished run" in finished.detail
 
 
 def test_rates_at_the_edge_are_said_and_a_diverged_rate_brackets():
     table = simulated.ladder(rates=(0.01, 0.02, 0.04))
-    assert "0.04 is the highest of 3 rates" in gate(analysis.analyse(table, None, QUICK), "rates bracketed").detail
+    assert "0.04 is the highest of 3 rates" in check(analyse(table), "rates bracketed").detail
     table.loc[table.lr == 0.04, ["status", "loss"]] = ["diverged", np.nan]
     table.loc[table.lr == 0.02, "loss"] /= 1.02
-    assert gate(analysis.analyse(table, None, QUICK), "rates bracketed").passed
-    assert gate(analysis.analyse(table[table.lr == 0.02], None, QUICK), "rates bracketed").passed is None
+    assert check(analyse(table), "rates bracketed").status == "pass"
+    assert check(analyse(table[table.lr == 0.02]), "rates bracketed").status == "cannot tell"
 
 
-def test_n_and_d_on_one_line_fail_the_gate():
+def test_n_and_d_on_one_line_fail_the_check():
     line = [
         simulated.ladder(widths=(w,), flops=(), tokens=(20.0 * simulated.matmul_params(w),)) for w in range(40, 200, 8)
     ]
     table = pd.concat(line, ignore_index=True)
-    found = gate(analysis.analyse(table, None, QUICK), "N and D vary apart")
-    assert found.passed is False and "1.00" in found.detail
-    assert gate(analysis.analyse(simulated.ladder(), None, QUICK), "N and D vary apart").passed
+    found = check(analyse(table), "N and D vary apart")
+    assert found.status == "fail" and found.decisive and "1.00" in found.detail
+    assert check(analyse(simulated.ladder()), "N and D vary apart").status == "pass"
 
 
 def test_bigger_is_better_only_where_it_saw_as_many_tokens():
     table = simulated.ladder(flops=(), tokens=(2e6, 8e6, 3e7))
-    assert gate(analysis.analyse(table, None, QUICK), "bigger is better").passed
+    assert check(analyse(table), "bigger is better").status == "pass"
     worse = table.copy()
     worse.loc[(worse.width == 64) & (worse.tokens > 2e7), "loss"] *= 1.2
-    found = gate(analysis.analyse(worse, None, QUICK), "bigger is better")
-    assert found.passed is False and "w64-d2" in found.detail
+    found = check(analyse(worse), "bigger is better")
+    assert found.status == "fail" and "w64-d2" in found.detail
     fewer = worse[(worse.width != 64) | (worse.tokens < 2e7)]
-    assert gate(analysis.analyse(fewer, None, QUICK), "bigger is better").passed is None
+    assert check(analyse(fewer), "bigger is better").status == "cannot tell"
 
 
 def test_isoflop_optima_are_near_the_law_and_need_shared_budgets(exact):
@@ -164,13 +176,13 @@ def test_isoflop_optima_are_near_the_law_and_need_shared_budgets(exact):
     best = [exact.fit.frontier([c], cost=exact.cost).N[0] for c in found.optima.C]
     np.testing.assert_allclose(found.optima.N, best, rtol=0.15)
     assert not exact.isoflop.interpolated
-    alone = analysis.analyse(simulated.ladder(flops=(), tokens=(2e6, 7e6)), None, QUICK).isoflop
+    alone = analyse(simulated.ladder(flops=(), tokens=(2e6, 7e6))).isoflop
     assert alone.found is None and "reach of 3 scales" in alone.why
 
 
 def test_isoflop_curves_between_a_scales_own_budgets_lie_on_the_law():
     table = simulated.ladder(noise=0.0, flops=(), tokens=np.geomspace(5e5, 2e8, 9), rates=(0.02,))
-    found = analysis.analyse(table, None, QUICK).isoflop
+    found = analyse(table).isoflop
     assert found.interpolated and found.points.groupby("budget").size().min() >= 3
     points = found.points
     np.testing.assert_allclose(points.y, simulated.loss(points.N, points.D), rtol=1e-3)
@@ -180,23 +192,23 @@ def test_isoflop_curves_between_a_scales_own_budgets_lie_on_the_law():
 
 def test_budgets_join_what_rounding_parts():
     runs = pd.DataFrame({"C": [1.00e12, 1.01e12, 0.995e12, 3e12, 9e12, 9.05e12]})
-    joined = isoflop.budgets(runs)
+    joined = same_budget(runs.C)
     assert joined.round(-6).nunique() == 3
     np.testing.assert_allclose(joined, runs.C, rtol=0.02)
     # A staircase of nearly equal costs is no budget.
     stairs = pd.DataFrame({"C": 1e12 * 1.02 ** np.arange(20)})
-    np.testing.assert_allclose(isoflop.budgets(stairs), stairs.C)
+    np.testing.assert_allclose(same_budget(stairs.C), stairs.C)
 
 
 def test_intervals_hold_the_truth_and_shrink_with_the_noise():
     def interval(noise, seed):
         table = simulated.ladder(noise=noise, rates=(0.02,), rng_seed=seed)
-        found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 60}})
+        found = analyse(table, bootstrap=60)
         assert (found.params.low < found.params.value).all() and (found.params.value < found.params.high).all()
         assert (found.hold_out.rows.low < found.hold_out.rows.high).all()
         return found.frontier.iloc[-1]
 
-    truth = analysis.analyse(simulated.ladder(noise=0.0), None, QUICK).frontier.N.iloc[-1]
+    truth = analyse(simulated.ladder(noise=0.0)).frontier.N.iloc[-1]
     noisy, quiet = ([interval(noise, seed) for seed in range(4)] for noise in (4e-3, 1e-3))
     assert sum(row.N_low < truth < row.N_high for row in noisy + quiet) >= 6
     widths = [np.median([np.log(row.N_high / row.N_low) for row in rows]) for rows in (noisy, quiet)]
@@ -206,41 +218,39 @@ def test_intervals_hold_the_truth_and_shrink_with_the_noise():
 @pytest.mark.parametrize(
     "change, settings, said",
     [
-        (lambda t: t.drop(columns=["loss", "seed"]), {}, "no column 'seed', 'loss'"),
-        (lambda t: t.drop(columns="params_total"), {"fit": {"params": "params_total"}}, "no column 'params_total'"),
+        (lambda t: t.drop(columns="loss"), {}, "no column 'loss'"),
+        (lambda t: t.drop(columns="params_total"), {"params": "params_total"}, "no column 'params_total'"),
         (lambda t: t.assign(dataset_hash=["a"] + ["b"] * (len(t) - 1)), {}, "2 different corpora"),
         (lambda t: t.iloc[:0], {}, "holds no run"),
-        (lambda t: t.assign(status="fine"), {}, "status 'fine'"),
-        (lambda t: t.assign(loss=[np.nan] + [2.0] * (len(t) - 1)), {}, "its loss is nan"),
-        (lambda t: t.assign(loss=["high"] * len(t)), {}, "its loss is high"),
-        (lambda t: t.assign(tokens=-t.tokens), {}, "its tokens is -"),
-        (lambda t: t, {"fit": {"law": "chinchila"}}, "chinchilla"),
-        (lambda t: t, {"fit": {"metric": "perplexity"}}, "no column 'perplexity'"),
+        (lambda t: t.assign(status="fine"), {}, "whose status is not done: 50 fine"),
+        (lambda t: t.assign(loss=-t.loss), {}, "its loss is -"),
+        (lambda t: t.assign(loss=["high"] * len(t)), {}, "column loss, row 0: 'high' is not a number"),
+        (lambda t: t.assign(tokens=-t.tokens), {}, "column tokens, row 0: -"),
+        (lambda t: t, {"law": "chinchila"}, "chinchilla"),
+        (lambda t: t, {"metric": "perplexity"}, "no column 'perplexity'"),
     ],
 )
 def test_bad_tables_and_settings_are_one_line(change, settings, said):
     with pytest.raises(UserError, match=said) as caught:
-        analysis.analyse(change(simulated.ladder()), None, QUICK | settings)
+        analyse(change(simulated.ladder()), **settings)
     assert "\n" not in str(caught.value)
 
 
 def test_too_few_runs_are_an_analysis_without_a_law():
     table = simulated.ladder(widths=(32, 64), flops=(1e12,), tokens=())
-    found = analysis.analyse(table, None, QUICK)
+    found = analyse(table)
     assert found.fit is None and "2 finished runs" in found.no_fit
     assert found.frontier.empty and found.hold_out is None
     table["status"] = "diverged"
-    assert analysis.analyse(table, None, QUICK).fit is None
+    assert analyse(table).fit is None
 
 
 def test_any_metric_and_law_of_the_runs():
     table = simulated.ladder(noise=0.0)
-    bits = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "metric": "bits_per_byte"}})
+    bits = analyse(table, metric="bits_per_byte")
     assert bits.fit.params["E"] == pytest.approx(simulated.TRUTH["E"] / np.log(2), rel=1e-5)
     table["accuracy"] = np.exp(-table.loss)
-    found = analysis.analyse(
-        table, None, QUICK | {"fit": {"bootstrap": 0, "metric": "accuracy", "law": "power_offset"}}
-    )
+    found = analyse(table, metric="accuracy", law="power_offset")
     assert set(found.runs.chosen.lr) == {0.02}  # the highest accuracy is the best
     assert found.frontier.empty and found.unit == "samples"
     assert found.metric == "error" and found.y_label == "validation error (1 - accuracy)"
@@ -254,9 +264,9 @@ def test_further_metrics_get_a_law_of_their_own(metric, called):
     table = table.assign(error=lacks, accuracy=1 - lacks, macro_f1=1 - lacks)
     # The other rate is the better one by this metric: each metric chooses its own runs.
     table.loc[table.lr == 0.02, ["error", "accuracy", "macro_f1"]] = [0.9, 0.1, 0.1]
-    alone = analysis.analyse(table, None, QUICK)
-    found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "also": [metric]}})
-    assert found.fit.params == alone.fit.params and found.gates == alone.gates
+    alone = analyse(table)
+    found = analyse(table, also=(metric,))
+    assert found.fit.params == alone.fit.params and found.checks == alone.checks
     other = found.also[metric]
     assert other.metric == called and set(other.runs.chosen.lr) == {0.01}
     assert other.fit.params["E"] == pytest.approx(E, rel=1e-4)
@@ -266,10 +276,10 @@ def test_further_metrics_get_a_law_of_their_own(metric, called):
 
 def test_a_further_metric_that_cannot_be_fitted_withholds_nothing():
     table = simulated.ladder().assign(error=0.0)
-    found = analysis.analyse(table, None, QUICK | {"fit": {"bootstrap": 0, "also": ["error", "f1"]}})
+    found = analyse(table, also=("error", "f1"))
     assert found.fit is not None and not found.also
-    assert found.warnings[0].startswith("error is not fitted: run") and "not a positive number" in found.warnings[0]
-    assert "no column 'f1'" in found.warnings[1]
+    assert found.notes[0].startswith("error is not fitted: run") and "not a positive number" in found.notes[0]
+    assert "no column 'f1'" in found.notes[1]
 
 
 REPEATS = "no data seen again"
@@ -286,26 +296,25 @@ def repeated(unique=UNIQUE, worth=3.0, **kwargs):
 
 
 def test_repeated_data_are_flagged():
-    assert gate(analysis.analyse(repeated(unique=1e9), None, QUICK), REPEATS).passed
-    few = gate(analysis.analyse(repeated(unique=2e7), None, QUICK), REPEATS)
-    many = gate(analysis.analyse(repeated(), None, QUICK), REPEATS)
-    assert (few.passed, many.passed) == (None, False)
+    assert check(analyse(repeated(unique=1e9)), REPEATS).status == "pass"
+    few = check(analyse(repeated(unique=2e7)), REPEATS)
+    many = check(analyse(repeated()), REPEATS)
+    assert (few.status, many.status) == ("cannot tell", "fail")
     assert "10 runs of 40 go through the data up to 3.2 times" in few.detail
     assert "up to 16 times" in many.detail and "fit.law=data_constrained" in many.detail
 
 
 def test_a_law_that_weighs_repeats_is_chosen_where_repeats_matter():
-    auto = QUICK | {"fit": {"bootstrap": 0, "law": "auto"}}
-    found = analysis.analyse(repeated(), None, auto)
-    assert found.fit.law.name == "data_constrained" and gate(found, REPEATS).passed
+    found = analyse(repeated(), law="auto")
+    assert found.fit.law.name == "data_constrained" and check(found, REPEATS).status == "pass"
     assert found.fit.params["R_D*"] == pytest.approx(3.0, rel=0.05)
     assert found.hold_out.rmsle < 2e-3
     # The frontier knows that there are no more than so many unique tokens.
     last = found.frontier.iloc[-1]
     inputs = {"N": np.array([last.N]), "D": np.array([last.D]), "U": np.array([UNIQUE])}
-    assert last.y == pytest.approx(found.fit.predict(inputs)[0], rel=1e-9)
+    assert last.loss == pytest.approx(found.fit.predict(inputs)[0], rel=1e-9)
     # Where it would say what a plainer law says, the plainer one is taken.
-    assert analysis.analyse(repeated(unique=3e7, worth=1e6), None, auto).fit.law.name == "chinchilla"
+    assert analyse(repeated(unique=3e7, worth=1e6), law="auto").fit.law.name == "chinchilla"
 
 
 def test_no_training_library_is_imported():

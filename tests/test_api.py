@@ -65,7 +65,7 @@ def test_warnings_of_a_plan_are_about_the_plan(study, tmp_path):
     """Each warning goes away with what it complains of."""
 
     def warned(*changes: str) -> str:
-        return " ".join(sj.plan(sj.study.override(study, changes)).warnings)
+        return " ".join(sj.plan(sj.override(study, changes)).warnings)
 
     assert "one seed" not in warned("seeds=(0,1)")
     assert "fewer than 3 scales" in warned("ladder.widths=(8,16)")
@@ -122,9 +122,9 @@ def test_load_analyse_plot(trained, tmp_path):
 
 def test_wrong_calls_are_user_errors(study, tmp_path):
     with pytest.raises(sj.UserError, match="no metric 'accuracy'.*loss"):
-        sj.plan(sj.study.override(study, ["fit.metric=accuracy"]))
+        sj.plan(sj.override(study, ["fit.metric=accuracy"]))
     with pytest.raises(sj.UserError, match="fit.law"):
-        sj.plan(sj.study.override(study, ["fit.law=chinchila"]))
+        sj.plan(sj.override(study, ["fit.law=chinchila"]))
     with pytest.raises(sj.UserError, match="not dict"):
         sj.plan({"name": "x"})
     with pytest.raises(sj.UserError, match="no pack 'w9-d9'"):
@@ -139,7 +139,7 @@ def test_planning_starts_no_jax_backend(study):
     code = (
         "import pickle, sys, jax, scaling_jax as sj\n"
         "study = pickle.load(sys.stdin.buffer)\n"
-        "sj.plan(sj.study.override(study, ['fit.metric=bits_per_byte']))\n"
+        "sj.plan(sj.override(study, ['fit.metric=bits_per_byte']))\n"
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())"
     )

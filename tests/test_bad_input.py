@@ -15,7 +15,7 @@ import ladder
 import pandas as pd
 import pytest
 
-from scaling_jax.engines import attempt
+from scaling_jax.engines import local
 from scaling_jax.storage.records import COLUMNS
 
 
@@ -284,7 +284,7 @@ def crowded(home, monkeypatch):
     (home / "full" / "thesis.tex").write_text("years of work")
     (home / "unreadable.py").write_text("x = 1")
     (home / "unreadable.py").chmod(0)
-    monkeypatch.setattr(attempt, "train", lambda *args, **kwargs: pytest.fail("the input was accepted"))
+    monkeypatch.setattr(local, "check_devices", lambda *args, **kwargs: pytest.fail("the input was accepted"))
     return home
 
 
@@ -301,6 +301,12 @@ def test_every_number_and_choice_of_a_study(crowded):
 
 def test_overrides_that_cannot_be(crowded):
     assert problems(crowded, commands(bad_inputs.OVERRIDES)) == []
+
+
+@pytest.mark.parametrize("kernel, backend", [("splash", "TPU"), ("cudnn", "GPU")])
+def test_a_kernel_of_another_backend_is_refused_before_anything_is_written(home, kernel, backend):
+    err = complaint(home, "run", "--study=tiny.py", f"--set=execution.attention={kernel}", "--workdir=new")
+    assert f"runs on {backend} only, and this is CPU" in err
 
 
 def test_broken_study_files(crowded):

@@ -34,7 +34,7 @@ def test_order_is_the_same_for_every_batch_size():
 
 
 def test_order_is_fixed_for_good():
-    # A change here changes every run's data: identities of finished runs would lie.
+    # A change here changes the data of every run, so that the identities of finished runs would be wrong.
     assert batches.window_starts(0, 0, 2, 4, 1000).tolist() == [[454, 7, 952, 868], [638, 253, 576, 851]]
 
 

@@ -67,10 +67,10 @@ def test_verify_finds_what_a_glance_does_not(run, text, tmp_path):
 
 
 def test_images_get_a_contact_sheet(run, tmp_path):
-    for name, colour in (("dark", 40), ("light", 200)):
+    for name, color in (("dark", 40), ("light", 200)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for i in range(30):
-            image = np.full((8, 8), colour + i, np.uint8)
+            image = np.full((8, 8), color + i, np.uint8)
             PIL.Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
     shown = run("show", str(tmp_path / "pictures"), f"--out={tmp_path / 'sheet.png'}")
     assert "images per class in training" in shown

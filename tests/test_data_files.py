@@ -1,4 +1,4 @@
-"""Files of one's own that are not plain text: JSON lines, archives, tokens. Mock data."""
+"""A user's files that are not plain text: JSON lines, archives, tokens. Mock data."""
 
 import gzip
 import json

@@ -61,7 +61,7 @@ def mutated(test):
 
 
 def outcome(read, *args):
-    """What `read` gives, or None where it refuses in one line; any other exception fails the test."""
+    """The result of `read`, or None if it refuses in one line; any other exception fails the test."""
     try:
         return read(*args)
     except UserError as error:
@@ -70,7 +70,7 @@ def outcome(read, *args):
 
 
 def read_by_hand(function, *args):
-    """What an independent reader gives, or None where it fails."""
+    """The result of an independent reader, or None if it fails."""
     try:
         return function(*args)
     except Exception:

@@ -111,12 +111,22 @@ def write_records(path, values):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_null_texts_are_left_out_and_counted(suffix, tmp_path):
-    lines = words(3, 30_000).splitlines()
+    lines = sorted(set(words(3, 30_000).splitlines()))
     path = tmp_path / f"pages{suffix}"
     write_records(path, [*lines[:100], None, *lines[100:], None, ""])
     loaded = load(path, tmp_path)
     assert sum(loaded.info["documents"].values()) == len(set(lines))
     assert loaded.info["notes"] == [f"left out: 2 records whose text is null, in {path.name}"]
+
+
+def test_repeats_cuts_and_raw_tables_are_noted(tmp_path):
+    write_records(tmp_path / "a.jsonl", [*sorted(set(words(3, 30_000).splitlines())), *["the same again"] * 5])
+    assert load(tmp_path / "a.jsonl", tmp_path).info["notes"] == ["left out: 4 repeated blocks or records"]
+    (tmp_path / "one.json").write_text(words(0, 33_000, " "))
+    assert load(tmp_path / "one.json", tmp_path).info["notes"] == [
+        "read as plain text, not as records: one.json",
+        "lines or records are cut between characters: they are too long to hold out 5% of whole ones",
+    ]
 
 
 def test_nan_is_null_and_lists_of_strings_are_joined(tmp_path):
@@ -155,7 +165,7 @@ def test_tables_beside_a_readme_are_what_is_trained_on(tmp_path):
     folder = tmp_path / "dataset"
     (folder / "data").mkdir(parents=True)
     (folder / "README.md").write_text("# A data set\n" * 200)
-    lines = words(4, 20_000).splitlines()
+    lines = sorted(set(words(4, 20_000).splitlines()))
     write_records(folder / "data" / "part-0.parquet", lines)
     loaded = load(folder, tmp_path)
     assert sum(loaded.info["documents"].values()) == len(set(lines))
@@ -284,7 +294,7 @@ def test_other_files_among_images_are_counted_and_train_alone_is_divided(tmp_pat
     (tmp_path / "pets" / "train" / "ant" / "Thumbs.db").write_bytes(b"\0")
     loaded = load(tmp_path / "pets", tmp_path)
     assert len(loaded.train) + len(loaded.validation) == 60
-    assert loaded.info["notes"] == ["left out: 1 files that are not images: ant/Thumbs.db"]
+    assert loaded.info["notes"] == ["left out: 1 file without an image's suffix: ant/Thumbs.db"]
 
 
 @pytest.mark.parametrize("cut", [20, 60, -20])
@@ -407,8 +417,8 @@ def test_header_of_llm_c_is_skipped(tmp_path):
 
 def test_notes_are_shown_by_data_show_and_logged_when_data_is_loaded(tmp_path, capsys, monkeypatch, caplog):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
-    write_records(tmp_path / "pages.jsonl", [None, *words(3, 30_000).splitlines()])
-    note = "left out: 1 records whose text is null, in pages.jsonl"
+    write_records(tmp_path / "pages.jsonl", [None, *sorted(set(words(3, 30_000).splitlines()))])
+    note = "left out: 1 record whose text is null, in pages.jsonl"
     with caplog.at_level("WARNING"):
         assert command(["scaling-jax", "data", "show", str(tmp_path / "pages.jsonl")]) == 0
         assert f"note          {note}\n" in capsys.readouterr().out
@@ -421,7 +431,7 @@ def test_notes_are_shown_by_data_show_and_logged_when_data_is_loaded(tmp_path, c
     ("case", "match"),
     [
         ("grey_among_rgb", "1 of 60 images were gray and became RGB"),
-        ("null_text", "left out: 1 records whose text is null"),
+        ("null_text", "left out: 1 record whose text is null"),
         ("one_line_text", "uint8"),
         ("utf16_in_folder", "converted to UTF-8 by their byte order mark: 2 files"),
     ],

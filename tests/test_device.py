@@ -38,7 +38,7 @@ def test_what_the_study_says_stays():
     assert hardware.resolve(asked, 1024, 16, SPEC, 128, "cpu") == asked
 
 
-def test_small_scales_are_neither_scanned_nor_rematerialised():
+def test_small_scales_are_neither_scanned_nor_rematerialized():
     resolved = hardware.resolve(Execution(), 64, 3, SPEC, 32, "tpu")
     assert (resolved.scan_layers, resolved.remat) == (False, False)
 
@@ -59,7 +59,18 @@ def test_a_gpu_that_cudnn_refuses_falls_back(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "count", "flops"),
-    [("TPU v5 lite", 4, 4 * 197e12), ("TPU v5p", 1, 459e12), ("NVIDIA H100 80GB HBM3", 8, 8 * 989e12)],
+    [
+        ("TPU v5 lite", 4, 4 * 197e12),
+        ("TPU v5p", 1, 459e12),
+        ("TPU v2", 8, 4 * 45e12),  # JAX's devices are cores, two per chip
+        ("TPU v3", 8, 4 * 123e12),
+        ("NVIDIA H100 80GB HBM3", 8, 8 * 989e12),
+        ("NVIDIA A100-SXM4-80GB", 2, 2 * 312e12),
+        ("NVIDIA L4", 1, 121e12),
+        ("NVIDIA L40", 1, 181e12),
+        ("NVIDIA L40S", 1, 362e12),
+        ("Tesla T4", 1, 65e12),
+    ],
 )
 def test_peaks_of_known_chips(kind, count, flops, monkeypatch):
     class Chip:

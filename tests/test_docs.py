@@ -48,7 +48,7 @@ def test_extending(home):
     assert list(table.status) == ["done", "done"]
     assert table.loss.is_monotonic_decreasing, "the longer run ends lower"
 
-    images = sj.study.override(study, ["data.source=digits", "optimizer.name=sgd", "fit.also=balanced_error"])
+    images = sj.override(study, ["data.source=digits", "optimizer.name=sgd", "fit.also=balanced_error"])
     with pytest.raises(sj.UserError, match="tokens"):
         sj.plan(images)
     images = dataclasses.replace(images, family=names["BalancedMLP"]())

@@ -49,7 +49,7 @@ def train(folder, monkeypatch, ahead: bool) -> tuple[dict, list[tuple[str, int]]
             finished=(),
             common=COMMON,
             should_stop=lambda: False,
-            on_progress=lambda progress: events.append(("trained", widths[progress.scale])),
+            on_progress=lambda progress: events.append(("trained", widths[progress.pack])),
         ),
     )
     monkeypatch.setattr(LaneProgram, "compile", compile_all)

@@ -15,7 +15,7 @@ from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import Preempted, UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
-from scaling_jax.study import load_study, override
+from scaling_jax.study_file import load_study, override
 
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray reads it when it is imported
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

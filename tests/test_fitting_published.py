@@ -1,5 +1,6 @@
 """Coefficients of published fits: predictions and frontiers that papers and closed forms give."""
 
+import importlib
 import pathlib
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from scaling_jax import fitting
+from scaling_jax.text import short
 
 SHARED = pathlib.Path(__file__).parents[2] / "shared"
 published = fitting.published
@@ -93,3 +95,26 @@ def test_unknown_name():
     with pytest.raises(fitting.FitError, match=r"No published fit named 'hofmann2022'. Nearest: hoffmann2022"):
         published["hofmann2022"]
     assert "gadre" not in published and len(published) == len(list(published))
+
+
+def command(*args):
+    return importlib.import_module("scaling_jax.cli.main").main(["scaling-jax", "fit", *args])
+
+
+def test_planning_from_the_command_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command("--published=besiroglu2024", "--target_flops=5.88e23") == 0
+    text = capsys.readouterr().out
+    plan = published["besiroglu2024"].frontier(5.88e23)
+    assert "arXiv:2404.10102" in text and short(float(plan.N)) in text and f"{plan.loss:.4f}" in text
+    assert command("--published=muennighoff2023", "--at=U=1e11") == 0 and "U: unique" in capsys.readouterr().out
+    assert command("--published=llama3_tokens", "--target_flops=3.8e25") == 0 and "10.5T" in capsys.readouterr().out
+    assert command("--published=list") == 0 and "kaplan2020" in capsys.readouterr().out
+    for args, message in (
+        (["--published=hofmann"], "Nearest: hoffmann2022"),
+        (["--published=steplaw2025_lr"], "plans nothing"),
+        (["--published=muennighoff2023"], 'inputs={"U": ...}'),
+    ):
+        assert command(*args) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

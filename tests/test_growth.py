@@ -1,16 +1,21 @@
 """A study that grows in its workdir ends in the bits of one that was planned large; finished runs are left alone."""
 
 import functools
+import shutil
 
 import ladder
+import pandas as pd
 import pytest
 
 from scaling_jax import data
 from scaling_jax.engines import attempt
+from scaling_jax.errors import UserError
 from scaling_jax.planning import make_plan
+from scaling_jax.storage.clean import clean
 from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Study, load_study
+from scaling_jax.study import Study
+from scaling_jax.study_file import load_study
 
 BATCH = 4 * 16
 LARGE = (
@@ -26,7 +31,7 @@ SMALL = {
     "budget between": (f"budgets.tokens=({60 * BATCH},{240 * BATCH})",),
     "rate": ("optimizer.learning_rates=0.03",),
     "seed": ("seeds=1",),
-    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=0.01", "seeds=1"),
+    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=(0.01,0.05)", "seeds=1"),
 }
 
 
@@ -88,3 +93,62 @@ def test_grown_is_planned_large(tmp_path, study, large, way):
         assert min(values["step"] for values in trained) > 48 and max(v["step"] for v in trained) == 120
     if way == "width":  # nor is the width before in the table
         assert set(grown).isdisjoint(first) and set(stamps(tmp_path)) == {*first, *grown}
+
+
+def curves(folder):
+    return load_curves(folder, load_table(folder)).sort_values(["run_id", "step"], ignore_index=True)
+
+
+def test_cleaned_it_has_the_same_results_and_still_grows(tmp_path, study, large):
+    wanted, _ = large
+    folder = tmp_path / "w"
+    train(study([*LARGE, *SMALL["longer budget"]]), folder)
+    before, points, names = load_table(folder), curves(folder), ladder.files(folder)
+    assert "would remove" in clean(Workdir(folder), dry_run=True)
+    assert ladder.files(folder) == names
+    assert clean(Workdir(folder)).startswith("removed ")
+    left = {path for path in ladder.files(folder) if path.rpartition("/")[2].isdigit()}
+    assert left == {f"checkpoints/w8-d1/{part}" for part in ("trunk/96", "branch-60/60", "branch-120/120")}
+    pd.testing.assert_frame_equal(load_table(folder), before)
+    pd.testing.assert_frame_equal(curves(folder), points)
+    assert all(len(list(run.glob("metrics-*"))) == 1 for run in folder.glob("runs/*"))
+    grown, trained = train(study(LARGE), folder)
+    assert grown == wanted
+    assert min(values["step"] for values in trained) > 96  # the trunk's end was kept
+    clean(Workdir(folder), models=True)
+    assert not [path for path in (folder / "checkpoints").iterdir() if path.is_dir()]
+    assert train(study(LARGE), folder) == (wanted, [])
+
+
+def test_what_is_not_finished_is_not_cleaned(tmp_path, large):
+    with pytest.raises(UserError, match="is not a workdir"):
+        clean(Workdir(tmp_path))
+    shutil.copytree(large[1], tmp_path / "w")
+    next((tmp_path / "w" / "runs").glob("*/_SUCCESS")).unlink()
+    with pytest.raises(UserError, match="has 1 runs without a result"):
+        clean(Workdir(tmp_path / "w"))
+
+
+def test_dtypes_do_not_mix(tmp_path, study):
+    """A workdir that changes its compute_dtype halfway ends in the losses of one that never had another."""
+    settings = [*LARGE, *SMALL["rate"], "seeds=0", f"budgets.tokens=({60 * BATCH},{120 * BATCH})"]
+    half = [*settings, "execution.compute_dtype=bfloat16"]
+    first, _ = train(study(settings), tmp_path / "mixed")
+    mixed, trained = train(study(half), tmp_path / "mixed")
+    wanted, _ = train(study(half), tmp_path / "pure")
+    assert mixed == wanted
+    assert set(mixed).isdisjoint(first)
+    assert min(values["step"] for values in trained) <= 20  # not off a float32 trunk
+    assert train(study([*settings, "execution.compute_dtype=float32"]), tmp_path / "mixed") == (first, [])
+
+
+def test_moved_data_and_workdir_are_the_same_study(tmp_path, study, large):
+    wanted, planned = large
+    shutil.copytree(planned, tmp_path / "elsewhere")
+    text = tmp_path / "text.txt"
+    shutil.copy(study().data.source, text)
+    moved = study([*LARGE, f"data.source={text}", "name=renamed", "data.data_dir=/nowhere"])
+    assert train(moved, tmp_path / "elsewhere") == (wanted, [])
+    text.write_text(text.read_text().replace("law", "rule"))
+    with pytest.raises(UserError, match="data of workdir .* has changed"):
+        train(moved, tmp_path / "elsewhere")

@@ -12,9 +12,10 @@ import ladder
 import pandas as pd
 import pytest
 
-from scaling_jax import results
 from scaling_jax.errors import InUse, UserError
 from scaling_jax.storage import lock
+from scaling_jax.storage.paths import as_path, is_temporary, write_atomic
+from scaling_jax.storage.records import COLUMNS, Records, load_table, save_table
 
 # gcsfs reads its environment when it is imported, so nothing here may import it.
 missing = [name for name in ("gcsfs", "gcp_storage_emulator") if importlib.util.find_spec(name) is None]
@@ -55,45 +56,45 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     wanted = ladder.table(home / "local")
     workdir = f"{bucket}/runs/tiny"
     process = command.start(*args, f"--workdir={workdir}")
-    checkpoints = results.as_path(workdir) / "checkpoints" / "w8-d1"
+    checkpoints = as_path(workdir) / "checkpoints" / "w8-d1" / "trunk"
     while process.is_alive() and not (checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())):
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "taking over workdir" in command.said()
-    assert len(list((results.as_path(workdir) / "attempts").iterdir())) == 2
+    assert len(list((as_path(workdir) / "attempts").iterdir())) == 2
     pd.testing.assert_frame_equal(ladder.table(workdir), wanted, check_exact=True)
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "nothing to train" in command.said()
-    assert not list((results.as_path(workdir) / "locks").glob("*.json"))
+    assert not list((as_path(workdir) / "locks").glob("*.json"))
     # What is there is read from anywhere.
     code, out, err = ladder.run_here("collect", f"--workdir={workdir}", f"--out={home / 'out.parquet'}")
     assert (code, out) == (0, f"6 runs (6 done) -> {home / 'out.parquet'}\n"), err
-    pd.testing.assert_frame_equal(results.load_table(home / "out.parquet"), results.load_table(workdir))
+    pd.testing.assert_frame_equal(load_table(home / "out.parquet"), load_table(workdir))
     code, out, err = ladder.run_here("report", f"--workdir={workdir}")
     assert code == 0, err
-    assert (results.as_path(workdir) / "report" / "index.html").exists()
+    assert (as_path(workdir) / "report" / "index.html").exists()
     code, _, err = ladder.run_here(*args, f"--workdir={workdir}", "--set=seeds=7")
     assert code == 2
     assert "another study (different: seeds)" in err
 
 
 def test_records(bucket):
-    root = results.as_path(f"{bucket}/records")
-    records = results.Records(root, attempt=3)
+    root = as_path(f"{bucket}/records")
+    records = Records(root, attempt=3)
     assert records.finished() == {}
     assert records.points("runs", "a") == []
     with pytest.raises(UserError, match="do not exist"):
-        results.load_table(root)
-    row = dict.fromkeys(results.COLUMNS, 1) | {"run_id": "a", "trunk_id": "t", "steps": 2, "tokens": 2}
+        load_table(root)
+    row = dict.fromkeys(COLUMNS, 1) | {"run_id": "a", "trunk_id": "t", "steps": 2, "tokens": 2}
     records.write_points("runs", "a", [{"first_step": 0, "step": 2, "loss": 1.0}])
     records.write_result(row)
-    assert results.Records(root).finished() == {"a": row}
-    assert [p["step"] for p in results.Records(root).points("runs", "a")] == [2]
-    results.save_table(results.load_table(root), root / "results.csv")
-    assert list(results.load_table(root / "results.csv")["run_id"]) == ["a"]
-    assert not [p for p in root.iterdir() if results.is_temporary(p.name)]
+    assert Records(root).finished() == {"a": row}
+    assert [p["step"] for p in Records(root).points("runs", "a")] == [2]
+    save_table(load_table(root), root / "results.csv")
+    assert list(load_table(root / "results.csv")["run_id"]) == ["a"]
+    assert not [p for p in root.iterdir() if is_temporary(p.name)]
 
 
 def test_lock(bucket, monkeypatch):
@@ -110,6 +111,6 @@ def test_lock(bucket, monkeypatch):
     assert lock.read(workdir, "a") is None
     with lock.Lock(workdir, ["a"], pytest.fail, **quick) as held:
         left = dataclasses.asdict(held._mine) | {"host": "elsewhere", "token": "left"}
-    results.write_atomic(results.as_path(workdir) / "locks" / "a.json", json.dumps(left))
+    write_atomic(as_path(workdir) / "locks" / "a.json", json.dumps(left))
     with lock.Lock(workdir, ["a"], pytest.fail, **quick):
         assert lock.read(workdir, "a").token != "left"

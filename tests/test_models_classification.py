@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scaling_jax.models import classification
+from scaling_jax.models import Scaling, Spec, Transformer, classification, metrics
+from scaling_jax.study import Execution
 
 
 def test_smoothed_cross_entropy_is_its_definition():
@@ -49,3 +50,55 @@ def test_metrics_are_over_the_whole_set():
     assert found["error"] == pytest.approx(1 - found["accuracy"], rel=1e-9)
     # Smoothing is for training only.
     assert found["loss"] == pytest.approx(-log_p_NxK[np.arange(40), label_N].mean(), rel=1e-5)
+
+
+@pytest.fixture
+def registry():
+    before = dict(metrics.METRICS)
+    yield
+    metrics.METRICS.clear()
+    metrics.METRICS.update(before)
+
+
+def test_a_metric_of_the_user_is_a_column_beside_the_others(registry):
+    metrics.register(
+        "top2",
+        inputs="images",
+        sums=lambda logits_RxK, labels_R: {"top2": jnp.sum(jax.lax.top_k(logits_RxK, 2)[1] == labels_R[:, None])},
+        value=lambda sums: sums["top2"] / sums["count"],
+    )
+    logits_NxK = np.random.default_rng(1).normal(size=(40, 6)).astype(np.float32)
+    label_N = np.arange(40) % 6
+    functions = classification.functions(lambda params, image: image, smoothing=0.0)
+    sums = functions["evaluate"]({}, {"image": jnp.asarray(logits_NxK), "label": jnp.asarray(label_N)})
+    found = functions["metrics"](jax.tree.map(np.asarray, sums))
+    best_Nx2 = np.argsort(-logits_NxK, axis=1)[:, :2]
+    assert found["top2"] == pytest.approx((best_Nx2 == label_N[:, None]).any(1).mean())
+    assert list(found) == ["loss", "accuracy", "error", "macro_f1", "top2"]
+
+
+def test_a_token_metric_sees_every_logit_and_changes_no_loss(registry):
+    spec = Spec("tokens", 16, 8)
+    execution = Execution(compute_dtype="float32", scan_layers=False, remat=False, attention="xla")
+    model = Transformer(head_dim=8).build(8, 1, spec, Scaling("standard", 8, 8), execution)
+    params, batch = model.init(jax.random.key(0)), jax.random.randint(jax.random.key(1), (3, 9), 0, 16)
+    before = model.metrics(model.evaluate(params, batch))
+    metrics.register(
+        "mean_logit",
+        inputs="tokens",
+        sums=lambda logits_RxV, targets_R: {
+            "rows": jnp.int32(len(targets_R)),
+            "nats": -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits_RxV), targets_R[:, None], axis=1)),
+        },
+        value=lambda sums: sums["nats"] / sums["rows"],
+    )
+    after = model.metrics(model.evaluate(params, batch))
+    assert after["loss"] == before["loss"]
+    assert after["mean_logit"] == pytest.approx(after["loss"], rel=1e-5)
+    assert set(before) == {"loss"}
+
+
+@pytest.mark.parametrize("name", ["loss", "top 2", ""])
+def test_names_that_cannot_be_columns(name):
+    with pytest.raises(ValueError, match="choose an identifier"):
+        metrics.register(name, inputs="images", sums=lambda *_: {}, value=lambda _: 0.0)

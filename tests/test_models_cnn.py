@@ -100,9 +100,9 @@ def test_group_norm_is_its_definition():
             np.testing.assert_allclose(actual[b, :, :, channels], desired, rtol=1e-4, atol=1e-5)
 
 
-def test_standardised_weights():
+def test_standardized_weights():
     w_KxKxCxO = 5 + 3 * jax.random.normal(jax.random.key(0), (3, 3, 4, 6))
-    out = np.asarray(convolution.standardise(w_KxKxCxO))
+    out = np.asarray(convolution.standardize(w_KxKxCxO))
     np.testing.assert_allclose(out.mean((0, 1, 2)), 0, atol=1e-6)
     np.testing.assert_allclose(out.std((0, 1, 2)), 1 / math.sqrt(36), rtol=1e-3)
 
@@ -123,7 +123,7 @@ def test_nothing_depends_on_the_rest_of_the_batch():
 
 
 def test_execution_changes_no_gradient(monkeypatch):
-    """Scanned and rematerialised blocks, and XLA's convolutions, against the plain model."""
+    """Scanned and rematerialized blocks, and XLA's convolutions, against the plain model."""
     family, batch, depth = CNN(stages=1), images(DIGITS, 4), 3
     plain = build(family, 8, depth, DIGITS)
     params = with_head(jax.jit(plain.init)(jax.random.key(0)))

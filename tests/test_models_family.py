@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from model_checks import quick_compiles
 
-from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer, family, from_dict
+from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer, family, from_dict, optimizers
 from scaling_jax.study import Execution, Study
+from scaling_jax.training import verify
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs" / "families.md"
 EXECUTION = Execution(compute_dtype="float32", scan_layers=False, remat=False, attention="xla")
@@ -21,7 +22,7 @@ DIGITS = Spec("images", 10, 1, (8, 8, 1))
 @pytest.fixture(scope="module")
 def documented():
     """The names that the code blocks of docs/families.md define, run in order."""
-    registered = dict(family.FAMILIES)
+    registered, rules = dict(family.FAMILIES), dict(optimizers.OPTIMIZERS)
     blocks = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)
     names = {"__name__": "families"}
     with quick_compiles():
@@ -30,6 +31,8 @@ def documented():
         yield names
     family.FAMILIES.clear()
     family.FAMILIES.update(registered)
+    optimizers.OPTIMIZERS.clear()
+    optimizers.OPTIMIZERS.update(rules)
 
 
 def test_the_documented_study_is_one(documented):
@@ -65,6 +68,26 @@ def test_a_family_counts_and_learns(name, documented):
         assert set(found) == {"loss", "accuracy", "error", "macro_f1"}
 
 
+def test_the_documented_token_family_counts_learns_and_trains_in_lanes(documented):
+    family, spec = documented["GRU"](), Spec("tokens", 16, 8)
+    for width, depth in ((16, 1), (24, 3)):
+        verify.check_counts(family, width, depth, spec)
+    model = family.build(16, 2, spec, Scaling("mup", 16, 16), EXECUTION)
+    batch = (jnp.arange(9)[None] * 3 + jnp.arange(12)[:, None]) % 16  # the next token is this one plus 3
+    params = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(0), 2))
+
+    def step(params):
+        grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
+        return jax.tree.map(lambda p, g, m: p - 0.5 * m * g, params, grads, model.lr_multipliers)
+
+    trained = jax.jit(jax.vmap(lambda p: jax.lax.fori_loop(0, 300, lambda _, p: step(p), p)))(params)
+    sums = jax.tree.map(np.asarray, jax.jit(jax.vmap(model.evaluate, (0, None)))(trained, batch))
+    assert (sums["loss_sum"] / sums["count"] < 0.5 * np.log(16)).all()
+    assert (sums["count"] == batch[:, 1:].size).all()
+    first = jax.jit(model.evaluate)(jax.tree.map(lambda x: x[0], params), batch)
+    assert model.metrics(first)["loss"] == pytest.approx(np.log(16), rel=1e-5)  # the head starts at zero
+
+
 @pytest.mark.parametrize(("width", "depth"), [(16, 1), (48, 4)])
 def test_counts_of_the_mlp_are_the_real_parameters(width, depth):
     model = MLP().build(width, depth, DIGITS, Scaling("mup", width, 16), EXECUTION)
@@ -91,5 +114,5 @@ def test_options_survive_json(chosen):
 
 
 def test_unknown_family():
-    with pytest.raises(KeyError, match=r"'rnn' is not registered; known: cnn, mlp, "):
+    with pytest.raises(KeyError, match=r"'rnn' is not registered; known: cnn, .*mlp, .*transformer"):
         from_dict({"name": "rnn"})

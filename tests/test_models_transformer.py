@@ -1,5 +1,7 @@
 """The transformer against independent references: real parameter counts, XLA's cost analysis, plain formulas."""
 
+import dataclasses
+import itertools
 import math
 
 import jax
@@ -166,7 +168,12 @@ def test_activation_bytes_are_about_those_of_xla(depth, remat):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"activation": "tanh"}, "'tanh'.*relu2"), ({"head_dim": 7}, "head_dim 7"), ({"mlp_ratio": 0}, "mlp_ratio 0")],
+    [
+        ({"activation": "tanh"}, "'tanh'.*relu2"),
+        ({"head_dim": 7}, "head_dim 7"),
+        ({"mlp_ratio": 0}, "mlp_ratio 0"),
+        ({"short_conv": -1}, "short_conv -1"),
+    ],
 )
 def test_wrong_options_say_the_value(options, message):
     with pytest.raises(ValueError, match=message):
@@ -176,3 +183,61 @@ def test_wrong_options_say_the_value(options, message):
 def test_width_that_heads_do_not_divide():
     with pytest.raises(ValueError, match=r"width 36 is not divisible by head_dim 8.*divisor of 36"):
         FAMILY.check(36, 2, SPEC)
+
+
+CONVOLVED = dataclasses.replace(FAMILY, short_conv=3)
+
+
+def test_short_convolution_is_a_causal_filter_per_channel():
+    rng = np.random.default_rng(0)
+    x_BxTxC, w_KxC = rng.normal(size=(2, 6, 5)), rng.normal(size=(3, 5))
+    wanted = np.zeros_like(x_BxTxC)
+    for b, c in itertools.product(range(2), range(5)):
+        wanted[b, :, c] = np.convolve(x_BxTxC[b, :, c], w_KxC[:, c])[:6]
+    np.testing.assert_allclose(transformer.short_convolution(jnp.asarray(x_BxTxC), w_KxC), wanted, rtol=1e-5, atol=1e-6)
+    short = transformer.short_convolution(jnp.asarray(x_BxTxC[:, :1]), w_KxC)  # fewer tokens than taps
+    np.testing.assert_allclose(short, x_BxTxC[:, :1] * w_KxC[None, :1], rtol=1e-5)
+
+
+def test_short_convolution_is_the_identity_at_the_start(batch, trained_params, reference):
+    model = build(family=CONVOLVED)
+    taps = jax.jit(model.init)(jax.random.key(0))["layer_1"]["qkv_taps"]
+    np.testing.assert_array_equal(taps, np.eye(3)[:, :1] * np.ones(3 * 32))
+    params = {k: v | {"qkv_taps": taps} if k.startswith("layer_") else v for k, v in trained_params.items()}
+    assert float(jax.jit(model.loss)(params, batch)[0]) == pytest.approx(float(reference[0]), rel=1e-6)
+    gradient = jax.jit(jax.grad(lambda p: model.loss(p, batch)[0]))(params)["layer_0"]["qkv_taps"]
+    assert (jnp.abs(gradient).max(axis=1) > 1e-6).all()  # every tap learns
+
+
+def test_short_convolution_sees_no_later_token(trained_params, monkeypatch):
+    model = build(family=CONVOLVED)
+    rows = jax.random.normal(jax.random.key(5), (3, 3 * 32))
+    params = {k: v | {"qkv_taps": rows} if k.startswith("layer_") else v for k, v in trained_params.items()}
+    monkeypatch.setattr(transformer, "summed_cross_entropy", lambda x_BxTxM, head_MxV, _: x_BxTxM @ head_MxV)
+    logits_of = jax.jit(lambda batch: model.evaluate(params, batch)["loss_sum"])
+    batch = jax.random.randint(jax.random.key(1), (1, SPEC.context + 1), 0, SPEC.vocab_size)
+    changed = batch.at[0, 5].set((batch[0, 5] + 1) % SPEC.vocab_size)
+    moved_T = jnp.abs(logits_of(batch) - logits_of(changed)).max(axis=(0, 2))
+    assert (moved_T[:5] == 0).all()
+    assert (moved_T[5:8] > 1e-4).all()
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_short_convolution_is_counted(scan_layers):
+    model = build(32, 3, CONVOLVED, scan_layers=scan_layers)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    with_it, without = CONVOLVED.counts(32, 3, SPEC), FAMILY.counts(32, 3, SPEC)
+    assert with_it.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert with_it.params_non_embedding - without.params_non_embedding == 3 * 3 * 3 * 32  # layers, taps, channels
+    # A multiply-add per tap and channel of q, k and v, forward and twice backward.
+    assert with_it.flops_per_token - without.flops_per_token == 3 * 3 * (2 * 3 * 3 * 32)
+    taps = model.roles["layers" if scan_layers else "layer_0"]["qkv_taps"]
+    assert taps == "vector"
+
+
+def test_scanned_layers_with_a_short_convolution_are_the_unrolled_ones(trained_params, batch):
+    rows = jax.random.normal(jax.random.key(5), (3, 3 * 32))
+    params = {k: v | {"qkv_taps": rows} if k.startswith("layer_") else v for k, v in trained_params.items()}
+    loss, gradient = loss_and_gradient(build(family=CONVOLVED), params, batch)
+    scanned = loss_and_gradient(build(family=CONVOLVED, scan_layers=True, remat=True), stacked(params), batch)
+    assert_close(scanned, (loss, stacked(gradient)), 1e-5)

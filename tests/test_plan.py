@@ -9,7 +9,8 @@ from scaling_jax.errors import UserError
 from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import grouped, identified, make_plan, phases, record_of
-from scaling_jax.study import Budgets, Ladder, Schedule, override
+from scaling_jax.study import Budgets, Ladder, Schedule
+from scaling_jax.study_file import override
 
 TOKENS_PER_STEP = packs.BATCH * packs.CONTEXT
 

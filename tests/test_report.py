@@ -10,11 +10,15 @@ import simulated
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from scaling_jax import analysis, report
-from scaling_jax.report import figures, summary
+from scaling_jax import analysis, report, study
+from scaling_jax.report import figures
+from scaling_jax.report import html as html_page
+from scaling_jax.report import text as report_text
 
-SETTINGS = {"name": "simulated", "fit": {"bootstrap": 20}, "hold_out": {"cut": 0.4}}
-ALSO = SETTINGS | {"fit": {"bootstrap": 20, "also": ["error"]}}
+
+def analyse(table, curves=None, also=(), name="simulated"):
+    fit = study.Fit(bootstrap=20, also=also)
+    return analysis.analyse(table, curves, fit=fit, hold_out=study.HoldOut(cut=0.4), name=name)
 
 
 def with_diverged():
@@ -46,21 +50,24 @@ LADDERS = {
 @pytest.fixture(scope="module", params=LADDERS)
 def found(request):
     table = LADDERS[request.param]()
-    settings = ALSO if request.param == "images" else SETTINGS
-    return analysis.analyse(table, simulated.curves(table, points=20), settings)
+    return analyse(table, simulated.curves(table, points=20), ("error",) if request.param == "images" else ())
 
 
 @pytest.fixture(scope="module")
 def usual():
     table = with_diverged()
-    return analysis.analyse(table, simulated.curves(table), SETTINGS)
+    return analyse(table, simulated.curves(table))
 
 
 def test_text_fits_a_log_and_names_what_matters(found):
-    text = summary.text(found, "runs/here/report")
+    text = report_text.summary(found, "report: runs/here/report/index.html")
     lines = text.splitlines()
-    assert len(lines) <= 52 and max(map(len, lines)) <= 104
-    assert f"{found.runs.counts['done']} runs done" in lines[0]
+    assert len(lines) <= 75 and max(map(len, lines)) <= 104
+    assert lines[0].startswith(f"verdict: {found.verdict}") and f"{found.runs.counts['done']} runs done" in lines[0]
+    flat = " ".join(text.split())
+    for reason in found.reasons[: report_text.MAX_REASONS]:
+        assert " ".join(reason.split()) in flat
+    assert flat.index("verdict") < flat.find("N*", flat.find("frontier at")) or not len(found.frontier)
     assert lines[-1].startswith("report: runs/here/report/index.html")
     if found.fit is None:
         assert "no law fitted" in text
@@ -103,7 +110,7 @@ def test_report_writes_pictures_page_and_json(usual, tmp_path):
     (tmp_path / "isoflop.png").write_bytes(b"of an earlier report")
     text = report.write_report(usual, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    pictures = {f"{name}.png" for name in figures.NAMES}
+    pictures = {f"{name}.png" for name in figures.NAMES if name != "law"}  # of laws of one input
     assert names == pictures | {"index.html", "summary.json", "summary.txt"}
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     assert (tmp_path / "summary.txt").read_text() == text + "\n"
@@ -113,13 +120,13 @@ def test_pictures_of_an_earlier_report_go(tmp_path):
     for name in ("isoflop", "error_vs_compute", "someone's"):
         (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
     table = simulated.ladder(widths=(32,), flops=(1e12, 3e12), tokens=())
-    report.write_report(analysis.analyse(table, None, SETTINGS), tmp_path)
+    report.write_report(analyse(table), tmp_path)
     assert {path.name for path in tmp_path.glob("*.png")} == {"loss_vs_compute.png", "someone's.png"}
 
 
 def test_a_further_metric_has_its_pictures_text_and_numbers(tmp_path):
     table = as_images(simulated.ladder(rates=(0.02,)))
-    found = analysis.analyse(table, None, ALSO)
+    found = analyse(table, also=("error",))
     text = report.write_report(found, tmp_path)
     other = found.also["error"]
     assert {"error_vs_compute.png", "error_n_and_d.png"} <= {path.name for path in tmp_path.iterdir()}
@@ -136,10 +143,11 @@ def test_json_holds_the_numbers_of_the_analysis(found):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    text = json.dumps(summary.as_json(found), allow_nan=False)
+    text = json.dumps(report.as_json(found), allow_nan=False)
     read = json.loads(text, parse_constant=refuse)
     assert read["counts"]["done"] == found.runs.counts["done"]
-    assert [g["name"] for g in read["gates"]] == [g.name for g in found.gates]
+    assert (read["verdict"], read["reasons"]) == (found.verdict, found.reasons)
+    assert [c["name"] for c in read["checks"]] == [c.name for c in found.checks]
     if found.fit is None:
         assert read["law"] is None and read["why_not"]["fit"]
         return
@@ -172,7 +180,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_whole_and_offline(found):
-    text = report.html.page(found, {"loss_vs_compute": PNG} if len(found.runs.chosen) else {})
+    text = html_page.page(found, {"loss_vs_compute": PNG} if len(found.runs.chosen) else {})
     page = Page()
     page.feed(text)
     assert page.open == [] and all(link.startswith("data:image/png;base64,") for link in page.links)
@@ -182,7 +190,7 @@ def test_page_is_whole_and_offline(found):
         assert run_id in words
     for row in found.frontier.itertuples():
         assert f"{row.C:.2e}" in words
-    for sentence in (*found.warnings, *(g.detail for g in found.gates)):
+    for sentence in (*found.warnings, *found.reasons, *found.notes, *(c.detail for c in found.checks)):
         assert sentence in words
 
 
@@ -191,7 +199,7 @@ PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000"
 
 def test_page_escapes_what_it_shows():
     table = simulated.ladder().assign(scale="<b>&w</b>")
-    text = report.html.page(analysis.analyse(table, None, SETTINGS | {"name": "<i>"}), {})
+    text = html_page.page(analyse(table, name="<i>"), {})
     assert "<b>&w" not in text and "<h1><i>" not in text
     assert "&lt;b&gt;&amp;w" in text
 

@@ -8,10 +8,24 @@ import ladder
 import packs
 import pydantic
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scaling_jax.errors import UserError
+from scaling_jax.models import CNN, MLP, Transformer
 from scaling_jax.models.family import from_dict
-from scaling_jax.study import Ladder, Study, content_hash, load_study, override
+from scaling_jax.study import (
+    Budgets,
+    Data,
+    Execution,
+    Fit,
+    Ladder,
+    Optimizer,
+    Schedule,
+    Study,
+    content_hash,
+)
+from scaling_jax.study_file import load_study, override
 
 
 @pytest.mark.parametrize(
@@ -59,6 +73,10 @@ def test_overrides_apply_in_order():
         "optimizer.learning_rates=(0.1, 'x')",
         "optimizer.b1=1.1",
         "execution.mesh=(1, 2)",
+        "optimizer.b1=1.0",
+        "ladder.widths=80000000000",
+        "ladder.depths=100000000",
+        "budgets.ratio_range=(5, 1)",
         "execution.mesh=(1, 2, 0)",
         "execution.remat=maybe",
         "seeds=-1",
@@ -118,3 +136,110 @@ def test_a_study_file_is_run_each_time(tmp_path):
     path.write_text(path.read_text().replace('name="tiny"', 'name="tiny2"'))
     assert load_study(path).name == "tiny2"
     assert "_study_tiny" not in sys.modules
+
+
+FAMILIES = st.one_of(
+    st.builds(Transformer, head_dim=st.sampled_from([8, 16, 64])),
+    st.builds(CNN, stages=st.integers(1, 4), stem_stride=st.none() | st.integers(1, 4)),
+    st.builds(MLP),
+)
+POSITIVE = st.floats(1e-6, 1e6)
+STUDIES = st.builds(
+    Study,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    family=FAMILIES,
+    ladder=st.builds(Ladder, widths=st.lists(st.integers(1, 4096), min_size=1, max_size=4, unique=True)),
+    budgets=st.builds(Budgets, tokens=st.lists(POSITIVE, max_size=3), min_steps=st.integers(1, 1000)),
+    optimizer=st.builds(Optimizer, learning_rates=st.lists(POSITIVE, min_size=1, max_size=3), b1=st.floats(0, 0.99)),
+    schedule=st.builds(Schedule, name=st.sampled_from(["wsd", "cosine", "constant"])),
+    data=st.builds(Data, source=st.text(max_size=20), unique_tokens=st.none() | st.integers(1, 10**9)),
+    seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3),
+    execution=st.builds(Execution, mesh=st.none() | st.just((2, 1, 1)), remat=st.sampled_from(["auto", True, False])),
+    fit=st.builds(Fit, target_flops=st.lists(POSITIVE, max_size=2), also=st.lists(st.text(max_size=5), max_size=2)),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(STUDIES)
+def test_json_and_back(study):
+    assert Study.from_dict(study.to_dict()) == study
+    assert Study.from_json(study.to_json()) == study
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_whatever_is_in_a_study_s_json_it_is_a_study_or_refused_in_one_line(data):
+    content = packs.make_study().to_dict()
+    place = content
+    for _ in range(data.draw(st.integers(0, 2))):  # a value of any type anywhere
+        inner = [key for key, value in place.items() if isinstance(value, dict) and value]
+        if inner:
+            place = place[data.draw(st.sampled_from(sorted(inner)))]
+    place[data.draw(st.sampled_from(sorted(place)) | st.text(max_size=5))] = data.draw(JSON)
+    try:
+        study = Study.from_dict(content)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert Study.from_dict(study.to_dict()) == study
+
+
+def test_what_is_not_a_study_is_refused_in_one_line():
+    for text in ("", "{", "[" * 100_000, "[]", "7", "{}", '{"family": 3}', '{"family": {"name": "x"}}'):
+        with pytest.raises(UserError) as error:
+            Study.from_json(text)
+        assert "\n" not in str(error.value)
+
+
+def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():
+    content = packs.make_study().to_dict()
+    content["family"] = {"name": "mine", "cells": 3}
+    with pytest.raises(UserError, match="'mine' is not registered"):
+        Study.from_dict(content)
+    study = Study.from_dict(content, any_family=True)
+    assert (study.family.name, study.family.options) == ("mine", {"cells": 3})
+    assert study.to_dict() == content
+    with pytest.raises(UserError, match="'mine' is not registered here"):
+        study.family.check(8, 1, packs.SPEC)
+
+
+@pytest.mark.parametrize("family", [None, "transformer", Transformer, 3])
+def test_what_is_not_a_family_is_refused(family):
+    with pytest.raises(pydantic.ValidationError, match="not a family: give an instance"):
+        dataclasses.replace(packs.make_study(), family=family)
+
+
+def test_a_relative_source_is_looked_up_beside_the_study_then_in_the_current_folder(tmp_path, monkeypatch):
+    beside, here = tmp_path / "studies", tmp_path / "here"
+    beside.mkdir(), here.mkdir()
+    path = beside / "tiny.py"
+    path.write_text("SOURCE = 'text.txt'\n" + ladder.STUDY)
+    monkeypatch.chdir(here)
+    with pytest.raises(UserError, match="'text.txt' does not exist; looked for it in .*studies and .*here"):
+        load_study(path)
+    assert load_study(path, need_source=False).data.source == "text.txt"
+    (here / "text.txt").write_text("x")
+    assert load_study(path).data.source == str(here / "text.txt")
+    (beside / "text.txt").write_text("x")
+    assert load_study(path).data.source == str(beside / "text.txt")
+    (beside / "digits").mkdir()
+    for name in ("digits", "lm1b", "c4/en", "wiki40b/en:1.3.0", "/absolute/text.txt"):
+        assert load_study(path, [f"data.source={name}"]).data.source == name
+    (beside / "lm1b").mkdir()
+    assert load_study(path, ["data.source=lm1b"]).data.source == str(beside / "lm1b")
+
+
+@pytest.mark.parametrize("raised", ["BaseException('stop')", "SystemExit(3)", "ValueError('a\\nb')"])
+def test_a_study_that_raises_is_refused_in_one_line(tmp_path, raised):
+    path = tmp_path / "bad.py"
+    path.write_text(f"def get_study():\n    raise {raised}\n")
+    with pytest.raises(UserError, match="bad.py' raised") as error:
+        load_study(path)
+    assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import types
 
 import jax
@@ -15,6 +16,7 @@ from scaling_jax.data import batches
 from scaling_jax.planning import NO_DECAY, Phase, make_plan
 from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
+from scaling_jax.training.loop import PackTrainer, Training
 
 STEPS = 50
 PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
@@ -187,6 +189,45 @@ def test_a_row_says_what_was_trained(tmp_path):
     assert row["epochs"] == 40 * packs.BATCH / packs.make_dataset().num_train_windows
     assert row["unique_tokens"] == packs.make_dataset().unique_tokens
     np.testing.assert_allclose(row["bits_per_byte"], row["loss"] / np.log(2))
+
+
+def test_on_metrics_gets_plain_dicts_and_its_failure_stops_no_training(tmp_path):
+    study = packs.make_study(steps=(45,), rates=(0.01, 0.02))
+    program = packs.make_program(study)
+    events = []
+    rows = packs.train(study, tmp_path / "a", program, on_metrics=events.append)
+    assert json.loads(json.dumps(events)) == events
+    trained = [event for event in events if event["kind"] == "train"]
+    results = {event["run_id"]: event for event in events if event["kind"] == "result"}
+    assert {run_id: event["loss"] for run_id, event in results.items()} == {k: row["loss"] for k, row in rows.items()}
+    for rate in (0.01, 0.02):
+        lane = [event for event in trained if event["lr"] == rate]
+        assert lane[-1]["step"] == 45
+        assert lane[-1]["tokens"] == 45 * packs.BATCH * packs.CONTEXT
+        assert lane[-1]["loss"] < lane[0]["loss"] < 1.2 * np.log(packs.VOCAB)
+        assert {event["run_id"] for event in lane if event["phase"] == "branch"} <= set(results)
+
+    def broken(event):
+        broken.calls += 1
+        raise RuntimeError("the tracker is down")
+
+    broken.calls = 0
+    again = packs.train(study, tmp_path / "b", program, on_metrics=broken)
+    assert broken.calls == 1
+    assert {k: row["loss"] for k, row in again.items()} == {k: row["loss"] for k, row in rows.items()}
+
+
+def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
+    study, seen = packs.make_study(), []
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    training = Training(study, None, None, (), {}, lambda: False, seen.append)
+    lanes = [np.zeros(64, np.float32), np.full(64, np.nan, np.float32)]  # memorized; diverged
+    program = types.SimpleNamespace(buffer_steps=64, fetch=lambda losses: losses)
+    trainer = PackTrainer(training, pack, program, None)
+    trainer._record(Phase("branch", 0, STEPS, 30, STEPS, 0), 0, 40, lanes, 0.0)
+    (points,) = (points for points in trainer.points.values() if points)
+    assert [point["loss"] for point in points] == [0.0, 0.0]
+    assert seen[0].loss == 0.0
 
 
 def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):

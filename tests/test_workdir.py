@@ -21,7 +21,7 @@ from scaling_jax.planning import frame
 from scaling_jax.storage import lock
 from scaling_jax.storage.lock import Lock
 from scaling_jax.storage.workdir import Stored, Workdir
-from scaling_jax.study import load_study, override
+from scaling_jax.study_file import load_study, override
 
 QUICK = {"beat_seconds": 0.05, "stale_seconds": 0.5}
 HASH = "d" * 16

@@ -10,6 +10,7 @@ import pandas as pd
 from scaling_jax.text import short
 
 MAX_MISFIT = 0.1
+SAME_AS_6ND = 0.01  # of 6 N D: rounding of N or D explains less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,14 @@ class Cost:
     N0: float
     misfit: float
 
-    def __call__(self, N, D):
+    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray | float:
         """FLOPs of training N parameters on D tokens; broadcasts."""
         return 6.0 * N * D * (1.0 + self.excess * (N / self.N0) ** self.slope)
+
+    @property
+    def is_6nd(self) -> bool:
+        """Whether it is 6 N D but for rounding of N and D."""
+        return abs(self.excess) < SAME_AS_6ND
 
     def __str__(self) -> str:
         about = f" (to {self.misfit:.1%})" if self.misfit > 5e-4 else ""

@@ -1,104 +1,145 @@
-"""The law fitted to the runs: what it predicts of the held-out ones, and the frontier it draws."""
+"""The law fitted to the runs, with the bootstrap that its intervals come from."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis.cost import Cost
+from scaling_jax.analysis.formula import Formula
+from scaling_jax.analysis.runs import Runs
+from scaling_jax.errors import UserError
+from scaling_jax.study import Fit as Settings
 
-FRONTIER_COLUMNS = ("C", "N", "D", "y", "N_low", "N_high", "D_low", "D_high", "y_low", "y_high", "beyond")
 PARAM_COLUMNS = ("name", "value", "low", "high")
 AUTO = "auto"
 # Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
 EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is no reason to take it
-# Budgets are rounded to whole steps: one meant to be exactly at the cut may lie a little below it.
-ROUNDING = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
-class HoldOut:
-    """What a fit on the cheaper runs says of the most expensive ones.
+class Fitted:
+    """A fit and its bootstrap; without one all intervals are nan.
 
     Attributes:
-      cut: FLOPs from which runs are held out.
-      fit: the law fitted to the runs below it.
-      rows: one row per held-out run, in order of C: run_id, scale, seed, N, D, C, y, predicted, low, high (interval
-        of the prediction), error = predicted / y - 1.
-      inputs: the law's inputs of these rows.
-      rmsle: root mean square of ln(predicted / y), y averaged over seeds: how they scatter is no fault of the law.
-      bias: mean of ln(predicted / y); positive predicts too much.
-      worst: the error of largest size, with its sign, of a mean over seeds.
+      fit: of the law to the chosen runs.
+      bootstrap: refits on resamples, or None.
+      source: where the intervals come from, in a few words.
     """
 
-    cut: float
     fit: fitting.Fit
-    rows: pd.DataFrame
-    inputs: Mapping[str, np.ndarray]
-    rmsle: float
-    bias: float
-    worst: float
+    bootstrap: Any
+    source: str
+
+    def intervals(self, level: float) -> dict[str, tuple[float, float]]:
+        """Parameter or exponent -> (low, high)."""
+        return self.fit.interval(level) if self.bootstrap is not None else {}
+
+    def predict(self, inputs: Mapping[str, np.ndarray], level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(value, low, high), each (n,): the law's mean, without the scatter of one run."""
+        if self.bootstrap is None:
+            value = self.fit.predict(inputs)
+            return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
+        value, (low, high) = self.fit.predict(inputs, level=level)
+        return value, low, high
+
+    def frontier(self, C: np.ndarray, level: float | None, cost: Callable | None, inputs: Mapping | None) -> Any:
+        """`Fit.frontier` with the bootstrap's intervals."""
+        level = level if self.bootstrap is not None else None
+        return self.fit.frontier(C, cost=cost, level=level, inputs=inputs)
 
 
-def law_inputs(law: fitting.Law, runs: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The law's inputs from the runs: N, D, x = C, what follows from N and D, or the column of that name.
+def objective(settings: Settings) -> fitting.Objective:
+    """What is minimized."""
+    makers: dict[str, Callable] = {
+        "huber": functools.partial(fitting.Huber, settings.huber_delta),
+        "lad": fitting.LAD,
+        "least_squares": fitting.LeastSquares,
+        "log_least_squares": functools.partial(fitting.LeastSquares, log=True),
+    }
+    return makers[settings.objective](overestimate_penalty=settings.overestimate_penalty)
+
+
+def law_inputs(law: fitting.Law, runs: Runs, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The law's inputs from the chosen runs, or some rows of them.
 
     Raises:
       FitError: an input that the runs do not hold.
     """
-    columns = {name: runs[name] for name in runs.columns} | {"x": runs.C}
+    chosen = runs.chosen
+    columns = {k: chosen[k].to_numpy(float) for k in ("N", "D")} | dict(runs.inputs)
+    columns.setdefault("x", chosen["C"].to_numpy(float))
     if law.from_nd is not None:
-        columns |= law.from_nd({"N": runs.N, "D": runs.D})
-    missing = [name for name in law.inputs if name not in columns]
+        columns |= law.from_nd({"N": columns["N"], "D": columns["D"]})
+    missing = [k for k in law.inputs if k not in columns and k not in chosen]
     if missing:
         raise fitting.FitError(f"law {law.name!r} reads {missing[0]!r}, which the results table does not have")
-    return {name: columns[name].to_numpy(float) for name in law.inputs}
+    found = {k: columns[k] if k in columns else chosen[k].to_numpy(float) for k in law.inputs}
+    return found if rows is None else {k: v[rows] for k, v in found.items()}
 
 
-def fit_law(runs: pd.DataFrame, settings: Mapping[str, Any]) -> fitting.Fit:
-    """The law through the runs' y, bootstrapped by whole trunks: the branches off one are not independent.
+def fit_law(
+    runs: Runs, settings: Settings, *, law: str | None = None, rows: np.ndarray | None = None, resample: bool = True
+) -> Fitted:
+    """The law through y of the chosen runs, bootstrapped by whole trunks: the branches off one are not independent.
+
+    Args:
+      runs: of the table.
+      settings: of the fit.
+      law: instead of the one in the settings.
+      rows: (n,) positions of the chosen runs that are fitted; None for all.
+      resample: whether to bootstrap.
 
     Raises:
       FitError: too few or too uniform runs for this law.
     """
-    law = fitting.laws[settings["law"]]
-    objective = fitting.Huber(settings["huber_delta"])
-    fit = fitting.fit(law, law_inputs(law, runs), runs.y.to_numpy(), objective=objective, clusters=runs.trunk)
-    if settings["bootstrap"] >= 2:
-        fit = fit.with_bootstrap(fit.bootstrap(settings["bootstrap"]))
-    return fit
+    chosen_law = fitting.laws[law or settings.law]
+    rows = np.arange(len(runs.chosen)) if rows is None else rows
+    fixed = {k: v for k, v in settings.fixed.items()} if law is None else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fitting.FitWarning)  # said by the checks
+        fit = fitting.fit(
+            chosen_law, law_inputs(chosen_law, runs, rows), runs.chosen.y.to_numpy(float)[rows],
+            objective=objective(settings), weights=None if runs.weights is None else runs.weights[rows],
+            clusters=None if runs.clusters is None else runs.clusters[rows], seed=settings.seed, fixed=fixed or None,
+        )  # fmt: skip
+    if not resample or settings.bootstrap < 2:
+        return Fitted(fit, None, "no bootstrap")
+    try:
+        boot = fit.bootstrap(settings.bootstrap, seed=settings.seed, method=settings.resampling)
+    except fitting.FitError as error:
+        return Fitted(fit, None, str(error))
+    clustered = runs.clusters is not None and settings.resampling != "residual"
+    kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling
+    return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
 
 
-def choose_law(
-    runs: pd.DataFrame, settings: Mapping[str, Any], repeated: bool
-) -> tuple[str, fitting.Selection | None, str]:
+def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, fitting.Selection | None, str]:
     """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
 
     Args:
-      runs: chosen.
-      settings: of the analysis.
-      repeated: whether runs see data again.
+      runs: of the table.
+      settings: of the fit.
+      below: (n,) chosen runs that are not held out.
 
     Returns:
       (name, the ranking, ""), or (the first candidate, None, why there is no ranking).
     """
-    seen = runs[runs["C"] < settings["cut"] * runs["C"].max() * ROUNDING]
-    candidates = (*CANDIDATES, FOR_REPEATED) if repeated and "U" in seen else CANDIDATES
+    seen = runs.chosen[below]
+    repeated = runs.repeated is not None and "U" in runs.chosen
+    candidates = (*CANDIDATES, FOR_REPEATED) if repeated else CANDIDATES
     columns = {name: seen[name].to_numpy() for name in ("N", "D", "U") if name in seen}
     try:
         ranking = fitting.select(
-            candidates,
-            columns,
-            seen.y.to_numpy(),
-            C=seen["C"].to_numpy(),
-            objective=fitting.Huber(settings["huber_delta"]),
+            candidates, columns, seen.y.to_numpy(), C=seen["C"].to_numpy(), objective=objective(settings)
         )
     except fitting.FitError as error:
         return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
@@ -108,81 +149,122 @@ def choose_law(
     return ranking.candidates[0].name, ranking, ""
 
 
-def other_laws(runs, ranking, C: float, cost: Cost | None, settings) -> dict[str, tuple[fitting.Fit, float]]:
-    """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at C)."""
-    out = {}
-    for candidate in ranking.candidates[1:] if ranking is not None else ():
+def params_table(fitted: Fitted, level: float) -> pd.DataFrame:
+    """Parameters and derived exponents: name, value, low, high; the ends are nan without a bootstrap."""
+    fit = fitted.fit
+    values = dict(fit.params) | {k: v for k, v in fit.exponents.items() if k not in fit.params}
+    ends = fitted.intervals(level)
+    rows = [(name, value, *ends.get(name, (np.nan, np.nan))) for name, value in values.items()]
+    return pd.DataFrame(rows, columns=list(PARAM_COLUMNS))
+
+
+def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
+    """Exponent a as fitted, by least squares in ln y, and with every other count of N; empty for laws without one."""
+    if "a" not in fit.exponents or "N" not in fit.law.inputs or fit.data is None:
+        return {}
+    out = {"as fitted": fit.exponents["a"]}
+    others: dict[str, tuple[dict, fitting.Objective]] = {"least squares": ({}, fitting.LeastSquares(log=True))}
+    others |= {name: ({"N": values}, fit.objective) for name, values in runs.conventions.items()}
+    for name, (changed, other) in others.items():
         try:
-            fit = fit_law(runs, {**settings, "law": candidate.name, "bootstrap": 0})
-            out[candidate.name] = fit, float(fit.frontier(C, cost=cost, inputs=data_at_hand(fit, runs)).N)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", fitting.FitWarning)
+                found = fitting.fit(fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None)
+            out[name] = found.exponents["a"]
         except fitting.FitError:
             continue
     return out
 
 
-def hold_out(runs: pd.DataFrame, settings: Mapping[str, Any]) -> tuple[HoldOut | None, str]:
-    """Fits the runs below `cut` x the largest FLOPs and predicts the others; or None and why not."""
-    cut = settings["cut"] * runs.C.max()
-    seen = runs[runs["C"] < cut * ROUNDING]
-    held = runs.drop(seen.index)
-    # Runs of one budget, equal but for rounding to whole steps, stand in order of N.
-    held = held.assign(budget=np.log(held["C"]).round(2)).sort_values(["budget", "N"]).reset_index(drop=True)
-    try:
-        fit = fit_law(seen, settings)
-        inputs = law_inputs(fit.law, held)
-        value, low, high = predict(fit, inputs, settings)
-    except fitting.FitError as error:
-        return None, f"the {len(seen)} of {len(runs)} runs below {cut:.3g} FLOPs cannot predict the others: {error}"
-    rows = held[["run_id", "scale", "seed", "N", "D", "C", "y"]]
-    rows = rows.assign(predicted=value, low=low, high=high, error=value / held.y - 1)
-    log_error = np.log(value / held.y).groupby([held.scale, held.D]).mean()
-    found = HoldOut(
-        cut=float(cut),
-        fit=fit,
-        rows=rows,
-        inputs=inputs,
-        rmsle=float(np.sqrt(np.mean(log_error**2))),
-        bias=float(log_error.mean()),
-        worst=float(np.expm1(log_error[np.expm1(log_error).abs().idxmax()])),
-    )
-    return found, ""
+def further_inputs(law: fitting.Law) -> tuple[str, ...]:
+    """Inputs of a law that N and D do not give: its frontier needs their values."""
+    return () if law.from_nd is not None else tuple(k for k in law.inputs if k not in ("N", "D"))
 
 
-def predict(fit: fitting.Fit, inputs: Mapping[str, np.ndarray], settings: Mapping[str, Any]):
-    """(value, low, high), each (n,); the ends are nan without a bootstrap."""
-    if settings["bootstrap"] < 2:
-        value = fit.predict(inputs)
-        return value, np.full_like(value, np.nan), np.full_like(value, np.nan)
-    value, (low, high) = fit.predict(inputs, level=settings["level"])
-    return value, low, high
+def has_frontier(law: fitting.Law) -> bool:
+    """Whether N and D are inputs that the law's y falls with."""
+    return law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
 
 
-def params_table(fit: fitting.Fit, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """Parameters and derived exponents: name, value, low, high; the ends are nan without a bootstrap."""
-    values = dict(fit.params) | {k: v for k, v in fit.exponents.items() if k not in fit.params}
-    ends = fit.interval(settings["level"]) if settings["bootstrap"] >= 2 else {}
-    rows = [(name, value, *ends.get(name, (np.nan, np.nan))) for name, value in values.items()]
-    return pd.DataFrame(rows, columns=PARAM_COLUMNS)
+def parse_inputs(law: fitting.Law, texts: Mapping[str, str], flag: str = "--at") -> dict[str, float | Callable]:
+    """{"U": "1e11", "width": "sqrt(N/288)"} -> values and functions of (N, D), as `Fit.frontier(inputs=)` takes them.
+
+    Raises:
+      UserError: an input that the law does not have or that the frontier chooses itself, a formula that cannot be
+        read, or one that is not positive.
+    """
+    wanted = further_inputs(law)
+    out: dict[str, float | Callable] = {}
+    for name, text in texts.items():
+        if not has_frontier(law):
+            raise UserError(f"{flag}={name}={text}: {law.name} of {', '.join(law.inputs)} has no frontier of N and D")
+        if name not in wanted:
+            takes = f"takes {', '.join(wanted)}" if wanted else "needs none: it chooses N and D"
+            raise UserError(f"{flag}={name}={text}: the frontier of {law.name} {takes}")
+        try:
+            formula = Formula(text, ("N", "D"))
+        except ValueError as error:
+            why = f": {error}" if str(error) else ""
+            raise UserError(
+                f"{flag}={name}={text} cannot be read{why}; give a number or arithmetic of N and D, e.g. "
+                f"{flag}={name}=1e11 or {flag}={name}=sqrt(N/288)"
+            ) from None
+        with np.errstate(all="ignore"):
+            probe = float(formula(N=1e9, D=1e10))
+        if not (np.isfinite(probe) and probe > 0):
+            raise UserError(f"{flag}={name}={text} is {probe:g} at N=1e9, D=1e10: give something positive and finite")
+        out[name] = OfND(formula) if formula.used else probe
+    return out
 
 
-def data_at_hand(fit: fitting.Fit, runs: pd.DataFrame) -> dict[str, float] | None:
-    """What the law reads besides N and D when compute grows and the data do not: the most unique tokens of a run."""
-    return {"U": float(runs.U.max())} if "U" in fit.law.inputs else None
+@dataclasses.dataclass(frozen=True)
+class OfND:
+    """A formula as a function of (N, D) that broadcasts."""
+
+    formula: Formula
+
+    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
+        return np.broadcast_to(self.formula(N=N, D=D), np.broadcast_shapes(np.shape(N), np.shape(D)))
+
+    def __str__(self) -> str:
+        return self.formula.text
 
 
-def frontier(
-    fit: fitting.Fit, C: Sequence[float], cost: Cost | None, runs: pd.DataFrame, settings: Mapping[str, Any]
+def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[str, float | Callable] | None:
+    """What the law reads besides N and D on the frontier.
+
+    The unique tokens of our own tables are the data at hand: the most of any run.
+
+    Raises:
+      UserError: the settings' inputs cannot be read.
+      FitError: an input is not given.
+    """
+    given = parse_inputs(law, settings.inputs)
+    if "U" in further_inputs(law) and "U" not in given and runs.ours:
+        given["U"] = float(runs.chosen["U"].max())
+    missing = [k for k in further_inputs(law) if k not in given]
+    if missing:
+        asked = ",".join(f"{k}=<value>" for k in missing)
+        raise fitting.FitError(
+            f"{law.name} also reads {', '.join(missing)}: give its value at the target, --at={asked}"
+        )
+    return given or None
+
+
+def frontier_rows(
+    fitted: Fitted, C: Sequence[float] | np.ndarray, cost: Callable | None, inputs: Mapping | None, level: float
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Loss-minimal N, D and y at each C with their intervals, `FRONTIER_COLUMNS`, and what is doubtful about them.
+    """Loss-minimal N, D and loss at each C with their intervals, and what is doubtful about them.
+
+    Columns: C, N, D, loss, and of the last three _low and _high.
 
     Raises:
       FitError: the law has no frontier.
     """
     C = np.asarray(C, float)
-    level = settings["level"] if settings["bootstrap"] >= 2 else None
-    found = fit.frontier(C, cost=cost, level=level, inputs=data_at_hand(fit, runs))
-    columns = {"C": C, "N": found.N, "D": found.D, "y": found.loss}
-    for name, key in (("N", "N"), ("D", "D"), ("y", "loss")):
-        low, high = (np.full(C.shape, np.nan),) * 2 if level is None else found.interval[key]
+    found = fitted.frontier(C, level, cost, inputs)
+    columns = {"C": C, "N": found.N, "D": found.D, "loss": found.loss}
+    for name in ("N", "D", "loss"):
+        low, high = (np.full(C.shape, np.nan),) * 2 if found.interval is None else found.interval[name]
         columns |= {f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns | {"beyond": C / runs.C.max()})[list(FRONTIER_COLUMNS)], list(found.warnings)
+    return pd.DataFrame(columns), list(found.warnings)

@@ -1,4 +1,4 @@
-"""IsoFLOP curves of a ladder: from budgets that scales share, else read off each scale's own line of budgets."""
+"""IsoFLOP curves of a ladder: at budgets that scales share, else interpolated along each scale's own budgets."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
+from scaling_jax.analysis.runs import over_seeds, same_budget
 
-# A budget rounded to whole steps is off by less; a run that is off by more looks better for it.
-BUDGET_WIDTH = 0.03
 MIN_SIZES, GOOD_SIZES, MIN_BUDGETS = 3, 4, 3
 MAX_INTERPOLATED, MIN_RATIO = 5, 1.4
+NOMINAL_WIDTH = 0.25  # in ln C: runs further from every nominal budget belong to none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Sweeps:
 
     Attributes:
       points: budget, scale, N, D, y; one row per scale and budget, each budget with at least three scales.
-      interpolated: whether y was read between a scale's own budgets, not trained at this one.
+      interpolated: whether y was interpolated between a scale's own budgets instead of trained at this one.
       found: optima and exponents, or None; `why` says why not.
     """
 
@@ -31,21 +31,22 @@ class Sweeps:
     why: str
 
 
-def isoflop_sweeps(runs: pd.DataFrame, noise: float | None) -> Sweeps:
+def isoflop_sweeps(runs: pd.DataFrame, noise: float | None, nominal: tuple[float, ...] = ()) -> Sweeps:
     """The IsoFLOP curves that the runs allow.
 
     Args:
       runs: columns scale, N, D, C, y, one row per run; seeds are averaged.
       noise: standard deviation of ln y between seeds, where it is known.
+      nominal: budgets that runs were meant for; empty finds them.
     """
     runs, repeats = over_seeds(runs)
-    points, interpolated = _shared(runs), False
+    points, interpolated = _shared(runs, nominal), False
     if len(points) < GOOD_SIZES * max(points.budget.nunique(), 2):
         between = _between(runs)
         if len(between) > len(points):
             points, interpolated = between, True
     if points.budget.nunique() < 2:
-        why = f"fewer than two FLOP budgets lie within reach of {MIN_SIZES} scales (set budgets.flops)"
+        why = f"fewer than two FLOP budgets are within reach of {MIN_SIZES} scales (set budgets.flops)"
         return Sweeps(points, interpolated, None, why)
     noise = noise and noise / repeats**0.5
     try:
@@ -55,29 +56,15 @@ def isoflop_sweeps(runs: pd.DataFrame, noise: float | None) -> Sweeps:
     return Sweeps(points, interpolated, found, "")
 
 
-def over_seeds(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """One row per (scale, tokens) with the geometric mean of y over seeds, and how many seeds there are on average.
-
-    Of repeats the luckiest would be taken for an optimum.
-    """
-    groups = runs.assign(y=np.log(runs.y)).groupby(["scale", "D"], sort=False)[["N", "C", "y"]]
-    means = groups.mean().reset_index()
-    return means.assign(y=np.exp(means.y)), len(runs) / max(len(means), 1)
-
-
-def budgets(runs: pd.DataFrame) -> pd.Series:
-    """The FLOP budget of each run: the mean C of the runs whose C is equal but for rounding to whole steps."""
-    ordered = np.log(runs["C"]).sort_values()
-    group = (ordered.diff() > np.log1p(BUDGET_WIDTH)).cumsum()
-    width = ordered.groupby(group).transform(np.ptp)
-    # Costs that follow each other closely are no budgets.
-    mean = ordered.groupby(group).transform("mean").where(width <= 2 * np.log1p(BUDGET_WIDTH), ordered)
-    return np.exp(mean).reindex(runs.index)
-
-
-def _shared(runs: pd.DataFrame) -> pd.DataFrame:
+def _shared(runs: pd.DataFrame, nominal: tuple[float, ...]) -> pd.DataFrame:
     """Runs as trained, at budgets that enough scales share."""
-    points = runs.assign(budget=budgets(runs))
+    budget = same_budget(runs["C"])
+    if nominal:
+        distance = np.abs(np.log(runs["C"].to_numpy()[:, None] / np.array(nominal)))
+        budget = pd.Series(np.array(nominal)[distance.argmin(1)], index=runs.index).where(
+            distance.min(1) < NOMINAL_WIDTH
+        )
+    points = runs.assign(budget=budget).dropna(subset="budget")
     shared = points.groupby("budget").N.transform("nunique") >= MIN_SIZES
     return points.loc[shared, ["budget", "scale", "N", "D", "y"]].sort_values(["budget", "N"]).reset_index(drop=True)
 

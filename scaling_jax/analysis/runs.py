@@ -1,4 +1,4 @@
-"""The results table sorted into what enters a fit and what does not, loudly."""
+"""The runs of a results table: what is fitted, what is not, and how they repeat each other."""
 
 from __future__ import annotations
 
@@ -8,124 +8,109 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from scaling_jax.errors import UserError
-from scaling_jax.storage.records import DIVERGED, DONE, FAILED
+from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
 
-# Of these more is better: what they lack of 1 is what a law describes.
+# Higher is better for these; the law is fitted to 1 - value.
 LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}
 ONE_EPOCH = 1.001  # budgets are rounded to whole steps
+SAME_BUDGET = 0.03  # relative: budgets equal but for rounding to whole steps differ by less
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Rows that differ in a tuned quantity only, where every row was taken for a run of its own.
+
+    Attributes:
+      groups: (N, D) with several rows; cells: all (N, D).
+      column: what differs; "" where no column says.
+      spread: largest relative difference of y within a group.
+      best_taken: whether the lowest y of each group was taken.
+    """
+
+    groups: int
+    cells: int
+    column: str
+    spread: float
+    best_taken: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """What the results table holds.
+    """What a table of runs holds, whoever wrote it.
 
     Attributes:
-      table: every run, one row each, with the columns N, D, C and y that the law reads.
-      chosen: of the finished runs the best over rates, decays and initialisations at each (scale, tokens, seed):
-        what is fitted; `trunk` is equal for runs that branched off one trunk.
-      scales: one row per scale in order of N, as `scale_table` says.
-      counts: status -> number of runs.
+      table: every row, with the columns run_id, scale, seed, lr, status (done, diverged or failed), N, D, C and y.
+        What a law does not need may be nan.
+      chosen: what is fitted, in order of C: of the finished runs the best over rates, decays and initializations at
+        each (scale, tokens, seed); `trunk` is equal for runs that branched off one trunk.
+      inputs: the law's other inputs -> their (len(chosen),) values.
+      clusters: (len(chosen),) labels of rows that are not independent, or None.
+      weights: (len(chosen),) or None.
+      scales: one row per scale in order of N; see `scale_table`.
+      counts: status -> number of rows.
       noise: standard deviation of ln y between seeds; None without repeats.
       noise_runs: how many runs it is estimated from.
-      pinned: scale -> what is said about a best rate at the edge of the rates swept.
-      rates: how many rates were swept.
-      repeated: the most epochs of a chosen run, where one saw data again, else None.
+      rates: how many learning rates were tried.
+      repeated: the most epochs of a chosen run where one saw data again, else None.
+      names: N, D, C, y -> the column each was read from.
+      conventions: other counts of N in the table -> (len(chosen),) values.
+      notes: sentences on what was left out, understood or assumed.
+      suspect_units: why N, D or C do not look like counts; "" where they do.
+      corpora: names of the data sets, where the table has several.
+      sweep: the tuned quantity in the table of somebody else, or None.
+      ours: whether the table is one of our results tables.
     """
 
     table: pd.DataFrame
     chosen: pd.DataFrame
+    inputs: Mapping[str, np.ndarray]
+    clusters: np.ndarray | None
+    weights: np.ndarray | None
     scales: pd.DataFrame
     counts: Mapping[str, int]
     noise: float | None
     noise_runs: int
-    pinned: Mapping[str, str]
     rates: int
     repeated: float | None
+    names: Mapping[str, str]
+    conventions: Mapping[str, np.ndarray]
+    notes: tuple[str, ...]
+    suspect_units: str
+    corpora: tuple[str, ...]
+    sweep: Sweep | None
+    ours: bool
 
     def of_status(self, status: str) -> pd.DataFrame:
         """The runs with this status."""
         return self.table[self.table.status == status]
 
-
-def read_runs(table: pd.DataFrame, metric: str, params: str) -> Runs:
-    """Sorts the results table; `metric` becomes y, `params` N, `tokens` D, `flops` C and `unique_tokens` U.
-
-    Accuracy and macro F1 become y = 1 - value.
-
-    Raises:
-      UserError: no rows, missing columns, corpora mixed, or a finished run with a value that is no positive number.
-    """
-    needed = ["run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash", params, metric]
-    missing = [name for name in dict.fromkeys(needed) if name not in table.columns]
-    if missing:
-        raise UserError(
-            f"the results table has no column {', '.join(map(repr, missing))}; it has "
-            + ", ".join(map(str, table.columns))
-        )
-    if table.empty:
-        raise UserError("the results table holds no run; train first with scaling-jax run")
-    unknown = sorted(set(table.status.astype(str)) - {DONE, DIVERGED, FAILED})
-    if unknown:
-        raise UserError(f"the results table has status {unknown[0]!r}; known are {DONE}, {DIVERGED}, {FAILED}")
-    table = table.drop_duplicates("run_id", keep="last").reset_index(drop=True)
-    table = table.assign(N=table[params], D=table["tokens"], C=table["flops"], y=table[metric])
-    if metric in LACKING:
-        table["y"] = 1 - pd.to_numeric(table[metric], errors="coerce")
-    if "unique_tokens" in table:
-        table["U"] = pd.to_numeric(table["unique_tokens"], errors="coerce")
-    done = table[table.status == DONE]
-    _check_numbers(done, {"N": params, "D": "tokens", "C": "flops", "y": y_name(metric)})
-    hashes = list(dict.fromkeys(done.dataset_hash.astype(str)))
-    if len(hashes) > 1:
-        raise UserError(
-            f"the runs were trained on {len(hashes)} different corpora (dataset_hash {', '.join(hashes[:3])}): "
-            "losses on different data follow no common law; keep the rows of one"
-        )
-    # Runs that did not finish may lack numbers, and what a file holds of them may be text.
-    table = table.assign(**{k: pd.to_numeric(table[k], errors="coerce").astype(float) for k in "NDCy"})
-    best = _best(table[table.status == DONE])
-    trunk = best["trunk_id"] if "trunk_id" in best else best[["scale", "lr", "seed"]].astype(str).agg("/".join, axis=1)
-    best = best.assign(trunk=trunk.to_numpy())
-    return Runs(
-        table=table,
-        chosen=best.reset_index(drop=True),
-        scales=scale_table(best),
-        counts={s: int((table.status == s).sum()) for s in (DONE, DIVERGED, FAILED)},
-        **_noise(best),
-        pinned=_pinned_rates(table, best),
-        rates=int(table.lr.nunique()),
-        repeated=_repeated(best),
-    )
+    @property
+    def has_compute(self) -> bool:
+        """Whether every chosen run has N, D and C."""
+        return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))
 
 
 def y_name(metric: str) -> str:
-    """What y is in a word or two."""
+    """The fitted quantity in a word or two."""
     return LACKING.get(metric, metric)
 
 
-def _repeated(best: pd.DataFrame) -> float | None:
-    if "epochs" not in best:
-        return None
-    most = float(pd.to_numeric(best["epochs"], errors="coerce").max())
-    return most if most > ONE_EPOCH else None
+def same_budget(values: pd.Series) -> pd.Series:
+    """The budget of each run: the geometric mean of those that are equal but for rounding to whole steps.
+
+    A staircase of nearly equal values is not a budget: its values are returned as they are.
+    """
+    ordered = np.log(values).sort_values()
+    group = (ordered.diff() > np.log1p(SAME_BUDGET)).cumsum()
+    width = ordered.groupby(group).transform(np.ptp)
+    mean = ordered.groupby(group).transform("mean").where(width <= 2 * np.log1p(SAME_BUDGET), ordered)
+    return np.exp(mean).reindex(values.index)
 
 
-def _check_numbers(done: pd.DataFrame, columns: Mapping[str, str]) -> None:
-    for name, original in columns.items():
-        values = pd.to_numeric(done[name], errors="coerce").to_numpy(float)
-        bad = ~(np.isfinite(values) & (values > 0))
-        if bad.any():
-            row = done.iloc[int(np.argmax(bad))]
-            raise UserError(
-                f"run {row.run_id} is done but its {original} is {row[name]}, not a positive number; "
-                "mark the run failed or mend the value"
-            )
-
-
-def _best(done: pd.DataFrame) -> pd.DataFrame:
+def best_of(done: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The lowest y of each group, in order of C."""
     ranked = done.sort_values(["y", "run_id"], kind="stable")
-    return ranked.drop_duplicates(["scale", "tokens", "seed"]).sort_values(["C", "N", "run_id"])
+    return ranked.drop_duplicates(keys).sort_values(["C", "N", "run_id"])
 
 
 def scale_table(best: pd.DataFrame) -> pd.DataFrame:
@@ -137,31 +122,42 @@ def scale_table(best: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for scale, group in best.groupby("scale", sort=False):
         group = group.sort_values("y", kind="stable")
-        top, longest = group.iloc[0], group.loc[group.D.idxmax()]
+        top, longest = group.iloc[0], group.sort_values("D", kind="stable").iloc[-1]
         rows.append((scale, top.N, group.D.nunique(), top.y, top.D, top.C, top.lr, longest.D, longest.y))
     frame = pd.DataFrame(rows, columns=["scale", "N", "budgets", "y", "D", "C", "lr", "longest", "y_longest"])
     return frame.sort_values(["N", "scale"], kind="stable").reset_index(drop=True)
 
 
-def _noise(best: pd.DataFrame) -> dict:
-    """Pooled standard deviation of ln y over seeds at equal (scale, tokens)."""
+def seed_noise(best: pd.DataFrame) -> tuple[float | None, int]:
+    """(pooled standard deviation of ln y over seeds at equal (scale, D), runs that it comes from)."""
     log_y = np.log(best.y)
-    groups = log_y.groupby([best.scale, best.tokens])
+    groups = log_y.groupby([best.scale, best.D])
     repeated = groups.transform("size") > 1
     freedom = int(repeated.sum()) - int((groups.size() > 1).sum())
     if freedom < 1:
-        return {"noise": None, "noise_runs": 0}
+        return None, 0
     squares = ((log_y - groups.transform("mean")) ** 2).sum()
-    return {"noise": float(np.sqrt(squares / freedom)), "noise_runs": int(repeated.sum())}
+    return float(np.sqrt(squares / freedom)), int(repeated.sum())
 
 
-def _pinned_rates(table: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
-    """Scales where every budget's best rate is the lowest or the highest tried; a diverged rate counts as tried."""
-    pinned = {}
-    for scale, group in best.groupby("scale", sort=False):
-        tried = np.sort(table.lr[(table.scale == scale) & (table.status != FAILED)].unique())
-        winners = group.lr.unique()
-        if tried.size > 1 and winners.size == 1 and winners[0] in (tried[0], tried[-1]):
-            side, way = ("lowest", "lower") if winners[0] == tried[0] else ("highest", "higher")
-            pinned[scale] = f"{winners[0]:g} is the {side} of {tried.size} rates: try {way}"
-    return pinned
+def over_seeds(runs: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """One row per (scale, D) with the geometric mean of y over seeds, and how many seeds there are on average.
+
+    Of repeats the luckiest would pass for an optimum.
+    """
+    groups = runs.assign(y=np.log(runs.y)).groupby(["scale", "D"], sort=False)[["N", "C", "y"]]
+    means = groups.mean().reset_index()
+    return means.assign(y=np.exp(means.y)), len(runs) / max(len(means), 1)
+
+
+def most_epochs(best: pd.DataFrame) -> float | None:
+    """The most epochs of a run where one saw data again, else None."""
+    if "epochs" not in best:
+        return None
+    most = float(pd.to_numeric(best["epochs"], errors="coerce").max())
+    return most if most > ONE_EPOCH else None
+
+
+def count_statuses(table: pd.DataFrame) -> dict[str, int]:
+    """Status -> number of rows."""
+    return {s: int((table.status == s).sum()) for s in (DONE, DIVERGED, FAILED)}

@@ -133,7 +133,11 @@ def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> 
             clusters[name] = chosen["trunk"].astype(str).to_numpy()
     comparison = fitting.compare(recipes, asked.level, floor=asked.floor, clusters=clusters or None, seed=asked.seed)
     first = next(iter(runs.values()))
-    notes = [f"{name}: {note}" for name, r in runs.items() for note in r.notes]
+    noted: dict[str, list[str]] = {}
+    for name, r in runs.items():
+        for note in r.notes:
+            noted.setdefault(note, []).append(name)
+    notes = [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in noted.items()]
     return comparison, str(first.names.get("y", metric)), notes
 
 
@@ -142,12 +146,12 @@ def _read(name: str, frame: pd.DataFrame, metric: str, asked: _Asked) -> Any:
     from scaling_jax import analysis, fitting
     from scaling_jax.study import Fit
 
-    columns = analysis.Columns(names=asked.columns, where=asked.where, best=True)
+    columns = analysis.Columns(names=asked.columns, where=asked.where)
     of_compute = fitting.law(lambda p, x: p["E"] - p["K"] * x["C"], {"E": (0, 1), "K": (0, 1)}, ("C",), name="compare")
     settings = Fit(metric=metric)
     try:
         try:
-            return analysis.read_runs(frame, None, settings, columns)
+            return analysis.read_runs(frame, None, settings, dataclasses.replace(columns, best=True))
         except UserError:
             return analysis.read_runs(frame, of_compute, settings, columns)
     except UserError as error:
@@ -166,14 +170,8 @@ def _floor(text: str) -> str | float:
 def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequence[str]) -> str:
     header = ["recipe", f"C of {comparison.names[0]}", "multiplier", f"{comparison.level:.0%} interval", ""]
     cells = [
-        (
-            r.recipe,
-            short(r.C),
-            f"{r.multiplier:.3g}",
-            f"{r.low:.3g} to {r.high:.3g}",
-            "" if r.in_data else "beyond runs",
-        )
-        for r in rows.itertuples()
+        (recipe, short(C), f"{value:.3g}", f"{low:.3g} to {high:.3g}", "" if in_data else "extrapolated")
+        for recipe, C, value, low, high, in_data in rows[list(rows.columns[:6])].itertuples(index=False, name=None)
     ]
     lines = [f"{metric}: {comparison.verdict} (floor: {comparison.floor})", table(header, cells)]
     if len(comparison.names) == 2:
@@ -181,7 +179,8 @@ def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequen
         lines.append(
             "  by floor: " + "; ".join(f"{k} {m.value:.3g} ({m.low:.3g} to {m.high:.3g})" for k, m in variants)
         )
-    return "\n".join([*lines, *(f"  {r}" for r in comparison.reasons), *(f"  note: {n}" for n in notes)])
+        lines.extend(f"  {reason}" for reason in comparison.reasons)
+    return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
 
 
 def _write(out: pathlib.Path, rows: Sequence[pd.DataFrame], comparisons: Mapping[str, Comparison]) -> None:

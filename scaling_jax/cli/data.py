@@ -15,7 +15,8 @@ from scaling_jax.data.resolve import resolve
 from scaling_jax.data.sources.registry import registered
 from scaling_jax.errors import UserError
 from scaling_jax.storage import paths
-from scaling_jax.study import Data, load_study, override
+from scaling_jax.study import Data
+from scaling_jax.study_file import load_study, override
 
 ACTIONS = ("list", "prepare", "show", "clear")
 

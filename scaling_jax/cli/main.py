@@ -31,7 +31,9 @@ COMMANDS = {
     "run": ("scaling_jax.cli.run", "train what is missing of a study, then collect, fit and report"),
     "collect": ("scaling_jax.cli.collect", "write a workdir's results table as .csv or .parquet"),
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
+    "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
+    "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
 
@@ -57,6 +59,9 @@ def main(argv: Sequence[str]) -> int:
         return _run(command, rest)
     except BrokenPipeError:
         return 1
+    except KeyboardInterrupt:
+        _say("stopped; run the same command again")
+        return PREEMPTED
     except Exception as error:
         if _debugging():
             traceback.print_exc()

@@ -1,38 +1,76 @@
-"""`scaling-jax report`: a workdir's results, fitted and drawn again."""
+"""`scaling-jax report`: fits and draws the results of a workdir again."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from typing import Any
 
 from absl import flags
 
 from scaling_jax import analysis, report
+from scaling_jax.cli import fit as fit_command
+from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
-from scaling_jax.storage.paths import as_path
-from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.study_file import override
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", None, "Folder (or gs:// path) of a study's runs.")
+    """Defines the flags of `scaling-jax report`."""
+    flags.DEFINE_multi_string("workdir", [], "Folder (or gs:// path) of a study's runs; may be given several times.")
+    flags.DEFINE_string("out", None, "Folder of the report; default WORKDIR/report of the first workdir.")
+    flags.DEFINE_string("metric", None, "The column that is fitted, e.g. bits_per_byte; default as in the study.")
+    flags.DEFINE_multi_string("set", [], "Override of a setting: fit.FIELD=VALUE or hold_out.FIELD=VALUE.")
+    fit_command.define_fit_flags()
 
 
 def main(args: list[str], values: Any) -> int:
+    """Runs the command; args must be empty."""
     if args or not values.workdir:
-        raise UserError("report needs --workdir=W, and nothing else")
-    print(write(values.workdir))
+        raise UserError("report needs --workdir=W, and no other arguments than flags")
+    fit_command.check_numbers(values)
+    source = read_source(values.workdir)
+    if source.folder is None:
+        raise UserError(
+            f"{values.workdir[0]!r} is not a workdir; fit a table with scaling-jax fit --results={values.workdir[0]}"
+        )
+    print(write(source, values))
     return 0
 
 
-def write(workdir: Any) -> str:
-    """Fits, draws and writes workdir/report; returns the summary for the terminal.
+def write(source: Source | Any, values: Any = None) -> str:
+    """Fits, draws and writes the report; returns the summary for the terminal.
+
+    Args:
+      source: runs of one or more workdirs, or the path of one.
+      values: flags; None takes the study's own settings.
 
     Raises:
-      UserError: not a workdir, or no finished run.
+      UserError: no finished run, or a setting that cannot be.
     """
-    path = as_path(workdir)
-    if not (path / "study.json").exists():
-        raise UserError(f"{str(workdir)!r} is no workdir of a study (it has no study.json)")
-    settings = json.loads((path / "study.json").read_text())["study"]
-    table = load_table(path)
-    return report.write_report(analysis.analyse(table, load_curves(path, table), settings), path / "report")
+    if not isinstance(source, Source):
+        source = read_source([str(source)])
+    if source.folder is not None and not (source.folder / "study.json").exists():
+        raise UserError(f"{str(source.folder)!r} is not a study workdir (no study.json)")
+    fit, cut = source.fit, source.hold_out
+    if values is not None:
+        fit, cut = _overridden(fit, cut, values.set)
+        fit = fit_command.fit_settings(fit, values)
+        cut = fit_command.cut_settings(cut, values)
+        if values.metric:
+            fit = dataclasses.replace(fit, metric=values.metric)
+    found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
+    out = values.out if values is not None and values.out else source.folder / "report"
+    return report.write_report(found, out)
+
+
+def _overridden(fit: Any, cut: Any, assignments: list[str]) -> tuple[Any, Any]:
+    """The settings with every --set fit.FIELD=VALUE and hold_out.FIELD=VALUE."""
+    for assignment in assignments:
+        group, dot, field = assignment.partition(".")
+        if not dot or group.strip() not in ("fit", "hold_out"):
+            raise UserError(f"--set {assignment!r}: report takes fit.FIELD=VALUE and hold_out.FIELD=VALUE")
+        if group.strip() == "fit":
+            fit = override(fit, [field])
+        else:
+            cut = override(cut, [field])
+    return fit, cut

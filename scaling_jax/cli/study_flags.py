@@ -7,7 +7,8 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.errors import UserError
-from scaling_jax.study import Study, load_study
+from scaling_jax.study import Study
+from scaling_jax.study_file import load_study
 
 
 def define_flags() -> None:
@@ -17,8 +18,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_cpu_devices", None, "CPU devices; default one per core.", lower_bound=1)
 
 
-def read_study(args: list[str], values: Any) -> Study:
-    """The study that the flags name.
+def read_study(args: list[str], values: Any, need_source: bool = True) -> Study:
+    """The study that the flags name; `need_source` as in `load_study`.
 
     Raises:
       UserError: no study, stray arguments, or the study is wrong.
@@ -27,4 +28,4 @@ def read_study(args: list[str], values: Any) -> Study:
         raise UserError(f"unexpected argument {args[0]!r}; flags are --name=value")
     if not values.study:
         raise UserError("no study; give --study=FILE.py, for example --study=experiments/text_quickstart.py")
-    return load_study(values.study, values.set)
+    return load_study(values.study, values.set, need_source)

@@ -140,7 +140,9 @@ def stream(
 class BatchSource:
     """Random access to batches by step: a data source in the sense of grain."""
 
-    def __init__(self, dataset: Any, seed: int, batch_size: int, rows: Any = slice(None), num_steps: int = 2**62):
+    def __init__(
+        self, dataset: Any, seed: int, batch_size: int, rows: Any = slice(None), num_steps: int = 2**62
+    ) -> None:
         self._dataset, self._num_steps = dataset, num_steps
         # The windows of many steps cost hardly more than those of one.
         self._block = max(1, BLOCK // batch_size)

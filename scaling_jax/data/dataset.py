@@ -142,7 +142,7 @@ def dataset_hash(meta: dict[str, Any], unique_tokens: int) -> str:
         "splits": meta["splits"],
         "tokenizer": meta["tokenizer"],
         "sha256": {name: part["sha256"] for name, part in sorted(meta["files"].items())},
-        # A cap beyond the data is no cap.
+        # A cap beyond the data has no effect.
         "unique_tokens": unique_tokens if unique_tokens < meta["files"]["train"]["shape"][0] else None,
     }
     return content_hash(identity)

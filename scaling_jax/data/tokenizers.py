@@ -26,6 +26,7 @@ from scaling_jax.storage import paths
 TRAINING_BYTES = 200_000_000
 MAX_VOCAB = 10_000_000  # counts are kept per token
 MAX_TRAINED_VOCAB = 1_000_000
+MAX_FILE = 1 << 30
 END = "<|endoftext|>"
 SEPARATORS = (END, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[SEP]")
 
@@ -209,6 +210,10 @@ def make(name: str | None, vocab: int | None = None) -> Any:
     path = pathlib.Path(name).expanduser()
     if not os.path.isfile(path):
         raise UserError(f"data.tokenizer {name[:200]!r} is neither 'bytes', 'bpe:VOCAB' nor a file")
+    if not 0 < os.path.getsize(path) <= MAX_FILE:
+        raise UserError(
+            f"data.tokenizer {name[:200]!r} is not a tokenizer: its size is {os.path.getsize(path):,} bytes"
+        )
     with _failures(f"data.tokenizer {name!r} cannot be read"):
         made = _read(path, name)
         size = made.vocab_size  # reads the model, so that a wrong file is found here

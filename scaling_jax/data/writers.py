@@ -29,7 +29,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     A long write saves its position every 30 s and resumes from it when it is started again in the same folder.
 
     Raises:
-      UserError: a split has no text, or tokens lie outside the vocabulary.
+      UserError: a split has no text, or tokens are outside the vocabulary.
     """
     read = source.reader(root, on_progress)
     tokenizer = tokenizers.make(source.tokenizer, source.spec.vocab_size)
@@ -81,7 +81,7 @@ def unigram_nats(train_counts: np.ndarray, validation_counts: np.ndarray) -> flo
 class TokenWriter:
     """A token file that documents are appended to, with counts of what was appended."""
 
-    def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer):
+    def __init__(self, path: pathlib.Path, tokenizer: tokenizers.Tokenizer) -> None:
         self.path, self.tokenizer = path, tokenizer
         self.state = path.with_suffix(".state.json")
         self.dtype = np.dtype(tokenizers.dtype(tokenizer.vocab_size))
@@ -182,7 +182,7 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     """Writes the image and label arrays of an image source into `directory` and returns its meta data.
 
     Raises:
-      UserError: a split is empty, an image has another shape, or a label lies outside the classes.
+      UserError: a split is empty, an image has another shape, or a label is outside the classes.
     """
     read, classes = source.reader(root, on_progress), source.spec.vocab_size
     shape = tuple(source.spec.image_shape or ())

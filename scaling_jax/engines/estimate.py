@@ -25,7 +25,8 @@ class Row:
     """One scale and budget of a plan.
 
     Attributes:
-      scale, width, depth: of the model.
+      scale: name of the pack: of the scale, with a number where a workdir has grown.
+      width, depth: of the model.
       params: N, as `fit.params` of the study counts it.
       tokens: D, tokens or samples.
       flops: exact training FLOPs of one run.
@@ -58,7 +59,7 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
             run = pack.run(0, budget)
             out.append(
                 Row(
-                    scale=pack.scale,
+                    scale=pack.name,
                     width=pack.width,
                     depth=pack.depth,
                     params=getattr(pack.counts, study.fit.params),
@@ -94,11 +95,13 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     ]  # fmt: skip
     total = sum(pack.trained_flops for pack in packs)
     count = sum(len(pack.runs) for pack in packs)
+    lanes = sorted({len(pack.lanes) for pack in packs})
+    lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
     separate = sum(run.flops for pack in packs for run in pack.runs)
     return "\n".join(
         [
             text.table(header, cells, indent=""),
-            f"{count} runs in {len(packs)} packs, {len(packs[0].lanes)} lanes each; N is {study.fit.params}; "
+            f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(total / per_second).strip()} at {source}.",

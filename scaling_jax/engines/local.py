@@ -15,13 +15,14 @@ from scaling_jax.errors import Preempted, UserError
 from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed
+from scaling_jax.training import distributed, verify
 from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.layout import wants_trial
 from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.program import LaneProgram
 
+KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
 AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
@@ -33,9 +34,11 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
     compiled. Several processes train one pack after another, each on all devices.
 
     Raises:
+      UserError: the family's counts are wrong.
       Preempted: told to stop; every pack under way has saved.
       Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
     """
+    verify.check_packs(training.study, packs, training.feed.spec)
     waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
     if not distributed.is_single_process():
         for pack in waiting:
@@ -88,7 +91,13 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
 
 
 def check_devices(study: Study) -> None:
-    """Raises UserError when the study's mesh does not fit the devices of this training."""
+    """Raises UserError when the study's attention kernel or mesh does not fit the devices of this training."""
+    kernel, backend = study.execution.attention, jax.default_backend()
+    if (needed := KERNEL_BACKENDS.get(kernel, backend)) != backend:
+        raise UserError(
+            f"execution.attention={kernel!r} runs on {needed.upper()} only, and this is {backend.upper()}; "
+            "use execution.attention=auto"
+        )
     if study.execution.mesh is None:
         return
     wanted, available = math.prod(study.execution.mesh), jax.device_count()

@@ -157,7 +157,8 @@ class Comparison:
             correlation = np.cov(gap[:, 0], target)
             gain = correlation[0, 1] ** 2 / max((correlation[0, 0] + variance) * correlation[1, 1], 1e-300)
             left = half_width * np.sqrt(max(1.0 - gain, 0.0))
-            pair = NextPair(float(C), *np.exp([center - left, center + left]).tolist(), bool(abs(center) > left))
+            low, high = float(np.exp(center - left)), float(np.exp(center + left))
+            pair = NextPair(float(C), low, high, bool(abs(center) > left))
             if pair.tells:
                 return pair
             if best is None or pair.high / pair.low < 0.98 * best.high / best.low:
@@ -183,22 +184,29 @@ class Comparison:
 
     def plot(self, ax: Any = None) -> Any:
         """Draws the multiplier of each recipe over the baseline against compute; returns the matplotlib axes."""
+        from matplotlib import ticker
+
         if ax is None:
             from matplotlib.figure import Figure
 
             ax = Figure(figsize=(6.4, 4.0), layout="constrained").subplots()
-        for i, k in enumerate(self.names[1:]):
+        others = self.names[1:]
+        for i, k in enumerate(others):
             low, high = self.common_range(k)
             C = np.geomspace(low, 10 * high, 60)
             m = self.multiplier(C, k)
-            ax.fill_between(C, m.low, m.high, color=f"C{i}", alpha=0.2, lw=0)
+            ax.fill_between(C, m.low, m.high, color=f"C{i}", alpha=0.25 / np.sqrt(len(others)), lw=0)
             ax.plot(C, m.value, color=f"C{i}", ls="--", lw=1)
             inside = high >= C
-            ax.plot(C[inside], m.value[inside], color=f"C{i}", lw=2, label=k)
+            ax.plot(C[inside], m.value[inside], color=f"C{i}", lw=2, label=k.replace("$", r"\$"))
         ax.axhline(1.0, color="0.4", lw=1)
-        ax.set(xscale="log", yscale="log", xlabel=f"compute of {self.names[0]}")
-        ax.set_ylabel(f"compute multiplier over {self.names[0]} ({self.level:.0%} interval)")
-        ax.legend(frameon=False)
+        base = self.names[0].replace("$", r"\$")
+        ax.set(xscale="log", yscale="log", xlabel=f"compute of {base}", ylabel=f"multiplier over {base}")
+        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        ax.yaxis.set_minor_locator(ticker.NullLocator())
+        outside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(others) > 3 else {"loc": "best"}
+        ax.legend(frameon=False, fontsize="small", title=f"{self.level:.0%} intervals", **outside)
         return ax
 
     def __str__(self) -> str:

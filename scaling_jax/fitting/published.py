@@ -11,10 +11,9 @@ which alone moves the optimum (Pearce & Song 2024, arXiv:2406.12907; Porian et a
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-
-import numpy as np
 
 from scaling_jax.fitting.errors import LawError
 from scaling_jax.fitting.fit import Fit
@@ -81,7 +80,7 @@ SOURCES = MappingProxyType(
         ),
         "hoffmann2022_unrounded": Source(
             "chinchilla",
-            _chinchilla(*np.exp([0.5267228, 6.0073404, 6.0179186]).tolist(), 0.33917084, 0.2849083),
+            _chinchilla(math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083),
             _HOFFMANN, "source of the paper", _MASSIVETEXT,
             "The same fit with all its digits; the optimizer had stopped early all the same.",
         ),
@@ -97,7 +96,7 @@ SOURCES = MappingProxyType(
         ),
         "muennighoff2023": Source(
             "data_constrained",
-            {"E": float(np.exp(0.6254804)), "A": float(np.exp(6.255414)), "B": float(np.exp(7.3049974)),
+            {"E": math.exp(0.6254804), "A": math.exp(6.255414), "B": math.exp(7.3049974),
              "alpha": 0.3526596, "beta": 0.3526596, "R_D*": 15.387756, "R_N*": 5.309743},
             "Muennighoff et al. 2023, arXiv:2305.16264", "appendix A, eq. 17",
             f"{TOTAL}; D: tokens with repeats; U: unique tokens of C4; y: loss, nats per token",

@@ -54,7 +54,7 @@ class Recipe:
     @functools.cached_property
     def _centered(self) -> np.ndarray:
         """(terms, n) logarithms of what the terms fall with, around their means."""
-        x = np.log([self.C] if self.N is None else [self.N, self.D])
+        x = np.log([self.C] if self.N is None or self.D is None else [self.N, self.D])
         return x - x.mean(axis=1, keepdims=True)
 
     @functools.cached_property
@@ -83,7 +83,7 @@ class Recipe:
 
     def _excess(self, z):
         """(b, 1) ln of the loss above E at the center of ln C, and how fast it falls with ln C."""
-        if self.N is None:
+        if self.N is None or self.D is None:
             return np.log(z[:, 1:2] * self.y.mean()), z[:, 2:3]
         a, b, alpha, beta = (z[:, i : i + 1] for i in range(1, 5))
         n, d, c = (np.log(v).mean() for v in (self.N, self.D, self.C))

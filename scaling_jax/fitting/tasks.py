@@ -119,7 +119,7 @@ def chain(
         LeastSquares() if objectives[1] is None else objectives[1],
         weights=measured.astype(float), fixed=fixed, clusters=labels, seed=seed,
     )  # fmt: skip
-    samples = tuple(_samples(step, resamples, seed) for step in (first, second))
+    samples = (_samples(first, resamples, seed), _samples(second, resamples, seed))
     residuals = (accuracy - second.predict({"loss": first.predict(data)}))[measured]
     return Chain(first, second, residuals, samples)
 

@@ -1,9 +1,9 @@
-"""The counting rules that families share; each family counts itself beside its definition.
+"""Counting rules shared by families; each family counts itself beside its definition.
 
 Conventions, in plain Python integers:
   * a matmul of [m, k] x [k, n] is 2 m k n FLOPs; elementwise work, norms and softmax are not counted;
   * the backward pass of a matmul costs two of the same size, so training is 3 x forward; recomputation under remat
-    is not counted (it is no model FLOP);
+    is not counted (it is not a model FLOP);
   * causal attention counts the pairs that are needed: position t attends to t + 1 keys, (T + 1) / 2 on average.
     `causal=False` counts the full square, as an unmasked kernel (and XLA's cost analysis) does.
 """

@@ -8,6 +8,7 @@ masked quarter of the square and the layout changes that XLA:CPU makes of the 4-
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from scaling_jax.models import partition
 NUM_QUERY_BLOCKS = 2
 
 
-def pick(backend: str, context: int, head_dim: int, dtype) -> str:
+def pick(backend: str, context: int, head_dim: int, dtype: Any) -> str:
     """The fastest implementation that supports this shape on `backend` ("cpu", "gpu"/"cuda", "tpu")."""
     if backend == "cpu":
         return "blocked"
@@ -31,7 +32,7 @@ def pick(backend: str, context: int, head_dim: int, dtype) -> str:
 
 
 def cudnn_refuses(context: int, head_dim: int) -> str:
-    """Why cuDNN cannot take this shape on this machine (its version, the chip's age); empty when it can."""
+    """The reason that cuDNN cannot take this shape on this machine (its version, the chip's age); empty when it can."""
     x = jax.ShapeDtypeStruct((1, context, 1, head_dim), jnp.bfloat16)
     attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
     try:
@@ -42,11 +43,11 @@ def cudnn_refuses(context: int, head_dim: int) -> str:
 
 
 def scores_share(implementation: str) -> float:
-    """Share of the square of scores that is computed and held: the blocks that are not wholly masked."""
+    """Share of the square of scores that is computed and held: the blocks that are not entirely masked."""
     return (NUM_QUERY_BLOCKS + 1) / (2 * NUM_QUERY_BLOCKS) if implementation == "blocked" else 1.0
 
 
-def causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, implementation: str):
+def causal_attention(q_BxTxNxH: Any, k_BxTxNxH: Any, v_BxTxNxH: Any, implementation: str) -> Any:
     """softmax(q k^T / sqrt(H)) v over the keys at or before each query; softmax in float32.
 
     Args:
@@ -60,13 +61,14 @@ def causal_attention(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH, implementation: str):
         return _blocked(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
     if implementation == "splash":
         return partition.on_each_part(_splash, q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
-    attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=implementation)
+    attend: Any = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+    attend = functools.partial(attend, implementation=implementation)
     if implementation == "cudnn":
         return partition.on_each_part(attend, q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
     return attend(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH)
 
 
-def _blocked(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH):
+def _blocked(q_BxTxNxH: Any, k_BxTxNxH: Any, v_BxTxNxH: Any) -> Any:
     B, T, N, H = q_BxTxNxH.shape
 
     def flat(x_BxTxNxH):
@@ -88,7 +90,7 @@ def _blocked(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH):
 
 
 @functools.lru_cache(maxsize=8)
-def _splash_kernel(num_heads: int, context: int):
+def _splash_kernel(num_heads: int, context: int) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -96,7 +98,7 @@ def _splash_kernel(num_heads: int, context: int):
     return kernel.make_splash_mha_single_device(mask=mask)
 
 
-def _splash(q_BxTxNxH, k_BxTxNxH, v_BxTxNxH):
+def _splash(q_BxTxNxH: Any, k_BxTxNxH: Any, v_BxTxNxH: Any) -> Any:
     _, T, N, H = q_BxTxNxH.shape
 
     def heads_first(x):

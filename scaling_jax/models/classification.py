@@ -1,27 +1,31 @@
-"""What classifiers share: the loss they train on, and the metrics of a validation set from sums over its batches."""
+"""The loss that classifiers train on, and their `Model` functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
+
+from scaling_jax.models import metrics
 
 
-def cross_entropy(logits_BxK, label_B, smoothing: float = 0.0):
+def cross_entropy(logits_BxK: Any, label_B: Any, smoothing: float = 0.0) -> Any:
     """-sum_k q_k ln softmax(logits)_k per example, q = (1 - smoothing) one-hot + smoothing / K, in float32.
 
     Returns:
       [B], nats (label smoothing: Szegedy et al. 2016, arXiv:1512.00567).
     """
-    log_p_BxK = jax.nn.log_softmax(logits_BxK.astype(jnp.float32))
-    picked_B = jnp.take_along_axis(log_p_BxK, label_B[:, None], axis=-1)[:, 0]
-    return -(1 - smoothing) * picked_B - smoothing * jnp.mean(log_p_BxK, axis=-1)
+    logits_BxK = logits_BxK.astype(jnp.float32)
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BxK, label_B)
+    one_hot_BxK = jax.nn.one_hot(label_B, logits_BxK.shape[-1])
+    return optax.softmax_cross_entropy(logits_BxK, optax.smooth_labels(one_hot_BxK, smoothing))
 
 
-def functions(logits: Callable[[Any, Any], Any], smoothing: float) -> dict[str, Callable]:
+def functions(logits: Callable[[Any, Any], Any], smoothing: float) -> dict[str, Callable[..., Any]]:
     """`loss`, `evaluate` and `metrics` of a `Model` on batches {"image": [B, H, W, C], "label": int32 [B]}.
 
     Args:
@@ -29,36 +33,17 @@ def functions(logits: Callable[[Any, Any], Any], smoothing: float) -> dict[str, 
       smoothing: of the labels, in the training loss only.
     """
 
-    def loss(params, batch):
+    def loss(params: Any, batch: Any) -> Any:
         logits_BxK = logits(params, batch["image"])
         nats_B = cross_entropy(logits_BxK, batch["label"], smoothing)
         return jnp.mean(nats_B), {"accuracy": jnp.mean(jnp.argmax(logits_BxK, -1) == batch["label"])}
 
-    def evaluate(params, batch):
+    def evaluate(params: Any, batch: Any) -> Any:
         logits_BxK = logits(params, batch["image"])
-        K = logits_BxK.shape[-1]
         return {
             "loss_sum": jnp.sum(cross_entropy(logits_BxK, batch["label"])),
             "count": jnp.int32(len(batch["label"])),
-            "confusion": jnp.zeros((K, K), jnp.int32).at[batch["label"], jnp.argmax(logits_BxK, -1)].add(1),
+            **metrics.sums_of("images", logits_BxK, batch["label"]),
         }
 
-    return {"loss": loss, "evaluate": evaluate, "metrics": metrics}
-
-
-def metrics(sums: Mapping[str, Any]) -> dict[str, float]:
-    """`loss` (nats per sample), `accuracy`, `error` (1 - accuracy) and `macro_f1` from `evaluate`'s sums.
-
-    Macro F1 is the mean over classes of 2 tp / (2 tp + fp + fn); classes that are neither present nor predicted are
-    left out.
-    """
-    confusion_KxK = np.asarray(sums["confusion"], np.float64)  # rows: label, columns: prediction
-    hits_K, present_K, predicted_K = np.diag(confusion_KxK), confusion_KxK.sum(1), confusion_KxK.sum(0)
-    seen_K = present_K + predicted_K > 0
-    accuracy = hits_K.sum() / float(sums["count"])
-    return {
-        "loss": float(sums["loss_sum"]) / float(sums["count"]),
-        "accuracy": float(accuracy),
-        "error": float(1 - accuracy),
-        "macro_f1": float(np.mean(2 * hits_K[seen_K] / (present_K + predicted_K)[seen_K])),
-    }
+    return {"loss": loss, "evaluate": evaluate, "metrics": lambda sums: metrics.values("images", sums)}

@@ -1,6 +1,6 @@
 """Residual convolutional networks for image classification, by width and depth.
 
-Pre-activation blocks (He et al. 2016, arXiv:1603.05027) with GroupNorm and weight standardisation, so that nothing
+Pre-activation blocks (He et al. 2016, arXiv:1603.05027) with GroupNorm and weight standardization, so that nothing
 depends on the batch. A stem brings large images down to about 32 pixels; each of `stages` stages after the first
 halves the picture and doubles the channels. The width is the channels of the first stage, the depth the blocks per
 stage. B batch, H x W pixels, C channels, K classes.
@@ -44,7 +44,7 @@ class CNN:
     stem_stride: int | None = None
     label_smoothing: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("stages", "group_size"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field} {getattr(self, field)} must be positive")
@@ -60,16 +60,16 @@ class CNN:
                 f"width {width} is not divisible by group_size {self.group_size}; "
                 f"take a multiple, or set family.group_size to a divisor of {width}"
             )
-        smallest = min(spec.image_shape[:2])
+        smallest = min(spec.image[:2])
         if smallest < self.stride(spec) * 2 ** (self.stages - 1):
             raise ValueError(
-                f"{self.stages} stages shrink an image of {spec.image_shape[0]}x{spec.image_shape[1]} to nothing; "
+                f"{self.stages} stages shrink an image of {spec.image[0]}x{spec.image[1]} to nothing; "
                 "lower family.stages or family.stem_stride"
             )
 
     def stride(self, spec: Spec) -> int:
         """The stem's stride on these images."""
-        return self.stem_stride or max(1, 2 ** int(math.log2(max(1, min(spec.image_shape[:2]) // TRUNK_PIXELS))))
+        return self.stem_stride or max(1, 2 ** int(math.log2(max(1, min(spec.image[:2]) // TRUNK_PIXELS))))
 
     def counts(self, width: int, depth: int, spec: Spec) -> Counts:
         """Parameters and exact training FLOPs per image, zero padding counted.
@@ -82,7 +82,7 @@ class CNN:
             flops = accounting.conv_flops(rows, columns, kernel, inputs, outputs)
             # The stem's inputs are pixels: they take no gradient.
             forward += flops * (1 - 1 / accounting.TRAIN_FACTOR) if i == 0 else flops
-            vectors += 2 * inputs if i and kernel > 1 else 0  # a norm stands before every 3x3
+            vectors += 2 * inputs if i and kernel > 1 else 0  # a norm precedes every 3x3
         channels = width * 2 ** (self.stages - 1)
         head = channels * spec.vocab_size
         non_embedding = weights + vectors + 2 * channels
@@ -103,7 +103,7 @@ class CNN:
             for rows, columns, kernel, inputs, outputs in self._convolutions(width, depth, spec)
         ]
         if execution.remat:  # the blocks' inputs, and one block of the first stage while it is recomputed
-            rows, columns = (-(-pixels // self.stride(spec)) for pixels in spec.image_shape[:2])
+            rows, columns = (-(-pixels // self.stride(spec)) for pixels in spec.image[:2])
             inputs = sum(depth * rows * columns * width / 2**stage for stage in range(self.stages))
             return int(batch_size * size * (inputs + 2 * sum(kept[:3])))
         return int(batch_size * size * sum(kept))
@@ -123,7 +123,7 @@ class CNN:
             remat=execution.remat,
             convolution=convolution.pick(jax.default_backend()),
         )
-        example = jnp.zeros((1, *spec.image_shape), jnp.float32)
+        example = jnp.zeros((1, *spec.image), jnp.float32)
         shapes = jax.eval_shape(module.init, jax.random.key(0), example)["params"]
         rules = scaling.array_rules(shapes, role_of, in_branch)
 
@@ -139,8 +139,8 @@ class CNN:
     def _convolutions(self, width: int, depth: int, spec: Spec) -> Iterator[tuple[int, int, int, int, int]]:
         """(output rows, output columns, kernel, inputs, outputs) of every convolution, the stem first."""
         stride = self.stride(spec)
-        rows, columns = (-(-size // stride) for size in spec.image_shape[:2])
-        yield rows, columns, stem_kernel(stride), spec.image_shape[2], width
+        rows, columns = (-(-size // stride) for size in spec.image[:2])
+        yield rows, columns, stem_kernel(stride), spec.image[2], width
         channels = width
         for stage in range(self.stages):
             for block in range(depth):
@@ -158,7 +158,7 @@ def stem_kernel(stride: int) -> int:
 
 
 def role_of(path: tuple[str, ...]) -> str:
-    """The parametrisation's role of the array at this path."""
+    """The parametrization's role of the array at this path."""
     if path[-1].endswith(("gain", "bias")):
         return VECTOR
     return {"stem": INPUT, "head": OUTPUT}.get(path[-1], HIDDEN)
@@ -170,20 +170,20 @@ def in_branch(path: tuple[str, ...]) -> bool:
 
 
 class Layers(nn.Module):
-    """What blocks and network share: convolutions with standardised weights, and norms followed by ReLU."""
+    """Shared by blocks and network: convolutions with standardized weights, and norms followed by ReLU."""
 
     options: CNN
     scaling: Scaling
     dtype: Any
     convolution: str
 
-    def conv(self, name: str, x_BxHxWxC, channels: int, kernel: int, stride: int = 1, role: str = HIDDEN):
+    def conv(self, name: str, x_BxHxWxC: Any, channels: int, kernel: int, stride: int = 1, role: str = HIDDEN) -> Any:
         shape = (kernel, kernel, x_BxHxWxC.shape[-1], channels)
         std = self.scaling.std(role, math.prod(shape[:3]))
-        w_KxKxCxO = convolution.standardise(self.param(name, normal_init(std), shape, jnp.float32))
+        w_KxKxCxO = convolution.standardize(self.param(name, normal_init(std), shape, jnp.float32))
         return convolution.conv2d(x_BxHxWxC, w_KxKxCxO, stride, self.convolution)
 
-    def norm_relu(self, name: str, x_BxHxWxC):
+    def norm_relu(self, name: str, x_BxHxWxC: Any) -> Any:
         C = x_BxHxWxC.shape[-1]
         gain_C = self.param(f"{name}_gain", nn.initializers.ones, (C,), jnp.float32)
         bias_C = self.param(f"{name}_bias", nn.initializers.zeros, (C,), jnp.float32)
@@ -198,7 +198,7 @@ class Block(Layers):
     branch: float
 
     @nn.compact
-    def __call__(self, x_BxHxWxC):
+    def __call__(self, x_BxHxWxC: Any) -> Any:
         h_BxHxWxC = self.norm_relu("norm1", x_BxHxWxC)
         if self.stride > 1:
             x_BxHxWxC = self.conv("shortcut", h_BxHxWxC, self.channels, 1, self.stride)
@@ -218,7 +218,7 @@ class ResNet(Layers):
     remat: bool
 
     @nn.compact
-    def __call__(self, image_BxHxWxC):
+    def __call__(self, image_BxHxWxC: Any) -> Any:
         kind = nn.remat(Block, prevent_cse=not self.scan_layers) if self.remat else Block
         # At initialization blocks add up to the variance of one, whatever the depth; under CompleteP at its base depth.
         multiplier = self.scaling.branch_multiplier

@@ -7,6 +7,8 @@ makes grouped convolutions of lanes, `patches` stays a batched matmul.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +20,7 @@ def pick(backend: str) -> str:
     return "patches" if backend == "cpu" else "xla"
 
 
-def conv2d(x_BxHxWxC, w_KxKxCxO, stride: int, implementation: str):
+def conv2d(x_BxHxWxC: Any, w_KxKxCxO: Any, stride: int, implementation: str) -> Any:
     """Convolution with "SAME" zero padding.
 
     Args:
@@ -37,7 +39,8 @@ def conv2d(x_BxHxWxC, w_KxKxCxO, stride: int, implementation: str):
     return jax.lax.conv_general_dilated(x_BxHxWxC, w_KxKxCxO, (stride, stride), "SAME", dimension_numbers=dims)
 
 
-def _patches(x_BxHxWxC, w_KxKxCxO, stride: int):
+def _patches(x_BxHxWxC: Any, w_KxKxCxO: Any, stride: int) -> Any:
+    """Not `lax.conv_general_dilated_patches`, which is itself a convolution on a CPU."""
     B, H, W, C = x_BxHxWxC.shape
     K, O = w_KxKxCxO.shape[0], w_KxKxCxO.shape[-1]
     rows, columns = -(-H // stride), -(-W // stride)
@@ -52,13 +55,13 @@ def _patches(x_BxHxWxC, w_KxKxCxO, stride: int):
     return linear(patches_RxP, w_KxKxCxO.reshape(K * K * C, O)).reshape(B, rows, columns, O)
 
 
-def standardise(w_KxKxCxO):
-    """Weights of zero mean and variance 1 / fan_in per output channel (weight standardisation, arXiv:1903.10520)."""
+def standardize(w_KxKxCxO: Any) -> Any:
+    """Weights of zero mean and variance 1 / fan_in per output channel (weight standardization, arXiv:1903.10520)."""
     centred = w_KxKxCxO - jnp.mean(w_KxKxCxO, axis=(0, 1, 2), keepdims=True)
     return centred * jax.lax.rsqrt(jnp.sum(jnp.square(centred), axis=(0, 1, 2), keepdims=True) + 1e-4)
 
 
-def group_norm(x_BxHxWxC, gain_C, bias_C, group_size: int):
+def group_norm(x_BxHxWxC: Any, gain_C: Any, bias_C: Any, group_size: int) -> Any:
     """Each group of channels of each image to mean 0 and variance 1, in float32 (GroupNorm, arXiv:1803.08494).
 
     The sums run per channel first, so that what touches every pixel is one multiply and one add.

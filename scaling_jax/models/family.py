@@ -30,6 +30,17 @@ class Spec:
     context: int = 1
     image_shape: tuple[int, int, int] | None = None
 
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(H, W, C) of image data.
+
+        Raises:
+          ValueError: the data are not images.
+        """
+        if self.image_shape is None:
+            raise ValueError(f"data of kind {self.kind!r} has no image shape")
+        return self.image_shape
+
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
@@ -38,7 +49,7 @@ class Counts:
     Attributes:
       params_total: every trained number.
       params_non_embedding: without embedding tables and output head.
-      params_matmul: non-embedding + output head: what multiplies activations.
+      params_matmul: non-embedding + output head: the parameters that multiply activations.
       flops_per_token: forward and backward of one token or sample, attention included.
     """
 

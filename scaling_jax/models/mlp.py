@@ -36,7 +36,7 @@ class MLP:
 
     def counts(self, width: int, depth: int, spec: Spec) -> Counts:
         """Parameters and exact training FLOPs per image."""
-        first, hidden, head = math.prod(spec.image_shape) * width, (depth - 1) * width**2, width * spec.vocab_size
+        first, hidden, head = math.prod(spec.image) * width, (depth - 1) * width**2, width * spec.vocab_size
         non_embedding = first + hidden + depth * width
         no_gradient = accounting.matmul_flops(first)  # the inputs are pixels
         return Counts(
@@ -48,13 +48,13 @@ class MLP:
 
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
         """Estimated peak bytes of activations of one batch: the image, and each layer before and after its ReLU."""
-        return batch_size * (4 * math.prod(spec.image_shape) + 8 * depth * width)
+        return batch_size * (4 * math.prod(spec.image) + 8 * depth * width)
 
     def build(self, width: int, depth: int, spec: Spec, scaling: Scaling, execution: Any) -> Model:
         """One scale as pure functions."""
         if scaling.branch_multiplier is not None:
             raise UserError("family mlp has no residual branches for CompleteP to scale; set parametrization.name=mup")
-        P, M, K, dtype = math.prod(spec.image_shape), width, spec.vocab_size, jnp.dtype(execution.compute_dtype)
+        P, M, K, dtype = math.prod(spec.image), width, spec.vocab_size, jnp.dtype(execution.compute_dtype)
 
         def init(key):
             keys = jax.random.split(key, 3)

@@ -33,6 +33,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -268,7 +269,7 @@ def muon(
         del params
         return jax.tree.map(lambda u: u * (rms * max(_matrix_shape(u.shape)) ** 0.5), updates)
 
-    transforms = {
+    transforms: dict[Any, Any] = {
         "muon": optax.chain(orthogonal, optax.stateless(to_rms)),
         "adam": optax.scale_by_adam(b1, b2, eps),
     }
@@ -285,7 +286,5 @@ def _matrix_axes(ndim: int) -> Any:
 
 def _matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """(fan_in, fan_out) of an array of hidden matrices."""
-    inputs = 1
-    for size in shape[len(shape) % 2 if len(shape) > 2 else 0 : -1]:
-        inputs *= size
-    return inputs, shape[-1]
+    first = len(shape) % 2 if len(shape) > 2 else 0
+    return math.prod(shape[first:-1]), shape[len(shape) - 1]

@@ -1,4 +1,4 @@
-"""How initial scales and learning rates follow the width and the depth.
+"""Initial scales and learning rates as functions of width and depth.
 
 muP (Yang & Hu 2021, arXiv:2011.14522; Table 3 of Yang et al. 2022, arXiv:2203.03466, i.e. without multipliers in the
 forward pass) keeps the size of every layer's update independent of width, so that a rate tuned on a small scale serves

@@ -1,4 +1,4 @@
-"""How a model says what the partitioner should do with its batch, on meshes that split it.
+"""Constraints by which a model tells the partitioner how to split its batch.
 
 Where no mesh with `data` and `fsdp` axes is in context (one device per lane, or a model used by itself) these functions
 change nothing.
@@ -7,6 +7,8 @@ change nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -14,21 +16,21 @@ P = jax.sharding.PartitionSpec
 BATCH_AXES = ("data", "fsdp")
 
 
-def split_batch(x):
+def split_batch(x: Any) -> Any:
     """x [B, ...], its batch split over the `data` and `fsdp` axes.
 
-    The partitioner is told after every layer, or it may gather activations where it should gather parameters.
+    Applied after every layer; otherwise the partitioner may gather activations where it should gather parameters.
     """
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES)) if num_parts() > 1 else x
 
 
-def on_each_part(function, *args, summed: bool = False):
+def on_each_part(function: Callable[..., Any], *args: Any, summed: bool = False) -> Any:
     """`function` of each device's part of the batch: for what the partitioner cannot split (kernels) or splits badly.
 
     Args:
-      function: takes arrays [B, ...]; gives [B, ...], or what is to be summed over the parts.
+      function: takes arrays [B, ...]; returns [B, ...], or an array that is summed over the parts.
       *args: its arguments; a batch that does not divide is computed whole by every device.
-      summed: whether results are added up.
+      summed: add the results up.
     """
     if num_parts() == 1:
         return function(*args)

@@ -1,4 +1,4 @@
-"""The pictures of a study, drawn from one Analysis: learning curves, loss against compute, and those of its fit."""
+"""The figures of an Analysis: learning curves, loss against compute, IsoFLOP curves, residuals, allocation."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from matplotlib.patches import Patch
 from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.status import DIVERGED
 from scaling_jax.report import style, ticks
-from scaling_jax.report.fit_figures import COLORS, GREY, HELD_OUT, INK
 from scaling_jax.report.slices import has_slices, slices
-from scaling_jax.storage.records import DIVERGED
+from scaling_jax.report.style import COLORS, GREY, HELD_OUT, INK
 from scaling_jax.text import short
 
 STARS = ("*", "p", "P", "X", "h")
-NAMES = ("loss_vs_compute", "learning_curves", "isoflop", "residuals", "allocation", "n_and_d")
+NAMES = ("loss_vs_compute", "learning_curves", "isoflop", "residuals", "allocation", "n_and_d", "law")
 PER_METRIC = ("vs_compute", "n_and_d")
 SMOOTHING_BINS = 40
 FORECAST = (0, (4, 2))
 
 
 def draw(analysis: Analysis) -> dict[str, Figure]:
-    """File stem -> figure, in the order in which they are read; what the study does not hold is left out."""
+    """File stem -> figure, in the order in which they are read; what the runs do not allow is left out."""
     figures = {}
-    if len(analysis.runs.chosen):
+    runs, compute = analysis.runs, analysis.runs.has_compute
+    if compute:
         figures["loss_vs_compute"] = loss_vs_compute(analysis)
-        if analysis.curves is not None and analysis.curves.run_id.isin(analysis.runs.table.run_id).any():
+        if analysis.curves is not None and analysis.curves.run_id.isin(runs.table.run_id).any():
             figures["learning_curves"] = learning_curves(analysis)
     if len(analysis.isoflop.points):
         figures["isoflop"] = isoflop(analysis)
     if analysis.fit is not None:
+        if len(analysis.fit.law.inputs) == 1:
+            figures["law"] = law_of_one(analysis)
         figures["residuals"] = residuals(analysis)
     if len(analysis.frontier):
         figures["allocation"] = allocation(analysis)
     if has_slices(analysis):
         figures["n_and_d"] = slices(analysis)
     for metric, other in analysis.also.items():
-        if len(other.runs.chosen):
+        if other.runs.has_compute:
             figures[f"{metric}_vs_compute"] = loss_vs_compute(other)
         if has_slices(other):
             figures[f"{metric}_n_and_d"] = slices(other)
@@ -53,7 +56,7 @@ def is_name(stem: str) -> bool:
 
 
 def learning_curves(analysis: Analysis) -> Figure:
-    """Training loss against tokens and against FLOPs, a colour per scale; dots are the final validation losses."""
+    """Training loss against tokens and against FLOPs, a color per scale; dots are the final validation losses."""
     figure, axes = style.figure(10.4, 4.6, 2)
     runs, colors = analysis.runs, style.scale_colors(analysis)
     by_run = {run_id: rows.sort_values("step") for run_id, rows in analysis.curves.groupby("run_id")}
@@ -107,7 +110,7 @@ def loss_vs_compute(analysis: Analysis) -> Figure:
         ]
     if len(analysis.curve):
         handles += _frontier(ax, analysis)
-    style.axes(ax, "training FLOPs", analysis.y_label)
+    style.axes(ax, "training FLOPs", style.plain(analysis.y_label))
     ax.set_yscale("log")
     ticks.plain_numbers(ax.yaxis)
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
@@ -117,16 +120,17 @@ def loss_vs_compute(analysis: Analysis) -> Figure:
 def _frontier(ax: Axes, analysis: Analysis) -> list:
     """Draws L*(C) with its interval, dashed and starred beyond the runs; returns its legend."""
     curve = analysis.curve
-    ax.fill_between(curve.C, curve.y_low, curve.y_high, color=INK, alpha=0.13, lw=0, zorder=1)
+    ax.fill_between(curve.C, curve.loss_low, curve.loss_high, color=INK, alpha=0.13, lw=0, zorder=1)
     for part, dashes in _inside_and_beyond(analysis):
-        ax.plot(part.C, part.y, color=INK, lw=1.8, ls=dashes, zorder=3)
+        ax.plot(part.C, part.loss, color=INK, lw=1.8, ls=dashes, zorder=3)
     targets = analysis.frontier[analysis.frontier.beyond > 1.01]
-    level = f"{analysis.settings['level']:.0%} interval"
+    level = f"{analysis.settings.level:.0%} interval"
     handles = [Line2D([], [], color=INK, lw=1.8, label="frontier $L^*(C)$"), Patch(color=INK, alpha=0.13, label=level)]
     for i, row in enumerate(targets.itertuples()):
-        ax.plot([row.C], [row.y], marker=STARS[i % len(STARS)], ms=12, color=INK, mec="white", zorder=6)
+        ax.plot([row.C], [row.loss], marker=STARS[i % len(STARS)], ms=12, color=INK, mec="white", zorder=6)
         # Written in the legend, where several targets cannot run into each other or the runs.
-        label = f"{row.beyond:.3g}x: $N^*$ {short(row.N)},\n$D^*$ {short(row.D)}, {analysis.metric} {row.y:.4g}"
+        metric = style.plain(analysis.metric)
+        label = f"{row.beyond:.3g}x: $N^*$ {short(row.N)},\n$D^*$ {short(row.D)}, {metric} {row.loss:.4g}"
         mark = Line2D([], [], color=INK, ls=FORECAST, marker=STARS[i % len(STARS)], ms=9, mec="white", label=label)
         handles.append(mark)
     return handles
@@ -159,11 +163,11 @@ def isoflop(analysis: Analysis) -> Figure:
     if len(handles) > style.MAX_LEGEND:
         handles = [handles[i] for i in np.linspace(0, len(handles) - 1, style.MAX_LEGEND).round().astype(int)]
     handles += [Line2D([], [], marker="*", ls="", ms=12, color=GREY, mec=INK, label="lowest")] if optima else []
-    handles += [Line2D([], [], color=GREY, lw=1, ls=":", label=analysis.settings["law"])] if analysis.fit else []
+    handles += [Line2D([], [], color=GREY, lw=1, ls=":", label=analysis.settings.law)] if analysis.fit else []
     if sweeps.interpolated:
         label = "read between\na scale's budgets"
         handles.append(Line2D([], [], marker="o", ls="", color="white", mec=GREY, label=label))
-    style.axes(ax, style.COUNTS[analysis.settings["params"]], analysis.y_label)
+    style.axes(ax, style.size_label(analysis), style.plain(analysis.y_label))
     ax.set_yscale("log")
     ticks.plain_numbers(ax.yaxis)
     ticks.few_labels(ax.xaxis)
@@ -172,10 +176,10 @@ def isoflop(analysis: Analysis) -> Figure:
 
 
 def residuals(analysis: Analysis) -> Figure:
-    """Predicted against observed and the error against compute: of the hold-out fit where there is one."""
+    """Predicted against observed, and observed / predicted - 1: of the hold-out fit where there is one."""
     figure, (left, right) = style.figure(10.4, 4.4, 2)
     colors, found, chosen = style.scale_colors(analysis), analysis.hold_out, analysis.runs.chosen
-    fit = analysis.fit if found is None else found.fit
+    fit = analysis.fit if found is None else found.fitted.fit
     seen = chosen if found is None else chosen[~chosen.run_id.isin(found.rows.run_id)]
     groups = [(seen, fit.predict(fit.data), {"s": 26, "edgecolors": "white", "linewidths": 0.5})]
     if found is not None:
@@ -183,13 +187,14 @@ def residuals(analysis: Analysis) -> Figure:
     for rows, predicted, marks in groups:
         fill = [colors[scale] for scale in rows.scale]
         left.scatter(rows.y, predicted, c=fill, zorder=3, **marks)
-        right.scatter(rows.C, 100 * (predicted / rows.y - 1), c=fill, zorder=3, **marks)
+        right.scatter(_size(analysis, rows), 100 * (rows.y / predicted - 1), c=fill, zorder=3, **marks)
     left.axline((seen.y.mean(), seen.y.mean()), slope=1, color=GREY, lw=1, ls="--", zorder=2)
     right.axhline(0, color=GREY, lw=1, ls="--", zorder=2)
-    style.axes(left, f"observed {analysis.metric}", f"predicted {analysis.metric}")
+    metric = style.plain(analysis.metric)
+    style.axes(left, f"observed {metric}", f"predicted {metric}")
     left.set_xscale("linear")
     left.set_aspect("equal", adjustable="datalim")
-    style.axes(right, "training FLOPs", "predicted / observed - 1 (%)")
+    style.axes(right, _size_name(analysis), "observed / predicted - 1 (%)")
     handles = style.scale_handles(analysis, colors)
     if found is not None:
         handles.append(Line2D([], [], marker="D", ls="", color=GREY, mec=HELD_OUT, mew=1.3, label="held out"))
@@ -202,7 +207,7 @@ def allocation(analysis: Analysis) -> Figure:
     figure, axes = style.figure(10.4, 4.4, 2)
     curve = analysis.curve
     others = {"IsoFLOP": (analysis.isoflop.found, "o"), "lowest hull": (analysis.envelope, "s")}
-    for ax, name, label in zip(axes, "ND", (style.COUNTS[analysis.settings["params"]], analysis.unit)):
+    for ax, name, label in zip(axes, "ND", (style.size_label(analysis), analysis.unit)):
         ax.fill_between(curve.C, curve[f"{name}_low"], curve[f"{name}_high"], color=INK, alpha=0.13, lw=0, zorder=1)
         for part, dashes in _inside_and_beyond(analysis):
             ax.plot(part.C, part[name], color=INK, lw=1.8, ls=dashes, zorder=3)
@@ -219,7 +224,7 @@ def allocation(analysis: Analysis) -> Figure:
         ax.set_yscale("log")
         ax.set_title(f"${name}^*(C)$", fontsize=11)
     handles = [
-        Line2D([], [], color=INK, lw=1.8, label=f"{analysis.settings['law']} frontier"),
+        Line2D([], [], color=INK, lw=1.8, label=f"{analysis.settings.law} frontier"),
         Line2D([], [], color=GREY, marker="o", ms=3.5, ls="", label="runs"),
     ]
     handles += [
@@ -247,3 +252,48 @@ def _inside_and_beyond(analysis: Analysis) -> tuple:
     # The point next to the border belongs to both, so that the line has no gap.
     border = int(np.searchsorted(curve["C"], largest * 0.9999))
     return (curve[: border + 1], "-"), (curve[border:], FORECAST)
+
+
+def law_of_one(analysis: Analysis) -> Figure:
+    """Runs and curve of a law of one input, with the interval of its mean."""
+    figure, (ax,) = style.figure(8.6, 5.2, 1)
+    assert analysis.fitted is not None
+    fit = analysis.fitted.fit
+    (name,) = fit.law.inputs
+    x, y = np.asarray(fit.data[name], float), np.asarray(fit.y, float)
+    wide = x.min() > 0 and x.max() > 10 * x.min()
+    grid = (np.geomspace if wide else np.linspace)(x.min(), x.max(), 300)
+    value, low, high = analysis.fitted.predict({name: grid}, analysis.settings.level)
+    if np.isfinite(low).any():
+        ax.fill_between(grid, low, high, color=INK, alpha=0.13, lw=0, label=f"{analysis.settings.level:.0%} interval")
+    ax.plot(grid, value, color=INK, lw=1.8, zorder=3, label=fit.law.name)
+    held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
+    out = analysis.runs.chosen.run_id.isin(held).to_numpy()
+    ax.scatter(x[~out], y[~out], color=COLORS(0.35), s=30, edgecolors="white", linewidths=0.5, zorder=4, label="runs")
+    if out.any():
+        ax.scatter(
+            x[out], y[out], color=COLORS(0.35), marker="D", s=28, zorder=4, label="held out", **style.HELD_OUT_EDGE
+        )
+    style.axes(ax, style.plain(analysis.runs.names.get(name, name)), style.plain(analysis.y_label))
+    if wide:
+        ticks.few_labels(ax.xaxis)
+    else:
+        ax.set_xscale("linear")
+    ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _size(analysis: Analysis, rows: pd.DataFrame) -> np.ndarray:
+    """(n,) the scale of residuals: FLOPs, else the law's first input."""
+    if analysis.runs.has_compute:
+        return rows.C.to_numpy(float)
+    assert analysis.fit is not None
+    first = np.asarray(analysis.fit.data[analysis.fit.law.inputs[0]], float)
+    return pd.Series(first, index=analysis.runs.chosen.run_id)[rows.run_id].to_numpy()
+
+
+def _size_name(analysis: Analysis) -> str:
+    if analysis.runs.has_compute or analysis.fit is None:
+        return "training FLOPs"
+    first = analysis.fit.law.inputs[0]
+    return style.plain(analysis.runs.names.get(first, first))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.runs import same_budget
 from scaling_jax.report import style, ticks
-from scaling_jax.report.fit_figures import GREY, HELD_OUT
+from scaling_jax.report.style import GREY, HELD_OUT
 from scaling_jax.text import short
 
 DATA_COLORS = colormaps["plasma"]
 MAX_LEVELS = 8
-SAME = 0.02  # budgets equal but for rounding to whole steps
 MARGIN = 1.25  # curves reach this far beyond the runs
 
 
 def has_slices(analysis: Analysis) -> bool:
     """Whether the law is one of N and D (and of the unique data)."""
-    return analysis.fit is not None and {"N", "D"} <= set(analysis.fit.law.inputs) <= {"N", "D", "U"}
+    return (
+        analysis.runs.has_compute
+        and analysis.fit is not None
+        and {"N", "D"} <= set(analysis.fit.law.inputs) <= {"N", "D", "U"}
+    )
 
 
 def slices(analysis: Analysis) -> Figure:
@@ -45,14 +50,14 @@ def slices(analysis: Analysis) -> Figure:
         out = chosen.run_id.isin(held).to_numpy()
         ax.scatter(x[~out], chosen.y[~out], c=colors[~out], s=30, edgecolors="white", linewidths=0.5, zorder=3)
         ax.scatter(x[out], chosen.y[out], c=colors[out], s=28, marker="D", zorder=4, **style.HELD_OUT_EDGE)
-        style.axes(ax, "", analysis.y_label if ax is left else "")
+        style.axes(ax, "", style.plain(analysis.y_label) if ax is left else "")
         ax.set_yscale("log")
         ticks.few_labels(ax.xaxis)
     shown = [ax.get_ylim() for ax in (left, right)]
     for ax in (left, right):
         ax.set_ylim(min(low for low, _ in shown), max(high for _, high in shown))
         ticks.plain_numbers(ax.yaxis)
-    left.set_xlabel(style.COUNTS[analysis.settings["params"]])
+    left.set_xlabel(style.size_label(analysis))
     right.set_xlabel(f"{analysis.unit} seen" if analysis.unit == "samples" else analysis.unit)
     handles = [
         Line2D([], [], color=color, lw=2, marker="o", ms=5, label=f"D = {short(level)}")
@@ -67,8 +72,7 @@ def slices(analysis: Analysis) -> Figure:
 
 def data_levels(D: np.ndarray) -> np.ndarray:
     """The budgets that runs share, or, where they have their own, a few between the smallest and the largest."""
-    ordered = np.sort(D)
-    groups = np.split(ordered, np.flatnonzero(np.diff(np.log(ordered)) > SAME) + 1)
+    groups = np.unique(same_budget(pd.Series(D)).round(6))
     if len(groups) <= MAX_LEVELS:
-        return np.array([np.exp(np.log(group).mean()) for group in groups])
-    return np.geomspace(ordered[0], ordered[-1], MAX_LEVELS // 2 + 1)
+        return groups
+    return np.geomspace(D.min(), D.max(), MAX_LEVELS // 2 + 1)

@@ -1,20 +1,21 @@
-"""What the pictures of a report share: colours by scale, axes, ticks, legends."""
+"""Shared by all figures: colors by scale, axes, legends, plain text."""
 
 from __future__ import annotations
 
 import numpy as np
-from matplotlib import ticker
+from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.report.fit_figures import COLORS, HELD_OUT
 from scaling_jax.text import short
 
+COLORS = colormaps["viridis"]
+INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"  # lines and text; guides; runs that the fit has not seen
 MAX_LEGEND = 14
-LIGHTEST = 0.88  # the end of the colour map is unreadable on white
+LIGHTEST = 0.88  # the end of the color map is unreadable on white
 HELD_OUT_EDGE = {"edgecolors": HELD_OUT, "linewidths": 1.3}
 COUNTS = {
     "params_matmul": "matmul parameters",
@@ -23,8 +24,20 @@ COUNTS = {
 }
 
 
+def plain(text: object) -> str:
+    """Text that matplotlib shows as it is: no dollar sign begins a formula, no underscore hides a label."""
+    shown = str(text).replace("$", r"\$")
+    return f"\u200b{shown}" if shown.startswith("_") else shown
+
+
+def size_label(analysis: Analysis) -> str:
+    """The label of an axis of N."""
+    name = analysis.runs.names.get("N", "N")
+    return COUNTS.get(name, plain(name))
+
+
 def scale_colors(analysis: Analysis) -> dict[str, tuple]:
-    """Scale -> colour, dark to light in the order of N; without the map's lightest end, unreadable on white."""
+    """Scale -> color, dark to light in the order of N; without the map's lightest end, unreadable on white."""
     scales = list(analysis.runs.scales.scale)
     return {scale: COLORS(LIGHTEST * i / max(len(scales) - 1, 1)) for i, scale in enumerate(scales)}
 
@@ -35,9 +48,14 @@ def scale_handles(analysis: Analysis, colors: dict[str, tuple]) -> list[Line2D]:
     if len(scales) > MAX_LEGEND:
         scales = [scales[i] for i in np.linspace(0, len(scales) - 1, MAX_LEGEND).round().astype(int)]
     return [
-        Line2D([], [], color=colors[s.scale], lw=2, marker="o", ms=5, label=f"{s.scale}  ({short(s.N)})")
+        Line2D([], [], color=colors[s.scale], lw=2, marker="o", ms=5, label=plain(scale_label(s.scale, s.N)))
         for s in scales
     ]
+
+
+def scale_label(scale: str, N: float) -> str:
+    """w64-d2  (131k); a scale that is called by its size is not named twice."""
+    return str(scale) if str(scale) == short(N) or not np.isfinite(N) else f"{scale}  ({short(N)})"
 
 
 def figure(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]]:

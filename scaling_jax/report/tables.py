@@ -35,13 +35,19 @@ def loss(value: float) -> str:
 
 
 def percent(value: float) -> str:
+    """With its sign: +1.80%."""
     return f"{100 * value:+.2f}%"
+
+
+def rate(value: float) -> str:
+    """A learning rate, or nothing where the table has none."""
+    return f"{value:g}" if math.isfinite(value) else ""
 
 
 def scales(analysis: Analysis) -> Table:
     """Each scale's best run."""
     rows = tuple(
-        (s.scale, short(s.N), str(s.budgets), loss(s.y), short(s.D), short(s.D / s.N), flops(s.C), f"{s.lr:g}")
+        (str(s.scale), short(s.N), str(s.budgets), loss(s.y), short(s.D), short(s.D / s.N), flops(s.C), rate(s.lr))
         for s in analysis.runs.scales.itertuples()
     )
     unit = analysis.unit
@@ -52,17 +58,18 @@ def params(analysis: Analysis) -> Table:
     """Parameters and exponents of the law with their intervals."""
     four = "{:.4g}".format
     rows = tuple((p.name, four(p.value), interval(p.low, p.high, four)) for p in analysis.params.itertuples())
-    return Table(("", "value", f"{analysis.settings['level']:.0%} interval"), rows)
+    return Table(("", "value", f"{analysis.settings.level:.0%} interval"), rows)
 
 
 def hold_out(analysis: Analysis) -> Table:
     """Held-out runs, observed and predicted."""
+    assert analysis.hold_out is not None
     rows = tuple(
-        (r.scale, short(r.N), short(r.D), flops(r.C), loss(r.y), loss(r.predicted), interval(r.low, r.high, loss),
+        (str(r.scale), short(r.N), short(r.D), flops(r.C), loss(r.y), loss(r.predicted), interval(r.low, r.high, loss),
          percent(r.error))
         for r in analysis.hold_out.rows.itertuples()
     )  # fmt: skip
-    level = f"{analysis.settings['level']:.0%} interval"
+    level = f"{analysis.settings.level:.0%} interval"
     return Table(("held-out run", "N", analysis.unit, "FLOPs", "observed", "predicted", level, "error"), rows)
 
 
@@ -70,12 +77,19 @@ def frontier(analysis: Analysis) -> Table:
     """The loss-minimal split of compute, over the ladder and beyond."""
     rows = tuple(
         (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
-         interval(f.D_low, f.D_high), short(f.D / f.N), loss(f.y), interval(f.y_low, f.y_high, "{:.4g}".format))
+         interval(f.D_low, f.D_high), short(f.D / f.N), loss(f.loss),
+         interval(f.loss_low, f.loss_high, "{:.4g}".format))
         for f in analysis.frontier.itertuples()
     )  # fmt: skip
     kinds = tuple("beyond" if f.beyond > 1.01 else "" for f in analysis.frontier.itertuples())
     header = ("FLOPs", "x largest", "N*", "", "D*", "", "D*/N*", f"{analysis.metric}*", "")
     return Table(header, rows, kinds)
+
+
+def checks(analysis: Analysis) -> Table:
+    """Every check with its status."""
+    rows = tuple((c.status, c.name, c.detail) for c in analysis.checks)
+    return Table(("", "check", ""), rows, tuple(c.status for c in analysis.checks))
 
 
 def approaches(analysis: Analysis) -> Table:
@@ -84,7 +98,7 @@ def approaches(analysis: Analysis) -> Table:
     rows = tuple(
         (a.approach, short(a.N), three(a.a), interval(a.low, a.high, three)) for a in analysis.approaches.itertuples()
     )
-    return Table(("by", "N*", "a (N* ~ C^a)", f"{analysis.settings['level']:.0%} interval"), rows)
+    return Table(("by", "N*", "a (N* ~ C^a)", f"{analysis.settings.level:.0%} interval"), rows)
 
 
 def runs(analysis: Analysis) -> Table:
@@ -93,7 +107,7 @@ def runs(analysis: Analysis) -> Table:
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
     ordered = analysis.runs.table.sort_values(["N", "C", "lr", "seed"], kind="stable")
     rows = tuple(
-        (r.run_id, r.scale, short(r.N), short(r.D), flops(r.C), f"{r.lr:g}", f"{r.seed}", r.status,
+        (str(r.run_id), str(r.scale), short(r.N), short(r.D), flops(r.C), rate(r.lr), f"{r.seed}", r.status,
          loss(r.y) if r.status == DONE else "",
          "held out" if r.run_id in held else "fitted" if r.run_id in chosen else "")
         for r in ordered.itertuples()

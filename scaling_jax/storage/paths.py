@@ -9,11 +9,23 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import filelock
 from absl import logging
+
+from scaling_jax.errors import UserError
 
 
 def as_path(path: Any) -> Any:
-    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones."""
+    """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones.
+
+    Raises:
+      UserError: another scheme.
+    """
+    scheme, separator, _ = str(path).partition("://")
+    if separator and scheme != "gs":
+        raise UserError(f"{str(path)!r}: {scheme}:// is not supported; give a local path or gs://")
+    if "\0" in str(path):
+        raise UserError(f"{str(path)!r} holds a null character; give a local path or gs://")
     try:
         from etils import epath
     except ModuleNotFoundError:
@@ -84,8 +96,6 @@ def file_lock(path: Any, on_wait: Callable[[], None] | None = None) -> Iterator[
       path: the lock file on a local or network file system; made if missing.
       on_wait: called once when another process holds the lock and this one has to wait.
     """
-    import filelock  # the plain install, which only fits, never locks
-
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         lock = filelock.FileLock(path)  # an object per caller: two threads of one process exclude each other, too

@@ -106,7 +106,7 @@ class Workdir:
             self._clean()
             self._tell_changes(study)
             self._join_packs(packs)
-            number = self._next_attempt()
+            number = self.next_attempt()
             write_atomic(
                 self.path / "study.json", json.dumps({"format": FORMAT, **dataclasses.asdict(study)}, indent=1)
             )
@@ -238,7 +238,8 @@ class Workdir:
                 content = json.dumps(dataclasses.asdict(joined))
                 write_atomic(self.path / "checkpoints" / f"{name}{PACK_SUFFIX}", content)
 
-    def _next_attempt(self) -> int:
+    def next_attempt(self) -> int:
+        """Number of the next start of the command here."""
         attempts = self.path / "attempts"
         names = [p.name for p in attempts.iterdir()] if attempts.exists() else []
         return 1 + max((int(m[1]) for name in names if (m := re.fullmatch(r"(\d+)-\d+\.json", name))), default=-1)

@@ -1,4 +1,4 @@
-"""One training on several processes: who writes, what is agreed on, how arrays span them. Alone, all of it is free."""
+"""Training on several processes: the leader, agreement, arrays that span processes. Free for a single one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOST_PEER = ("Gloo", "NCCL", "Connection closed by peer", "heartbeat", "coordina
 
 
 def is_single_process() -> bool:
-    """Whether this process trains by itself."""
+    """True when no other process takes part in this training."""
     return jax.process_count() == 1
 
 
 def is_leader() -> bool:
-    """Whether this process writes results and decides what depends on time."""
+    """True for the process that writes results and makes decisions that depend on time."""
     return jax.process_index() == 0
 
 
@@ -32,7 +32,7 @@ def broadcast_from_leader(values: Sequence[float]) -> list[float]:
 
 
 def same_everywhere(text: str) -> bool:
-    """Whether every process came with the same text."""
+    """True when every process passed the same text."""
     if is_single_process():
         return True
     digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint32)
@@ -41,19 +41,19 @@ def same_everywhere(text: str) -> bool:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a failure says that another process of this training is gone."""
+    """True for an error that means another process of this training is gone."""
     return not is_single_process() and any(sign in str(error) for sign in LOST_PEER)
 
 
 def barrier(name: str) -> None:
-    """Returns when every process has come here."""
+    """Waits until every process has called it with this name."""
     if not is_single_process():
         with jax.transfer_guard("allow"):
             multihost_utils.sync_global_devices(name)
 
 
 def local_rows(sharding: jax.sharding.Sharding, size: int) -> slice | np.ndarray:
-    """Which of `size` rows, split by `sharding`, lie on this process's devices: all of them, or their numbers."""
+    """The rows, of `size` split by `sharding`, on this process's devices: a slice of all, or their numbers."""
     if is_single_process():
         return slice(None)
     parts = sharding.addressable_devices_indices_map((size,)).values()
@@ -61,11 +61,11 @@ def local_rows(sharding: jax.sharding.Sharding, size: int) -> slice | np.ndarray
 
 
 def to_device(tree: Any, sharding: jax.sharding.Sharding) -> Any:
-    """Host arrays onto the devices of all processes; each process takes, and must have, only what its devices hold."""
+    """Puts host arrays on the devices of all processes; each process reads only the parts that its devices hold."""
     if is_single_process():
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
-    def one(x):
+    def one(x: Any) -> jax.Array:
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
@@ -74,17 +74,8 @@ def to_device(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Arrays of all processes' devices, whole, as NumPy on every process."""
+    """Gathers arrays from the devices of all processes, as NumPy on every process."""
     if is_single_process():
         return jax.device_get(tree)
     with jax.transfer_guard("allow"):
         return multihost_utils.process_allgather(tree, tiled=True)
-
-
-alone, agree, own_rows, put, fetch = (
-    is_single_process,
-    broadcast_from_leader,
-    local_rows,
-    to_device,
-    to_host,
-)  # old names

@@ -1,4 +1,4 @@
-"""How batches reach the step: from arrays on the devices by window number, or streamed from the disk.
+"""Feeds batches to the step: from arrays on the devices by window number, or streamed from disk.
 
 A batch is a pure function of (seed, step), so lanes and branches of one seed see the same batches in the same order,
 however they come.
@@ -35,7 +35,7 @@ ALL = slice(None)
 def make_feed(dataset: Dataset, execution: Execution, augment: bool = False) -> Feed:
     """The feed that `execution.feed` asks for; "auto" keeps data on the devices that takes little of their memory.
 
-    Several processes take what the first one decides, from its own memory.
+    Several processes use the leader's decision, which looks at its own memory.
 
     Args:
       dataset: materialized data.
@@ -68,7 +68,7 @@ def device_memory() -> int:
 
 
 class Feed:
-    """What both kinds know.
+    """The data of a study, common to both kinds.
 
     Args:
       dataset: materialized data.
@@ -115,7 +115,7 @@ class ResidentFeed(Feed):
         """Window numbers [batches, batch_size] of the fixed validation set, cut to whole batches."""
         return _validation_windows(self.dataset, examples, batch_size)
 
-    def make_batch(self, arrays: dict[str, Any], windows_B, key=None):
+    def make_batch(self, arrays: dict[str, Any], windows_B: Any, key: Any = None) -> Any:
         """The model's batch of these windows; under jit. `key` (training images only) draws the augmentation."""
         if self.spec.kind == "tokens":
             return batches.gather(arrays["x"], windows_B, self.spec.context)
@@ -128,7 +128,7 @@ class StreamFeed(Feed):
     """Batches read ahead from memory-mapped arrays on grain's threads, for data that does not fit; the same batches."""
 
     def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, Any]:
-        """Nothing lies on the devices."""
+        """No arrays: nothing is kept on the devices."""
         return {"train": {}, "validation": {}}
 
     def reader(self, batch_size: int, rows: Rows = ALL) -> Reader:
@@ -155,12 +155,12 @@ class StreamFeed(Feed):
     def validation_inputs(self, examples: int, batch_size: int) -> Any:
         """The fixed validation set, cut to whole batches, as batches on a leading axis."""
         d, windows_NxB = self.dataset, _validation_windows(self.dataset, examples, batch_size)
-        if self.spec.kind == "images":
+        if d.validation_labels is not None:
             return {"image": d.validation[windows_NxB], "label": d.validation_labels[windows_NxB]}
         offsets = windows_NxB[..., None].astype(np.int64) * self.spec.context + np.arange(self.spec.context + 1)
         return np.asarray(d.validation[offsets], np.int32)
 
-    def make_batch(self, arrays: dict[str, Any], batch, key=None):
+    def make_batch(self, arrays: dict[str, Any], batch: Any, key: Any = None) -> Any:
         """The model's batch; under jit. `key` (training images only) draws the augmentation."""
         if self.spec.kind == "tokens":
             return batch
@@ -173,7 +173,7 @@ def _validation_windows(dataset: Dataset, examples: int, batch_size: int) -> np.
     return windows[: len(windows) // batch_size * batch_size].reshape(-1, batch_size)
 
 
-def _image_batch(feed, image_BxHxWxC, label_B, key):
+def _image_batch(feed: Feed, image_BxHxWxC: Any, label_B: Any, key: Any) -> dict[str, Any]:
     if feed.augment and key is not None:
         image_BxHxWxC = augment(key, image_BxHxWxC, flip=feed.dataset.info.get("flip", True))
     image_BxHxWxC = (image_BxHxWxC.astype(jnp.float32) / 255.0 - PIXEL_MEAN) / PIXEL_STD

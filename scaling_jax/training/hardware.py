@@ -1,4 +1,4 @@
-"""What the machine is: backend, devices, peak FLOP/s, and how "auto" settings resolve on it."""
+"""The machine: backend, devices, peak FLOP/s, and how "auto" settings resolve on it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import time
 
 import jax
@@ -18,10 +19,11 @@ from scaling_jax.models import attention
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Execution
 
-# Dense bf16 matmul peak of one chip (vendors' data sheets), by a part of jax's device_kind.
+# Dense bf16 matmul peak of one JAX device (vendors' data sheets), by a whole word of jax's device_kind, longest first.
+# A device is a chip, except where JAX sees two per chip: TPU v2, v3 (cores) and TPU7x (chiplets).
 KNOWN_PEAKS = {
-    "TPU v2": 45e12,
-    "TPU v3": 123e12,
+    "TPU v2": 45e12 / 2,
+    "TPU v3": 123e12 / 2,
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
@@ -29,13 +31,16 @@ KNOWN_PEAKS = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
-    "TPU7x": 2307e12,
+    "TPU7x": 2307e12 / 2,
+    "GB200": 2250e12,
     "B200": 2250e12,
     "H200": 989e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
+    "A10G": 70e12,
     "A10": 125e12,
     "V100": 125e12,
     "T4": 65e12,
@@ -53,7 +58,7 @@ def use_cpu_devices(count: int | None = None) -> None:
     if count is None:
         if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
             return
-        if jax.config.jax_num_cpu_devices > 0:
+        if getattr(jax.config, "jax_num_cpu_devices", 0) > 0:
             return
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", count)
@@ -64,7 +69,7 @@ def peak_flops() -> tuple[float, str]:
     """(peak FLOP/s of all devices together, how it is known): the table for known chips, else a measured matmul."""
     kind, count = jax.devices()[0].device_kind, jax.device_count()
     for name, flops in KNOWN_PEAKS.items():
-        if name.lower() in kind.lower():
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", kind, re.IGNORECASE):
             return flops * count, f"{count} x {kind}, table"
     return _measured_matmul(), f"{jax.default_backend()} float32 matmul, measured"
 
@@ -109,7 +114,8 @@ def resolve(
     kernel = execution.attention
     if kernel == "auto":
         kernel = attention.pick(backend, spec.context, head_dim, jnp.dtype(dtype)) if head_dim else "xla"
-        if kernel == "cudnn" and backend == here and (reason := attention.cudnn_refuses(spec.context, head_dim)):
+        reason = attention.cudnn_refuses(spec.context, head_dim or 0) if kernel == "cudnn" and backend == here else ""
+        if reason:
             logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
             kernel = "xla"
     return dataclasses.replace(execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel)

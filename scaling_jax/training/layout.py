@@ -1,4 +1,4 @@
-"""Which layout the lanes of a device take: measured once per shape and machine, recorded, and kept on resume."""
+"""Chooses the layout of a device's lanes: measured once per shape and machine, recorded, and kept on resume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def choose_layout(
     """The layout recorded in the workdir, else the study's, else the fastest in a short timed trial.
 
     A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training. Several
-    processes take what the first one reads, and no trial: their clocks would not agree on when it ends.
+    processes use what the leader reads, without a trial: their clocks would not agree on when it ends.
     """
     path = _record(pack, records)
     if not distributed.is_single_process():
@@ -58,8 +58,7 @@ def choose_layout(
 
 
 def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Records) -> bool:
-    """Whether the layouts are to be timed: nothing is recorded, the study leaves it open, devices share lanes, and the
-    training is long enough for it to pay."""
+    """True when the layouts should be timed: none is recorded or chosen, lanes share devices, training takes long."""
     undecided = execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
     return undecided and pack.trained_flops / (LOW_SHARE * hardware.peak_flops()[0]) > WORTH_SECONDS
 
@@ -68,7 +67,13 @@ def _record(pack: Pack, records: Records) -> Any:
     return records.root / "checkpoints" / f"{pack.name}.layout.json"
 
 
-def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]]:
+def _trial(
+    execution: Execution,
+    pack: Pack,
+    study: Study,
+    mesh: jax.sharding.Mesh,
+    program: Callable[[str, int], LaneProgram],
+) -> tuple[str, dict[str, float]]:
     """(fastest layout, seconds per step of each), from the machine's cache when this shape was tried before."""
     key = content_hash(
         {
@@ -88,7 +93,7 @@ def _trial(execution, pack, study, mesh, program) -> tuple[str, dict[str, float]
         write_atomic(cache, json.dumps(seconds))
         shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
         logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.name, len(pack.lanes), shown)
-    return min(seconds, key=seconds.get), seconds
+    return min(seconds, key=seconds.__getitem__), seconds
 
 
 def _time(trial: LaneProgram, study: Study, pack: Pack) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +60,11 @@ def update(
         direction, opt_state = inner.update(grads, opt_state, params)
         return jax.tree.map(jnp.subtract, params, step(direction, params)), opt_state
 
-    def descend(grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
+    def descend(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         direction, state = inner.update(grads, state, params)
         return jax.tree.map(jnp.negative, step(direction, params)), state
 
-    whole = optax.GradientTransformation(inner.init, descend)
+    whole = optax.GradientTransformation(inner.init, cast(Any, descend))
     updates, opt_state = optax.contrib.schedule_free(whole, learning_rate, optimizer.b1).update(
         grads, opt_state, params
     )

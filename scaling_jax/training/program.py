@@ -264,16 +264,15 @@ class LaneProgram:
 
     def _hparams(self, group: Sequence[int], phase: Phase | None) -> dict[str, np.ndarray]:
         lanes, schedule = [self.slots[i] for i in group], self.study.schedule
-        same = np.ones(len(lanes))
         return {
-            "learning_rate": np.float32([lane.learning_rate for lane in lanes]),
-            "weight_decay": np.float32([lane.weight_decay for lane in lanes]),
-            "seed": np.int32([lane.seed for lane in lanes]),
-            "seed_index": np.int32([self.seeds.index(lane.seed) for lane in lanes]),
-            "warmup_steps": np.float32(schedule.warmup_steps * same),
-            "decay_start": np.float32((phase.decay_start if phase else 0) * same),
-            "decay_stop": np.float32((phase.decay_stop if phase else 0) * same),
-            "final_fraction": np.float32(schedule.final_fraction * same),
+            "learning_rate": np.array([lane.learning_rate for lane in lanes], np.float32),
+            "weight_decay": np.array([lane.weight_decay for lane in lanes], np.float32),
+            "seed": np.array([lane.seed for lane in lanes], np.int32),
+            "seed_index": np.array([self.seeds.index(lane.seed) for lane in lanes], np.int32),
+            "warmup_steps": np.full(len(lanes), schedule.warmup_steps, np.float32),
+            "decay_start": np.full(len(lanes), phase.decay_start if phase else 0, np.float32),
+            "decay_stop": np.full(len(lanes), phase.decay_stop if phase else 0, np.float32),
+            "final_fraction": np.full(len(lanes), schedule.final_fraction, np.float32),
         }
 
     def _inputs(self, first_step: int, num_steps: int) -> Any:
@@ -296,8 +295,8 @@ class LaneProgram:
         """Fresh states of all lanes."""
         out = []
         for group in self.groups:
-            seeds = np.int32([self.slots[i].seed for i in group])
-            scales = np.float32([self.slots[i].init_scale for i in group])
+            seeds = np.array([self.slots[i].seed for i in group], np.int32)
+            scales = np.array([self.slots[i].init_scale for i in group], np.float32)
             active = np.asarray([i < self.num_lanes for i in group])
             out.append(self._init(*self._put((seeds, scales, active), P("run"))))
         return tuple(out)

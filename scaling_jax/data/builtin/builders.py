@@ -1,4 +1,4 @@
-"""TFDS builders of our own sources, prepared and read without TensorFlow; importing this imports TFDS."""
+"""TFDS builders of the built-in sources, prepared and read without TensorFlow; importing this imports TFDS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from scaling_jax.data.cache import Progress, silent
 
 
 class _Text(tfds.core.GeneratorBasedBuilder):
-    """Documents of text; a configuration is the versions of what they come from."""
+    """Documents of text; a configuration is the versions of their origin."""
 
     source: Any
 
@@ -84,7 +84,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 with registered.skip_registration():
 
     class FashionMnist(mnist.FashionMNIST):
-        """TFDS's own fashion_mnist, name, version and features, out of the files of Debian's package."""
+        """TFDS's fashion_mnist (name, version, features) from the files of Debian's package."""
 
         name = "fashion_mnist"
 
@@ -99,7 +99,7 @@ with registered.skip_registration():
 
 
 def _as_png(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    # PNG bytes, because given an array TFDS's Image feature encodes it with TensorFlow.
+    # PNG bytes, because TFDS's Image feature encodes arrays with TensorFlow.
     for i, (image, label) in enumerate(zip(images, labels)):
         buffer = io.BytesIO()
         PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)

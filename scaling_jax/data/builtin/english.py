@@ -47,7 +47,7 @@ def documents(index: pathlib.Path, text: pathlib.Path) -> list[tuple[str, bytes]
     entries = {}
     for line in index.read_bytes().splitlines():
         headword, offset, length = line.split(b"\t")[:3]
-        # Many headwords lead to one entry: the first of them names it.
+        # Many headwords refer to one entry, which is named after the first.
         if not headword.startswith(b"00-database"):
             entries.setdefault((_number(offset), _number(length)), headword.decode("utf-8", "replace"))
     with gzip.open(text) as file:  # dictzip is gzip with an index of its own

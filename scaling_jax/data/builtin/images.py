@@ -18,7 +18,7 @@ DEBIAN_FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
 
 
 def has_fashion_mnist() -> bool:
-    """Whether `fashion_mnist` needs no download: Debian's package is installed, or TFDS has it prepared."""
+    """True if `fashion_mnist` needs no download: Debian's package is installed, or TFDS has it prepared."""
     return DEBIAN_FASHION_MNIST.is_dir() or prepared_fashion_mnist(None).is_dir()
 
 
@@ -28,7 +28,7 @@ def prepared_fashion_mnist(data_dir: str | None) -> pathlib.Path:
 
 
 def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Images uint8 [n, 8, 8] (0..16 made 0..255) and labels [n] of both splits, divided by hash of their number."""
+    """Images uint8 [n, 8, 8] (0..16 scaled to 0..255) and labels [n] of both splits, by hash of the number."""
     table = np.loadtxt(digits_file(), delimiter=",", dtype=np.uint8)
     images = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     held_out = np.array([unit_hash(f"digits:{i}") < DIGITS_VALIDATION_SHARE for i in range(len(table))])

@@ -1,9 +1,9 @@
-"""Real text that every installation has: the Python sources of the standard library and of our dependencies.
+"""Real text that every installation has: the Python sources of the standard library and of the dependencies.
 
-Kept are UTF-8 files of at most 400 kB, once each, without tests, vendored copies and generated tables (what compresses
+It has UTF-8 files of at most 400 kB, once each, without tests, vendored copies and generated tables (which compress
 more than sevenfold); leading comments that state a license are cut. The split is by hash of the path of a file's
-directory within its package, so that files of one directory, which share idioms, stand on one side, and a validation
-file of whose lines more than a fifth occur in training is dropped as a near copy.
+directory within its package, so that files of one directory, which share idioms, are in one split. A validation file of
+whose lines more than a fifth occur in training is dropped as a near copy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scaling_jax.data.cache import Progress
 from scaling_jax.data.sources.source import unit_hash
 
 VERSION = "1.0.1"
-# Import name -> distribution, of what the [train] extra installs; nothing that only tests or builds.
+# Import name -> distribution, of packages that the [train] extra installs; not those for tests or builds.
 PACKAGES = {
     "PIL": "pillow",
     "absl": "absl-py",
@@ -66,7 +66,7 @@ PACKAGES = {
 _SKIPPED = re.compile(
     r"(^|_)tests?(_|$)|^testing$|^conftest\.py$|_tests?\.py$|^test_|^_?vendor(ed)?$|^_vendored|^extern(al)?s?$"
     r"|^(site|dist)-packages$|^__pycache__$|^_?distutils$|^ensurepip$|^lib2to3$|_pb2(_grpc)?\.py$|_gen\.py$"
-    r"|^_sysconfigdata|^config-\d"  # the paths of whoever built this Python
+    r"|^_sysconfigdata|^config-\d"  # paths of the machine that built this Python
 )
 _LICENSE = re.compile(rb"copyright|licen[cs]e|spdx", re.IGNORECASE)
 MAX_BYTES = 400_000
@@ -76,7 +76,7 @@ MAX_FILE_OVERLAP = 0.2
 
 
 def installed() -> dict[str, str]:
-    """Version of every package of the allowlist that is installed, by import name."""
+    """Versions of the installed packages of the allowlist, by import name."""
     versions = {}
     for module, distribution in PACKAGES.items():
         try:
@@ -87,7 +87,7 @@ def installed() -> dict[str, str]:
 
 
 def corpus(on_progress: Progress) -> dict[str, list[tuple[str, bytes]]]:
-    """(path, text) of the files kept, in both splits."""
+    """(path, text) of the files of both splits."""
     paths = sorted(_files())
     on_progress("python_sources: reading files", 0, len(paths))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -125,7 +125,7 @@ def _files() -> Iterator[tuple[str, pathlib.Path]]:
 
 
 def _text(path: pathlib.Path) -> bytes | None:
-    """The file's text without license header, or None when it is not worth training on."""
+    """The file's text without license header, or None for a file that is left out."""
     try:
         if path.stat().st_size > MAX_BYTES:
             return None

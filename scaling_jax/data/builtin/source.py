@@ -1,4 +1,4 @@
-"""The built-in sources: our own TFDS builders, prepared on first use below the cache folder, without TensorFlow."""
+"""The built-in sources: TFDS builders of this package, prepared on first use in the cache, without TensorFlow."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.data.sources.source import Reader, Source, Tally, listed, no_splits, unit_hash, visible_files
+from scaling_jax.data.sources.source import Reader, Source, Tally, listed, no_splits, plural, unit_hash, visible_files
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Data, content_hash
@@ -54,9 +54,9 @@ def source(data: Data) -> Source:
     validation = _images(held_out, classes, others) if held_out else None
     if len(classes) < 2 or not images or (held_out and not validation):
         flat = sum(_is_image(file) for file in train.iterdir())
-        lies = f"; {flat} images are directly in {str(train)!r}" if flat else ""
+        where = f"; {flat} images are directly in {str(train)!r}" if flat else ""
         raise UserError(
-            f"data.source {str(path)!r}: an image folder has one subfolder of images per class, at least two{lies}: "
+            f"data.source {str(path)!r}: an image folder has one subfolder of images per class, at least two{where}: "
             "move the images into folders named after their classes"
         )
     everything = [*images, *(validation or ())]
@@ -92,8 +92,8 @@ def _subfolders(folder: pathlib.Path) -> list[str]:
 
 
 def _notes(others: Sequence[str], count: int, tally: Tally) -> list[str]:
-    said = [f"left out: {len(others)} files that are not images: {listed(others)}"] if others else []
-    return said + [f"{tally.total(kind)} of {count} images {kind}" for kind in tally.kinds()]
+    notes = [f"left out: {plural(len(others), 'file')} without an image's suffix: {listed(others)}"] if others else []
+    return notes + [f"{tally.total(kind)} of {count} images {kind}" for kind in tally.kinds()]
 
 
 def _reader(

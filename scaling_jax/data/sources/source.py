@@ -98,6 +98,11 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """A count and its noun: "1 file", "2 files"."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
 def no_splits(data: Data) -> None:
     """Raises UserError when splits are requested of a source that has none to choose from."""
     if data.split != "train" or data.validation_split is not None:

@@ -24,6 +24,7 @@ from scaling_jax.data.sources.source import (
     Tally,
     listed,
     no_splits,
+    plural,
     unit_hash,
     visible_files,
 )
@@ -37,6 +38,8 @@ VALIDATION_SHARE = 0.05
 LEAST_SHARE, MOST_SHARE = 0.03, 0.08
 MIN_BLOCK, MAX_BLOCK, BLOCKS = 2_048, 65_536, 400
 FEW_BYTES = 50_000_000
+REPEATED, CUT = "repeated", "cut"  # kinds in the tally
+RAW = (".json", ".csv", ".tsv")
 _ABOUT = re.compile(r"readme|licen[cs]e|citation|changelog|dataset_?card", re.IGNORECASE)
 
 
@@ -59,21 +62,24 @@ class Found:
     links: tuple[str, ...] = ()
     beside_tables: tuple[str, ...] = ()
     converted: tuple[str, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def notes(self) -> list[str]:
         """Sentences about files that are left out or converted."""
         count = len(self.files) + len(self.binary) + len(self.links) + len(self.beside_tables)
-        said = []
+        sentences = []
         for names, why in (
             (self.binary, "not text, nor a format that is read (.txt, .jsonl, .parquet, also .gz, .zst, .bz2, .xz)"),
             (self.links, "links to folders or to nothing"),
             (self.beside_tables, "plain text beside .parquet, taken for a description of it"),
         ):
             if names:
-                said.append(f"left out: {len(names)} of {count} files, {why}: {listed(names)}")
+                sentences.append(f"left out: {len(names)} of {plural(count, 'file')}, {why}: {listed(names)}")
+        if self.raw:
+            sentences.append(f"read as plain text, not as records: {listed(self.raw)}")
         if self.converted:
-            said.append(f"converted to UTF-8 by their byte order mark: {len(self.converted)} files")
-        return said
+            sentences.append(f"converted to UTF-8 by their byte order mark: {plural(len(self.converted), 'file')}")
+        return sentences
 
 
 def source(data: Data) -> Source:
@@ -103,12 +109,18 @@ def source(data: Data) -> Source:
 
 def record_notes(tally: Tally) -> list[str]:
     """Sentences about records that were left out or converted while they were read."""
-    said = []
+    sentences = []
     if nulls := tally.total(text_formats.NULL):
-        said.append(f"left out: {nulls} records whose text is null, in {listed(tally.files(text_formats.NULL))}")
+        sentences.append(
+            f"left out: {plural(nulls, 'record')} whose text is null, in {listed(tally.files(text_formats.NULL))}"
+        )
     if lists := tally.total(text_formats.LIST):
-        said.append(f"{lists} records whose text is a list of strings were joined with line ends")
-    return said
+        sentences.append(f"joined with line ends: lists of strings, which are the text of {plural(lists, 'record')}")
+    if repeated := tally.total(REPEATED):
+        sentences.append(f"left out: {plural(repeated, 'repeated block or record', 'repeated blocks or records')}")
+    if tally.total(CUT):
+        sentences.append("lines or records are cut between characters: they are too long to hold out 5% of whole ones")
+    return sentences
 
 
 def find(path: pathlib.Path) -> Found:
@@ -125,7 +137,9 @@ def find(path: pathlib.Path) -> Found:
             )
         if not path.stat().st_size:
             raise UserError(f"data.source {str(path)!r}: the file is empty")
-        return Found([_text_file(path, path.name)], converted=_marked([path], path.parent))
+        return Found(
+            [_text_file(path, path.name)], converted=_marked([path], path.parent), raw=_raw([path], path.parent)
+        )
     links: list[str] = []
     names = list(visible_files(path, links))
     links += [p.relative_to(path).as_posix() for p in names if not p.exists()]
@@ -151,6 +165,7 @@ def find(path: pathlib.Path) -> Found:
         links=tuple(links),
         beside_tables=_relative(plain, path),
         converted=_marked(text, path),
+        raw=_raw(text, path),
     )
 
 
@@ -161,6 +176,10 @@ def _text_file(path: pathlib.Path, name: str) -> TextFile:
 
 def _relative(paths: Sequence[pathlib.Path], folder: pathlib.Path) -> tuple[str, ...]:
     return tuple(p.relative_to(folder).as_posix() for p in paths)
+
+
+def _raw(paths: Sequence[pathlib.Path], folder: pathlib.Path) -> tuple[str, ...]:
+    return _relative([p for p in paths if p.suffix.lower() in RAW], folder)
 
 
 def _marked(paths: Sequence[pathlib.Path], folder: pathlib.Path) -> tuple[str, ...]:
@@ -194,13 +213,20 @@ def reader(path: pathlib.Path, files: list[TextFile], tally: Tally) -> Reader:
             raise UserError(f"data.source {str(path)!r}: {size} bytes are too few to train and validate on")
         held_out = chosen
 
+    if cut:
+        tally.set(CUT, str(path), 1)
+
     def select(split: str, seen: set[bytes]) -> Iterator[bytes]:
+        repeated = 0
         for name, document in _named_documents(files, block_size, cut, tally):
             if held_out(name) == (split == "validation"):
                 digest = hashlib.sha256(document).digest()[:16]
-                if digest not in seen:
-                    seen.add(digest)
-                    yield document
+                if digest in seen:
+                    repeated += 1
+                    continue
+                seen.add(digest)
+                yield document
+        tally.set(REPEATED, split, repeated)
 
     def read(split: str) -> Iterator[bytes]:
         seen: set[bytes] = set()

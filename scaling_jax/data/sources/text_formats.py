@@ -184,7 +184,9 @@ def _blocks(path: pathlib.Path, chunks: Iterator[bytes], size: int, reach: int) 
         try:
             block.decode()
         except UnicodeDecodeError:
-            raise UserError(f"{str(path)!r} is not UTF-8 text: convert it (iconv -t UTF-8) or move it away") from None
+            raise UserError(
+                f"{str(path)!r} is not UTF-8 text: convert it, such as by `iconv -f LATIN1 -t UTF-8`, or move it away"
+            ) from None
         if b"\0" in block:
             raise UserError(f"{str(path)!r} has zero bytes, so it is not text: move it away")
         yield block
@@ -223,7 +225,9 @@ def _json_lines(path: pathlib.Path, chunks: Iterator[bytes]) -> Iterator[tuple[s
         try:
             record = json.loads(line.decode())
         except UnicodeDecodeError:
-            raise UserError(f"{where} is not UTF-8 text: convert the file (iconv -t UTF-8)") from None
+            raise UserError(
+                f"{where} is not UTF-8 text: convert the file, such as by `iconv -f LATIN1 -t UTF-8`"
+            ) from None
         except (ValueError, RecursionError):
             raise UserError(f"{where} is not JSON: each line must be one object with a 'text' or 'content'") from None
         if not isinstance(record, dict):
@@ -256,7 +260,6 @@ def _lines(path: pathlib.Path, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
     import pyarrow.parquet
 
     try:
@@ -271,8 +274,10 @@ def _parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
                 for value in batch.column(0).to_pylist():
                     row += 1
                     yield f"{str(path)!r} row {row}", value
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+    except UserError:
+        raise
+    except Exception as error:  # Arrow raises many types for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{str(path)!r} cannot be read as Parquet ({reason}): write or copy it again") from None

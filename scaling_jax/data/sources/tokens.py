@@ -84,7 +84,7 @@ def _sidecar(path: pathlib.Path) -> dict[str, Any]:
     try:
         if sidecar.stat().st_size > MAX_SIDECAR:
             raise ValueError
-        described = json.loads(sidecar.read_text(encoding="utf-8"))
+        described = json.loads(sidecar.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         raise UserError(f"{str(sidecar)!r} is not JSON; write it such as {EXAMPLE}") from None
     if not isinstance(described, dict) or "vocab_size" not in described:

@@ -1,0 +1,151 @@
+"""Checks of the table: are these comparable, finished runs, counted in plain units?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.runs import ONE_EPOCH
+from scaling_jax.analysis.status import DIVERGED, FAILED
+from scaling_jax.text import listed, plural, short
+
+MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeats are worth almost what new data are
+MIN_STEPS = 150
+MAX_EMBEDDING = 0.4  # share of all parameters at the largest scale
+MAX_LOST = 0.1  # share of runs that may be lost to divergence without doubt about the tuning
+STEPS = ("steps", "total_steps", "num_steps", "num_iterations", "train_steps", "iterations")
+
+
+def units(e: Evidence) -> Check:
+    """N, D and C are counts, not millions of them."""
+    suspect = e.runs.suspect_units
+    return Check("N, D and C are counts", FAIL if suspect else PASS, suspect or "plain counts", decisive=True)
+
+
+def one_row_per_run(e: Evidence) -> Check:
+    """No sweep over a tuned quantity is taken for runs of their own."""
+    name, sweep = "one row per run", e.runs.sweep
+    if sweep is None:
+        return Check(name, PASS, "no rows differ in a tuned quantity alone")
+    differs = f"in {sweep.column}" if sweep.column else "in nothing that the table names"
+    detail = (
+        f"{sweep.groups} of {sweep.cells} (N, D) hold several rows that differ {differs}, with losses up to "
+        f"{sweep.spread:.1%} apart"
+    )
+    if sweep.best_taken:
+        return Check(name, PASS, f"{detail}: the best of each is taken")
+    return Check(name, FAIL, f"{detail}: a sweep, not runs of their own; take the best of each with --best")
+
+
+def finished(e: Evidence) -> Check:
+    """Every run finished."""
+    lost = {s: e.runs.of_status(s) for s in (DIVERGED, FAILED)}
+    parts = [f"{len(rows)} {s} ({_by_rate(rows)})" for s, rows in lost.items() if len(rows)]
+    count = sum(map(len, lost.values()))
+    ids = tuple(str(i) for rows in lost.values() for i in rows.run_id)
+    if not count:
+        return Check("every run finished", PASS, plural(len(e.runs.table), "run"))
+    # A rate that diverged is part of bracketing; a cell without any finished run is a hole in the ladder.
+    done = set(zip(e.runs.chosen.scale, e.runs.chosen.D))
+    holes = {(r.scale, r.D) for rows in lost.values() for r in rows.itertuples() if r.D == r.D} - done
+    many = count > MAX_LOST * len(e.runs.table)
+    status = WARN if e.runs.ours and (holes or (many and e.runs.rates < 2)) else PASS
+    left = f"; {plural(len(holes), 'budget')} of a scale without any finished run" if holes and e.runs.ours else ""
+    return Check("every run finished", status, "; ".join(parts) + left, ids)
+
+
+def one_corpus(e: Evidence) -> Check:
+    """All losses are on one data set."""
+    corpora = e.runs.corpora
+    if len(corpora) > 1:
+        detail = f"rows come from {len(corpora)} data sets ({listed(corpora)}): their losses do not follow one law"
+        return Check("one data set", FAIL, detail + "; choose one with --where")
+    return Check("one data set", PASS, "one data set" if e.runs.ours else "no column says otherwise")
+
+
+def one_code(e: Evidence) -> Check:
+    """The same code on the same kind of device trained all runs."""
+    changed = []
+    for column, nouns in (("code_version", "versions of the code"), ("device", "kinds of device")):
+        if column in e.runs.chosen and (count := e.runs.chosen[column].map(str).nunique()) > 1:
+            changed.append(f"{count} {nouns}")
+    if changed:
+        detail = f"the runs come from {' and '.join(changed)}: differences between them look like scaling"
+        return Check("one code, one device", WARN, detail)
+    known = "code_version" in e.runs.chosen
+    return Check("one code, one device", PASS if known else CANNOT_TELL, "unchanged" if known else "not recorded")
+
+
+def repeats(e: Evidence) -> Check:
+    """No data are seen again, or the law weighs repeats."""
+    name, runs = "no data seen again", e.runs
+    if "epochs" not in runs.chosen:
+        return Check(name, CANNOT_TELL, "epochs are not recorded")
+    if runs.repeated is None:
+        return Check(name, PASS, "every run stays within one epoch")
+    again = int((pd.to_numeric(runs.chosen.epochs, errors="coerce") > ONE_EPOCH).sum())
+    detail = f"{plural(again, 'run')} of {len(runs.chosen)} go through the data up to {runs.repeated:.3g} times"
+    if e.fit is not None and "U" in e.fit.law.inputs:
+        return Check(name, PASS, f"{detail}; the law weighs repeats")
+    if runs.repeated <= MAX_EPOCHS * ONE_EPOCH:
+        return Check(name, CANNOT_TELL, f"{detail}, and D counts that as new data: nearly true up to {MAX_EPOCHS:g}")
+    detail = f"{detail}, and D counts that as new data: set fit.law=data_constrained, or get more data"
+    return Check(name, FAIL, detail)
+
+
+def steps(e: Evidence) -> Check:
+    """Runs are long enough to lie on a law at all."""
+    name = "enough steps"
+    column = next((c for c in STEPS if c in e.runs.chosen), None)
+    if column is None:
+        return Check(name, CANNOT_TELL, "steps are not recorded")
+    values = pd.to_numeric(e.runs.chosen[column], errors="coerce")
+    few = values < MIN_STEPS
+    if few.any():
+        detail = (
+            f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps ({values.min():.0f}): "
+            "short runs lie above any law; drop the smallest budgets or use smaller batches"
+        )
+        return Check(name, WARN, detail, tuple(e.runs.chosen.run_id[few].map(str)))
+    return Check(name, PASS, f"at least {values.min():.0f} optimizer steps")
+
+
+def embedding(e: Evidence) -> Check:
+    """Embeddings are a small part of the largest model."""
+    name, chosen = "embeddings are a small part", e.runs.chosen
+    if not {"params_total", "params_non_embedding"} <= set(chosen):
+        return Check(name, CANNOT_TELL, "the table does not count embeddings apart")
+    row = chosen.loc[chosen.N.idxmax()]
+    share = 1 - float(row.params_non_embedding) / float(row.params_total)
+    detail = f"{share:.0%} of all parameters at the largest scale ({row.scale})"
+    if share > MAX_EMBEDDING:
+        return Check(name, WARN, f"embeddings and head are {detail}: N* depends on how parameters are counted")
+    return Check(name, PASS, detail)
+
+
+def _by_rate(rows: pd.DataFrame) -> str:
+    counts = rows.groupby(["scale", "lr"], sort=False, dropna=False).size()
+    return listed(
+        f"{scale}" + (f" rate {lr:g}" if np.isfinite(lr) else "") + (f" x{n}" if n > 1 else "")
+        for (scale, lr), n in counts.items()
+    )
+
+
+def bigger_is_better(e: Evidence) -> Check:
+    """The best loss falls with every scale."""
+    name, scales = "bigger is better", e.runs.scales
+    if len(scales) < 2 or not e.runs.has_compute:
+        return Check(name, CANNOT_TELL, plural(len(scales), "scale"))
+    tolerance = 2 * (e.runs.noise or 0.0)
+    pairs = list(zip(scales[:-1].itertuples(), scales[1:].itertuples()))
+    worse = [(a, b) for a, b in pairs if b.y_longest >= a.y_longest * (1 + tolerance)]
+    # On fewer tokens a larger scale may well be worse: that is the frontier, not a fault.
+    faults = [(a, b) for a, b in worse if b.longest >= a.longest * (1 - 1e-9)]
+    named = listed(f"{b.scale} {b.y_longest:.4g} after {a.scale} {a.y_longest:.4g}" for a, b in faults or worse)
+    if faults:
+        detail = f"at its largest budget a larger scale is not better: {named}"
+        return Check(name, FAIL, detail, tuple(b.scale for _, b in faults))
+    if worse:
+        return Check(name, CANNOT_TELL, f"not at its largest budget: {named}, but on fewer tokens")
+    return Check(name, PASS, f"the best loss falls with every scale, from N = {short(scales.N.iloc[0])} on")

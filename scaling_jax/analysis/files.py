@@ -1,0 +1,288 @@
+"""The content of a file -> a table: CSV in its many forms, TSV, JSON, JSON lines, Parquet, Excel; compressed or not."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling_jax.analysis.numerals import decimal_mark
+from scaling_jax.errors import UserError
+
+TEXT, LINES, EXCEL = (".csv", ".tsv", ".txt", ".dat", ".tab"), (".jsonl", ".ndjson"), (".xlsx", ".xlsm", ".xls", ".ods")
+PARQUET, JSON = (".parquet", ".pq"), (".json",)
+ENDINGS = (*TEXT, *JSON, *LINES, *PARQUET, *EXCEL)
+PACKED = (".gz", ".bz2", ".xz")
+SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
+COMMENTS = ("#", "%", "//")
+MAX_BYTES = 2 << 30  # unpacked: a few kilobytes can hold gigabytes
+SNIFFED_LINES = 200
+
+
+def parse_table(content: bytes, name: str) -> pd.DataFrame:
+    """A table of runs as a file holds it; names and cells are left as they are written.
+
+    Args:
+      content: of the file.
+      name: of the file; its ending says what it is.
+
+    Returns:
+      A DataFrame. `.attrs["notes"]` lists in sentences what was not plain about the file, `.attrs["decimal"]` is the
+      decimal mark of its numbers where they say so.
+
+    Raises:
+      UserError: an unknown ending, or a content that is not what the ending says.
+
+    Example:
+      >>> table = parse_table(b"params;loss\\n70M;3,73\\n", "runs.csv")
+      >>> table.attrs["notes"][0], table.attrs["decimal"]
+      ('columns are separated by semicolons', ',')
+    """
+    ending, plain = _ending(name)
+    content = _unpacked(content, name, ending)
+    try:
+        table, notes = _READERS[plain](content, plain)
+    except UserError as error:
+        raise UserError(f"results {name!r}: {error}") from None
+    except (RecursionError, MemoryError):
+        raise UserError(f"results {name!r} cannot be read: nested too deeply or too large") from None
+    except ModuleNotFoundError as error:
+        raise UserError(f"results {name!r}: reading {plain} needs {error.name}: pip install {error.name}") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"results {name!r} cannot be read as {plain[1:]}: {reason}") from error
+    table, kept = _with_index(table)
+    if not len(table.columns):
+        raise UserError(f"results {name!r} hold no columns")
+    table.attrs = {"notes": notes + kept, "decimal": _mark(table)}
+    return table
+
+
+def _ending(name: str) -> tuple[str, str]:
+    """(compression or "", what is inside)."""
+    lower = name.lower()
+    packed = next((p for p in PACKED if lower.endswith(p)), "")
+    inner = lower.removesuffix(packed)
+    plain = next((e for e in ENDINGS if inner.endswith(e)), None)
+    if plain is None:
+        ending = re.sub(r".*(\.[^./]*)$", r"\1", lower) if "." in lower.rsplit("/", 1)[-1] else ""
+        raise UserError(
+            f"results {name!r}: unknown ending {ending!r}; give a workdir, or a table as .csv, .tsv, .json, .jsonl, "
+            ".parquet or .xlsx (text also as .gz)"
+        )
+    return packed, plain
+
+
+def _unpacked(content: bytes, name: str, packed: str) -> bytes:
+    if not packed:
+        return content
+    opened = {".gz": gzip.GzipFile, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}[packed]
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) if packed == ".gz" else opened(io.BytesIO(content)) as file:
+            out = file.read(MAX_BYTES + 1)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
+        raise UserError(f"results {name!r} cannot be unpacked: {error}") from None
+    if len(out) > MAX_BYTES:
+        raise UserError(f"results {name!r} unpack to more than {MAX_BYTES >> 30} GiB")
+    return out
+
+
+def _with_index(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Index levels that have names are columns too."""
+    if isinstance(table.columns, pd.MultiIndex):
+        table = table.set_axis(["/".join(str(p) for p in c if str(p)) for c in table.columns], axis=1)
+    levels = [str(n) for n in table.index.names if n is not None and n not in table.columns]
+    if not levels:
+        return table.reset_index(drop=True), []
+    return table.reset_index(), [f"columns read from the index: {', '.join(levels)}"]
+
+
+def _mark(table: pd.DataFrame) -> str | None:
+    """The decimal mark, from all text cells; a column that pandas read as numbers has none to say."""
+    cells: list[str] = []
+    for i in range(table.shape[1]):
+        column = table.iloc[:, i]
+        if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            cells += [c.strip() for c in column.head(2000) if isinstance(c, str) and ("," in c or "." in c)]
+    return decimal_mark(cells)
+
+
+def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
+    text, notes = _decoded(content)
+    lines, comments = _without_comments(text)
+    if not lines:
+        raise UserError("the file is empty")
+    if comments:
+        notes.append(f"skipped {len(comments)} comment line{'s' * (len(comments) > 1)}")
+    separator = _separator(lines)
+    if _all_numbers(next(csv.reader([lines[0]], delimiter=separator or " ", skipinitialspace=True), [])):
+        named = _commented_header(comments, lines[0], separator)
+        if named is None:
+            raise UserError("the first row holds numbers, not names; add a header row such as params,tokens,loss")
+        lines.insert(0, named)
+    usual = "\t" if ending in (".tsv", ".tab") else ","
+    if separator is None:
+        notes.append("columns are separated by blanks")
+    elif separator != usual:
+        notes.append(f"columns are separated by {SEPARATORS[separator]}")
+    header = _header(lines[0], separator)
+    frame = _frame(lines, separator)
+    if frame.columns.size == len(header):  # pandas renames the second of two equal names
+        frame.columns = pd.Index(header)
+    if _mark(frame) == ",":  # "2.000" has been read as 2: read again as text
+        frame = _frame(lines, separator, dtype=str).set_axis(frame.columns, axis=1)
+        notes.append("numbers are written with decimal commas")
+    return frame, notes
+
+
+def _frame(lines: list[str], separator: str | None, **options: Any) -> pd.DataFrame:
+    return pd.read_csv(
+        io.StringIO("\n".join(lines)), sep=r"\s+" if separator is None else separator, skipinitialspace=True,
+        index_col=False, float_precision="round_trip", low_memory=False, on_bad_lines="error", **options,
+    )  # fmt: skip
+
+
+def _decoded(content: bytes) -> tuple[str, list[str]]:
+    marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+    encoding = next((e for mark, e in marks.items() if content.startswith(mark)), "utf-8")
+    try:
+        text, notes = content.decode(encoding), [] if encoding.startswith("utf-8") else [f"decoded as {encoding}"]
+    except UnicodeDecodeError:
+        if b"\x00" in content[:4096]:
+            raise UserError("a binary file, not text") from None
+        text, notes = content.decode("latin-1"), ["decoded as latin-1, since it is not UTF-8"]
+    if "\x00" in text:
+        raise UserError("a binary file, not text")
+    return text.replace("\r\n", "\n").replace("\r", "\n"), notes
+
+
+def _without_comments(text: str) -> tuple[list[str], list[str]]:
+    """(lines that count, comment lines)."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    comments = [line for line in lines if line.lstrip().startswith(COMMENTS)]
+    if comments and len(comments) == len(lines):
+        raise UserError("every line is a comment")
+    return [line for line in lines if not line.lstrip().startswith(COMMENTS)], comments
+
+
+def _separator(lines: list[str]) -> str | None:
+    """The separator that divides every line into the same number of cells; None for blanks."""
+    sample = lines[:SNIFFED_LINES]
+    best, cells = ",", 1
+    for separator in SEPARATORS:
+        counts = [len(row) for row in csv.reader(sample, delimiter=separator)]
+        if len(set(counts)) == 1 and counts[0] > cells:
+            # Of two that both fit, the first: tabs and semicolons seldom occur inside cells, commas do.
+            best, cells = separator, counts[0]
+            break
+    if cells > 1:
+        return best
+    if not any(s in sample[0] for s in SEPARATORS):
+        widths = {len(line.split()) for line in sample}
+        return None if len(widths) == 1 and widths != {1} else ","
+    return max(SEPARATORS, key=lambda s: sample[0].count(s))  # ragged: pandas names the line
+
+
+def _header(line: str, separator: str | None) -> list[str]:
+    return line.split() if separator is None else next(csv.reader([line], delimiter=separator, skipinitialspace=True))
+
+
+def _all_numbers(cells: list[str]) -> bool:
+    def number(cell: str) -> bool:
+        try:
+            float(cell)
+        except ValueError:
+            return False
+        return True
+
+    filled = [cell for cell in cells if cell.strip()]
+    return bool(filled) and all(map(number, filled))
+
+
+def _commented_header(comments: list[str], first: str, separator: str | None) -> str | None:
+    """A header that is written as a comment, as numpy.savetxt does."""
+    for comment in reversed(comments):
+        names = comment.lstrip().lstrip("#%/ ")
+        if len(_header(names, separator)) == len(_header(first, separator)):
+            return names
+    return None
+
+
+def _json(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
+    text, notes = _decoded(content)
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        try:
+            return _lines(content, ending)[0], [*notes, "read as JSON lines"]
+        except (ValueError, UserError):
+            raise UserError(f"not JSON: {error}") from None
+    return _from_json(value), notes
+
+
+def _lines(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
+    text, notes = _decoded(content)
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"line {number} is not JSON: {error}") from None
+    return _from_json(rows), notes
+
+
+def _from_json(value: Any) -> pd.DataFrame:
+    """Records, columns, pandas' "split" layout, or one list of records under a key."""
+    if isinstance(value, dict):
+        if {"columns", "data"} <= set(value):
+            return pd.DataFrame(value["data"], columns=value["columns"])
+        lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+        if len(lists) == 1:
+            return _from_json(lists[0])
+        if value and all(isinstance(v, (list, dict)) for v in value.values()):
+            if all(isinstance(v, dict) for v in value.values()) and not _by_column(value):
+                return pd.json_normalize(list(value.values()), sep=".").assign(name=list(value))
+            return pd.DataFrame(value)
+        raise UserError("give a list of runs, one object each, or an object of columns")
+    if not isinstance(value, list) or not value:
+        raise UserError("give a list of runs, one object each")
+    if not all(isinstance(row, dict) for row in value):
+        raise UserError("a run is not an object: give one object of names and values per run")
+    return pd.json_normalize(value, sep=".")
+
+
+def _by_column(value: dict) -> bool:
+    """Whether objects of objects are columns (their keys are row numbers), not runs by name."""
+    keys = {str(k) for column in value.values() for k in column}
+    return all(key.isdigit() for key in keys)
+
+
+def _parquet(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
+    return pd.read_parquet(io.BytesIO(content)), []
+
+
+def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
+    sheets = pd.read_excel(io.BytesIO(content), sheet_name=None)
+    filled = {name: sheet for name, sheet in sheets.items() if len(sheet)}
+    if not filled:
+        raise UserError("no sheet holds a row")
+    first, *others = filled
+    left = f"; other sheets are not read: {', '.join(map(str, others))}" if others else ""
+    table = filled[first].replace({np.nan: None}) if filled[first].dtypes.eq(object).all() else filled[first]
+    return table, [f"read from the sheet {first!r}{left}"] if others else []
+
+
+_READERS = {
+    **dict.fromkeys(TEXT, _delimited), **dict.fromkeys(JSON, _json), **dict.fromkeys(LINES, _lines),
+    **dict.fromkeys(PARQUET, _parquet), **dict.fromkeys(EXCEL, _excel),
+}  # fmt: skip

@@ -1,0 +1,75 @@
+"""Rows that differ only in a tuned quantity: a sweep over learning rates is not a set of independent runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from scaling_jax.analysis.header import USUAL_NAMES, Header
+from scaling_jax.analysis.runs import Sweep
+
+TUNED = (
+    "lr", "learning_rate", "rate", "weight_decay", "wd", "batch", "bs", "warmup", "beta", "b1", "b2", "momentum",
+    "dropout",
+    "init", "optimizer", "schedule", "eps", "clip", "hparam", "hyper",
+)  # fmt: skip
+MAX_VALUES = 64  # a swept quantity takes few values
+UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that nothing tells apart are named
+
+
+def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: Mapping[str, str]) -> Sweep | None:
+    """The sweep over a tuned quantity in a table, or None; replicates that differ by their seed are not one.
+
+    Args:
+      done: finished rows with N, D, y.
+      values: what a law reads, by row.
+      header: of the table.
+      names: columns that were read.
+    """
+    inputs = [k for k in values if k not in ("C", "y") and values[k].notna().all()]
+    if not inputs:
+        return None
+    groups = done.groupby([values.loc[done.index, k] for k in inputs], sort=False)
+    several = groups.filter(lambda g: len(g) > 1)
+    if not len(several):
+        return None
+    logs = np.log(several.y.where(several.y > 0))
+    by_cell = logs.groupby([values.loc[several.index, k] for k in inputs], sort=False)
+    spread = float(np.expm1((by_cell.max() - by_cell.min()).max()))
+    column = _differing(several, [values.loc[several.index, k] for k in inputs], header, set(names.values()))
+    if column is None or (column == "" and not spread > UNLABELLED):
+        return None
+    return Sweep(groups=by_cell.ngroups, cells=groups.ngroups, column=column, spread=spread, best_taken=False)
+
+
+def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, used: set[str]) -> str | None:
+    """The tuned column that differs within groups; None where a seed does, "" where no column says what does."""
+    seeds = {header.find(name) for name in USUAL_NAMES["seed"]} - {None}
+    candidates: list[tuple[bool, int, str]] = []
+    seeded = False
+    for column in header.table:
+        if column in used or header.table[column].isna().all():
+            continue
+        cells = header.table.loc[several.index, column].map(str)
+        per_group = cells.groupby(keys, sort=False).nunique()
+        if not (per_group > 1).any():
+            continue
+        if column in seeds:
+            seeded = True
+            continue
+        distinct = cells.nunique()
+        if distinct > MAX_VALUES or distinct >= len(cells):  # names, ids and other measurements
+            continue
+        if distinct * 2 > len(cells) and distinct > 4 and not _tuned(column):
+            continue
+        candidates.append((not _tuned(column), distinct, column))
+    if candidates:
+        return min(candidates)[2]
+    return None if seeded else ""
+
+
+def _tuned(column: str) -> bool:
+    lower = column.lower()
+    return any(word in lower for word in TUNED)

@@ -1,0 +1,79 @@
+"""An Analysis in plain JSON types: everything that the text shows and more."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from scaling_jax.analysis import Analysis
+
+
+def as_json(analysis: Analysis) -> dict[str, Any]:
+    """Verdict, law, hold-out, frontier, checks and why what is missing is missing; what does not exist is null."""
+    found = analysis.hold_out
+    out = {
+        "study": analysis.name,
+        "verdict": analysis.verdict,
+        "reasons": analysis.reasons,
+        "settings": dataclasses.asdict(analysis.settings),
+        "hold_out_settings": dataclasses.asdict(analysis.cut),
+        "columns": dict(analysis.runs.names),
+        "notes": list(analysis.notes),
+        "counts": dict(analysis.runs.counts) | {"fitted": len(analysis.runs.chosen)},
+        "dataset_hash": analysis.dataset_hash,
+        "noise_of_ln_loss": analysis.runs.noise,
+        "scales": analysis.runs.scales.to_dict("records"),
+        "law": _law(analysis),
+        "hold_out": None,
+        "cost": analysis.cost_note,
+        "frontier": analysis.frontier.to_dict("records"),
+        "approaches": analysis.approaches.to_dict("records"),
+        "sensitivity": None if analysis.sensitivity is None else analysis.sensitivity.rows,
+        "checks": [dataclasses.asdict(check) for check in analysis.checks],
+        "warnings": list(analysis.warnings),
+        "why_not": {
+            "fit": analysis.no_fit, "hold_out": analysis.no_hold_out, "isoflop": analysis.isoflop.why,
+            "frontier": analysis.no_frontier,
+        },
+    }  # fmt: skip
+    if analysis.also:
+        out["also"] = {metric: as_json(other) for metric, other in analysis.also.items()}
+    if found is not None:
+        out["hold_out"] = {k: getattr(found, k) for k in ("cut", "rmsle", "bias", "worst", "naive")}
+        out["hold_out"]["runs"] = found.rows.to_dict("records")
+        out["hold_out"]["params"] = dict(found.fitted.fit.params)
+    return _plain(out)
+
+
+def _law(analysis: Analysis) -> dict[str, Any] | None:
+    fit = analysis.fit
+    if fit is None:
+        return None
+    return {
+        "name": fit.law.name,
+        "equation": fit.law.equation,
+        "params": {p.name: {"value": p.value, "low": p.low, "high": p.high} for p in analysis.params.itertuples()},
+        "objective": str(fit.objective),
+        "objective_value": fit.objective_value,
+        "converged": fit.converged,
+        "certificate": fit.certificate,
+        "chosen_among": {c.name: c.score for c in analysis.selection.candidates} if analysis.selection else None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """NumPy and dataclasses to JSON types; numbers that JSON cannot hold to null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

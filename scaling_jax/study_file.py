@@ -1,0 +1,157 @@
+"""A study's Python file, and overrides of its fields: `--set path.to.field=value`."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import re
+import typing
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import pydantic
+
+from scaling_jax.errors import Preempted, UserError, describe_invalid
+from scaling_jax.study import Study
+
+# Names that mean a built-in source even where a file or folder of that name exists.
+BUILT_IN_SOURCES = ("python_sources", "english", "fashion_mnist", "digits")
+
+
+def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_source: bool = True) -> Study:
+    """Runs `get_study()` of the Python file at `path` and applies `field.path=value` overrides.
+
+    A relative `data.source` is looked up in the file's folder, then in the current one.
+
+    Args:
+      path: of the file.
+      overrides: assignments, in order.
+      need_source: whether a `data.source` that is a path must exist.
+
+    Raises:
+      UserError: the file is missing, raises, has no `get_study` or returns something else, an override is wrong, or the
+        source is not there.
+    """
+    path = pathlib.Path(path)
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError) as error:
+        raise UserError(f"study {str(path)[:200]!r}: {error}") from error
+    if not is_file:
+        raise UserError(f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function")
+    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"study {str(path)!r} is not a Python file (its name must end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not callable(getattr(module, "get_study", None)):
+            raise UserError(f"study {str(path)!r} has no function get_study()")
+        study = module.get_study()
+        if inspect.iscoroutine(study):
+            study.close()  # or Python warns that nobody awaited it
+    except UserError:
+        raise
+    except pydantic.ValidationError as error:
+        raise UserError(f"study {str(path)!r}: {describe_invalid(error)}") from error
+    except (Preempted, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # whatever a study's code may raise
+        message = " ".join(_text_of(error).split())
+        raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
+    if not isinstance(study, Study):
+        raise UserError(
+            f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
+        )
+    return _with_source(override(study, overrides), path.parent, need_source)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own __str__ fails
+        return "without a message"
+
+
+def _with_source(study: Study, folder: pathlib.Path, needed: bool) -> Study:
+    """The study with a relative path to its data made absolute; names of TFDS and built-in sources stay."""
+    source = study.data.source
+    if source in BUILT_IN_SOURCES or source.startswith(("/", "~")):
+        return study
+    places = [folder.absolute(), pathlib.Path.cwd()]
+    for place in places:
+        try:
+            found = (place / source).exists()
+        except (OSError, ValueError):
+            found = False
+        if found:
+            data = dataclasses.replace(study.data, source=str(place / source))
+            return dataclasses.replace(study, data=data)
+    if needed and (source.startswith(("./", "../")) or re.search(r"\.[A-Za-z]\w*$", source)):
+        looked = " and ".join(dict.fromkeys(map(str, places)))
+        raise UserError(f"data.source {source!r} does not exist; looked for it in {looked}")
+    return study
+
+
+def override(study: Study, assignments: Sequence[str]) -> Study:
+    """`study` with every `field.path=value` applied, each checked against the field's type.
+
+    Raises:
+      UserError: no such field (the message has the nearest names) or a value of the wrong type.
+    """
+    for assignment in assignments:
+        path, sep, text = assignment.partition("=")
+        if not sep or not path.strip():
+            raise UserError(f"--set {assignment!r} is not field.path=value")
+        study = _replace(study, path.strip().split("."), _parse(text.strip()), assignment)
+    return study
+
+
+def _parse(text: str) -> Any:
+    """A Python literal where it is one, else the text itself."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    return text if isinstance(value, (bytes, complex, set)) else value
+
+
+def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
+    name, rest = path[0], path[1:]
+    fields = [f.name for f in dataclasses.fields(node)]
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, 3) or fields
+        raise UserError(
+            f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
+        )
+    current = getattr(node, name)
+    if rest:
+        if not dataclasses.is_dataclass(current):
+            raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
+        new = _replace(current, rest, value, assignment)
+    elif dataclasses.is_dataclass(current):
+        inner = ", ".join(f.name for f in dataclasses.fields(current))
+        raise UserError(f"--set {assignment!r}: {name!r} is a group; set one of its fields: {inner}")
+    else:
+        hint = typing.get_type_hints(type(node), include_extras=True)[name]
+        # A single value means a tuple of one: --set seeds=3.
+        if typing.get_origin(_strip(hint)) is tuple and not isinstance(value, (tuple, list)):
+            value = (value,)
+        try:
+            new = pydantic.TypeAdapter(hint).validate_python(value)
+        except pydantic.ValidationError as error:
+            raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
+    try:
+        return dataclasses.replace(node, **{name: new})
+    except pydantic.ValidationError as error:
+        raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
+    except ValueError as error:  # what a family checks itself
+        raise UserError(f"--set {assignment!r}: {error}") from error
+
+
+def _strip(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint

@@ -1,0 +1,97 @@
+"""The verdict: ladders with a known fault are never trusted and the fault is named; sound ones are trusted."""
+
+import re
+
+import faulty_ladders
+import numpy as np
+import pytest
+import simulated
+
+from scaling_jax import analysis, study
+from scaling_jax.analysis.checks import CHECKS, Check, verdict
+from scaling_jax.analysis.shifts import seed_components
+
+QUICK = study.Fit(bootstrap=0)
+WITH_FORECAST = {"noise only", "optimum outside", "too much noise"}  # their fault shows in the interval
+
+
+@pytest.mark.parametrize("name", faulty_ladders.FAULTY)
+def test_a_faulty_ladder_is_not_trusted_and_its_fault_is_named(name):
+    make, words = faulty_ladders.FAULTY[name]
+    fit = study.Fit(bootstrap=20) if name in WITH_FORECAST else QUICK
+    columns = analysis.Columns(best="rate" in name)
+    found = analysis.analyse(make(np.random.default_rng(0)), fit=fit, columns=columns)
+    assert found.verdict != "trust"
+    assert re.search(words, " | ".join(found.reasons), re.I), found.reasons
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sound_ladder_is_trusted(seed):
+    found = analysis.analyse(faulty_ladders.clean(seed), fit=study.Fit(bootstrap=20))
+    assert (found.verdict, found.reasons) == ("trust", [])
+    row = found.frontier.iloc[-2]
+    grid = np.geomspace(row.N / 30, row.N * 30, 4001)
+    truth = grid[np.argmin(faulty_ladders.law(grid, row.C / (6 * grid)))]
+    assert row.N_low < truth < row.N_high
+
+
+def test_the_verdict_is_the_worst_that_the_checks_leave():
+    good, unknown = Check("a", "pass", "fine"), Check("b", "cannot tell", "no data")
+    warn, fail = Check("c", "warn", "close"), Check("d", "fail", "off")
+    assert verdict([good, unknown]) == ("trust", [])
+    assert verdict([good, warn]) == ("caution", ["Close"])
+    assert verdict([fail, warn]) == ("caution", ["Off", "Close"])
+    assert verdict([Check("d", "fail", "off", decisive=True), warn]) == ("no answer", ["Off", "Close"])
+
+
+def test_failures_come_first_and_every_check_is_there_once():
+    found = analysis.analyse(faulty_ladders.FAULTY["one scale high, one seed"][0](np.random.default_rng(1)), fit=QUICK)
+    order = [{"fail": 0, "warn": 1, "cannot tell": 2, "pass": 3}[c.status] for c in found.checks]
+    assert order == sorted(order)
+    assert {c.name for c in found.checks} == set(CHECKS)
+    bad = [c for c in found.checks if c.status in ("warn", "fail")]
+    assert [r.lower() for r in found.reasons] == [c.detail.lower() for c in bad]
+
+
+def test_components_of_the_noise_come_back():
+    """Variances between and within trunks against the ones that were put in."""
+    table = simulated.ladder(noise=0.002, seeds=range(20), rates=(0.02,))
+    rng = np.random.default_rng(0)
+    shared = {trunk: rng.normal(0, 0.006) for trunk in table.trunk_id.unique()}
+    table["loss"] *= np.exp(table.trunk_id.map(shared))
+    runs = analysis.analyse(table, fit=QUICK).runs.chosen
+    found = seed_components(np.log(runs.y.to_numpy()) - np.log(simulated.loss(runs.N, runs.D)).to_numpy(), runs)
+    assert np.sqrt(found.trunk) == pytest.approx(0.006, rel=0.2)
+    assert np.sqrt(found.run) == pytest.approx(0.002, rel=0.2)
+
+
+def test_the_shift_of_a_scale_is_measured():
+    table = simulated.ladder(noise=0.001, seeds=(0, 1), rates=(0.02,))
+    table.loc[table.width == 48, "loss"] *= 1.03
+    found = analysis.analyse(table, fit=QUICK)
+    shift = found.linearized.shift((found.runs.chosen.scale == "w48-d2").to_numpy())
+    assert shift.size == pytest.approx(np.log(1.03), abs=0.004) and shift.p < 1e-4
+    assert "scale w48-d2 lies" in CHECKS["every scale fits the others"](found).detail
+
+
+def spiked(curves, run_id):
+    rows = curves.index[curves.run_id == run_id]
+    curves.loc[rows[-8:-4], "loss"] *= 1.5
+    return curves
+
+
+def test_learning_curves_are_looked_at():
+    table = simulated.ladder(rates=(0.02,), seeds=(0, 1))
+    curves, odd = simulated.curves(table), table.run_id[20]
+    sound = analysis.analyse(table, curves, fit=QUICK)
+    for name in ("learning curves collapse", "no spikes", "no overfitting"):
+        assert CHECKS[name](sound).status == "pass"
+    found = CHECKS["no spikes"](analysis.analyse(table, spiked(curves.copy(), odd), fit=QUICK))
+    assert (found.status, found.runs) == ("warn", (odd,))
+    late = curves.copy()
+    early = (late.run_id == odd) & (late.step < 0.75 * late.step[late.run_id == odd].max())
+    late.loc[early, "loss"] *= 1.25
+    found = CHECKS["learning curves collapse"](analysis.analyse(table, late, fit=QUICK))
+    assert (found.status, found.runs) == ("warn", (odd,))
+    memorized = curves.assign(loss=curves.loss * 0.8)
+    assert CHECKS["no overfitting"](analysis.analyse(table, memorized, fit=QUICK)).status == "warn"
