@@ -11,7 +11,8 @@ smallest model and drifts away from the optimum.
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,14 +62,14 @@ def simulated(truth: Truth, smallest: float, rng: np.random.Generator) -> dict[s
     forecast = fitting.forecast({"N": N, "D": D}, truth(N, D) * np.exp(luck), clusters=trunk, level=LEVEL)
     found: dict[str, tuple[bool, float]] = {}
 
-    def judge(name: str, value: float, interval: tuple[float, float]) -> None:
+    def judge(name: str, value: float, interval: Sequence[Any]) -> None:
         low, high = (float(v) for v in interval)
         found[name] = (low <= value <= high, float(np.log(high / low)))
 
     top = 6 * float(np.max(N * D))
     best, expected = optimum(truth, 10 * top)
     frontier = forecast.frontier(10 * top)
-    if frontier.interval is not None:
+    if frontier.N is not None and frontier.D is not None and frontier.interval is not None:
         judge("N* at 10x", best, frontier.interval["N"])
         judge("expected loss at 10x", float(truth(frontier.N, frontier.D)), frontier.interval["loss"])
         judge("L* at 10x", expected, frontier.interval["loss"])

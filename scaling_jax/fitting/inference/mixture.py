@@ -191,11 +191,13 @@ def mixture(
 
 
 def _noise(ladder: Ladder, components: tuple[float, float] | None, overall: float, dof: float) -> noise.Noise:
-    parts = (None, None) if components is None else tuple(float(np.sqrt(v)) for v in components)
+    between = within = None
+    if components is not None:
+        between, within = (float(np.sqrt(v)) for v in components)
     repeated, repeats = noise.repeat_variance(ladder.inputs, np.log(ladder.y), ladder.labels)
     if repeats >= noise.REPEAT_DOF:
-        return noise.Noise(float(np.sqrt(repeated)), *parts, "repeats", float(repeats))
-    return noise.Noise(float(np.sqrt(overall)), *parts, "neighbors", float(max(dof, 1.0)))
+        return noise.Noise(float(np.sqrt(repeated)), between, within, "repeats", float(repeats))
+    return noise.Noise(float(np.sqrt(overall)), between, within, "neighbors", float(max(dof, 1.0)))
 
 
 def _above(members: Sequence[Member], ladder: Ladder, i: int, cut: float) -> tuple | None:
@@ -207,7 +209,7 @@ def _above(members: Sequence[Member], ladder: Ladder, i: int, cut: float) -> tup
         return None
     rows = ladder.rows(judged)
     nothing = np.full(len(rows.y), np.nan)
-    logs = np.stack([nothing if m.cuts[i] is None else m.log(m.cuts[i], rows.inputs) for m in members])
+    logs = np.stack([nothing if (p := m.cuts[i]) is None else m.log(p, rows.inputs) for m in members])
     if not np.isfinite(logs).any(axis=0).all():
         return None
     return cut, np.log(rows.y) - logs, decades[judged], log_ratio(rows.inputs, len(rows.y))

@@ -64,10 +64,11 @@ class MixedFrontier:
             return "\n".join(["frontier: no answer, because", *(f"  - {r}" for r in self.reasons)])
         lines = [f"frontier of several laws, {self.level:.0%} intervals"]
         for i in np.ndindex(self.C.shape):
-            ends = {k: tuple(v[i] for v in pair) for k, pair in self.interval.items()}
+            ends = {k: tuple(float(v[i]) for v in pair) for k, pair in self.interval.items()}
+            n, d = float(self.N[i]), float(self.D[i])
             lines.append(
-                f"  C {self.C[i]:.4g}: N* {short(self.N[i])} [{short(ends['N'][0])}, {short(ends['N'][1])}], "
-                f"D* {short(self.D[i])} [{short(ends['D'][0])}, {short(ends['D'][1])}], "
+                f"  C {self.C[i]:.4g}: N* {short(n)} [{short(ends['N'][0])}, {short(ends['N'][1])}], "
+                f"D* {short(d)} [{short(ends['D'][0])}, {short(ends['D'][1])}], "
                 f"loss of a run {self.loss[i]:.4f} [{ends['run'][0]:.4f}, {ends['run'][1]:.4f}]"
             )
         return "\n".join(lines + [f"  ! {w}" for w in self.warnings])
@@ -278,7 +279,7 @@ def _size_drift(
         below = ladder.scale < cut
         decades = np.log10(top[0] / ladder.scale[below].max())
         then = [
-            np.array([np.nan]) if m.cuts[i] is None else _log_size(m, _columns(m.cuts[i]), top, {"inputs": inputs})[0]
+            np.array([np.nan]) if (p := m.cuts[i]) is None else _log_size(m, _columns(p), top, {"inputs": inputs})[0]
             for m in members
         ]
         then = combined(np.stack(then), weights)[0][0]
