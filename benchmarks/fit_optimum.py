@@ -23,8 +23,8 @@ from scaling_jax import fitting
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.solver import _levenberg_marquardt as solve
 from scaling_jax.fitting.solver import _search as search
-from scaling_jax.fitting.solver._finish import polished
 from scaling_jax.fitting.solver._problem import Problem
+from scaling_jax.fitting.solver._refine import local_optimum
 
 LAWS = flags.DEFINE_list("laws", None, "Laws to try; all by default.")
 CASES = flags.DEFINE_integer("cases", 40, "Cases of each law.")
@@ -122,7 +122,7 @@ def reference(problem, truth, seed):
         stale = 0 if search._better(problem, ends, best) else stale + 1
         if stale == 4:
             break
-    finished = polished(problem, search._extend_best(problem, ends).z[0])
+    finished = local_optimum(problem, search._extend_best(problem, ends).z[0])
     return min(ends.value.min(), problem.value(finished[None])[0])
 
 

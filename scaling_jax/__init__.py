@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaling_jax import analysis, data, engines, fitting, models, report, study
-    from scaling_jax.api import Plan, Results, analyse, load, plan, run
+    from scaling_jax.api import Plan, plan, run
     from scaling_jax.errors import EngineError, Preempted, UserError
+    from scaling_jax.results import Results, analyse, load
     from scaling_jax.study import (
         Budgets,
         Data,
@@ -45,8 +46,9 @@ __all__ = [
 
 _MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study")
 _HOME = {
-    "scaling_jax.api": ("Plan", "Results", "analyse", "load", "plan", "run"),
+    "scaling_jax.api": ("Plan", "plan", "run"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),
+    "scaling_jax.results": ("Results", "analyse", "load"),
     "scaling_jax.study": (
         "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization", "Schedule",
         "Study",

@@ -1,17 +1,11 @@
-"""From a study to an analysis: what the command line and notebooks call.
-
-import scaling_jax as sj
-print(sj.plan(study))
-results = sj.run(study, "runs/mine")
-print(results.table)
-"""
+"""Plan, run, load and analyze a study: what the command line and notebooks call; `scaling_jax` re-exports it."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import analysis, data, fitting
-from scaling_jax.analysis import Analysis
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, find
@@ -27,14 +20,14 @@ from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
-from scaling_jax.results import Results, load
+from scaling_jax.results import Results, analyse, load
 from scaling_jax.storage.paths import write_atomic
 from scaling_jax.storage.records import load_table, save_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Fit, HoldOut, Study
+from scaling_jax.study import Study
 from scaling_jax.training import hardware
 
-__all__ = ["Plan", "Results", "analyse", "load", "plan", "run"]
+__all__ = ["Dispatch", "Plan", "Results", "analyse", "load", "plan", "run", "write_report"]
 
 TOKEN_METRICS = ("bits_per_byte", "unigram_normalized")  # derived from the loss, by the corpus
 
@@ -162,29 +155,6 @@ def run(
         finish=functools.partial(_finish, place.path, verbose),
     )
     return Results((place.path,))
-
-
-def analyse(
-    results: Any,
-    *,
-    fit: Fit | None = None,
-    hold_out: HoldOut | None = None,
-    columns: Mapping[str, str] | analysis.Columns | None = None,
-) -> Analysis:
-    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
-
-    Args:
-      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
-      fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
-      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
-
-    Raises:
-      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
-    """
-    if isinstance(results, Results):
-        table, curves, study = results.table, results.curves, results.study
-        return analysis.analyse(table, curves, study=study, fit=fit, hold_out=hold_out, columns=columns)
-    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)
 
 
 def _finish(path: Any, verbose: bool) -> None:

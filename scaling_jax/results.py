@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
 from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
-from scaling_jax.study import Study
+from scaling_jax.study import Fit, HoldOut, Study
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +72,11 @@ class Results:
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """Learning curves: run_id, step, tokens, flops, loss, phase."""
-        left, parts = self.table, []
+        parts, seen = [], []
         for path in self.paths:
-            parts.append(load_curves(path, left))
-            left = left[~left["run_id"].isin(parts[-1]["run_id"])]
+            table = self.table if len(self.paths) == 1 else load_table(path, self.every_run)
+            parts.append(load_curves(path, table.query("run_id not in @seen")))
+            seen += list(table["run_id"])
         return pd.concat(parts, ignore_index=True)
 
     @functools.cached_property
@@ -118,3 +120,26 @@ def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:
         _ = Results((path,)).study
     _ = results.table
     return results
+
+
+def analyse(
+    results: Results | pd.DataFrame,
+    *,
+    fit: Fit | None = None,
+    hold_out: HoldOut | None = None,
+    columns: Mapping[str, str] | analysis.Columns | None = None,
+) -> Analysis:
+    """Fits the law, predicts held-out runs, reads off the frontier, checks what can be checked and reaches a verdict.
+
+    Args:
+      results: of `load` or `run`, or any table of runs (a DataFrame) with sizes, tokens and losses.
+      fit, hold_out: settings; default those of the study, or `Fit()` and `HoldOut()` for a table.
+      columns: where N, D, C and y are in somebody else's table, e.g. {"N": "params*1e6"}; usual names are found.
+
+    Raises:
+      UserError: the table lacks columns, mixes corpora or holds impossible numbers.
+    """
+    if isinstance(results, Results):
+        table, curves, study = results.table, results.curves, results.study
+        return analysis.analyse(table, curves, study=study, fit=fit, hold_out=hold_out, columns=columns)
+    return analysis.analyse(results, None, fit=fit, hold_out=hold_out, columns=columns)

@@ -129,7 +129,9 @@ def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
             f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
         )
     current = getattr(node, name)
-    if rest:
+    if len(rest) == 1 and isinstance(current, dict):  # optimizer.options.ns_steps=3
+        new = {**current, rest[0]: value}
+    elif rest:
         if not dataclasses.is_dataclass(current):
             raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
         new = _replace(current, rest, value, assignment)

@@ -123,7 +123,7 @@ FIT_FLAGS = (
     "--resamples=-5", "--seed=x", "--seed=1.5", "--target_flops=0", "--target_flops=-1", "--target_flops=nan",
     "--target_flops=inf", "--target_flops=x", "--at=U", "--at=U=1", "--at=N=1", "--at=x=y=z", "--fix=E", "--fix=E=x",
     "--fix=Q=1", "--fix=E=nan", "--fix=E=-5", "--fix=alpha=-1", "--out=fit.txt", "--out=", "--out=folder",
-    "--out=/fit.json",
+
     "--out=text.txt/fit.json", "--out=/proc/fit.json", "--out=" + "x" * 300 + ".json", "--nope=1", "--flagfile=nowhere",
     "stray",
 )  # fmt: skip

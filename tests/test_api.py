@@ -118,6 +118,31 @@ def test_load_analyse_plot(trained, tmp_path):
     assert set(other.fit.params) == set(sj.fitting.laws["power"].params)
     results.report(tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "index.html").exists()
+    assert results.plot.frontier().axes
+    assert analysis.verdict in ("trust", "caution", "no answer") and len(analysis.checks) > 3
+
+
+def test_the_study_comes_back(trained, study):
+    results, workdir, _ = trained
+    assert results.study == sj.load(workdir).study == study
+
+
+def test_several_workdirs(trained, study, tmp_path):
+    """Runs of two workdirs are one table, each run once; corpora do not mix."""
+    _, workdir, _ = trained
+    other = tmp_path / "other"
+    small = sj.override(study, ["ladder.widths=(8,32)", "budgets.tokens=(3840,)"])
+    sj.run(small, other, verbose=False)
+    both = sj.load(workdir, other)
+    assert len(both.table) == 10 and both.table.run_id.is_unique
+    assert set(both.curves.run_id) == set(both.table.run_id)
+    assert both.study == study and both.analysis.fit is not None
+    third = tmp_path / "third"
+    text = tmp_path / "text.txt"
+    text.write_text("another text, of other words\n" * 3000)
+    sj.run(sj.override(small, [f"data.source={text}"]), third, verbose=False)
+    with pytest.raises(sj.UserError, match="different corpora"):
+        sj.load(workdir, third)
 
 
 def test_wrong_calls_are_user_errors(study, tmp_path):

@@ -273,44 +273,64 @@ def test_completep_table():
         MLP().build(32, 4, Spec("images", 10, 1, (8, 8, 1)), deep, EXECUTION)
 
 
+def first_order_change(name: str, scaling: Scaling, head_std: float) -> float:
+    """|dL| to first order, along the first update at one peak rate, of a transformer whose head is fixed.
+
+    Args:
+      name: of the optimizer.
+      scaling: of the model; its width and depth are the model's.
+      head_std: of the head, which starts at zero and would hide the first updates of all that is below it.
+    """
+    rate = 1e-3
+    optimizer, spec = Optimizer(name=name, clip_norm=0), Spec("tokens", 32, 8)
+    batch = jax.random.randint(jax.random.key(9), (8, 9), 0, 32)
+    model = Transformer(head_dim=8).build(scaling.width, scaling.depth, spec, scaling, EXECUTION)
+    params = jax.jit(model.init)(jax.random.key(0))
+    params["head"] = head_std * jax.random.normal(jax.random.key(1), params["head"].shape)
+
+    @jax.jit
+    def change(params):
+        grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
+        grads["head"] = jnp.zeros_like(grads["head"])
+        state = training_optimizers.init(model, optimizer, params)
+        end, _ = training_optimizers.update(model, optimizer, grads, state, params, rate, 0.0)
+        return sum(jax.tree.leaves(jax.tree.map(lambda g, p, e: jnp.vdot(g, e - p), grads, params, end)))
+
+    return abs(float(change(params)))
+
+
+def slope(change_at, sizes) -> float:
+    """d ln(change) / d ln(size) between two sizes."""
+    return float(np.diff(np.log([change_at(size) for size in sizes]))[0] / np.diff(np.log(sizes))[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 def test_updates_of_completep_do_not_grow_with_depth(name):
-    """After a few steps the outputs have moved equally far at every depth; under muP alone, further in deep models."""
-    # So deep that the branches no longer change the size of the residual stream.
-    spec, depths = Spec("tokens", 32, 8), (32, 256)
-    batch = jax.random.randint(jax.random.key(9), (8, 9), 0, 32)
-    rate = {"adamw": 3e-3, "sgd": 1e-3, "muon": 3e-3}[name]
-
-    def moved(parametrization, depth):
-        family, optimizer = Transformer(head_dim=8), Optimizer(name=name, clip_norm=0)
-        scaling = Scaling(parametrization, 16, 16, name, depth, 2)
-        model = family.build(16, depth, spec, scaling, EXECUTION)
-        params = jax.jit(model.init)(jax.random.key(0))
-        # The head starts at zero, which would hide the first updates of all that is below it.
-        params["head"] = jax.random.normal(jax.random.key(1), params["head"].shape) / 4
-
-        @jax.jit
-        def after(params):
-            def step(_, carry):
-                params, state = carry
-                grads = jax.grad(lambda p: model.loss(p, batch)[0])(params)
-                grads["head"] = jnp.zeros_like(grads["head"])
-                return training_optimizers.update(model, optimizer, grads, state, params, rate, 0.0)
-
-            start = params
-            params, _ = jax.lax.fori_loop(0, 3, step, (params, training_optimizers.init(model, optimizer, params)))
-            return jax.jvp(lambda p: model.loss(p, batch)[0], (start,), (jax.tree.map(jnp.subtract, params, start),))[1]
-
-        return abs(float(after(params)))
-
-    growth = np.log(depths[1] / depths[0])
-    slope = {
-        parametrization: np.diff(np.log([moved(parametrization, d) for d in depths]))[0] / growth
+    """Under muP alone they do. So deep that the branches no longer change the size of the residual stream."""
+    found = {
+        parametrization: slope(
+            lambda depth, p=parametrization: first_order_change(name, Scaling(p, 16, 16, name, depth, 2), 0.25),
+            (32, 256),
+        )
         for parametrization in ("completep", "mup")
     }
-    assert abs(slope["completep"]) < 0.25, slope
-    assert slope["mup"] > slope["completep"] + 0.25, slope
+    assert abs(found["completep"]) < 0.25, found
+    assert found["mup"] > found["completep"] + 0.25, found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["muon", "lion"])
+def test_updates_under_mup_do_not_grow_with_width(name):
+    """Under the standard parametrization's rates they do; Adam's and SGD's are in test_models_parametrization."""
+    widths = (64, 512)
+
+    def change(width, base_width):
+        scaling = Scaling("mup", width, base_width, name, 1)
+        return first_order_change(name, scaling, 16 / width)
+
+    assert abs(slope(lambda width: change(width, 64), widths)) < 0.2
+    assert slope(lambda width: change(width, width), widths) > 0.35  # base_width = width: one rate for all
 
 
 def test_the_page_runs_as_written():

@@ -35,6 +35,8 @@ from scaling_jax.study_file import load_study, override
         ("optimizer.b1=0.5", lambda s: s.optimizer.b1, 0.5),
         ("optimizer.eps=1", lambda s: s.optimizer.eps, 1.0),
         ("optimizer.name=sgd", lambda s: s.optimizer.name, "sgd"),
+        ("optimizer.options={'ns_steps': 3}", lambda s: s.optimizer.options, {"ns_steps": 3}),
+        ("optimizer.options.ns_steps=3", lambda s: s.optimizer.options, {"ns_steps": 3}),
         ("optimizer.learning_rates=(1e-3, 2e-3)", lambda s: s.optimizer.learning_rates, (1e-3, 2e-3)),
         ("optimizer.learning_rates=[1e-3]", lambda s: s.optimizer.learning_rates, (1e-3,)),
         ("optimizer.learning_rates=3e-3", lambda s: s.optimizer.learning_rates, (3e-3,)),

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
+from scaling_jax import analysis, fitting
+from scaling_jax.analysis import parse_mapping
+from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
+from scaling_jax.study import Fit
 from scaling_jax.text import short, table
 
 if TYPE_CHECKING:
@@ -56,8 +60,6 @@ def main(args: list[str], values: Any) -> int:
     Raises:
       UserError, FitError: the recipes cannot be compared; nothing has been written.
     """
-    from scaling_jax.analysis import parse_mapping
-
     out = pathlib.Path(values.out)
     if out.suffix != ".csv":
         raise UserError(f"--out={values.out}: the numbers are written as .csv, e.g. --out=compare.csv")
@@ -79,8 +81,6 @@ def main(args: list[str], values: Any) -> int:
 
 def _recipes(args: Sequence[str], by: str) -> dict[str, pd.DataFrame]:
     """{name: its runs}."""
-    from scaling_jax.cli.results_source import read_source
-
     if by:
         if len(args) != 1:
             raise UserError(f"--by={by} splits one table, and {len(args)} were given")
@@ -114,8 +114,6 @@ def _with_baseline_first(tables: dict[str, pd.DataFrame], baseline: str) -> dict
 
 def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> tuple[Comparison, str, list[str]]:
     """(comparison, what y is called, sentences on what was left out) of one metric."""
-    from scaling_jax import fitting
-
     runs = {name: _read(name, frame, metric, asked) for name, frame in tables.items()}
     corpora = {name: str(r.table["dataset_hash"].iloc[0]) for name, r in runs.items() if "dataset_hash" in r.table}
     if len(set(corpora.values())) > 1 and not asked.other_data:
@@ -143,9 +141,6 @@ def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> 
 
 def _read(name: str, frame: pd.DataFrame, metric: str, asked: _Asked) -> Any:
     """The runs of a recipe that enter: with N and D where the table has them, otherwise with compute alone."""
-    from scaling_jax import analysis, fitting
-    from scaling_jax.study import Fit
-
     columns = analysis.Columns(names=asked.columns, where=asked.where)
     of_compute = fitting.law(lambda p, x: p["E"] - p["K"] * x["C"], {"E": (0, 1), "K": (0, 1)}, ("C",), name="compare")
     settings = Fit(metric=metric)

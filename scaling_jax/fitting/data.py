@@ -1,12 +1,18 @@
-"""The numbers a person hands in, checked and turned to float64; every refusal quotes the value and the way out."""
+"""Input columns, checked and converted to float64; every error quotes the value and says what to do."""
 
+from __future__ import annotations
+
+import hashlib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from scaling_jax.fitting.errors import DataError, FitError
+from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.objectives import Objective
 
 # Beyond these, or below their inverses, products of inputs leave float64.
 LARGEST, LARGEST_Y = 1e150, 1e250
@@ -22,7 +28,7 @@ class Rows:
     clusters: np.ndarray | None
 
 
-def as_column(values, name, length=None, like=None):
+def as_column(values: Any, name: str, length: int | None = None, like: str | None = None) -> np.ndarray:
     """One column as a float64 vector. Raises DataError when it is text, masked, not a vector or of another length."""
     if isinstance(values, (str, bytes)):
         raise DataError(f"{name} is the text {values!r}; give numbers, or a column of them.")
@@ -57,17 +63,17 @@ def as_column(values, name, length=None, like=None):
     return array
 
 
-def _described(values):
+def _described(values: Any) -> str:
     return repr(values) if values is None or np.isscalar(values) else f"a {type(values).__name__}"
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     if isinstance(value, int) and abs(value) > 10**300:  # beyond float64
         return False
     return isinstance(value, (int, float, np.number)) and not isinstance(value, complex)
 
 
-def inputs_of(law, data, fitting=True):
+def inputs_of(law: Law, data: Any, fitting: bool = True) -> dict[str, np.ndarray]:
     """The law's inputs from a dict, a DataFrame or (for a law of one input) a plain array.
 
     For a fit they are vectors of one length; otherwise (a prediction) numbers or arrays that broadcast.
@@ -82,7 +88,7 @@ def inputs_of(law, data, fitting=True):
                 f"columns, not {type(data).__name__}."
             )
     data = _with_derived(law, data)
-    columns = names_of(data)
+    columns = _columns(data)
     missing = [k for k in law.inputs if k not in columns]
     if missing:
         either = " (or 'N' and 'D')" if law.from_nd is not None else ""
@@ -106,9 +112,9 @@ def inputs_of(law, data, fitting=True):
     return inputs
 
 
-def _with_derived(law, data):
+def _with_derived(law: Law, data: Any) -> Any:
     """The data with the inputs that follow from their N and D, e.g. M = D / N, where they lack them."""
-    columns = names_of(data)
+    columns = _columns(data)
     if law.from_nd is None or not {"N", "D"} <= set(columns) or set(law.inputs) <= set(columns):
         return data
     nd = {k: _values(law, column_of(data, k), k) for k in ("N", "D")}
@@ -121,7 +127,7 @@ def _with_derived(law, data):
     return {k: column_of(data, k) if k in columns else derived[k] for k in law.inputs}
 
 
-def names_of(data):
+def names_of(data: Any) -> list[str] | None:
     """Names of the columns of a mapping, a table (pandas, polars, Arrow) or a structured array; None of others."""
     if isinstance(data, Mapping):
         return list(data)
@@ -133,10 +139,15 @@ def names_of(data):
     return None
 
 
-def column_of(data, name):
+def _columns(data: Any) -> list[str]:
+    """Names of the columns; none of data without names."""
+    return names_of(data) or []
+
+
+def column_of(data: Any, name: str) -> Any:
     """The values of a column as they are. Raises DataError when it cannot be read or its name stands for several."""
-    if names_of(data).count(name) > 1:
-        raise DataError(f"there are {names_of(data).count(name)} columns named {name!r}: rename or drop all but one.")
+    if _columns(data).count(name) > 1:
+        raise DataError(f"there are {_columns(data).count(name)} columns named {name!r}: rename or drop all but one.")
     try:
         return data[name]
     except Exception as err:
@@ -144,17 +155,17 @@ def column_of(data, name):
         raise DataError(f"column {name!r} of a {type(data).__name__} cannot be read: {reason}.") from None
 
 
-def resolve_column(data, values, what):
+def resolve_column(data: Any, values: Any, what: str) -> Any:
     """`values`, or the column of the data that they name."""
     if not isinstance(values, str):
         return values
-    columns = names_of(data) or []
+    columns = _columns(data)
     if values not in columns:
-        raise DataError(f"{what}={values!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
+        raise DataError(f"{what}={values!r} is not a column of the data; there are {', '.join(map(repr, columns))}.")
     return column_of(data, values)
 
 
-def _refuse_other_order(columns):
+def _refuse_other_order(columns: Mapping[str, Any]) -> None:
     """pandas columns are taken row by row, so the same labels in another order are a mistake, not another pairing."""
     labelled = {k: v.index for k, v in columns.items() if hasattr(getattr(v, "index", None), "equals")}
     for name, index in labelled.items():
@@ -166,7 +177,7 @@ def _refuse_other_order(columns):
             )
 
 
-def _values(law, values, name):
+def _values(law: Law, values: Any, name: str) -> np.ndarray:
     """Numbers of any shape at which a law is asked for its value."""
     try:
         shape = np.shape(values)
@@ -180,7 +191,7 @@ def _values(law, values, name):
     return flat.reshape(shape)
 
 
-def read(law, data, y, weights, clusters, objective, free):
+def read(law: Law, data: Any, y: Any, weights: Any, clusters: Any, objective: Objective, free: Sequence[str]) -> Rows:
     """Checks everything that `fitting.fit` is given. Raises DataError."""
     inputs = inputs_of(law, data)
     first = law.inputs[0]
@@ -230,19 +241,19 @@ def read(law, data, y, weights, clusters, objective, free):
     return Rows(inputs, y, weights, clusters)
 
 
-def scale_column(data, C, y):
+def scale_column(data: Any, C: Any, y: np.ndarray) -> np.ndarray:
     """(n,) what makes runs large, which may be given as the name of a column. Raises DataError unless it is finite."""
     C = as_column(resolve_column(data, C, "C"), "C", len(y), "y")
     _require(np.isfinite(C), C, "C", "must be finite", "drop or repair the row")
     return C
 
 
-def column_y(data, y):
+def column_y(data: Any, y: Any) -> np.ndarray:
     """y, (n,), which may be given as the name of a column of the data."""
     return as_column(resolve_column(data, y, "y"), "y")
 
 
-def _labels(clusters, weights):
+def _labels(clusters: Any, weights: np.ndarray) -> np.ndarray:
     """(n,) integers, one per cluster; labels may be of any kind."""
     labels = np.asarray(clusters)
     if labels.shape != weights.shape:
@@ -261,7 +272,7 @@ def _labels(clusters, weights):
     return numbers
 
 
-def check_positive(value, name, example):
+def check_positive(value: Any, name: str, example: str) -> float:
     """A positive finite number. Raises DataError otherwise."""
     try:
         if 1 / LARGEST_Y < value < LARGEST_Y:
@@ -271,14 +282,14 @@ def check_positive(value, name, example):
     raise DataError(f"{name}={value!r} must be a positive number below {LARGEST_Y:.0e}, e.g. {example}.")
 
 
-def check_int(value, name, least=0):
+def check_int(value: Any, name: str, least: int = 0) -> int:
     """A whole number, `least` or more. Raises DataError otherwise."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
         return int(value)
     raise DataError(f"{name}={value!r} must be a whole number, {least} or more.")
 
 
-def check_all_positive(values, name):
+def check_all_positive(values: Any, name: str) -> np.ndarray:
     """Numbers of any shape that are positive and finite. Raises DataError otherwise."""
     flat = as_column(np.ravel(values), name)
     bad = flat[~(np.isfinite(flat) & (flat > 0))]
@@ -288,14 +299,14 @@ def check_all_positive(values, name):
     return flat.reshape(np.shape(values))
 
 
-def _require(good, values, name, rule, way_out):
+def _require(good: np.ndarray, values: np.ndarray, name: str, rule: str, way_out: str) -> None:
     if not good.all():
         rows = np.flatnonzero(~good)
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         raise DataError(f"{name} = {values[rows[0]]:g} at row {rows[0]}{more}: {name} {rule}; {way_out}.")
 
 
-def require_ordinary(values, name, largest=LARGEST):
+def require_ordinary(values: np.ndarray, name: str, largest: float = LARGEST) -> None:
     """Refuses numbers whose products or quotients leave float64, far beyond anything that is measured."""
     size = np.abs(values)
     ordinary = (size < largest) & ((size > 1 / largest) | (size == 0))
@@ -303,7 +314,7 @@ def require_ordinary(values, name, largest=LARGEST):
     _require(ordinary, values, name, rule, "correct its unit")
 
 
-def _require_enough(law, inputs, weights, free):
+def _require_enough(law: Law, inputs: Mapping[str, np.ndarray], weights: np.ndarray, free: Sequence[str]) -> None:
     used = weights > 0
     table = np.stack([v[used] for v in inputs.values()], axis=1)
     distinct = len(np.unique(table, axis=0))
@@ -322,17 +333,34 @@ def _require_enough(law, inputs, weights, free):
             )
 
 
-def _some(names, limit=12):
+def _some(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
-def duplicates(inputs, y):
+def duplicates(inputs: Mapping[str, np.ndarray], y: np.ndarray) -> int:
     """How many rows repeat an earlier one exactly."""
     table = np.stack([*inputs.values(), y], axis=1)
     return len(y) - len(np.unique(table, axis=0))
 
 
-def check_level(level):
+def check_level(level: Any) -> None:
     """Raises FitError unless 0 < level < 1."""
     if not (isinstance(level, (int, float, np.number)) and 0 < level < 1):
         raise FitError(f"level={level!r} must lie between 0 and 1, e.g. 0.95.")
+
+
+def data_hash(rows: Rows) -> str:
+    """Identity of the inputs, y and weights of a fit."""
+    digest = hashlib.sha256()
+    for v in (*rows.inputs.values(), rows.y, rows.weights):
+        digest.update(np.ascontiguousarray(v, "<f8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ranges_of(law: Law, rows: Rows) -> dict[str, tuple[float, float]]:
+    """{input: (min, max)} of the rows with positive weight, and "C" for 6ND where the law has N and D."""
+    columns = {k: v[rows.weights > 0] for k, v in rows.inputs.items()}
+    compute = law.compute(columns)
+    if compute is not None:
+        columns["C"] = compute
+    return {k: (float(v.min()), float(v.max())) for k, v in columns.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import warnings as python_warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.fitting import diagnostics, persistence
-from scaling_jax.fitting.data import Rows, check_int, check_level, duplicates, read
+from scaling_jax.fitting.data import check_int, check_level, data_hash, duplicates, ranges_of, read
 from scaling_jax.fitting.errors import FitError, FitWarning, LawError
 from scaling_jax.fitting.inference import delta
 from scaling_jax.fitting.inference.bootstrap import METHODS, Bootstrap, bootstrap
@@ -26,8 +25,8 @@ from scaling_jax.fitting.objectives import Huber, Objective
 from scaling_jax.fitting.optimal.frontier import Frontier, frontier
 from scaling_jax.fitting.solution import Solution
 from scaling_jax.fitting.solver import _search as search
-from scaling_jax.fitting.solver._finish import GRADIENT_TOLERANCE
 from scaling_jax.fitting.solver._problem import Problem
+from scaling_jax.fitting.solver._refine import GRADIENT_TOLERANCE
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -347,8 +346,8 @@ def fit(
         seed=int(seed),
         n=len(rows.y),
         duplicates=duplicates(rows.inputs, rows.y),
-        ranges=_ranges(law, {k: v[rows.weights > 0] for k, v in rows.inputs.items()}),
-        data_hash=_hash(rows),
+        ranges=ranges_of(law, rows),
+        data_hash=data_hash(rows),
         versions=persistence.versions(),
         data=rows.inputs,
         y=rows.y,
@@ -390,18 +389,3 @@ def _given_starts(problem: Problem, starts: int | Sequence[Mapping[str, float]] 
             if not (isinstance(start[k], (int, float, np.number)) and np.isfinite(start[k])):
                 raise FitError(f"starts: {k} = {start[k]!r} is not a finite number.")
     return np.stack([problem.unconstrained({**problem.fixed, **start}) for start in starts])
-
-
-def _ranges(law: Law, inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[float, float]]:
-    ranges = {k: (float(v.min()), float(v.max())) for k, v in inputs.items()}
-    compute = law.compute(inputs)
-    if compute is not None:
-        ranges["C"] = (float(compute.min()), float(compute.max()))
-    return ranges
-
-
-def _hash(rows: Rows) -> str:
-    digest = hashlib.sha256()
-    for v in (*rows.inputs.values(), rows.y, rows.weights):
-        digest.update(np.ascontiguousarray(v, "<f8").tobytes())
-    return digest.hexdigest()[:16]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from scaling_jax.fitting.data import check_positive, column_y, inputs_of, names_of, resolve_column, scale_column
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
+from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 
 
@@ -45,7 +47,7 @@ class Holdout:
         )
 
 
-def holdout(law, data: Mapping, y, *, cut: float, C=None, **options) -> Holdout:
+def holdout(law: str | Law, data: Mapping, y: Any, *, cut: float, C: Any = None, **options: Any) -> Holdout:
     """Fits the runs with C < cut and scores the prediction of the others.
 
     Args:
@@ -127,7 +129,7 @@ def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
     return Extrapolation(factors=factors, leverage=None if fit.data is None else _relative_variance(fit, query))
 
 
-def _relative_variance(fit: Fit, query: Mapping) -> np.ndarray:
+def _relative_variance(fit: Fit, query: dict[str, np.ndarray]) -> np.ndarray:
     """(m,) variance of predictions over the largest among fitted points, to first order."""
     linear, ones = fit.linearized, np.ones(len(next(iter(query.values()))))
     there = linear.problem.with_data(query, ones, ones)
@@ -139,12 +141,12 @@ def _relative_variance(fit: Fit, query: Mapping) -> np.ndarray:
     return variance / max(largest, 1e-300)
 
 
-def rows(data: Mapping, index) -> dict[str, np.ndarray]:
+def rows(data: Mapping, index: Any) -> dict[str, np.ndarray]:
     """The chosen rows of every column."""
-    return {k: np.asarray(data[k])[index] for k in names_of(data)}
+    return {k: np.asarray(data[k])[index] for k in names_of(data) or ()}
 
 
-def scale_of(law, data: Mapping) -> np.ndarray:
+def scale_of(law: str | Law, data: Mapping) -> np.ndarray:
     """What makes a run large: 6 N D where the law has them, else its single input.
 
     Raises:

@@ -1,11 +1,15 @@
-"""What a fit minimizes: a convex cost of each residual, times its weight, summed over the points.
+"""The objective of a fit: a convex cost of each residual, times its weight, summed over the points.
 
 The residual is ln y - ln f for objectives in logarithms and y - f otherwise. The sum is never averaged: a mean
 changes where default tolerances stop, which is how a published fit ended away from its minimum (Besiroglu et al.
 2024, arXiv:2404.10102).
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +38,7 @@ class Objective:
     delta = np.inf  # where the cost turns from quadratic to linear
     scale = 1.0  # of the cost, relative to r^2 / 2 below delta
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1e-9 <= self.overestimate_penalty <= 1e9:
             raise FitError(
                 f"overestimate_penalty={self.overestimate_penalty!r} must be a positive number, 1e-9 to 1e9; 1 is "
@@ -45,44 +49,48 @@ class Objective:
         if self.shift and not self.log:
             raise FitError(f"shift={self.shift!r} only matters with log=True.")
 
-    def transform(self, value):
+    def transform(self, value: np.ndarray) -> np.ndarray:
         """T(value): where residuals are taken. NaN where the logarithm does not exist."""
         if not self.log:
             return value
         with np.errstate(all="ignore"):
             return np.log(value + self.shift if self.shift else value)
 
-    def derivative(self, value):
+    def derivative(self, value: np.ndarray) -> np.ndarray:
         """T'(value)."""
         if not self.log:
             return np.ones_like(value)
         with np.errstate(all="ignore"):
             return 1.0 / (value + self.shift)
 
-    def asymmetry(self, residuals):
+    def asymmetry(self, residuals: np.ndarray) -> Any:
         """Factor on each point's cost for the side of the law it is on (1 when symmetric)."""
         if self.overestimate_penalty == 1:
             return 1.0
         return np.where(residuals < 0, self.overestimate_penalty, 1.0)
 
-    def cost(self, residuals):
+    def cost(self, residuals: np.ndarray) -> np.ndarray:
         """Cost of each residual, same shape."""
         raise NotImplementedError
 
-    def value(self, residuals, weights=1.0):
+    def value(self, residuals: np.ndarray, weights: Any = 1.0) -> np.ndarray:
         """The objective: the weighted SUM over the last axis."""
         return np.sum(weights * self.cost(residuals), axis=-1)
 
+    def _label(self) -> str:
+        """The cost, as printed."""
+        raise NotImplementedError
+
     @property
-    def name(self):
+    def name(self) -> str:
         return type(self).__name__
 
-    def __str__(self):
+    def __str__(self) -> str:
         space = f"ln(y + {self.shift:g})" if self.shift else "ln y" if self.log else "y"
         side = "" if self.overestimate_penalty == 1 else f", overestimates x {self.overestimate_penalty:g}"
         return f"{self._label()} on {space}{side}, SUM over points"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         fields = {k: getattr(self, k) for k in self.__dataclass_fields__}
         return {"name": self.name, "reduction": self.reduction, **fields}
 
@@ -97,18 +105,18 @@ class Huber(Objective):
 
     delta: float = 1e-3
 
-    def __init__(self, delta=1e-3, *, log=True, overestimate_penalty=1.0, shift=0.0):
+    def __init__(self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
         if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
             raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
         object.__setattr__(self, "delta", float(delta))
         _set(self, log, overestimate_penalty, shift)
 
-    def cost(self, residuals):
+    def cost(self, residuals: np.ndarray) -> np.ndarray:
         size = np.abs(residuals)
         inside = np.minimum(size, self.delta)
         return inside * (size - 0.5 * inside) * self.asymmetry(residuals)
 
-    def _label(self):
+    def _label(self) -> str:
         return f"Huber(delta={self.delta:g})"
 
 
@@ -118,13 +126,13 @@ class LAD(Objective):
 
     delta = 0.0
 
-    def __init__(self, *, log=True, overestimate_penalty=1.0, shift=0.0):
+    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
         _set(self, log, overestimate_penalty, shift)
 
-    def cost(self, residuals):
+    def cost(self, residuals: np.ndarray) -> np.ndarray:
         return np.abs(residuals) * self.asymmetry(residuals)
 
-    def _label(self):
+    def _label(self) -> str:
         return "least absolute deviations"
 
 
@@ -134,17 +142,17 @@ class LeastSquares(Objective):
 
     scale = 2.0
 
-    def __init__(self, log=False, *, overestimate_penalty=1.0, shift=0.0):
+    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0):
         _set(self, log, overestimate_penalty, shift)
 
-    def cost(self, residuals):
+    def cost(self, residuals: np.ndarray) -> np.ndarray:
         return residuals * residuals * self.asymmetry(residuals)
 
-    def _label(self):
+    def _label(self) -> str:
         return "least squares"
 
 
-def _set(objective, log, overestimate_penalty, shift):
+def _set(objective: Objective, log: bool, overestimate_penalty: float, shift: float) -> None:
     for name, value in (("overestimate_penalty", overestimate_penalty), ("shift", shift)):
         if not isinstance(value, (int, float, np.number)):
             raise FitError(f"{name}={value!r} must be a number.")
@@ -154,7 +162,7 @@ def _set(objective, log, overestimate_penalty, shift):
     Objective.__post_init__(objective)
 
 
-def objective_from_dict(record):
+def objective_from_dict(record: Mapping[str, Any]) -> Objective:
     """The inverse of `Objective.to_dict`.
 
     Raises:

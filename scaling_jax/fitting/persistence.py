@@ -169,12 +169,12 @@ def _saved(record: dict[str, Any], law: Law) -> Saved:
         raise FitError("a parameter is not finite")
     _check_probe(record, law, params)
     fixed = {k: float(v) for k, v in record["fixed"].items()}
-    solved = {} if record["solver"] is None else _solved(record["solver"], law, params, fixed)
+    solved: dict[str, Any] = {} if record["solver"] is None else _solved(record["solver"], law, params, fixed)
     solution = Solution(
         law=law, params=params, fixed=fixed, seed=int(record["seed"]), n=int(record["n"]),
-        objective=None if record["objective"] is None else objective_from_dict(record["objective"]),
+        **({} if record["objective"] is None else {"objective": objective_from_dict(record["objective"])}),
         objective_value=float(record["objective_value"]), converged=bool(record["converged"]),
-        certificate=None if record["certificate"] is None else Certificate(**record["certificate"]),
+        **({} if record["certificate"] is None else {"certificate": Certificate(**record["certificate"])}),
         duplicates=int(record["duplicates"]),
         ranges={k: (float(v[0]), float(v[1])) for k, v in record["ranges"].items()},
         data_hash=record["data_hash"], versions=record["versions"], **solved,

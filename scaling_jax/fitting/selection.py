@@ -1,9 +1,10 @@
-"""Which law to trust: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+"""Selection of a law: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class Selection:
     impossible: dict[str, str]
 
     @property
-    def best(self):
+    def best(self) -> Fit:
         """The `Fit` of the best law on all training points."""
         return self.candidates[0].fit
 
@@ -101,7 +102,16 @@ class Selection:
         return "\n".join(lines)
 
 
-def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None, fractions=FRACTIONS, **options):
+def select(
+    laws: Sequence,
+    data: Mapping,
+    y: Any,
+    *,
+    cut: float | None = None,
+    C: Any = None,
+    fractions: Sequence[float] = FRACTIONS,
+    **options: Any,
+) -> Selection:
     """Ranks laws by how well they extrapolate inside the training data.
 
     The training points are cut at several quantiles of their scale; each law is fitted below a cut and judged on
@@ -144,7 +154,7 @@ def select(laws: Sequence, data: Mapping, y, *, cut: float | None = None, C=None
             impossible[law.name] = str(error)
             continue
 
-        def fitted(mask, law=law, mine=mine, **more):
+        def fitted(mask: np.ndarray, law: Law = law, mine: dict[str, np.ndarray] = mine, **more: Any) -> Fit:
             kept = None if clusters is None else clusters[mask]
             return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **{**options, **more})
 
@@ -197,7 +207,7 @@ def aicc(fit: Fit) -> float:
     return float(minus_twice + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
-def _rmsle(fit, data: Mapping, y: np.ndarray, judged: np.ndarray) -> float:
+def _rmsle(fit: Fit, data: Mapping, y: np.ndarray, judged: np.ndarray) -> float:
     """Root mean square error in ln y; infinite where the law predicts nothing positive."""
     if np.any(y[judged] <= 0):
         raise FitError(f"laws are judged in ln y, and the smallest y is {y[judged].min():g}")

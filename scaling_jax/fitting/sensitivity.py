@@ -13,6 +13,7 @@ from scaling_jax.fitting.errors import FitError, FitWarning
 from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
+from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares
 from scaling_jax.fitting.solver._search import STARTS
 from scaling_jax.text import short, table
@@ -56,9 +57,13 @@ class Sensitivity:
 
 
 def sensitivity(
-    fit: Fit, *, objectives: Sequence | None = None, conventions: Mapping[str, np.ndarray] | None = None, target=None,
+    fit: Fit,
+    *,
+    objectives: Sequence | None = None,
+    conventions: Mapping[str, np.ndarray] | None = None,
+    target: float | None = None,
     inputs: Mapping | None = None,
-) -> Sensitivity:  # fmt: skip
+) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
     Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
@@ -112,9 +117,15 @@ def sensitivity(
                     with python_warnings.catch_warnings():
                         python_warnings.simplefilter("ignore", FitWarning)  # the row says so
                         one = refit(
-                            fit.law, {k: v[chosen] for k, v in data.items()}, fit.y[chosen], objective,
-                            weights=fit.weights[chosen], fixed=fit.fixed, seed=fit.seed, starts=starts,
-                        )  # fmt: skip
+                            fit.law,
+                            {k: v[chosen] for k, v in data.items()},
+                            fit.y[chosen],
+                            objective,
+                            weights=fit.weights[chosen],
+                            fixed=fit.fixed,
+                            seed=fit.seed,
+                            starts=starts,
+                        )
                 rows.append(
                     {
                         "objective": name,
@@ -129,14 +140,15 @@ def sensitivity(
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
 
 
-def _counted(law, data, sizes) -> dict:
+def _counted(law: Law, data: Mapping[str, np.ndarray], sizes: np.ndarray) -> dict:
     """The data with N counted otherwise and the tokens as they are, also where the law takes M = D / N."""
     if law.from_nd is None:
         return {**data, "N": sizes}
-    return law.from_nd({"N": sizes, "D": law.to_nd(data)[1]})
+    _, tokens = law.nd(data) or (None, data["D"])
+    return law.from_nd({"N": sizes, "D": tokens})
 
 
-def _frontier_at(fit, target, inputs) -> dict | None:
+def _frontier_at(fit: Fit, target: float | None, inputs: Mapping | None) -> dict | None:
     if target is None:
         return None
     try:

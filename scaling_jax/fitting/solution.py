@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import Objective
 from scaling_jax.fitting.solver._problem import Coordinates, Problem
 from scaling_jax.fitting.solver._search import Certificate
+
+_ABSENT: Any = None  # the default of what every fit to data has
 
 
 class IntervalOf(Protocol):
@@ -54,10 +56,10 @@ class Solution:
 
     law: Law
     params: dict[str, float]
-    objective: Objective | None = None
+    objective: Objective = _ABSENT
     objective_value: float = float("nan")
     converged: bool = True
-    certificate: Certificate | None = None
+    certificate: Certificate = _ABSENT
     fixed: dict[str, float] = field(default_factory=dict)
     seed: int = 0
     n: int = 0
@@ -65,9 +67,10 @@ class Solution:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     data_hash: str = ""
     versions: dict[str, str] = field(default_factory=dict)
-    data: dict[str, np.ndarray] | None = None
-    y: np.ndarray | None = None
-    weights: np.ndarray | None = None
+    # None where the fit has no data: `observed` and `solved` say so.
+    data: dict[str, np.ndarray] = _ABSENT
+    y: np.ndarray = _ABSENT
+    weights: np.ndarray = _ABSENT
     clusters: np.ndarray | None = None
     problem: Coordinates | None = None
     z: np.ndarray | None = None

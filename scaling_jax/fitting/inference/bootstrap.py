@@ -140,7 +140,7 @@ def bootstrap(solution: Solution, n: int, seed: int, method: str) -> Bootstrap:
     clusters = solution.clusters
     if problem.objective.delta == 0:
         # The last digits of LAD cost most of its steps, and are far below what resampling can tell.
-        problem = problem.smoothed(SHARP * np.mean(np.abs(problem.residuals(z[None]))) + 1e-300)
+        problem = problem.smoothed(float(SHARP * np.mean(np.abs(problem.residuals(z[None]))) + 1e-300))
     ends, converged = np.empty((n, problem.p)), np.empty(n, bool)
     draw = _Resampler(problem, z, seed, method, clusters)
     # Resamples are drawn in blocks, so that a million rows do not need a million columns of weights at once.

@@ -1,6 +1,10 @@
-"""Profile intervals: a parameter is held along a grid, the others refitted, until the objective is too high."""
+"""Profile intervals: a parameter is fixed along a grid, the others refitted, until the objective is too high."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,16 +39,16 @@ class Profile:
     objective: np.ndarray
     threshold: float
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[float]:
         return iter((self.lower, self.upper))
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> float:
         return (self.lower, self.upper)[i]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 2
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return (
             f"{self.name} = {self.value:.6g}, profile interval [{self.lower:.6g}, {self.upper:.6g}] ({self.level:.0%})"
         )
@@ -74,11 +78,13 @@ def profile(problem: Problem, z: np.ndarray, covariance: Covariance, name: str, 
 class _Alone:
     """The objective along the only free parameter, and how it moves there to first order."""
 
-    def __init__(self, problem, z, covariance, params, name, log):
+    def __init__(
+        self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
+    ):
         self.problem, self.name, self.log, self.value = problem, name, log, params[name]
         self.bounds = problem.law.bounds[name]
 
-        def scaled(params):
+        def scaled(params: Mapping[str, Any]) -> np.ndarray:
             return np.log(params[name]) if log else params[name]
 
         gradient = np.nan_to_num(gradient_by_z(problem, z, scaled))
@@ -88,7 +94,7 @@ class _Alone:
         self.scale = variance / plain if plain > 0 else covariance.scale
         self.along = towards / variance if variance > 0 else np.zeros(problem.p)
 
-    def __call__(self, values):
+    def __call__(self, values: np.ndarray) -> np.ndarray:
         z = np.stack([self.problem.unconstrained({**self.problem.fixed, self.name: v}) for v in values])
         return self.problem.value(z)
 
@@ -96,13 +102,15 @@ class _Alone:
 class _Refit(_Alone):
     """The objective along one parameter, minimized over the others."""
 
-    def __init__(self, problem, z, covariance, params, name, log):
+    def __init__(
+        self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
+    ):
         super().__init__(problem, z, covariance, params, name, log)
         p = problem
         self.held = Problem.of(p.law, p.inputs, p.y, p.weights, p.objective, {**p.fixed, name: self.value})
         self.others, self.z = np.array([k != name for k in p.free]), z
 
-    def __call__(self, values):
+    def __call__(self, values: np.ndarray) -> np.ndarray:
         shift = np.log(values / self.value) if self.log else values - self.value
         held = self.held.with_data(fixed={self.name: values[:, None]})
         starts = [self.z + np.clip(shift, -50, 50)[:, None] * self.along, np.repeat(self.z[None], len(values), axis=0)]
@@ -114,7 +122,9 @@ class _Refit(_Alone):
         return np.minimum(objective, again.value)
 
 
-def _side(search, value, best, threshold, sign, log):
+def _side(
+    search: _Alone, value: float, best: float, threshold: float, sign: int, log: bool
+) -> tuple[float, np.ndarray, np.ndarray]:
     """(end, values tried, objectives) on one side of the optimum."""
     low, high = search.bounds
     cap = 2.0 if log else 2.0 * abs(value) + 1e-3
@@ -122,7 +132,7 @@ def _side(search, value, best, threshold, sign, log):
     # An optimum that ran off lies far from everything: its way back must reach the ordinary numbers.
     reach = FAR + abs(np.log(value)) if log else 1e3 * max(abs(value), base)
 
-    def at(distance):
+    def at(distance: Any) -> np.ndarray:
         return np.clip(value * np.exp(sign * distance) if log else value + sign * distance, low, high)
 
     distance = np.geomspace(0.25 * base, reach, GRID)

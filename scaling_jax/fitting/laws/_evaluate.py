@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -188,6 +188,9 @@ class _JaxProgram:
 
         self._compiled = jax.jit(jax.vmap(point))
 
+    def dependence(self, n_args: int) -> None:
+        """Unknown."""
+
     def __call__(self, *args: np.ndarray) -> list[np.ndarray]:
         args = tuple(np.asarray(a, np.float64) for a in args)
         shape = np.broadcast_shapes(*(a.shape for a in args))
@@ -246,7 +249,7 @@ def with_derivatives(function: Callable[..., Any], n_variables: int, n_args: int
 
 
 def mixes_points(
-    fn: Callable[[Mapping, Mapping], Any], names: Sequence[str], inputs: Sequence[str], points: int = 7
+    fn: Callable[[Any, Any], Any], names: Sequence[str], inputs: Sequence[str], points: int = 7
 ) -> str | None:
     """The operation by which fn(params, inputs) combines data points with each other, or None.
 

@@ -1,8 +1,11 @@
-"""What a law is: a function of parameters and inputs, and what the solver may know about it."""
+"""`Law`: a function of parameters and inputs, with what the solver needs to know; and `law`, to make your own."""
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,23 +93,23 @@ class Law:
     from_nd: Callable | None = None
     to_nd: Callable | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         bounds = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in self.bounds.items())
         text = f"{self.equation}\n\n{self.reference}\n\nInputs: {', '.join(self.inputs)}. Parameters: {bounds}."
         object.__setattr__(self, "__doc__", text)  # of this law: what help and notebooks show
 
-    def __call__(self, params, inputs):
+    def __call__(self, params: Mapping[str, Any], inputs: Mapping[str, Any]) -> np.ndarray:
         """y at `params` and `inputs`, two dicts of numbers or arrays that broadcast: float64 array."""
         values = [np.asarray(params[k], np.float64) for k in self.params]
         values += [np.asarray(inputs[k], np.float64) for k in self.inputs]
         value = self._value(*values)[0]
         return np.array(np.broadcast_to(value, np.broadcast_shapes(*(v.shape for v in values))))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<law {self.name}: {self.equation}>"
 
     @cached_property
-    def signed(self):
+    def signed(self) -> Law:
         """The same law for a y that takes both signs (a reward, a log-odds): its asymptotes may be negative."""
         return (
             replace(self, bounds={**self.bounds, **{k: (-INF, INF) for k in self.asymptotes}})
@@ -115,19 +118,19 @@ class Law:
         )
 
     @cached_property
-    def _value(self):
-        def function(*values):
+    def _value(self) -> Callable[..., Any]:
+        def function(*values: Any) -> Any:
             p = len(self.params)
             return self.function(dict(zip(self.params, values[:p])), dict(zip(self.inputs, values[p:])))
 
         return with_derivatives(function, 0, len(self.params) + len(self.inputs), 0)
 
-    def compute(self, inputs):
+    def compute(self, inputs: Mapping[str, Any]) -> np.ndarray | None:
         """6ND of each row, or None where the law's inputs do not give N and D."""
         nd = self.nd(inputs)
         return None if nd is None else 6.0 * nd[0] * nd[1]
 
-    def nd(self, inputs):
+    def nd(self, inputs: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
         """(N, D) of each row, or None where the law's inputs do not give them."""
         if self.to_nd is not None:
             return self.to_nd(inputs)
@@ -136,7 +139,16 @@ class Law:
         return None
 
 
-def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=False):
+def law(
+    fn: Callable[[Any, Any], Any],
+    params: Mapping[str, tuple[float, float]],
+    inputs: str | Sequence[str],
+    *,
+    name: str | None = None,
+    equation: str | None = None,
+    reference: str = "",
+    positive: bool = False,
+) -> Law:
     """Your own law, fitted by the same machinery with exact gradients.
 
     Args:
@@ -155,7 +167,7 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
       LawError: bounds that are not pairs lo < hi, a name used twice, or a function that cannot be called with
         these names or does not return one number per point.
     """
-    name = name or getattr(fn, "__name__", "law").replace("<lambda>", "law")
+    name = name or str(getattr(fn, "__name__", "law")).replace("<lambda>", "law")
     if not callable(fn):
         raise LawError(f"law(fn={fn!r}): fn must be a function f(params, inputs).")
     if isinstance(inputs, str):
@@ -165,9 +177,9 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     if len(set(inputs)) != len(inputs) or not inputs or not all(isinstance(k, str) for k in inputs):
         raise LawError(f"law {name!r}: inputs={inputs!r} must be one or more different names.")
 
-    def flat(*values):
+    def flat(*values: Any) -> Any:
         p = len(names)
-        y = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
+        y: Any = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
         if y is None or isinstance(y, (tuple, list, dict)) or np.shape(y) != ():
             what = f"shape {np.shape(y)}" if hasattr(y, "shape") else f"a {type(y).__name__}"
             raise LawError(f"law {name!r} returned {what} for one data point; it must return one number per point.")
@@ -201,7 +213,7 @@ def law(fn, params, inputs, *, name=None, equation=None, reference="", positive=
     )  # fmt: skip
 
 
-def _checked_bounds(name, params):
+def _checked_bounds(name: str, params: Any) -> dict[str, tuple[float, float]]:
     if not isinstance(params, Mapping) or not params:
         raise LawError(f'law {name!r}: params={params!r} must be a dict of bounds, e.g. {{"a": (0, 10)}}.')
     bounds = {}
@@ -218,10 +230,9 @@ def _checked_bounds(name, params):
     return bounds
 
 
-def _affine(flat, p, n_args):
+def _affine(flat: Callable[..., Any], p: int, n_args: int) -> set[int]:
     """Parameters in which the law is jointly affine: no derivative by one of them depends on another of them."""
-    gradient = with_derivatives(flat, p, n_args, 1)
-    depends = gradient.dependence(n_args) if hasattr(gradient, "dependence") else None
+    depends = with_derivatives(flat, p, n_args, 1).dependence(n_args)
     if depends is None:  # only JAX can run this law: it is searched without that knowledge
         return set()
     chosen = set()
@@ -231,7 +242,7 @@ def _affine(flat, p, n_args):
     return chosen
 
 
-def _own_coordinate(lo, hi, affine):
+def _own_coordinate(lo: float, hi: float, affine: bool) -> Coordinate:
     if affine:
         return Coordinate("linear")
     if lo >= 0 and hi >= 100 * max(lo, 1e-6 if np.isfinite(hi) else 1.0):

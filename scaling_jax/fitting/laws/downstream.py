@@ -1,5 +1,10 @@
 """Laws of a task's accuracy in parameters N and tokens D, without a detour through the loss."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
@@ -7,16 +12,16 @@ from scaling_jax.fitting.laws.loss import A_EXPONENT, EXPONENT, EXPONENT_BOUNDS,
 from scaling_jax.fitting.laws.single import POSITIVE, exp, power
 
 
-def _shortfall(p, x):
+def _shortfall(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     """-ln of the share of what there is to gain that has been gained."""
     return p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(x["D"], -p["beta"])
 
 
-def _term(exponent, of):
+def _term(exponent: str, of: str) -> Coordinate:
     return Coordinate("log", lambda p, m: exp(p[exponent] * m[of]), start=(-4.0, 1.5), limits=(-60.0, 60.0))
 
 
-def _downstream(name, equation, gain, reference):
+def _downstream(name: str, equation: str, gain: Callable[[Mapping[str, Any]], Any], reference: str) -> Law:
     return Law(
         name=name,
         params=("chance", "A", "B", "alpha", "beta"),

@@ -1,5 +1,10 @@
 """Laws of the loss in parameters N and tokens D (and unique tokens U, or tokens per parameter M)."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
@@ -10,7 +15,7 @@ EXPONENT_BOUNDS = (0.0, 10.0)
 A_EXPONENT = {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"]), "b": lambda p: p["alpha"] / (p["alpha"] + p["beta"])}
 
 
-def _sum_optimum(p, C):
+def _sum_optimum(p: Mapping[str, Any], C: Any) -> Any:
     """N that minimizes A/N^alpha + B/D^beta on 6ND = C: Hoffmann et al. 2022, eq. 4."""
     s = p["alpha"] + p["beta"]
     scale = (p["alpha"] * p["A"] / (p["beta"] * p["B"])) ** (1 / s)
@@ -82,7 +87,7 @@ chinchilla_tied = Law(
 )
 
 
-def _outer(name, other, exponent):
+def _outer(name: str, other: str, exponent: str) -> Coordinate:
     """A term of chinchilla_outer: its coordinate is the size that the whole law would have if it were alone."""
     return Coordinate(
         "log", lambda p, m: exp(p[exponent] * m[other] + m["y"] / p["gamma"]), start=(-6.0, 2.0), limits=(-80.0, 80.0)
@@ -111,13 +116,13 @@ chinchilla_outer = Law(
 )  # fmt: skip
 
 
-def _effective(total, unique, decay):
+def _effective(total: Any, unique: Any, decay: Any) -> Any:
     """Worth of `total` when only `unique` of it is new: unique (1 + R* (1 - exp(-R / R*))), R = total/unique - 1."""
     repeats = jnp.maximum(total / unique - 1.0, 0.0)
     return unique * (1.0 - decay * jnp.expm1(-repeats / decay))
 
 
-def _data_constrained(p, x):
+def _data_constrained(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     # N_opt(U): the parameters that U unique tokens deserve; the excess beyond them decays like repeated tokens.
     log_g = (jnp.log(p["alpha"] * p["A"]) - jnp.log(p["beta"] * p["B"])) / (p["alpha"] + p["beta"])
     log_n_opt = (jnp.log(x["U"]) + log_g) * (p["beta"] / p["alpha"]) + log_g
@@ -179,36 +184,36 @@ overtraining = Law(
 )
 
 
-def _farseer(p, x):
+def _farseer(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     n = {k: power(x["N"], p[k]) for k in ("alpha", "beta", "gamma")}
     log_d_term = p["a2"] * n["beta"] + p["b2"] - jnp.exp(p["a1"] * n["alpha"] + p["b1"]) * jnp.log(x["D"])
     return jnp.exp(p["a3"] * n["gamma"] + p["b3"]) + jnp.exp(log_d_term)
 
 
-def _box_cox(k):
+def _box_cox(k: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
     return lambda p, m: exp(-p[k] * m["N"]) / p[k]
 
 
-def _level(a, k):
+def _level(a: str, k: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], Any]:
     return lambda p, m: -p[a] * exp(p[k] * m["N"])
 
 
-def _exponent_at_center(p, m):
+def _exponent_at_center(p: Mapping[str, Any], m: Mapping[str, Any]) -> tuple[Any, Any]:
     """Exponent of D at the center of N, and its slope in ln N there."""
     a1 = p["a1"] * exp(p["alpha"] * m["N"])
     exponent = exp(a1 + p["b1"])
     return exponent, exponent * a1 * p["alpha"]
 
 
-def _slope_of_term(p, m):
+def _slope_of_term(p: Mapping[str, Any], m: Mapping[str, Any]) -> Any:
     return _box_cox("beta")(p, m) * _exponent_at_center(p, m)[1] * m["D"]
 
 
-def _level_of_term(p, m):
+def _level_of_term(p: Mapping[str, Any], m: Mapping[str, Any]) -> Any:
     return _level("a2", "beta")(p, m) + _exponent_at_center(p, m)[0] * m["D"] + m["y"]
 
 
-def _log_floor(p, m):
+def _log_floor(p: Mapping[str, Any], m: Mapping[str, Any]) -> Any:
     return _level("a3", "gamma")(p, m) + m["y"]
 
 

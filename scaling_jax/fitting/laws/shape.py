@@ -1,5 +1,7 @@
 """Laws of what else shapes a run: width and depth, experts, and the best learning rate and batch size."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
@@ -56,7 +58,7 @@ moe = Law(
 )
 
 
-def _hyperparameter(name, equation, reference):
+def _hyperparameter(name: str, equation: str, reference: str) -> Law:
     return Law(
         name=name,
         params=("A", "alpha", "beta"),

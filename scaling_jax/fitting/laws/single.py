@@ -1,22 +1,28 @@
 """Laws of one variable: any metric against compute, parameters, tokens or time (`x`), or against the loss."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from scaling_jax.fitting.laws.base import INF, Coordinate, Law
 
 POSITIVE, ANY = (0.0, INF), (-INF, INF)
 
 
-def power(x, exponent):
+def power(x: Any, exponent: Any) -> Any:
     """x ** exponent for positive x, in the form whose derivatives cost least."""
     return jnp.exp(exponent * jnp.log(x))
 
 
-def _of_either(of_jax, of_numpy):
+def _of_either(of_jax: Callable[..., Any], of_numpy: Callable[..., Any]) -> Callable[..., Any]:
     """Units and shifts are evaluated both inside a trace and on plain numbers, where JAX would start a backend."""
-    return lambda *args: (of_jax if any(isinstance(a, jax.core.Tracer) for a in args) else of_numpy)(*args)
+    return lambda *args: (of_jax if any(isinstance(a, Tracer) for a in args) else of_numpy)(*args)
 
 
 exp, log, _logaddexp = (
@@ -24,7 +30,7 @@ exp, log, _logaddexp = (
 )
 
 
-def centered(exponent, of):
+def centered(exponent: str, of: str) -> Coordinate:
     """Coordinate of A in A / of^exponent: the size of the term at the center of the data."""
     return Coordinate("linear", lambda p, m: exp(p[exponent] * m[of] + m["y"]))
 
@@ -73,7 +79,7 @@ power_shifted = Law(
 )
 
 
-def _m4(p, x):
+def _m4(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds u of its place."""
     gap, alpha = p["E0"] - p["E"], p["alpha"]
     target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
@@ -135,11 +141,11 @@ def broken(breaks: int, signed: bool = False) -> Law:
     """
     i = range(1, breaks + 1)
 
-    def log_shape(p, log_x):
+    def log_shape(p: Mapping[str, Any], log_x: Any) -> Any:
         terms = (p[f"c{k}"] * p[f"f{k}"] * _logaddexp(0.0, (log_x - log(p[f"d{k}"])) / p[f"f{k}"]) for k in i)
         return -p["c0"] * log_x - sum(terms)
 
-    def slopes(p, inputs, y):
+    def slopes(p: Mapping[str, Any], inputs: Mapping[str, Any], y: np.ndarray) -> dict[str, np.ndarray]:
         """c0, c1, ... given the breaks: ln |y - a| is linear in them, for limits a beyond the data on either side."""
         log_x, b = np.log(inputs["x"]), len(p["d1"])
         beyond = np.resize(BEYOND, (b, 1)) * np.ptp(y)
@@ -182,7 +188,7 @@ def broken(breaks: int, signed: bool = False) -> Law:
     )
 
 
-def _breaks_in_order(p):
+def _breaks_in_order(p: dict[str, float]) -> dict[str, float]:
     """Breaks may be exchanged without changing the law: numbered by where they are."""
     n = (len(p) - 3) // 3
     order = sorted(range(1, n + 1), key=lambda k: p[f"d{k}"])

@@ -1,22 +1,45 @@
-"""How a budget is best split into N and D under a law: by its formula, or by search under any cost and constraint."""
+"""The best split of a budget into N and D under a law: by its formula, or by search under any cost and constraint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from scaling_jax.fitting.data import check_positive
 from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.laws.base import Law
 
 COARSE, FINE = 400, 33  # sizes tried over the whole range, and in each closer look around the best
 TINY, HUGE = 1e-3, 1e45  # tokens between which the affordable number is searched
 
 
-def has_closed_form(law, cost=None, max_N=None, max_D=None, allowed=None, maximize=False):
+def has_closed_form(
+    law: Law,
+    cost: Callable[[Any, Any], Any] | None = None,
+    max_N: float | None = None,
+    max_D: float | None = None,
+    allowed: Callable[[Any, Any], Any] | None = None,
+    maximize: bool = False,
+) -> bool:
     """Whether the law has a formula for N* under exactly this question."""
     return law.optimal_N is not None and cost is max_N is max_D is allowed is None and not maximize
 
 
 def best_sizes(
-    law, params, C, *, cost=None, max_N=None, max_D=None, allowed=None, inputs=None, maximize=False, middle=None
-):
+    law: Law,
+    params: Mapping[str, np.ndarray],
+    C: np.ndarray,
+    *,
+    cost: Callable[[Any, Any], Any] | None = None,
+    max_N: float | None = None,
+    max_D: float | None = None,
+    allowed: Callable[[Any, Any], Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    maximize: bool = False,
+    middle: tuple[float, float] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """N, D and the law's value on the frontier.
 
     Args:
@@ -32,7 +55,7 @@ def best_sizes(
     Returns:
       N, D, value, each (s, c), and whether the best lies at the edge of what was searched, (s, c).
     """
-    if has_closed_form(law, cost, max_N, max_D, allowed, maximize):
+    if law.optimal_N is not None and has_closed_form(law, cost, max_N, max_D, allowed, maximize):
         with np.errstate(all="ignore"):
             N = law.optimal_N({k: v[:, None] for k, v in params.items()}, C[None])
             D = C / (6.0 * N)
@@ -50,10 +73,11 @@ def best_sizes(
     budget = _Budget(cost, max_D)
     sign = -1.0 if maximize else 1.0
     parts = [_search(law, params, c, budget, max_N, allowed, inputs, sign, middle) for c in C]
-    return tuple(np.stack(part, axis=1) for part in zip(*parts))
+    sizes, tokens, value, edge = (np.stack(part, axis=1) for part in zip(*parts))
+    return sizes, tokens, value, edge
 
 
-def law_columns(law, N, D, inputs=None):
+def law_columns(law: Law, N: Any, D: Any, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The law's own inputs at N and D."""
     columns = {"N": N, "D": D}
     if law.from_nd is not None:
@@ -66,11 +90,11 @@ def law_columns(law, N, D, inputs=None):
 class _Budget:
     """How many tokens a budget buys at each size."""
 
-    def __init__(self, cost, max_D):
+    def __init__(self, cost: Callable[[Any, Any], Any] | None, max_D: float | None):
         self.cost = None if cost is None else _vectorized(cost)
         self.max_D = np.inf if max_D is None else float(max_D)
 
-    def tokens(self, N, C):
+    def tokens(self, N: Any, C: float) -> np.ndarray:
         """(...) tokens that C buys at sizes N, at most `max_D`; 0 where it buys none."""
         if self.cost is None:
             return np.minimum(C / (6.0 * N), self.max_D)
@@ -87,22 +111,27 @@ class _Budget:
             D[missed] = self._bisected(N[missed], C)
         return np.minimum(D, self.max_D)
 
-    def _bisected(self, N, C):
+    def _bisected(self, N: np.ndarray, C: float) -> np.ndarray:
+        cost = self.cost or _six_nd
         low, high = np.full_like(N, np.log(TINY)), np.full_like(N, np.log(HUGE))
-        affordable = self.cost(N, np.exp(low)) <= C
+        affordable = cost(N, np.exp(low)) <= C
         for _ in range(64):
             middle = 0.5 * (low + high)
-            under = self.cost(N, np.exp(middle)) <= C
+            under = cost(N, np.exp(middle)) <= C
             low, high = np.where(under, middle, low), np.where(under, high, middle)
         return np.where(affordable, np.exp(low), 0.0)
 
 
-def _vectorized(cost):
+def _six_nd(N: np.ndarray, D: np.ndarray) -> np.ndarray:
+    return 6.0 * N * D
+
+
+def _vectorized(cost: Any) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A cost as a function of arrays, whatever it was written for."""
     if not callable(cost):
         raise FitError(f"cost={cost!r} must be a function, e.g. lambda N, D: 6 * N * D.")
 
-    def call(N, D):
+    def call(N: np.ndarray, D: np.ndarray) -> np.ndarray:
         try:
             value = np.asarray(cost(N, D), np.float64)
             if value.shape == np.broadcast_shapes(np.shape(N), np.shape(D)):
@@ -111,7 +140,7 @@ def _vectorized(cost):
             pass  # written for scalars, with `if` or `math`
         return np.vectorize(cost, otypes=[np.float64])(N, D)
 
-    def at(N, D):
+    def at(N: float, D: float) -> float:
         try:
             value = float(call(np.array([N]), np.array([D]))[0])
         except Exception as err:
@@ -131,7 +160,17 @@ def _vectorized(cost):
     return call
 
 
-def _search(law, params, C, budget, max_N, allowed, inputs, sign, middle):
+def _search(
+    law: Law,
+    params: Mapping[str, np.ndarray],
+    C: float,
+    budget: _Budget,
+    max_N: float | None,
+    allowed: Callable[[Any, Any], Any] | None,
+    inputs: Mapping[str, Any] | None,
+    sign: float,
+    middle: tuple[float, float] | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Best size for one budget and every parameter vector: closer looks, then the vertex of a quartic.
 
     Returns:
@@ -142,7 +181,7 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign, middle):
     columns = {k: v[:, None] for k, v in params.items()}
     s = len(next(iter(params.values())))
 
-    def look(log_n, who=slice(None)):
+    def look(log_n: np.ndarray, who: Any = slice(None)) -> np.ndarray:
         N = np.exp(log_n)
         D = budget.tokens(N, C)
         own = {k: v[who] for k, v in columns.items()}
@@ -168,7 +207,7 @@ def _search(law, params, C, budget, max_N, allowed, inputs, sign, middle):
     return N, budget.tokens(N, C), sign * look(center[:, None])[:, 0], edge
 
 
-def _balanced(log_n, D, N_middle, D_middle):
+def _balanced(log_n: np.ndarray, D: np.ndarray, N_middle: float, D_middle: float) -> np.ndarray:
     """(grid,) how many e-folds each size lies from what balanced growth of N and D would buy, less the room it has.
 
     Balanced growth is N* ~ C^.5. Exponents between 0 and 1 move N* off it by half of ln C at most; three decades more
@@ -180,7 +219,7 @@ def _balanced(log_n, D, N_middle, D_middle):
     return np.maximum(np.abs(log_n - log_n[at]) - room, 0.0)
 
 
-def _best_inside(found, capped, away=None):
+def _best_inside(found: np.ndarray, capped: bool, away: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Index of the best size of each row, and whether it is only the edge of what was searched.
 
     Minima inside the range come first: far outside the data many laws fall again, where they mean nothing. So do
@@ -193,14 +232,16 @@ def _best_inside(found, capped, away=None):
     inside = reachable & (found <= before) & (found <= after)
     if not capped:
         inside &= np.isfinite(before) & np.isfinite(after)
-    some = inside.any(axis=1)
+    some = np.asarray(inside.any(axis=1))
     if away is not None:
         distance = np.where(inside, away, np.inf)
         inside &= distance <= distance.min(axis=1, keepdims=True)
     return np.argmin(np.where(inside | ~some[:, None], found, np.inf), axis=1), ~some
 
 
-def _closer(look, center, width, top, times, who):
+def _closer(
+    look: Callable[..., Any], center: np.ndarray, width: float, top: float, times: int, who: Any
+) -> tuple[np.ndarray, float]:
     """Minima around `center`, each look `FINE` sizes wide and (FINE - 1) / 2 times closer than the last."""
     for _ in range(times):
         log_n = np.clip(center[:, None] + np.linspace(-width, width, FINE), 0.0, top)
@@ -209,7 +250,9 @@ def _closer(look, center, width, top, times, who):
     return center, width
 
 
-def _vertex(look, center, top, step=2e-3):
+def _vertex(
+    look: Callable[..., Any], center: np.ndarray, top: float, step: float = 2e-3
+) -> tuple[np.ndarray, np.ndarray]:
     """Minima refined by a quartic through five points: comparing values cannot see closer than 1e-8.
 
     Returns:
@@ -230,7 +273,7 @@ def _vertex(look, center, top, step=2e-3):
     return np.where(smooth, moved, center), smooth
 
 
-def tokens(N, C, cost=None, max_D=None):
+def tokens(N: Any, C: float, cost: Callable[[Any, Any], Any] | None = None, max_D: float | None = None) -> np.ndarray:
     """Tokens that budgets C buy at sizes N, at most `max_D`: C / (6 N), or the D at which cost(N, D) = C.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Approaches:
             if low1 > high2 or low2 > high1:
                 out.append(
                     f"{LABELS[one]} (a = {self.estimates[one].a:.3f}) and {LABELS[other]} "
-                    f"(a = {self.estimates[other].a:.3f}) exclude each other at 95%"
+                    f"(a = {self.estimates[other].a:.3f}) are incompatible at the 95% level"
                 )
         return out
 
@@ -97,7 +98,7 @@ class Approaches:
         """
         found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola}
         said = {k: v.warnings for k, v in found.items() if v is not None}
-        if "parametric" in self.estimates:
+        if self.fit is not None and "parametric" in self.estimates:
             said["parametric"] = self.fit.frontier(self.target).warnings
         return [f"{LABELS[k]}: {w}" for k, sentences in said.items() for w in sentences]
 
@@ -123,7 +124,17 @@ class Approaches:
 
 
 def approaches(
-    N, D, C, loss, *, target: float | None = None, budgets=None, tolerance=None, law="chinchilla", seed=0, **options
+    N: Any,
+    D: Any,
+    C: Any,
+    loss: Any,
+    *,
+    target: float | None = None,
+    budgets: Any = None,
+    tolerance: float | None = None,
+    law: str | Law | Fit = "chinchilla",
+    seed: int = 0,
+    **options: Any,
 ) -> Approaches:
     """Fits the envelope, IsoFLOP sweeps (by Akima and by parabola) and the parametric law to the same runs.
 
@@ -139,16 +150,22 @@ def approaches(
       FitError: values that are not finite and positive, an unknown law, or no approach works.
     """
     data = as_columns(N=N, D=D, C=C, loss=loss)
-    given = law if isinstance(law, Fit) else None
-    law = None if given else find_law(law)
+    if not isinstance(law, Fit):
+        law = find_law(law)
     target = 10 * float(data["C"].max()) if target is None else check_positive(target, "target", "1e22")
     columns = (data["N"], data["D"], data["C"], data["loss"])
     grouping = {"budgets": budgets, "tolerance": tolerance, "seed": seed}
-    attempts = {
+
+    def parametric() -> Fit:
+        if isinstance(law, Fit):
+            return law
+        return fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options)
+
+    attempts: dict[str, Callable[[], Any]] = {
         "envelope": lambda: envelope(*columns, seed=seed),
         "isoflop": lambda: isoflop(*columns, **grouping),
         "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
-        "parametric": lambda: given or fit(law, {"N": data["N"], "D": data["D"]}, data["loss"], seed=seed, **options),
+        "parametric": parametric,
     }
     found, estimates, impossible = {}, {}, {}
     for name, attempt in attempts.items():
@@ -174,7 +191,7 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f}x" if ratio < 100 else f"{ratio:.3g}x"
 
 
-def _parametric(found, target: float) -> Estimate:
+def _parametric(found: Fit, target: float) -> Estimate:
     at = found.frontier(target)
     N, D = (float(np.squeeze(getattr(at, k))) for k in "ND")
     if "a" in found.exponents:
@@ -183,7 +200,7 @@ def _parametric(found, target: float) -> Estimate:
     else:  # the frontier is no power law: its slope at the target
         near = np.array([target, 1.01 * target])
 
-        def slopes(params):
+        def slopes(params: Mapping[str, np.ndarray]) -> np.ndarray:
             sizes = best_sizes(found.law, params, near, middle=middle_of(found.ranges))[:2]
             with np.errstate(all="ignore"):
                 return np.stack([np.log(v[:, 1] / v[:, 0]) / np.log(1.01) for v in sizes], axis=1)

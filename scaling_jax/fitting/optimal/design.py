@@ -1,8 +1,9 @@
-"""Where the next runs teach most: optimal design from the jacobian of the fitted law."""
+"""The most informative next runs: optimal design from the jacobian of the fitted law."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from scaling_jax.fitting.solution import Solution
 from scaling_jax.text import short, table
 
 CRITERIA = ("frontier", "parameters")
+RUNS = np.dtype([(k, np.float64) for k in ("N", "D", "C", "stderr")])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -42,7 +44,14 @@ class Design:
 
 
 def next_runs(
-    fit, budget: float, *, target: float | None = None, runs: int = 8, N=None, D=None, criterion: str = "frontier"
+    fit: Solution,
+    budget: float,
+    *,
+    target: float | None = None,
+    runs: int = 8,
+    N: Any = None,
+    D: Any = None,
+    criterion: str = "frontier",
 ) -> Design:
     """Chooses runs greedily, each the most telling among those that cost at most an equal share of what is left.
 
@@ -70,8 +79,8 @@ def next_runs(
     data, _, _ = fit.observed("next_runs")
     check_positive(budget, "budget", "1e20"), check_int(runs, "runs", 1)
     target = 10 * fit.ranges["C"][1] if target is None else check_positive(target, "target", "1e22")
-    seen = fit.law.nd(data)
-    grid_n, grid_d = (_choices(values, column, k) for values, column, k in zip((N, D), seen, "ND"))
+    seen = fit.law.nd(data) or (data["N"], data["D"])
+    grid_n, grid_d = _choices(N, seen[0], "N"), _choices(D, seen[1], "D")
     n, d = (x.ravel() for x in np.meshgrid(grid_n, grid_d, indexing="ij"))
     cost = 6 * n * d
     linear = fit.linearized
@@ -95,11 +104,22 @@ def next_runs(
     records = [(n[i], d[i], cost[i], scale * np.sqrt(v)) for i, v in zip(chosen, variances)]
     before = scale * np.sqrt(gradient @ inverse @ gradient)
     return Design(
-        runs=np.rec.fromrecords(records, names="N,D,C,stderr"), before=float(before), target=target, criterion=criterion
+        runs=np.array(records, dtype=RUNS).view(np.recarray),
+        before=float(before),
+        target=target,
+        criterion=criterion,
     )
 
 
-def _greedy(jacobian, cost, gradient, inverse, budget, count, criterion):
+def _greedy(
+    jacobian: np.ndarray,
+    cost: np.ndarray,
+    gradient: np.ndarray,
+    inverse: np.ndarray,
+    budget: float,
+    count: int,
+    criterion: str,
+) -> tuple[list[int], list[float], float]:
     """`count` runs of about equal cost.
 
     Returns:
@@ -121,7 +141,7 @@ def _greedy(jacobian, cost, gradient, inverse, budget, count, criterion):
     return chosen, variances, -gained if criterion == "parameters" else min(variances, default=np.inf)
 
 
-def _choices(values, seen, name) -> np.ndarray:
+def _choices(values: Any, seen: np.ndarray, name: str) -> np.ndarray:
     if values is None:
         return np.geomspace(np.min(seen) / 3, np.max(seen) * 3, 25)
     return np.atleast_1d(check_all_positive(values, name))

@@ -70,7 +70,8 @@ def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: i
         hull = chosen[_lower_hull(x[chosen], y[chosen])]
         if hull.size >= 2:
             samples.append([power_law(data["C"][hull], data[k][hull]).exponent for k in "ND"])
-    optima = np.rec.fromarrays([data[k][index] for k in ("C", "N", "D", "loss")], names="C,N,D,loss")
+    names = ("C", "N", "D", "loss")
+    optima = np.rec.fromarrays([data[k][index] for k in names], dtype=[(k, np.float64) for k in names])
     return Envelope(
         optima=optima,
         index=index,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from scaling_jax.fitting.data import check_all_positive, check_level, check_positive
 from scaling_jax.fitting.errors import FitError
+from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.optimal.allocation import best_sizes, has_closed_form
 from scaling_jax.fitting.solution import IntervalOf, Solution
 
-FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which an answer is called nonsense
+FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which the data do not constrain an answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,11 +42,11 @@ class Frontier:
     warnings: list = field(default_factory=list)
 
     @property
-    def tokens_per_parameter(self):
+    def tokens_per_parameter(self) -> np.ndarray:
         """D / N."""
         return self.D / self.N
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"frontier ({self.method})"]
         for i in np.ndindex(self.C.shape):
             line = f"  C {self.C[i]:.4g}: N* {self.N[i]:.4g}, D* {self.D[i]:.4g}, loss {self.loss[i]:.5g}"
@@ -75,10 +76,10 @@ def frontier(
 
     middle = middle_of(fit.ranges)
 
-    def best(params):
+    def best(params: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         return best_sizes(fit.law, params, flat, cost=cost, inputs=inputs, middle=middle, **options)
 
-    def in_logs(params):
+    def in_logs(params: Mapping[str, np.ndarray]) -> np.ndarray:
         N, D, loss, _ = best(params)
         with np.errstate(all="ignore"):
             return np.stack([np.log(N), np.log(D), np.log(loss) if log_loss else loss], axis=1)
@@ -104,9 +105,9 @@ def frontier(
     )
 
 
-def _warnings(fit, budgets, N, D, edge):
+def _warnings(fit: Solution, budgets: np.ndarray, N: np.ndarray, D: np.ndarray, edge: np.ndarray) -> Iterator[str]:
     for c in budgets[edge]:
-        yield f"no best size inside the search at C = {c:.4g}: a term has left the law"
+        yield f"no best size inside the search at C = {c:.4g}: a term has vanished (coefficient at its bound)"
     if "C" not in fit.ranges or "N" not in fit.ranges:
         return
     (n_low, n_high), (c_low, c_high) = fit.ranges["N"], fit.ranges["C"]
@@ -115,12 +116,12 @@ def _warnings(fit, budgets, N, D, edge):
         grown, shrunk = (max(ratio, 1.0) for ratio in (6.0 * n * d / c_high, c_low / (6.0 * n * d)))
         if n > FAR * grown * n_high or n < n_low / (FAR * shrunk):
             yield (
-                f"N* = {n:.3g}, D* = {d:.3g} at C = {c:.4g} is nothing that these data speak of (their N run from "
-                f"{n_low:.3g} to {n_high:.3g}): the law bends away outside them"
+                f"N* = {n:.3g}, D* = {d:.3g} at C = {c:.4g} is far outside the data (N from {n_low:.3g} to "
+                f"{n_high:.3g}); the fit does not constrain it"
             )
 
 
-def middle_of(ranges):
+def middle_of(ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float] | None:
     """(N, D) at the center of the data, in logarithms; None where the law has no compute."""
     if "C" not in ranges or "N" not in ranges:
         return None
@@ -128,7 +129,7 @@ def middle_of(ranges):
     return N, C / (6.0 * N)
 
 
-def _budgets(law, C, inputs):
+def _budgets(law: Law, C: Any, inputs: Any) -> np.ndarray:
     """C as an array, if the law has a frontier, C can be one and `inputs` are what the law reads besides."""
     if not isinstance(inputs or {}, Mapping):
         raise FitError(f'inputs={inputs!r} must be a dict of values or functions of (N, D), e.g. {{"U": 1e11}}.')
@@ -147,11 +148,11 @@ def _budgets(law, C, inputs):
     return check_all_positive(C, "C")
 
 
-def _beyond(ranges, N, D):
+def _beyond(ranges: Mapping[str, tuple[float, float]], N: np.ndarray, D: np.ndarray) -> np.ndarray:
     """Decades of compute beyond the data's: positive above, negative below, 0 inside."""
     if "C" not in ranges:
         return np.zeros_like(N)
     low, high = ranges["C"]
-    with np.errstate(all="ignore"):  # a term that left the law gives 0 and infinity
+    with np.errstate(all="ignore"):  # a vanished term gives 0 and infinity
         compute = 6.0 * N * D
         return np.maximum(np.log10(compute / high), 0.0) + np.minimum(np.log10(compute / low), 0.0)

@@ -25,6 +25,7 @@ from scaling_jax.fitting.optimal.sweeps import (
 )
 
 OPTIMA = np.dtype([(name, np.float64) for name in ("C", "N", "D", "loss", "N_logstd", "D_logstd")])
+RESAMPLES = 200  # draws of noise
 SMALLEST_LOGSTD = 1e-12  # never 0, so that it can weigh a fit
 
 
@@ -39,7 +40,6 @@ def isoflop(
     tolerance: float | None = None,
     window: int | None = None,
     noise: float | None = None,
-    resamples: int = 200,
     seed: int = 0,
 ) -> IsoFlop:
     """Approach 2 of Hoffmann et al. 2022: the size of lowest loss at each compute budget.
@@ -52,8 +52,7 @@ def isoflop(
       budgets, tolerance: how points are grouped by C; see `sweeps.find_sweeps`.
       window: use only this many points around the lowest of each sweep (None: all).
       noise: standard deviation of ln loss between repeats of a run; None estimates it from the sweeps.
-      resamples: draws of noise behind `.interval`, `.stderr` and the `_logstd` of the optima.
-      seed: of these draws.
+      seed: of the draws of noise behind `.interval`, `.stderr` and the `_logstd` of the optima.
 
     Returns:
       `IsoFlop`, with `.a`, `.b`, `.optima`, `.warnings`, `.interval(level)`, `.frontier(C)`.
@@ -63,7 +62,7 @@ def isoflop(
     """
     if method not in METHODS:
         raise FitError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
-    check_int(resamples, "resamples"), check_int(seed, "seed")
+    check_int(seed, "seed")
     if window is not None and check_int(window, "window") < MIN_POINTS[method]:
         raise FitError(f"window is {window}: {method} needs at least {MIN_POINTS[method]} points")
     if noise is not None:
@@ -72,27 +71,27 @@ def isoflop(
     noise = log_noise(full) if noise is None else float(noise)
     sweeps = [in_window(sweep, window) for sweep in full]
     left_out = int(np.size(C) - sum(sweep.N.size for sweep in full))
-    result = _through_optima(sweeps, method, noise, resamples, seed)
+    result = _through_optima(sweeps, method, noise, seed)
     result = dataclasses.replace(result, window=window, left_out=left_out)
-    local = result if method == "akima" else _local(result, resamples, seed)
+    local = result if method == "akima" else _local(result, seed)
     return dataclasses.replace(result, warnings=warnings(result, local))
 
 
-def _local(result: IsoFlop, resamples: int, seed: int) -> IsoFlop | None:
+def _local(result: IsoFlop, seed: int) -> IsoFlop | None:
     """Akima interpolation of the same sweeps, to check a polynomial against; None where it has too few optima."""
     try:
-        return _through_optima(result.sweeps, "akima", result.noise, resamples, seed)
+        return _through_optima(result.sweeps, "akima", result.noise, seed)
     except FitError:
         return None
 
 
-def _through_optima(sweeps: Sequence[Sweep], method: str, noise: float, resamples: int, seed: int) -> IsoFlop:
+def _through_optima(sweeps: Sequence[Sweep], method: str, noise: float, seed: int) -> IsoFlop:
     """The optimum of each sweep, and the power laws through them."""
     rng = np.random.default_rng(seed)
     rows, draws, dropped = [], [], []
     for sweep in sweeps:
         # Column 0 is the data, the others are the data with noise added.
-        shocks = rng.standard_normal((sweep.N.size, resamples)) * np.nan_to_num(noise)
+        shocks = rng.standard_normal((sweep.N.size, RESAMPLES)) * np.nan_to_num(noise)
         losses = sweep.loss[:, None] * np.exp(np.concatenate([np.zeros((sweep.N.size, 1)), shocks], axis=1))
         log_n, best = minimum(method, np.log(sweep.N), losses)
         # Polynomials are fitted to N and to D apart, as published; an interpolant has one lowest point.
@@ -115,7 +114,7 @@ def _through_optima(sweeps: Sequence[Sweep], method: str, noise: float, resample
         optima=optima,
         N_law=power_law(optima.C, optima.N),
         D_law=power_law(optima.C, optima.D),
-        samples=_exponents(optima.C, np.stack(draws)) if noise > 0 and resamples else np.empty((0, 2)),
+        samples=_exponents(optima.C, np.stack(draws)) if noise > 0 else np.empty((0, 2)),
         warnings=[],
         method=method,
         noise=noise,

@@ -56,7 +56,7 @@ class IsoFlop(Allocation):
             from scipy.stats import t
 
             reach = t.ppf((1 + level) / 2, max(self.optima.size - 2, 1))
-            return {k: (v - reach * s, v + reach * s) for k, v, s in self._estimates()}
+            return {k: (float(v - reach * s), float(v + reach * s)) for k, v, s in self._estimates()}
         tails = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
         middle = np.median(self.samples, axis=0)
         low, high = (tails - middle) * self.widening

@@ -1,14 +1,14 @@
-"""What can be wrong with IsoFLOP sweeps, said in plain sentences."""
+"""Warnings about IsoFLOP sweeps, in plain sentences."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
 
 from scaling_jax.fitting.optimal.isoflop_result import IsoFlop
-from scaling_jax.fitting.optimal.sweeps import merge_close
+from scaling_jax.fitting.optimal.sweeps import Sweep, merge_close
 
 # A parabola over sweeps wider than this in N (largest over smallest) is not local any more: on a noise-free
 # Chinchilla surface a span of 64 moves D* by 3%, on an asymmetric one by 14% (Open-Athena 2026).
@@ -133,7 +133,7 @@ def _about_polynomial(result: IsoFlop, local: IsoFlop | None) -> Iterator[str]:
     apart = np.exp(np.max(np.abs(np.log(result.optima.N[ours] / local.optima.N[theirs])), initial=0.0))
     if gap > max(0.005, 2 * sure):
         yield (
-            f"the {result.method} is not to be trusted here: it gives a = {result.a:.3f}, local interpolation of "
+            f"the {result.method} is unreliable here: it gives a = {result.a:.3f}, local interpolation of "
             f"the same points {local.a:.3f} +- {sure:.3f}, and their N* differ by up to {apart:.3g}x at one "
             "budget; use method='akima', window=5 or the parametric law"
         )
@@ -151,7 +151,7 @@ def _about_scatter(result: IsoFlop) -> Iterator[str]:
         yield "too few sizes per budget to see the noise: intervals come from the optima alone; pass noise="
 
 
-def _positions(result):
+def _positions(result: IsoFlop) -> list[tuple[Sweep, float]]:
     """(sweep, position of its optimum: -1 smallest size, 0 middle, 1 largest) of every budget with one."""
     optimum = dict(zip(result.optima.C.tolist(), np.log(result.optima.N)))
     out = []
@@ -162,26 +162,26 @@ def _positions(result):
     return out
 
 
-def _of(some, result) -> str:
+def _of(some: Sized, result: IsoFlop) -> str:
     return f"{len(some)} of {len(result.sweeps)} budgets"
 
 
-def _have(some) -> str:
+def _have(some: Sized) -> str:
     return "has" if len(some) == 1 else "have"
 
 
-def _are(some) -> str:
+def _are(some: Sized) -> str:
     return "is" if len(some) == 1 else "are"
 
 
-def _s(some) -> str:
+def _s(some: Sized) -> str:
     return "s" if len(some) == 1 else ""
 
 
-def _budgets(some) -> str:
+def _budgets(some: Sequence[Sweep]) -> str:
     return _listed([s.C for s in some])
 
 
-def _listed(budgets, limit: int = 4) -> str:
+def _listed(budgets: Sequence[float], limit: int = 4) -> str:
     shown = ", ".join(f"{C:.3g}" for C in budgets[:limit])
     return shown + (", ..." if len(budgets) > limit else "")

@@ -99,7 +99,7 @@ class Allocation:
     def frontier(self, C: Any) -> np.recarray:
         """N*(C) and D*(C) of the power laws, as a record array with `.C .N .D`."""
         C = np.atleast_1d(check_all_positive(C, "C"))
-        return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], names="C,N,D")
+        return np.rec.fromarrays([C, self.N_law(C), self.D_law(C)], dtype=[(k, np.float64) for k in "CND"])
 
     def _exponent_lines(self) -> list[str]:
         ends = self.interval(0.95)

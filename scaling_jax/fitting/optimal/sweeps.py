@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Sweep:
         return float(self.N[-1] / self.N[0])
 
 
-def as_columns(**columns) -> dict[str, np.ndarray]:
+def as_columns(**columns: Any) -> dict[str, np.ndarray]:
     """Checks that all columns are finite, positive and of one length; returns them in float64.
 
     Raises:
@@ -67,7 +68,7 @@ def as_columns(**columns) -> dict[str, np.ndarray]:
     return out
 
 
-def find_sweeps(N, D, C, loss, budgets=None, tolerance: float | None = None) -> list[Sweep]:
+def find_sweeps(N: Any, D: Any, C: Any, loss: Any, budgets: Any = None, tolerance: float | None = None) -> list[Sweep]:
     """Groups points by compute budget.
 
     Args:

@@ -5,17 +5,22 @@ sum_{i not in A} w_i sign(r_i) dr_i + sum_{i in A} m_i dr_i = 0. A Huber cost wi
 (the points within the threshold); Newton's method on these equations finds z; the multipliers certify it.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._newton import unseen
+from scaling_jax.fitting.solver._problem import Problem
 
 MANY = 20_000  # rows from which only linear programs are worth their time
 IN_PROGRAM = 2_000  # points a linear program holds at most
 ON = 1e-9  # residuals below this part of their mean size are zero
 
 
-def lad_polish(problem, z, rounds=12):
+def lad_newton(problem: Problem, z: np.ndarray, rounds: int = 12) -> np.ndarray:
     """The exact LAD optimum near z (p,); never worse than z."""
     best = (lad_gradient(problem, z), z)
     limit = problem.value(z[None])[0] * (1 + 1e-12)
@@ -31,7 +36,7 @@ def lad_polish(problem, z, rounds=12):
     return best[1]
 
 
-def _candidates(problem, z):
+def _candidates(problem: Problem, z: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Points near the optimum with the residuals that seem to vanish there: first cheaply, then surely."""
     mean = _mean_size(problem, problem.residuals(z[None])[0])
     if not mean > 0:
@@ -40,17 +45,14 @@ def _candidates(problem, z):
         for threshold in (1e-6, 1e-4):
             yield _smoothed_end(problem, z, threshold * mean)
     yield from _linear_programs(problem, z)
-    if problem.n <= MANY:
-        for threshold in (1e-2, 1e-3, 1e-5, 1e-7, 1e-8):
-            yield _smoothed_end(problem, z, threshold * mean)
 
 
-def _smoothed_end(problem, z, delta):
+def _smoothed_end(problem: Problem, z: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:
     near = levenberg_marquardt(problem.smoothed(delta), z, max_steps=200, tolerance=1e-14).z[0]
     return near, np.flatnonzero((np.abs(problem.residuals(near[None])[0]) <= delta) & (problem.weights > 0))
 
 
-def _linear_programs(problem, z, rounds=60):
+def _linear_programs(problem: Problem, z: np.ndarray, rounds: int = 60) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Descends by exact solutions of the linearized problem in a trust region; yields its ends, later ones better.
 
     A point whose residual cannot change sign within the region only contributes its slope, so each linear program
@@ -93,11 +95,11 @@ def _linear_programs(problem, z, rounds=60):
             z, value = new, new_value
 
 
-def _touch(problem, z, active, rounds):
+def _touch(problem: Problem, z: np.ndarray, active: np.ndarray, rounds: int) -> np.ndarray:
     """Newton's method on the optimality conditions with the residuals of `active` at zero."""
     free = ~((z <= problem.lower) | (z >= problem.upper))
     for _ in range(rounds):
-        step = _newton(problem, z, active, free)
+        step = _newton_step(problem, z, active, free)
         new = np.clip(z + step, problem.lower, problem.upper)
         if not np.isfinite(problem.value(new[None])[0]):
             return z
@@ -107,7 +109,7 @@ def _touch(problem, z, active, rounds):
     return z
 
 
-def _newton(problem, z, active, free):
+def _newton_step(problem: Problem, z: np.ndarray, active: np.ndarray, free: np.ndarray) -> np.ndarray:
     step = np.zeros(problem.p)
     r, rows, second = _terms(problem, z)
     if not (np.isfinite(r).all() and np.isfinite(rows).all()):
@@ -128,7 +130,7 @@ def _newton(problem, z, active, free):
     return step
 
 
-def lad_gradient(problem, z):
+def lad_gradient(problem: Problem, z: np.ndarray) -> float:
     """Largest component of the subgradient closest to zero, relative to the sum of its terms' sizes."""
     from scipy.optimize import lsq_linear
 
@@ -151,18 +153,20 @@ def lad_gradient(problem, z):
     return float(np.max(np.abs(np.where(held, 0.0, score)) / size))
 
 
-def _mean_size(problem, r):
+def _mean_size(problem: Problem, r: np.ndarray) -> float:
     return np.sum(problem.weights * np.abs(r)) / np.sum(problem.weights)
 
 
-def _scores(problem, r, active):
+def _scores(problem: Problem, r: np.ndarray, active: np.ndarray) -> np.ndarray:
     """w_i sign(r_i), zero on the active set."""
     scores = problem.weights * problem.objective.asymmetry(r) * np.sign(r)
     scores[active] = 0.0
     return scores
 
 
-def _terms(problem, z, hessian=True):
+def _terms(
+    problem: Problem, z: np.ndarray, hessian: bool = True
+) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
     """Residuals (n,), derivatives of T(f) (p, n), and a function: scores (n,) -> -sum_i pulls_i d2 T(f_i)."""
     objective = problem.objective
     out = problem.evaluate(z[None], order=2 if hessian else 1)
@@ -170,7 +174,7 @@ def _terms(problem, z, hessian=True):
     slope = objective.derivative(f)
     rows = out[1][0] * slope
 
-    def second(scores):
+    def second(scores: np.ndarray) -> np.ndarray:
         matrix = (rows * scores) @ rows.T if objective.log else np.zeros((problem.p, problem.p))
         terms = iter(out[2])
         for i in range(problem.p):

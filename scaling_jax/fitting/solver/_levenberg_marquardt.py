@@ -5,11 +5,17 @@ approached from a wider threshold: a element starts at about its mean residual a
 which keeps the early problem close to least squares and the late one a few Newton steps from its minimum.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from scaling_jax.fitting.solver._problem import Problem
 
 # Numbers per array in a chunk of elements: small enough to stay in a core's cache, large enough to amortize NumPy.
 CHUNK = 16384
@@ -17,7 +23,7 @@ THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
-@dataclass
+@dataclass(frozen=True)
 class Minima:
     """Where elements ended: z (b, p), objective values (b,), and whether each met the tolerance."""
 
@@ -26,7 +32,14 @@ class Minima:
     converged: np.ndarray
 
 
-def levenberg_marquardt(problem, z, weights=None, max_steps=100, tolerance=1e-12, widen=1.0):
+def levenberg_marquardt(
+    problem: Problem,
+    z: np.ndarray,
+    weights: np.ndarray | None = None,
+    max_steps: int = 100,
+    tolerance: float = 1e-12,
+    widen: float | np.ndarray = 1.0,
+) -> Minima:
     """Descends every row of z.
 
     Args:
@@ -52,14 +65,14 @@ def levenberg_marquardt(problem, z, weights=None, max_steps=100, tolerance=1e-12
     return Minima(z, value, converged)
 
 
-def _over(chunks, work):
+def _over(chunks: Sequence[slice], work: Callable[[slice], Any]) -> Iterator[Any]:
     """`work` of every chunk, in order, on as many threads as there are cores: NumPy works outside the GIL."""
     workers = min(THREADS, len(chunks) // 2)
     if workers < 2:
         yield from map(work, chunks)
         return
 
-    def quiet(chunk):  # the state of floating-point errors is each thread's own
+    def quiet(chunk: slice) -> Any:  # the state of floating-point errors is each thread's own
         with np.errstate(all="ignore"):
             return work(chunk)
 
@@ -67,7 +80,9 @@ def _over(chunks, work):
         yield from pool.map(quiet, chunks)
 
 
-def _chunk(problem, z, max_steps, tolerance, widen):
+def _chunk(
+    problem: Problem, z: np.ndarray, max_steps: int, tolerance: float, widen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     end, converged, whole = z.copy(), np.zeros(len(z), bool), problem
     r, jacobian = problem.residuals_and_jacobian(z)
     element, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
@@ -111,26 +126,28 @@ def _chunk(problem, z, max_steps, tolerance, widen):
     return end, whole.value(end), converged
 
 
-def _mean_size(problem, r):
+def _mean_size(problem: Problem, r: np.ndarray) -> np.ndarray:
     size = np.minimum(np.abs(r), 1e3)  # a start where the law has no value must not set the scale
     total = np.sum(np.broadcast_to(problem.weights, r.shape), axis=1)
     return np.sum(problem.weights * size, axis=1) / np.maximum(total, 1e-300)
 
 
-def _floor(problem, r):
+def _floor(problem: Problem, r: np.ndarray) -> np.ndarray:
     """The threshold a element tightens to: delta, or for LAD a small part of its mean residual."""
     delta = problem.objective.delta
     return LAD_DELTA * _mean_size(problem, r) if delta == 0 else np.full(len(r), delta)
 
 
-def _cost(problem, r, delta):
+def _cost(problem: Problem, r: np.ndarray, delta: np.ndarray) -> np.ndarray:
     size = np.abs(r)
     inside = np.minimum(size, delta[:, None])
     cost = np.sum(problem.weights * problem.objective.asymmetry(r) * inside * (size - 0.5 * inside), axis=1)
     return np.where(np.isnan(cost), np.inf, cost)
 
 
-def _quadratic(problem, r, jacobian, delta, blend):
+def _quadratic(
+    problem: Problem, r: np.ndarray, jacobian: np.ndarray, delta: np.ndarray, blend: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cost, minus its gradient by z, and the Gauss-Newton matrix, of every element.
 
     Points beyond delta get the curvature of the parabola that majorizes their cost (reweighted least squares) times
@@ -149,7 +166,9 @@ def _quadratic(problem, r, jacobian, delta, blend):
     return cost, score, matrix
 
 
-def _step(problem, z, score, matrix, damping):
+def _step(
+    problem: Problem, z: np.ndarray, score: np.ndarray, matrix: np.ndarray, damping: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The damped step within the bounds, and the decrease it predicts."""
     diagonal = np.einsum("bii->bi", matrix)
     held = ((z <= problem.lower) & (score < 0)) | ((z >= problem.upper) & (score > 0))

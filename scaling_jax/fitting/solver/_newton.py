@@ -1,11 +1,15 @@
 """The last digits: exact second-order steps from the best descent, and the proof that its end is an optimum."""
 
+from __future__ import annotations
+
 import numpy as np
+
+from scaling_jax.fitting.solver._problem import Problem
 
 UNSEEN = 1e-4  # of the objective: what a coordinate must be able to move to count on its own scale
 
 
-def polish(problem, z, steps=40):
+def newton(problem: Problem, z: np.ndarray, steps: int = 40) -> np.ndarray:
     """Newton's method with the exact Hessian of the objective, within the bounds, from a nearby z (p,).
 
     Returns:
@@ -18,7 +22,7 @@ def polish(problem, z, steps=40):
         if error < 1e-13:
             break
         for _ in range(14):
-            trial = _newton(problem, z, gradient, hessian, damping)
+            trial = _newton_step(problem, z, gradient, hessian, damping)
             new = problem.value(trial[None])[0]
             if new <= value * (1 + 1e-9) + 1e-300:  # near the optimum values are all rounding: gradients decide
                 there = derivatives(problem, trial)
@@ -33,7 +37,9 @@ def polish(problem, z, steps=40):
     return z
 
 
-def _newton(problem, z, gradient, hessian, damping):
+def _newton_step(
+    problem: Problem, z: np.ndarray, gradient: np.ndarray, hessian: np.ndarray, damping: float
+) -> np.ndarray:
     free = ~(((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0)))
     if not free.any():
         return z
@@ -47,23 +53,23 @@ def _newton(problem, z, gradient, hessian, damping):
     return np.clip(z + step, problem.lower, problem.upper)
 
 
-def relative(problem, z, gradient, size):
+def relative(problem: Problem, z: np.ndarray, gradient: np.ndarray, size: np.ndarray) -> float:
     """Largest component of the gradient inside the bounds, relative to the size it would have without cancellation."""
     return float(np.max(np.abs(projected(problem, z, gradient)) / size))
 
 
-def projected(problem, z, gradient):
+def projected(problem: Problem, z: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     """The gradient without the components that push against a bound."""
     held = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
     return np.where(held, 0.0, gradient)
 
 
-def unseen(problem, z, r):
+def unseen(problem: Problem, z: np.ndarray, r: np.ndarray) -> np.ndarray:
     """(p,) gradients too small to count: z moved by its unit, or its own size if larger, hardly changes the cost."""
     return UNSEEN * problem.objective.value(r, problem.weights) / np.maximum(np.abs(z), 1.0)
 
 
-def derivatives(problem, z, hessian=True):
+def derivatives(problem: Problem, z: np.ndarray, hessian: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact gradient (p,), Hessian (p, p) of the objective at z (p,), and the size (p,) gradients are compared to.
 
     The size of component j is the sum of |cost'(r_i)| |dr_i/dz_j|: what it would be if no terms cancelled. Where
@@ -83,7 +89,7 @@ def derivatives(problem, z, hessian=True):
     floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))
     size = np.maximum(np.abs(rows) @ (np.abs(psi) + w * sides * floor), unseen(problem, z, r)) + 1e-300
     if not hessian:
-        return gradient, None, size
+        return gradient, np.empty((0, 0)), size
     matrix = (rows * (w * sides * inside)) @ rows.T
     # d2 T(f) = T'(f) d2 f + T''(f) df df, and T'' = -T'^2 for a logarithm
     if objective.log:

@@ -1,24 +1,28 @@
 """From data to the optimum and its certificate: starts, descents, polish, and how many starts agree.
 
 Laws with few parameters have one basin that most starts fall into. Broken laws have many: where fewer than three in
-four starts agree, the best ends are moved on (some coordinates drawn anew, the others kept) and descended again
+four starts agree, the best ends are perturbed (some coordinates redrawn, the others kept) and descended again
 until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003). Starts can also agree on
 an optimum that is not the best, so it is probed: no descent from it with one or two coordinates elsewhere, out to
 their bounds, may end lower.
 """
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.solver._finish import GRADIENT_TOLERANCE, finish, polished, relative_gradient
 from scaling_jax.fitting.solver._levenberg_marquardt import Minima, levenberg_marquardt
+from scaling_jax.fitting.solver._problem import Problem
+from scaling_jax.fitting.solver._refine import GRADIENT_TOLERANCE, local_optimum, refine, relative_gradient
 from scaling_jax.fitting.solver._starts import choose, perturb, probe_starts
 
 STARTS = 24
 ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
 RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and how often there are more while it is
-ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds at most
+ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, rounds at most
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
@@ -51,16 +55,16 @@ class Certificate:
     moved: int = 0
     moved_agree: int = 0
 
-    def __str__(self):
-        more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
+    def __str__(self) -> str:
+        more = f" ({self.moved_agree} of {self.moved} restarts)" if self.moved else ""
         other = "no other optimum seen" if self.next_best is None else f"next best optimum {self.next_best:.10g}"
         return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree{more}, {other}"
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def minimize(problem, seed=0, starts=None):
+def minimize(problem: Problem, seed: int = 0, starts: int | np.ndarray | None = None) -> tuple[np.ndarray, Certificate]:
     """The best optimum found, and its certificate.
 
     For a law with usual ranges, an optimum inside them is preferred; what is lower outside is in the certificate.
@@ -73,17 +77,17 @@ def minimize(problem, seed=0, starts=None):
       z (p,), `Certificate`.
     """
     usual = problem.within(problem.law.plausible_range)
-    z, certificate = _minimise(problem, seed, starts)
+    z, certificate = _minimize(problem, seed, starts)
     if not np.any((z < usual.lower) | (z > usual.upper)):
         return z, certificate
-    inside, inner = _minimise(usual, seed, starts)
+    inside, inner = _minimize(usual, seed, starts)
     if inner.gradient > GRADIENT_TOLERANCE or relative_gradient(problem, inside) > GRADIENT_TOLERANCE:
         return z, certificate  # nothing stationary inside: its best is at the edge of the usual range
     value = float(problem.value(z[None])[0])
     return inside, replace(inner, lower_outside={"value": value, "params": problem.params(z)})
 
 
-def _minimise(problem, seed, starts):
+def _minimize(problem: Problem, seed: int, starts: int | np.ndarray | None) -> tuple[np.ndarray, Certificate]:
     sample = _sample(problem, seed)
     if starts is None:
         first, further = _search(sample, seed)
@@ -106,7 +110,7 @@ def _minimise(problem, seed, starts):
     )  # fmt: skip
 
 
-def _search(problem, seed):
+def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
     """Ends of independent starts, and of further descents from the best of them."""
     first = _descend(problem, choose(problem, STARTS, seed), 100)
     further, thorough = _rows(first, slice(0)), False
@@ -130,8 +134,8 @@ def _search(problem, seed):
     return first, further
 
 
-def _iterated_local_search(problem, ends, seed):
-    """The ends of descents from the best of `ends`, moved on until that brings nothing better.
+def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
+    """The ends of descents from the best of `ends`, perturbed and descended again until nothing better is found.
 
     One round without gain is enough where many starts agree on the best, STALE rounds where it is rare.
     """
@@ -150,28 +154,28 @@ def _iterated_local_search(problem, ends, seed):
     return _rows(ends, slice(known, None))
 
 
-def _extend_best(problem, ends):
+def _extend_best(problem: Problem, ends: Minima) -> Minima:
     """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
     return levenberg_marquardt(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
 
 
-def is_rare(agree, starts):
+def is_rare(agree: int, starts: int) -> bool:
     return agree < max(2, RARE * starts)
 
 
-def _better(problem, ends, best):
+def _better(problem: Problem, ends: Minima, best: float) -> bool:
     return ends.value.min() < best * (1 - SAME) - _noise(problem)
 
 
-def _concatenate(ends, more):
+def _concatenate(ends: Minima, more: Minima) -> Minima:
     return Minima(*(np.concatenate(pair) for pair in zip(vars(ends).values(), vars(more).values())))
 
 
-def _rows(ends, index):
+def _rows(ends: Minima, index: slice) -> Minima:
     return Minima(*(v[index] for v in vars(ends).values()))
 
 
-def _best_apart(problem, ends, most, worst=np.inf):
+def _best_apart(problem: Problem, ends: Minima, most: int, worst: float = np.inf) -> list[int]:
     """Indices of the best ends that differ in value, at most `most`, none above `worst`."""
     order, value = np.argsort(ends.value), ends.value
     picked = [order[0]]
@@ -183,7 +187,7 @@ def _best_apart(problem, ends, most, worst=np.inf):
     return picked
 
 
-def _descend(problem, z, max_steps, race=False):
+def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False) -> Minima:
     """Every other start sees the objective smoothed at first: some optima are missed with it, others without.
 
     In a race all go a few steps, and only the lowest part of them to the end: enough to find what is lower. The others
@@ -205,7 +209,7 @@ def _descend(problem, z, max_steps, race=False):
     return ends
 
 
-def _finish(problem, sample, ends):
+def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
     """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
     best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
     if sample is problem:  # what has converged higher up stays there
@@ -213,21 +217,21 @@ def _finish(problem, sample, ends):
     z = ends.z[[best, *others]]
     if sample is not problem:
         z = levenberg_marquardt(problem, z).z
-    z = np.stack([polished(problem, row) for row in z])
-    return finish(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
+    z = np.stack([local_optimum(problem, row) for row in z])
+    return refine(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
 
 
-def _agree(problem, values):
+def _agree(problem: Problem, values: np.ndarray) -> np.ndarray:
     return values <= values.min() * (1 + SAME) + _noise(problem)
 
 
-def _noise(problem):
+def _noise(problem: Problem) -> float:
     """Objective value of residuals at rounding level: noise-free data end anywhere below it."""
     unit = 1.0 if problem.objective.log else np.max(np.abs(problem.y))
-    return problem.objective.value(np.full(problem.n, 1e-9 * unit), problem.weights)
+    return float(problem.objective.value(np.full(problem.n, 1e-9 * unit), problem.weights))
 
 
-def _sample(problem, seed):
+def _sample(problem: Problem, seed: int) -> Problem:
     if problem.n <= SEARCH_ROWS:
         return problem
     index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)

@@ -1,16 +1,20 @@
-"""Where descents begin: variable projection for the coefficients a law is linear in, spread points for the rest.
+"""Starting points: variable projection for the coefficients a law is linear in, spread points for the rest.
 
 Given the exponents, E, A and B of a Chinchilla-like law follow from a small bounded least-squares problem, so starts
 need only cover the exponents (Golub & Pereyra 1973). Its matrices come from the law's own derivatives: the law is
 affine in those coefficients, so one evaluation gives the offset and every basis function.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from itertools import combinations, product
 
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
 from scaling_jax.fitting.solver._levenberg_marquardt import CHUNK
+from scaling_jax.fitting.solver._problem import Problem
 
 # Places, in parts of their start range, where coordinates are tried with the others at the best end.
 ONE_ELSEWHERE = (-8.0, -2.0, -0.5, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.5, 3.0, 9.0)
@@ -18,7 +22,7 @@ TWO_ELSEWHERE = (0.05, 0.35, 0.75, 3.0)
 SEARCH = 512  # candidates looked at, at least, to choose starts from
 
 
-def low_discrepancy(n, dimensions, seed):
+def low_discrepancy(n: int, dimensions: int, seed: int) -> np.ndarray:
     """(n, dimensions) points that fill the unit cube evenly: the additive recurrence of Roberts (2018), shifted."""
     root = 2.0
     for _ in range(60):  # the generalized golden ratio, root^(d + 1) = root + 1
@@ -28,7 +32,7 @@ def low_discrepancy(n, dimensions, seed):
     return (shift + np.outer(np.arange(1, n + 1), steps)) % 1.0
 
 
-def candidates(problem, n, seed):
+def candidates(problem: Problem, n: int, seed: int) -> np.ndarray:
     """(n, p) spread over the start ranges of the law's coordinates, linear ones at 1 (their unit).
 
     Every third is spread over ranges four times as wide: noisy small designs put optima there.
@@ -40,11 +44,11 @@ def candidates(problem, n, seed):
         if len(rest):
             z[np.ix_(part, rest)] = lo + (hi - lo) * low_discrepancy(part.sum(), len(rest), seed)
     z = np.clip(z, problem.lower, problem.upper)
-    z[::2] = guessed(problem, z[::2])
+    z[::2] = with_guesses(problem, z[::2])
     return z
 
 
-def guessed(problem, z):
+def with_guesses(problem: Problem, z: np.ndarray) -> np.ndarray:
     """z (b, p) with what the law itself can guess from the rest and the data, where it can."""
     if problem.law.initial_guess is None:
         return z
@@ -63,7 +67,7 @@ def guessed(problem, z):
     return z
 
 
-def _ranges(problem, wider=0.0):
+def _ranges(problem: Problem, wider: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the coordinates that are not linear, and the ends of the ranges where they start.
 
     They are widened by `wider` times their width downwards and twice that upwards, within the bounds.
@@ -76,14 +80,15 @@ def _ranges(problem, wider=0.0):
         if c.spans:
             lo, hi = np.add((lo, hi), problem.spans[c.spans])
         ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
-    return rest, *np.array(ranges).reshape(-1, 2).T
+    low, high = np.array(ranges).reshape(-1, 2).T
+    return rest, low, high
 
 
-def probe_starts(problem, z):
+def probe_starts(problem: Problem, z: np.ndarray) -> np.ndarray:
     """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds."""
     rest, lo, hi = _ranges(problem)
 
-    def at(i, places):
+    def at(i: int, places: Sequence[float]) -> np.ndarray:
         return np.clip(lo[i] + (hi[i] - lo[i]) * np.array(places), problem.lower[rest[i]], problem.upper[rest[i]])
 
     copies = [z]
@@ -96,13 +101,13 @@ def probe_starts(problem, z):
     return project(problem, np.array(copies))
 
 
-def _with(z, changed):
+def _with(z: np.ndarray, changed: dict[int, float]) -> np.ndarray:
     z = z.copy()
     z[list(changed)] = list(changed.values())
     return z
 
 
-def perturb(problem, z, n, seed):
+def perturb(problem: Problem, z: np.ndarray, n: int, seed: int) -> np.ndarray:
     """n copies of every row of z (b, p): a random part of the coordinates drawn anew or shaken, the others kept."""
     rng = np.random.default_rng(seed)
     copies = np.repeat(z, n, axis=0)
@@ -117,11 +122,11 @@ def perturb(problem, z, n, seed):
     chosen[np.arange(len(old)), rng.integers(len(rest), size=len(old))] = True
     copies[:, rest] = np.where(chosen, new, old)
     copies = np.clip(copies, problem.lower, problem.upper)
-    copies[::2] = guessed(problem, copies[::2])
+    copies[::2] = with_guesses(problem, copies[::2])
     return project(problem, copies)
 
 
-def project(problem, z):
+def project(problem: Problem, z: np.ndarray) -> np.ndarray:
     """Solves for the linear coefficients of every row of z; returns z with them in place.
 
     The problem solved is weighted least squares on y, with weights T'(y)^2 so that it approximates the objective's
@@ -147,7 +152,7 @@ def project(problem, z):
     return z
 
 
-def bounded_least_squares(gram, moment, lower, upper):
+def bounded_least_squares(gram: np.ndarray, moment: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Minimizes x G x / 2 - m x with x >= lower where that is finite, batched; clipped to upper.
 
     Args:
@@ -175,7 +180,7 @@ def bounded_least_squares(gram, moment, lower, upper):
     return np.clip(best * scale + base, lower, upper)
 
 
-def _no_value(problem, z):
+def _no_value(problem: Problem, z: np.ndarray) -> str:
     """Why no start has a finite objective, with an example."""
     law, f = problem.law, problem.evaluate(z[None], order=0)[0]
     row = int(np.flatnonzero(~np.isfinite(problem.objective.transform(f)))[0])
@@ -188,7 +193,7 @@ def _no_value(problem, z):
     )
 
 
-def choose(problem, n, seed):
+def choose(problem: Problem, n: int, seed: int) -> np.ndarray:
     """n starts: half the best of many candidates (apart from each other), half spread whatever their value."""
     z = candidates(problem, max(SEARCH, 2 * n), seed)
     elements = max(1, CHUNK // problem.n)

@@ -1,24 +1,30 @@
-"""From the best end of the search to a stationary point: polish, and what helps where polish alone creeps."""
+"""From the best end of the search to a stationary point: Newton, and remedies where Newton alone is too slow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from scaling_jax.fitting.solver._lad import lad_gradient, lad_polish
+from scaling_jax.fitting.solver._lad import lad_gradient, lad_newton
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
-from scaling_jax.fitting.solver._newton import derivatives, polish, relative
+from scaling_jax.fitting.solver._newton import derivatives, newton, relative
+from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._starts import project
 
+Candidate = tuple[float, np.ndarray, float]  # value, z, relative gradient
 GRADIENT_TOLERANCE = 1e-8
 NEAR = 0.35  # of a coordinate's range: how near its bound it may have stopped on its way there
 
 
-def finish(problem, z, steps=2000):
+def refine(problem: Problem, z: np.ndarray, steps: int = 2000) -> tuple[np.ndarray, float]:
     """(z (p,), its relative gradient): the stationary point next to z, never higher than z but for rounding.
 
     Args:
-      z: (p,), polished.
+      z: (p,), a local optimum but for the last digits.
       steps: of each further descent where polish does not converge.
     """
-    best = _judged(problem, z)
+    best = _evaluated(problem, z)
     ways = (*3 * (_longer,), _around_other_centers, _at_ends)
     for way in ways:
         for candidate in () if best[2] <= GRADIENT_TOLERANCE else way(problem, best[1], steps):
@@ -30,7 +36,7 @@ def finish(problem, z, steps=2000):
     return best[1], best[2]
 
 
-def relative_gradient(problem, z):
+def relative_gradient(problem: Problem, z: np.ndarray) -> float:
     """Largest relative component of the projected gradient (see `Certificate.gradient`)."""
     if problem.objective.delta == 0:
         return lad_gradient(problem, z)
@@ -38,39 +44,39 @@ def relative_gradient(problem, z):
     return relative(problem, z, gradient, size)
 
 
-def polished(problem, z):
+def local_optimum(problem: Problem, z: np.ndarray) -> np.ndarray:
     """z (p,) after Newton's method."""
-    return lad_polish(problem, z) if problem.objective.delta == 0 else polish(problem, z)
+    return lad_newton(problem, z) if problem.objective.delta == 0 else newton(problem, z)
 
 
-def _judged(problem, z):
+def _evaluated(problem: Problem, z: np.ndarray) -> Candidate:
     """(value, z, relative gradient)."""
     return float(problem.value(z[None])[0]), z, relative_gradient(problem, z)
 
 
-def _polished(problem, z):
-    """`_judged` after Newton's method."""
-    return _judged(problem, polished(problem, z))
+def _at_local_optimum(problem: Problem, z: np.ndarray) -> Candidate:
+    """`_evaluated` after Newton's method."""
+    return _evaluated(problem, local_optimum(problem, z))
 
 
-def _descended(problem, z, steps):
+def _descended(problem: Problem, z: np.ndarray, steps: int) -> np.ndarray:
     return levenberg_marquardt(problem, z, max_steps=steps, tolerance=1e-16, widen=0.02).z[0]
 
 
-def _longer(problem, z, steps):
+def _longer(problem: Problem, z: np.ndarray, steps: int) -> Iterator[Candidate]:
     """A long flat valley takes more steps than the search gives."""
-    yield _polished(problem, _descended(problem, z, steps))
+    yield _at_local_optimum(problem, _descended(problem, z, steps))
 
 
-def _around_other_centers(problem, z, steps):
+def _around_other_centers(problem: Problem, z: np.ndarray, steps: int) -> Iterator[Candidate]:
     """A curved valley is straight around other centers of the inputs."""
     other, there = problem.recentered(z)
-    there = polished(other, _descended(other, there, steps))
-    yield _polished(problem, problem.unconstrained(other.params(there)))
+    there = local_optimum(other, _descended(other, there, steps))
+    yield _at_local_optimum(problem, problem.unconstrained(other.params(there)))
 
 
-def _at_ends(problem, z, steps):
-    """Some optima are only crept towards: at a bound, or with a sharp break on a data point. Tried there and let go."""
+def _at_ends(problem: Problem, z: np.ndarray, steps: int) -> Iterator[Candidate]:
+    """Restart with a coordinate pinned at a nearby bound or data point, then release it."""
     for i, value in _ends(problem, z):
         pinned = problem.pinned(i, value)
         start = z.copy()
@@ -80,16 +86,16 @@ def _at_ends(problem, z, steps):
         if not np.isfinite(value.min()):
             continue
         there = _descended(pinned, both[np.argmin(value)], steps // 4)
-        yield _polished(problem, polished(pinned, there))
+        yield _at_local_optimum(problem, local_optimum(pinned, there))
 
 
-def _ends(problem, z):
+def _ends(problem: Problem, z: np.ndarray) -> Iterator[tuple[int, float]]:
     """(coordinate, value) of bounds that are near, and of the data points on both sides of a place in an input."""
     width = problem.upper - problem.lower
     for i in np.flatnonzero(np.isfinite(width)):
         for bound in (problem.lower[i], problem.upper[i]):
             if 0 < abs(z[i] - bound) <= NEAR * width[i]:
-                yield i, bound
+                yield int(i), float(bound)
     for i, k in enumerate(problem.free):
         if spans := problem.law.coordinates[k].spans:
             places = np.unique(np.log(problem.inputs[spans])) - problem.center[spans]
