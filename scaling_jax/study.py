@@ -383,14 +383,14 @@ class StoredFamily:
 def _family(options: dict[str, Any], any_family: bool) -> Any:
     """The family of these options, rebuilt through the registry."""
     try:
-        from scaling_jax import models  # Flax: only where there is a family to build
+        from scaling_jax.models import family as families  # Flax: only where there is a family to build
     except ModuleNotFoundError:
         if not any_family:
             raise
         return StoredFamily(str(options.pop("name")), options)
-    if any_family and options.get("name") not in models.family.FAMILIES:
+    if any_family and options.get("name") not in families.FAMILIES:
         return StoredFamily(str(options.pop("name")), options)
-    return models.from_dict(options)
+    return families.from_dict(options)
 
 
 def content_hash(value: Any) -> str:

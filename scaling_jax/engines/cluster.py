@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from typing import Any
 
 from absl import logging
 
@@ -122,7 +123,10 @@ def join(processes: Processes) -> None:
     """
     import jax
 
-    timeouts = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "shutdown_timeout_seconds": SHUTDOWN_SECONDS}
+    timeouts: dict[str, Any] = {
+        "heartbeat_timeout_seconds": HEARTBEAT_SECONDS,
+        "shutdown_timeout_seconds": SHUTDOWN_SECONDS,
+    }
     address = processes.coordinator_address
     if address is not None:
         bind = address if address.startswith(LOOPBACK) else None

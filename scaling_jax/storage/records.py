@@ -115,7 +115,7 @@ def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
         if lacking := [column for column in COLUMNS if column not in table]:
             raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
         table = table.sort_values(["flops", "run_id"], ignore_index=True)
-        return table[[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)]]
+        return table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
     if not path.exists():
         raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
     readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
