@@ -75,7 +75,8 @@ class Results:
         left, parts = self.table, []
         for path in self.paths:
             parts.append(load_curves(path, left))
-            left = left[~left["run_id"].isin(parts[-1]["run_id"])]
+            found = set(parts[-1]["run_id"])
+            left = left.loc[[run_id not in found for run_id in left["run_id"]]]
         return pd.concat(parts, ignore_index=True)
 
     @functools.cached_property
