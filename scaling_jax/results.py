@@ -72,11 +72,11 @@ class Results:
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
         """Learning curves: run_id, step, tokens, flops, loss, phase."""
-        left, parts = self.table, []
+        parts, seen = [], []
         for path in self.paths:
-            parts.append(load_curves(path, left))
-            found = set(parts[-1]["run_id"])
-            left = left.loc[[run_id not in found for run_id in left["run_id"]]]
+            table = self.table if len(self.paths) == 1 else load_table(path, self.every_run)
+            parts.append(load_curves(path, table.query("run_id not in @seen")))
+            seen += list(table["run_id"])
         return pd.concat(parts, ignore_index=True)
 
     @functools.cached_property

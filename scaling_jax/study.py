@@ -383,7 +383,7 @@ class StoredFamily:
 def _family(options: dict[str, Any], any_family: bool) -> Any:
     """The family of these options, rebuilt through the registry."""
     try:
-        from scaling_jax.models import family as families  # Flax: only where there is a family to build
+        from scaling_jax.models import family as families  # brings Flax: only where there is a family to build
     except ModuleNotFoundError:
         if not any_family:
             raise

@@ -7,7 +7,8 @@ import ladder
 import pandas as pd
 import pytest
 
-from scaling_jax import data
+import scaling_jax as sj
+from scaling_jax import data, results
 from scaling_jax.engines import attempt
 from scaling_jax.errors import UserError
 from scaling_jax.planning import make_plan
@@ -152,3 +153,36 @@ def test_moved_data_and_workdir_are_the_same_study(tmp_path, study, large):
     text.write_text(text.read_text().replace("law", "rule"))
     with pytest.raises(UserError, match="data of workdir .* has changed"):
         train(moved, tmp_path / "elsewhere")
+
+
+def test_several_workdirs_of_one_corpus_are_loaded_as_one(tmp_path, study, large):
+    wanted, planned = large
+    settings = [*LARGE, "ladder.widths=16", "optimizer.learning_rates=0.03", "seeds=0"]
+    other, _ = train(study(settings), tmp_path / "other")
+    shutil.copytree(planned, tmp_path / "copy")
+    found = results.load(planned, tmp_path / "other", tmp_path / "copy")
+    losses = dict(zip(found.table["run_id"], found.table["loss"]))
+    assert losses == wanted | other
+    assert found.study == study(LARGE)
+    assert found.curves.groupby("run_id")["step"].max().to_dict() == found.table.set_index("run_id")["steps"].to_dict()
+    assert not found.curves.duplicated(["run_id", "step"]).any()
+    path = tmp_path / "copy" / "runs" / next(iter(wanted)) / "result.json"
+    path.write_text(path.read_text().replace('"dataset_hash": "', '"dataset_hash": "x'))
+    with pytest.raises(UserError, match="trained on different corpora"):
+        results.load(planned, tmp_path / "copy")
+    with pytest.raises(UserError, match="is not a workdir"):
+        results.load(planned, tmp_path)
+
+
+def test_a_finished_workdir_needs_its_corpus_no_more(tmp_path, study, large, monkeypatch):
+    _, planned = large
+    shutil.copytree(planned, tmp_path / "w")
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "empty cache"))
+    grown = study([*LARGE, "ladder.widths=(8,16)", "data.source=gone.txt"], need_source=False)
+    plan = sj.plan(grown, tmp_path / "w")
+    assert {pack.scale for pack in plan.packs} == {"w8-d1", "w16-d1"}
+    assert "w16-d1" in str(plan)
+    found = sj.load(tmp_path / "w")
+    assert len(found.analysis.runs.table) == len(found.table)
+    with pytest.raises(UserError, match=r"gone.txt"):
+        sj.plan(grown)

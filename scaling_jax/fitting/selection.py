@@ -1,4 +1,4 @@
-"""Which law to trust: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+"""Selection of a law: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -67,7 +67,7 @@ class Training:
     common: dict[str, Any]
     should_stop: Callable[[], bool]
     on_progress: Callable[[Progress], None]
-    on_metrics: Callable[[Mapping[str, Any]], None] | None = None
+    on_metrics: Callable[[dict[str, Any]], None] | None = None
 
 
 class Pace:
