@@ -1,10 +1,10 @@
 r"""How often a 90% interval covers the run that comes next: rolling origins over public ladders.
 
-    python benchmarks/extrapolation.py FITDATA [--seconds 900] [--out table.md]
+    python benchmarks/extrapolation.py FITDATA [--seconds 900] [--save targets.csv]
 
 FITDATA is a folder with the ladders (see `ladders`). Each ladder is cut at up to four budgets; the runs below a cut are
-the data, the runs above it are the targets, in bins by how many times beyond the data's largest budget they lie. Beside
-`fitting.forecast` stand what `fit.bootstrap` and one law give. Takes about 4 minutes on one core.
+the data, the runs above it are the targets, in bins by how many times beyond the data's largest budget they lie.
+`fitting.forecast` is compared with the bootstrap of one law. Takes 7 minutes on a busy core.
 """
 
 import argparse
@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--seconds", type=float, default=900.0)
-    parser.add_argument("--save", type=pathlib.Path, help="parquet or csv of every target")
+    parser.add_argument("--save", type=pathlib.Path, help="CSV of every target")
     flags = parser.parse_args()
     warnings.simplefilter("ignore", fitting.FitWarning)
     rows = judged(flags.folder, flags.seconds)

@@ -4,19 +4,19 @@ r"""How often the intervals of a forecast cover the truth, where the truth is no
 
 Every simulated ladder has 8 sizes and 6 token budgets each, branches of one trunk whose luck (1% of the loss) they
 share. Asked are N*, the expected loss and one run at 10 times the largest budget, and one run at 3 times it. Three
-truths: a sum of three powers, a published Farseer surface, and a Chinchilla law whose learning rate is tuned for the
+truths: a sum of three powers, a Farseer surface, and a Chinchilla law whose learning rate is tuned for the
 smallest model and drifts away from the optimum.
 """
 
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from scaling_jax import fitting
-from scaling_jax.fitting.published import published
 from scaling_jax.text import table
 
 SIZES, BUDGETS, LUCK, WITHIN, LEVEL = 8, 6, 0.01, 0.001, 0.9
@@ -24,17 +24,17 @@ Truth = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def three_powers(rng: np.random.Generator) -> Truth:
-    """E + A / N^alpha + B / D^beta + F / C^gamma."""
-    E, A, B = rng.uniform(1.4, 2.0), np.exp(rng.uniform(5.5, 6.5)), np.exp(rng.uniform(6.5, 8.0))
-    alpha, beta, F, gamma = rng.uniform(0.3, 0.4), rng.uniform(0.3, 0.4), rng.uniform(5, 15), rng.uniform(0.06, 0.1)
-    return lambda N, D: E + A / N**alpha + B / D**beta + F / (6 * N * D) ** gamma
+    """E + A / N^alpha + B / D^beta + F / C^gamma, with optima at some 20 tokens per parameter."""
+    E, a, b, f = rng.uniform(1.4, 2.0), *rng.uniform(0.4, 0.9, size=3)
+    alpha, beta, gamma = *rng.uniform(0.28, 0.4, size=2), rng.uniform(0.05, 0.1)
+    return lambda N, D: E + a * (1e8 / N) ** alpha + b * (2e9 / D) ** beta + f * (1e18 / (N * D)) ** gamma
 
 
 def farseer(rng: np.random.Generator) -> Truth:
-    """The Farseer surface that Luo et al. 2025 published for code; its D-term up to 20% larger or smaller."""
-    law, params = fitting.laws["farseer"], dict(published["luo2025_code"].params)
-    params["b2"] += rng.uniform(-0.2, 0.2)
-    return lambda N, D: law(params, {"N": N, "D": D})
+    """The equation of Li et al. 2025 (arXiv:2506.10972, eq. 3): floor, term and exponent of D all depend on N."""
+    params = {"a1": 0.0415, "alpha": 0.1, "b1": -1.284, "a2": 0.439, "beta": 0.1, "a3": 18.1, "gamma": -0.2, "b3": 0.5}
+    params["b2"] = 4.42 + rng.uniform(-0.2, 0.2)
+    return lambda N, D: fitting.laws["farseer"](params, {"N": N, "D": D})
 
 
 def drifted_rate(rng: np.random.Generator) -> Truth:
@@ -44,15 +44,17 @@ def drifted_rate(rng: np.random.Generator) -> Truth:
 
 
 def optimum(truth: Truth, C: float) -> tuple[float, float]:
-    """(N*, L*) of the truth at a budget."""
-    N = np.exp(np.linspace(np.log(1e6), np.log(1e13), 20001))
+    """(N*, L*) of the truth at a budget: its minimum within a factor of 20 of the size with 20 tokens per parameter."""
+    N = np.sqrt(C / 120) * np.exp(np.linspace(-np.log(20), np.log(20), 20001))
     losses = truth(N, C / (6 * N))
-    return float(N[np.argmin(losses)]), float(losses.min())
+    best = int(np.argmin(losses))
+    assert 0 < best < N.size - 1, "the truth has no optimum here"
+    return float(N[best]), float(losses[best])
 
 
-def simulated(truth: Truth, rng: np.random.Generator) -> dict[str, tuple[bool, float]]:
+def simulated(truth: Truth, smallest: float, rng: np.random.Generator) -> dict[str, tuple[bool, float]]:
     """{asked: (covered, width in logarithms)} of one ladder."""
-    sizes = 1e7 * 10 ** np.linspace(0, 1.75, SIZES)
+    sizes = smallest * 10 ** np.linspace(0, 1.75, SIZES)
     ratio = 10 ** np.linspace(0.3, 2.1, BUDGETS)
     N, trunk = np.repeat(sizes, BUDGETS), np.repeat(np.arange(SIZES), BUDGETS)
     D = N * np.tile(ratio, SIZES)
@@ -60,14 +62,14 @@ def simulated(truth: Truth, rng: np.random.Generator) -> dict[str, tuple[bool, f
     forecast = fitting.forecast({"N": N, "D": D}, truth(N, D) * np.exp(luck), clusters=trunk, level=LEVEL)
     found: dict[str, tuple[bool, float]] = {}
 
-    def judge(name: str, value: float, interval: tuple[float, float]) -> None:
+    def judge(name: str, value: float, interval: Sequence[Any]) -> None:
         low, high = (float(v) for v in interval)
         found[name] = (low <= value <= high, float(np.log(high / low)))
 
     top = 6 * float(np.max(N * D))
     best, expected = optimum(truth, 10 * top)
     frontier = forecast.frontier(10 * top)
-    if frontier.interval is not None:
+    if frontier.N is not None and frontier.D is not None and frontier.interval is not None:
         judge("N* at 10x", best, frontier.interval["N"])
         judge("expected loss at 10x", float(truth(frontier.N, frontier.D)), frontier.interval["loss"])
         judge("L* at 10x", expected, frontier.interval["loss"])
@@ -85,11 +87,11 @@ def main() -> None:
     flags = parser.parse_args()
     warnings.simplefilter("ignore", fitting.FitWarning)
     rows, start, every = [], time.time(), []
-    for number, truth in enumerate((three_powers, farseer, drifted_rate)):
+    for number, (truth, smallest) in enumerate(((three_powers, 1e7), (farseer, 1e7), (drifted_rate, 1e7))):
         results = []
         for seed in range(flags.ladders // 3):
             rng = np.random.default_rng([number, seed])
-            results.append(simulated(truth(rng), rng))
+            results.append(simulated(truth(rng), smallest, rng))
         every += results
         rows += summary(truth.__name__, results)
         print(f"{truth.__name__}: {time.time() - start:.0f} s", flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -107,7 +107,7 @@ def run(
     *,
     engine: str = LOCAL,
     only_packs: Sequence[str] = (),
-    on_metrics: Callable[[dict[str, Any]], None] | None = None,
+    on_metrics: attempt.OnMetrics | None = None,
     processes: cluster.Processes | None = None,
     settings: Dispatch | None = None,
     verbose: bool = True,

@@ -111,14 +111,14 @@ TABLES = {
 }  # fmt: skip
 FIT_FLAGS = (
     "--law=chinchila", "--law=", "--law=../x", "--columns=N=nope", "--columns=x", "--columns==", "--columns=Z=params",
-    "--columns=N=", "--columns=N=params*", "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
-    "--columns=N=(params", "--n_column=nope", "--y=nope", "--where=nope=1", "--where=params",
+    "--columns=N=", "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
+    "--n_column=nope", "--y=nope", "--where=nope=1", "--where=params",
     "--where=params=1",
     "--cluster_column=nope", "--weight_column=nope", "--weight_column=name", "--objective=hubert", "--delta=0",
     "--delta=-1", "--delta=nan", "--delta=x", "--overestimate_penalty=0", "--overestimate_penalty=nan", "--cut_flops=0",
     "--cut_flops=-1", "--cut_flops=nan", "--cut_flops=1", "--cut_flops=1e300", "--budgets=x", "--budgets=0",
     "--budgets=nan",
-    "--level=0", "--level=1", "--level=nan", "--level=2", "--level=x", "--resampling=x", "--resamples=0",
+    "--level=0", "--level=1", "--level=nan", "--level=2", "--level=x", "--resampling=x",
     "--resamples=x",
     "--resamples=-5", "--seed=x", "--seed=1.5", "--target_flops=0", "--target_flops=-1", "--target_flops=nan",
     "--target_flops=inf", "--target_flops=x", "--at=U", "--at=U=1", "--at=N=1", "--at=x=y=z", "--fix=E", "--fix=E=x",

@@ -140,7 +140,7 @@ def test_a_law_that_became_its_limit_names_it():
 
     def limits(law, inputs, y, start):
         fit = fitting.fit(law, inputs, y, fitting.LeastSquares(), starts=[start])
-        said = [w for w in fit.warnings if "become its limit" in w]
+        said = [w for w in fit.warnings if "has reduced to a simpler law" in w]
         return [w.partition("'")[2].partition("'")[0] for w in said]
 
     tail = {"floor": -50.0, "gain": 50.9, "k": -0.9, "L0": -3.6}
@@ -181,7 +181,7 @@ def test_a_misfit_that_no_parabola_shows_comes_in_runs(objective):
     rng = np.random.default_rng(0)
     y = 400 * x**-0.3 * np.exp(0.04 * np.sin(steps))
     said = fitting.fit("power", {"x": x}, y * np.exp(rng.normal(0, 3e-3, 71)), objective).warnings
-    assert [w.partition(":")[0] for w in said] == ["residuals come in runs along x"]
+    assert [w.partition(" (")[0] for w in said] == ["residuals are autocorrelated along x"]
     # Independent noise of any kind has none of it, nor has rounding, nor do rows given twice.
     for noise in (rng.normal(0, 0.01, 71), 0.01 * rng.standard_t(2, 71), 0.01 * rng.exponential(size=71), 0.0):
         for times in (1, 2):

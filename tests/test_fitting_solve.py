@@ -53,7 +53,16 @@ def test_lad_optimum_is_exact(name):
     assert fit.converged and fit.certificate.gradient <= 1e-10
     assert fit.objective_value <= value_at_truth(fit, name)
     zeros = np.sum(np.abs(fit.residuals) < 1e-10)
-    assert 1 <= zeros <= len(fit.params)
+    assert 1 <= zeros <= len(fit.params)  # fewer than p where curvature holds the rest
+    # No small step goes down to first order: the linear program of the linearized problem ends where it started.
+    r, jacobian = (1e6 * a[0] for a in fit.problem.residuals_and_jacobian(fit.z[None]))  # HiGHS is exact to 1e-7
+    reach = 1.0 / np.maximum(np.abs(jacobian).max(axis=1), 1e-300)
+    ends = np.maximum(-reach, fit.problem.lower - fit.z), np.minimum(reach, fit.problem.upper - fit.z)
+    identity = np.eye(r.size)
+    bounds = [*zip(*ends), *[(0, None)] * (2 * r.size)]
+    costs = np.r_[np.zeros(len(fit.z)), np.ones(2 * r.size)]
+    found = linprog(costs, A_eq=np.hstack([jacobian.T, identity, -identity]), b_eq=r, bounds=bounds)
+    assert found.fun >= 1e6 * fit.objective_value * (1 - 1e-9)
 
 
 def test_lad_of_a_law_linear_in_logs_is_the_linear_program():
@@ -171,7 +180,7 @@ def test_a_law_of_many_optima_is_searched_until_that_stops_helping():
     assert max(values) <= min(values) * (1 + 1e-9)
     assert all(fit.converged and fit.certificate.moved_agree > 1 for fit in fits)
     assert min(values) <= fitting.fit("bnsl2", inputs, y, LSQ, starts=[TRUTH["bnsl2"]]).objective_value * (1 + 1e-9)
-    assert "moved on from the best" in str(fits[0].certificate)
+    assert "restarts)" in str(fits[0].certificate)
 
 
 def test_a_break_sharper_than_the_data_see_does_not_spoil_the_certificate():

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 
@@ -116,3 +117,15 @@ def test_a_second_process_is_told_who_trains_and_refused(command, tmp_path):
     os.kill(process.pid, signal.SIGTERM)
     process.join()
     assert process.exitcode == 75, cli.said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_with_75_and_one_line(tmp_path, number):
+    """While the study is read nothing has begun: the handler that was installed before all imports ends the process."""
+    (tmp_path / "study.py").write_text(
+        f"import os\nos.kill(os.getpid(), {int(number)})\nraise RuntimeError('went on')\n"
+    )
+    command = [sys.executable, "-m", "scaling_jax", "plan", f"--study={tmp_path / 'study.py'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (75, "")
+    assert done.stderr == f"scaling-jax: stopped by {number.name}; run the same command again\n"

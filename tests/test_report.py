@@ -1,5 +1,6 @@
 """What a person sees: pictures, page, JSON and terminal text, all of one Analysis."""
 
+import dataclasses
 import html.parser
 import itertools
 import json
@@ -10,10 +11,12 @@ import simulated
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from scaling_jax import analysis, report, study
+from scaling_jax import analysis, fitting, models, report, study
+from scaling_jax.cli import main as command
 from scaling_jax.report import figures
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
+from scaling_jax.storage.workdir import FORMAT, Stored
 
 
 def analyse(table, curves=None, also=(), name="simulated"):
@@ -213,3 +216,74 @@ def test_smoothing_keeps_the_ends_and_the_level():
     middle = slice(20, -8)
     np.testing.assert_allclose(smooth.loss[middle], at[middle], rtol=0.05)
     assert np.std(smooth.loss[middle] / at[middle] - 1) < 0.02
+
+
+def workdir(folder, table, **fit):
+    """A finished workdir with these results, without the study file and the data behind it."""
+    for row in json.loads(table.to_json(orient="records")):
+        run = folder / "runs" / row["run_id"]
+        run.mkdir(parents=True)
+        (run / "result.json").write_text(json.dumps(row))
+        (run / "_SUCCESS").write_text("")
+    wanted = study.Study(
+        name="simulated", family=models.Transformer(), ladder=study.Ladder(widths=(16,)),
+        budgets=study.Budgets(tokens=(1e6,)), fit=study.Fit(bootstrap=20, **fit), hold_out=study.HoldOut(cut=0.4),
+    )  # fmt: skip
+    stored = Stored(wanted.to_dict(), {}, {}, "d" * 16, "float32", "test", "cpu", tuple(table.run_id))
+    (folder / "study.json").write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(stored)}))
+    return folder
+
+
+def test_fit_and_report_of_a_workdir_are_one_analysis(tmp_path, capsys):
+    table = simulated.ladder(rates=(0.01, 0.02), seeds=(0, 1))
+    folder, out = workdir(tmp_path / "w", table), tmp_path / "fit.json"
+    flags = ("--target_flops=1e15", "--set=fit.huber_delta=0.01", "--metric=bits_per_byte", "--law=kaplan")
+    for fit_flags, report_flags in (((), ()), (("--law=kaplan", "--delta=0.01", "--target_flops=1e15"), flags)):
+        y = ["--y=bits_per_byte"] if report_flags else []
+        assert command.main(["scaling-jax", "fit", f"--results={folder}", f"--out={out}", *fit_flags, *y]) == 0
+        text = capsys.readouterr().out
+        assert command.main(["scaling-jax", "report", f"--workdir={folder}", *report_flags]) == 0
+        summary = json.loads((folder / "report" / "summary.json").read_text())
+        fit = fitting.load(out)
+        assert {k: summary["law"]["params"][k]["value"] for k in fit.params} == dict(fit.params)
+        assert f"verdict: {summary['verdict']}" in text and summary["counts"]["fitted"] == 50
+        assert summary["law"]["name"] == fit.law.name
+
+
+def test_several_workdirs_are_reported_together(tmp_path, capsys):
+    table = simulated.ladder(rates=(0.02,))
+    one, two = table[table.width < 60], table[table.width > 40]
+    first, second = workdir(tmp_path / "a", one), workdir(tmp_path / "b", two)
+    args = [
+        "scaling-jax",
+        "report",
+        f"--workdir={first}",
+        f"--workdir={second}",
+        "--resamples=0",
+        f"--out={tmp_path / 'c'}",
+    ]
+    assert command.main(args) == 0
+    assert "25 runs done" in capsys.readouterr().out
+    assert (tmp_path / "c" / "index.html").exists() and not (first / "report").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "null", '{"study": 3}', '{"study": {"name": "x", "fit": {"law": 3}}}', "[" * 20000]
+)
+def test_a_damaged_study_record_is_one_line(content, tmp_path, capsys):
+    folder = workdir(tmp_path / "w", simulated.ladder(rates=(0.02,)))
+    (folder / "study.json").write_text(content)
+    assert command.main(["scaling-jax", "report", f"--workdir={folder}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("scaling-jax: ") and error.count("\n") == 1
+
+
+def test_names_with_dollars_and_underscores_are_drawn_as_they_are():
+    table = simulated.ladder(rates=(0.02,))
+    table["scale"] = table.scale.map(
+        {s: n for s, n in zip(table.scale.unique(), ("$a$b", r"$\frac$", "_c", "d$", "e"))}
+    )
+    figure = figures.draw(analyse(table, name="$x$"))["loss_vs_compute"]
+    FigureCanvasAgg(figure).draw()
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert any(r"\$a\$b" in label for label in labels) and any("_c" in label for label in labels)

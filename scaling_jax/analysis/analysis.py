@@ -27,6 +27,7 @@ from scaling_jax.analysis.fits import (
     params_table,
     parse_inputs,
 )
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.hold_out import HoldOut, hold_out
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
@@ -389,7 +390,7 @@ class Analysis:
                 rows = self.runs.chosen.iloc[flagged]
                 out.append(
                     "of the influential points, "
-                    + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows.itertuples()))
+                    + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows_of(rows)))
                 )
         out += self._frontiers[3]
         if self.isoflop.found is not None:

@@ -11,6 +11,7 @@ from scaling_jax import analysis, report
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
+from scaling_jax.storage.paths import as_path
 from scaling_jax.study_file import override
 
 
@@ -59,7 +60,7 @@ def write(source: Source | Any, values: Any = None) -> str:
         if values.metric:
             fit = dataclasses.replace(fit, metric=values.metric)
     found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
-    out = values.out if values is not None and values.out else source.folder / "report"
+    out = values.out if values is not None and values.out else as_path(source.folder) / "report"
     return report.write_report(found, out)
 
 

@@ -14,10 +14,11 @@ import pandas as pd
 
 from scaling_jax.analysis import parse_table
 from scaling_jax.errors import UserError
-from scaling_jax.results import load
+from scaling_jax.results import Results
 from scaling_jax.storage.paths import as_path, is_remote
 from scaling_jax.study import Fit, HoldOut
 
+REACH_SECONDS = 4.0  # for a first connection
 TIMEOUT = 10.0  # seconds until an object store that does not answer is given up
 
 
@@ -47,39 +48,38 @@ def read_source(paths: Sequence[str]) -> Source:
     Raises:
       UserError: nothing there, not a table, a workdir without finished runs, or workdirs with different corpora.
     """
-    sources = [_read(path) for path in paths]
-    if len(sources) == 1:
-        return sources[0]
-    if any(source.folder is None for source in sources):
-        raise UserError("several results: give workdirs, or one table that holds all runs")
-    found = load(*(source.folder for source in sources))
-    return dataclasses.replace(sources[0], table=found.table, curves=found.curves)
+    if any(is_remote(path) for path in paths):
+        return _within(TIMEOUT, paths, lambda: _read(paths))
+    return _read(paths)
 
 
-def _read(text: str) -> Source:
-    if is_remote(text):
-        return _within(TIMEOUT, text, lambda: _read_here(text))
-    return _read_here(text)
-
-
-def _read_here(text: str) -> Source:
+def _read(paths: Sequence[str]) -> Source:
     try:
-        path = as_path(text)
-        if path.is_dir():
-            found = load(path)
-            return Source(found.table, found.curves, found.study.name, found.study.fit, found.study.hold_out, path)
-        if not path.exists():
-            raise UserError(f"results {text!r} do not exist; give a workdir, or a table such as runs.csv")
-        content = path.read_bytes()
+        places = [as_path(path) for path in paths]
+        if all(place.is_dir() for place in places):
+            return _workdirs(places)
+        if len(places) > 1:
+            raise UserError("several results: give workdirs, or one table that holds all runs")
+        if not places[0].exists():
+            raise UserError(f"results {paths[0]!r} do not exist; give a workdir, or a table such as runs.csv")
+        content = places[0].read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"results {text!r} cannot be read: {reason}") from None
-    return Source(parse_table(content, text), None, path.name, Fit(), HoldOut(), None)
+        raise UserError(f"results {paths[0]!r} cannot be read: {reason}") from None
+    return Source(parse_table(content, paths[0]), None, places[0].name, Fit(), HoldOut(), None)
 
 
-def _within(seconds: float, text: str, read: Any) -> Source:
+def _workdirs(places: Sequence[Any]) -> Source:
+    results = Results(tuple(places))
+    if all((place / "study.json").exists() for place in places):
+        study = results.study
+        return Source(results.table, results.curves, study.name, study.fit, study.hold_out, places[0])
+    return Source(results.table, None, places[0].name, Fit(), HoldOut(), places[0])
+
+
+def _within(seconds: float, paths: Sequence[str], read: Any) -> Source:
     """`read()` in a thread that is abandoned when an object store does not answer."""
     found: list[Any] = []
 
@@ -89,6 +89,7 @@ def _within(seconds: float, text: str, read: Any) -> Source:
         except BaseException as error:
             found.append(error)
 
+    text = next(path for path in paths if is_remote(path))
     scheme, _, rest = text.partition("://")
     _reach(scheme, rest)
     thread = threading.Thread(target=target, daemon=True)
@@ -111,9 +112,19 @@ def _reach(scheme: str, rest: str) -> None:
     server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
     address = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
     port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "storage.googleapis.com", port), timeout=5).close()
-    except OSError as error:
-        raise UserError(
-            f"results 'gs://{rest}': {address.hostname} cannot be reached ({error}); check the network"
-        ) from None
+    host, errors = address.hostname or "storage.googleapis.com", []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+            errors.append(None)
+        except OSError as error:
+            errors.append(error)
+
+    # Resolving a name has no timeout of its own.
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(REACH_SECONDS)
+    if not errors or errors[0] is not None:
+        why = errors[0] if errors else f"no answer within {REACH_SECONDS:g} s"
+        raise UserError(f"results 'gs://{rest}': {host} cannot be reached ({why}); check the network")

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from scaling_jax import data
@@ -27,7 +27,7 @@ from scaling_jax.training.loop import Training, missing
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
-OnMetrics = Callable[[dict[str, Any]], None]
+OnMetrics = Callable[[Mapping[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The numbers a person hands in, checked and turned to float64; every refusal quotes the value and the way out."""
+"""Input columns, checked and converted to float64; every error quotes the value and says what to do."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def resolve_column(data: Any, values: Any, what: str) -> Any:
         return values
     columns = _columns(data)
     if values not in columns:
-        raise DataError(f"{what}={values!r} is no column of the data; there are {', '.join(map(repr, columns))}.")
+        raise DataError(f"{what}={values!r} is not a column of the data; there are {', '.join(map(repr, columns))}.")
     return column_of(data, values)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong or unsure about a fit, in plain sentences."""
+"""Warnings about a fit, in plain sentences."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def search_warnings(fit: Solution) -> list[str]:
     if is_rare(c.agree, c.starts):
         how = f"only {c.agree} of {c.starts} starts reached this optimum"
         if c.agree == 0 and c.moved_agree:
-            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} moved on from others"
+            how = f"no start of {c.starts} reached this optimum, only {c.moved_agree} of {c.moved} restarts"
         found.append(f"{how}: there may be a better one (try seed=1, or starts=5000)")
     runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
     if runaways:
@@ -145,7 +145,7 @@ def _about_bounds(fit: Solution, linear: Linearized) -> Iterator[str]:
             yield below
             continue
         reason = "the data want it beyond" if np.isfinite(bound) and bound else "the term has vanished"
-        yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval means nothing"
+        yield f"{name} = {fit.params[name]:.4g} is at its {end} bound: {reason}; its interval is meaningless"
 
 
 def _better_below_zero(fit: Solution, linear: Linearized, name: str) -> str:
@@ -234,8 +234,8 @@ def _about_limits(fit: Solution, linear: Linearized) -> Iterator[str]:
     if simpler:
         fewer = len(find_law(simpler).params)
         yield (
-            f"{fit.law.name} has become its limit here: {simpler!r} says the same with {fewer} parameters instead of "
-            f"{len(fit.params)}"
+            f"{fit.law.name} has reduced to a simpler law here: {simpler!r} fits the same with {fewer} "
+            f"parameters instead of {len(fit.params)}"
         )
 
 
@@ -273,18 +273,20 @@ def _strongest_correlation(linear: Linearized) -> str:
 def _about_counts(fit: Solution, linear: Linearized) -> Iterator[str]:
     n, p = int(np.sum(fit.weights > 0)), len(linear.problem.free)
     if n < 2 * p:
-        left = "hardly anything is left" if n > p else "the law goes through them all, and nothing is left"
-        yield f"{n} points for {p} parameters: {left} to judge the fit by"
+        few = "too few degrees of freedom to assess the fit"
+        if n <= p:
+            few = "the law goes through them all; the fit cannot be assessed"
+        yield f"{n} points for {p} parameters: {few}"
     if fit.clusters is not None:
         clusters = np.unique(fit.clusters[fit.weights > 0]).size
         if clusters < FEW_CLUSTERS:
-            nothing = " and below the number of parameters they mean nothing" if clusters <= p else ""
+            nothing = "; with no more clusters than parameters they mean nothing" if clusters <= p else ""
             yield (
-                f"{clusters} clusters of points for {p} parameters: intervals come from how clusters differ, and from "
-                f"so few they are too narrow{nothing}"
+                f"{clusters} clusters of points for {p} parameters: intervals are estimated from differences between "
+                f"clusters, and from so few they are too narrow{nothing}"
             )
     if fit.duplicates:
-        yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each counts as a run of its own"
+        yield f"{fit.duplicates} of {fit.n} rows repeat an earlier row exactly: each is counted as a separate run"
 
 
 def _about_residuals(fit: Solution, linear: Linearized) -> Iterator[str]:
@@ -361,9 +363,9 @@ def _about_neighbors(fit: Solution, linear: Linearized, scale: np.ndarray, name:
         runs, few = 1 + np.count_nonzero(np.diff(above)), np.count_nonzero(above > 0)
         expected = 1 + 2 * few * (above.size - few) / above.size
         yield (
-            f"residuals come in runs along {name}: neighbors err alike (correlation {alike:.2f}; {runs} runs of one "
-            f"sign where independent noise has {expected:.0f}), so the law has the wrong shape, or the noise is "
-            "shared and intervals are too narrow; try fitting.select"
+            f"residuals are autocorrelated along {name} (correlation {alike:.2f}; {runs} runs of one sign where "
+            f"independent noise has {expected:.0f}): the law has the wrong shape, or the noise is shared and intervals "
+            "are too narrow; try fitting.select"
         )
 
 

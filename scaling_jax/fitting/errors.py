@@ -1,16 +1,16 @@
-"""What can be wrong with what a person hands to the fitter, one class per kind."""
+"""Exceptions raised for invalid input, one class per kind, and the warning of a doubtful fit."""
 
 
 class FitError(ValueError):
-    """The input cannot be fitted, predicted or loaded; the message says why and the way out."""
+    """The input cannot be fitted, predicted or loaded; the message says why and what to do."""
 
 
 class DataError(FitError):
-    """The numbers: missing columns, non-finite or non-positive values, too few or too uniform points."""
+    """Invalid numbers: missing columns, non-finite or non-positive values, too few or too uniform points."""
 
 
 class LawError(FitError):
-    """The law: unknown name, wrong parameters or bounds, a function that does not return one number per point."""
+    """Invalid law: unknown name, wrong parameters or bounds, a function that does not return one number per point."""
 
 
 class FileError(FitError):
@@ -18,4 +18,4 @@ class FileError(FitError):
 
 
 class FitWarning(UserWarning):
-    """The fit stands, but something about it must not be overlooked."""
+    """The fit is returned, but should not be used as it is: it did not converge."""

@@ -23,7 +23,6 @@ from scaling_jax.fitting.data import (
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.inference import noise, rolling
-from scaling_jax.fitting.inference.covariance import t_quantile
 from scaling_jax.fitting.inference.mixture import Mixture, mixture
 from scaling_jax.fitting.inference.rolling import Candidate, Ladder
 from scaling_jax.fitting.laws.base import Law
@@ -136,7 +135,7 @@ class Forecast:
         shape = np.broadcast_shapes(*(v.shape for v in columns.values()))
         flat = {k: np.broadcast_to(v, shape).ravel() for k, v in columns.items()}
         mean, variances = self._mixture.parts(flat)
-        half = t_quantile(level, self._mixture.degrees_of_freedom) * np.sqrt(sum(variances.values()))
+        half = self._mixture.half_width(variances, level)
         value, low, high = (np.exp(v).reshape(shape) for v in (mean, mean - half, mean + half))
         return ForecastPrediction(value, low, high, {k: np.sqrt(v).reshape(shape) for k, v in variances.items()}, level)
 
@@ -255,7 +254,9 @@ def forecast(
     if np.any(rows.y <= 0):
         raise DataError(f"y = {rows.y.min():g}: forecasts are made in ln y, so y must be positive.")
     scale = _scale(columns, C, data, rows.y)
-    ladder = Ladder({**columns, **rows.inputs}, rows.y, rows.weights, scale, rows.clusters).rows(rows.weights > 0)
+    ladder = Ladder({**columns, **rows.inputs}, rows.y, rows.weights, scale, rows.clusters, np.ones(len(rows.y))).rows(
+        rows.weights > 0
+    )
     n, notes = len(ladder.y), []
     if n > ROWS:
         order = np.argsort(ladder.scale, kind="stable")
@@ -287,9 +288,9 @@ def _count_clusters(
         first = rolling.fit_rows(candidate, ladder, objective, seed, rolling.STARTS, recent=False)
     except FitError:
         return ladder, None
-    between, within = noise.components(first.residuals, ladder.labels)
+    between, within = noise.components(first.residuals, ladder.labels, len(first.free))
     worth = noise.cluster_weights(between, within, ladder.labels)
-    return dataclasses.replace(ladder, weights=ladder.weights * worth), (between, within)
+    return dataclasses.replace(ladder, weights=ladder.weights * worth, worth=worth), (between, within)
 
 
 def _input_names(data: Any, laws: Any, named: set[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a fit minimizes: a convex cost of each residual, times its weight, summed over the points.
+"""The objective of a fit: a convex cost of each residual, times its weight, summed over the points.
 
 The residual is ln y - ln f for objectives in logarithms and y - f otherwise. The sum is never averaged: a mean
 changes where default tolerances stop, which is how a published fit ended away from its minimum (Besiroglu et al.

@@ -1,4 +1,4 @@
-"""Which law to trust: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+"""Selection of a law: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Selection:
 
     @property
     def decided(self) -> bool:
-        """Whether the best law beats the next by a tenth on average, and at every cut but one at most."""
+        """True where the best law beats the next by a tenth on average, and at every cut but one at most."""
         if len(self.candidates) < 2:
             return True
         best, second = (np.log(np.clip(c.by_cut, 1e-6, 1e3)) for c in self.candidates[:2])

@@ -14,7 +14,7 @@ from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law
-from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares
+from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
 from scaling_jax.fitting.solver._search import STARTS
 from scaling_jax.text import short, table
 
@@ -114,18 +114,7 @@ def sensitivity(
             for name, objective in unique.items():
                 one = fit
                 if sizes is not None or not chosen.all() or objective != fit.objective:
-                    with python_warnings.catch_warnings():
-                        python_warnings.simplefilter("ignore", FitWarning)  # the row says so
-                        one = refit(
-                            fit.law,
-                            {k: v[chosen] for k, v in data.items()},
-                            fit.y[chosen],
-                            objective,
-                            weights=fit.weights[chosen],
-                            fixed=fit.fixed,
-                            seed=fit.seed,
-                            starts=starts,
-                        )
+                    one = _refit_to(fit, data, chosen, objective, starts)
                 rows.append(
                     {
                         "objective": name,
@@ -138,6 +127,24 @@ def sensitivity(
                     }
                 )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def _refit_to(
+    fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective, starts: Sequence | None
+) -> Fit:
+    """The law of `fit` through the chosen points (n,) of `data`, under another objective."""
+    with python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore", FitWarning)  # the row has `converged`
+        return refit(
+            fit.law,
+            {k: v[chosen] for k, v in data.items()},
+            fit.y[chosen],
+            objective,
+            weights=fit.weights[chosen],
+            fixed=fit.fixed,
+            seed=fit.seed,
+            starts=starts,
+        )
 
 
 def _counted(law: Law, data: Mapping[str, np.ndarray], sizes: np.ndarray) -> dict:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import rows_of
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _law(analysis: Analysis) -> dict[str, Any] | None:
     return {
         "name": fit.law.name,
         "equation": fit.law.equation,
-        "params": {p.name: {"value": p.value, "low": p.low, "high": p.high} for p in analysis.params.itertuples()},
+        "params": {p.name: {"value": p.value, "low": p.low, "high": p.high} for p in rows_of(analysis.params)},
         "objective": str(fit.objective),
         "objective_value": fit.objective_value,
         "converged": fit.converged,

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.status import DIVERGED
 from scaling_jax.report import style, ticks
 from scaling_jax.report.slices import has_slices, slices
@@ -60,7 +61,7 @@ def learning_curves(analysis: Analysis) -> Figure:
     figure, axes = style.figure(10.4, 4.6, 2)
     runs, colors = analysis.runs, style.scale_colors(analysis)
     by_run = {run_id: rows.sort_values("step") for run_id, rows in analysis.curves.groupby("run_id")}
-    drawn = [(run, smooth(by_run[run.run_id])) for run in runs.chosen.itertuples() if run.run_id in by_run]
+    drawn = [(run, smooth(by_run[run.run_id])) for run in rows_of(runs.chosen) if run.run_id in by_run]
     lost = [by_run[i][np.isfinite(by_run[i].loss)] for i in runs.of_status(DIVERGED).run_id if i in by_run]
     lost = [rows for rows in lost if len(rows)]
     final = analysis.metric == "loss"
@@ -126,7 +127,7 @@ def _frontier(ax: Axes, analysis: Analysis) -> list:
     targets = analysis.frontier[analysis.frontier.beyond > 1.01]
     level = f"{analysis.settings.level:.0%} interval"
     handles = [Line2D([], [], color=INK, lw=1.8, label="frontier $L^*(C)$"), Patch(color=INK, alpha=0.13, label=level)]
-    for i, row in enumerate(targets.itertuples()):
+    for i, row in enumerate(rows_of(targets)):
         ax.plot([row.C], [row.loss], marker=STARS[i % len(STARS)], ms=12, color=INK, mec="white", zorder=6)
         # Written in the legend, where several targets cannot run into each other or the runs.
         metric = style.plain(analysis.metric)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.runs import same_budget
 from scaling_jax.report import style, ticks
 from scaling_jax.report.style import GREY, HELD_OUT
@@ -40,7 +41,7 @@ def slices(analysis: Analysis) -> Figure:
     sizes, amounts = (np.geomspace(x.min() / MARGIN, x.max() * MARGIN, 200) for x in (chosen.N, chosen.D))
     for level, color in zip(levels, data_colors):
         left.plot(sizes, analysis.fit.predict({"N": sizes, "D": level} | other), color=color, lw=1.2, zorder=2)
-    for scale in analysis.runs.scales.itertuples():
+    for scale in rows_of(analysis.runs.scales):
         curve = analysis.fit.predict({"N": scale.N, "D": amounts} | other)
         right.plot(amounts, curve, color=scale_colors[scale.scale], lw=1.2, zorder=2)
     for ax, x, colors in (

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.text import short
 
 COLORS = colormaps["viridis"]
@@ -44,7 +45,7 @@ def scale_colors(analysis: Analysis) -> dict[str, tuple]:
 
 def scale_handles(analysis: Analysis, colors: dict[str, tuple]) -> list[Line2D]:
     """The legend's lines of the scales; of very many some."""
-    scales = list(analysis.runs.scales.itertuples())
+    scales = list(rows_of(analysis.runs.scales))
     if len(scales) > MAX_LEGEND:
         scales = [scales[i] for i in np.linspace(0, len(scales) - 1, MAX_LEGEND).round().astype(int)]
     return [

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.storage.records import DONE
 from scaling_jax.text import short
 
@@ -48,7 +49,7 @@ def scales(analysis: Analysis) -> Table:
     """Each scale's best run."""
     rows = tuple(
         (str(s.scale), short(s.N), str(s.budgets), loss(s.y), short(s.D), short(s.D / s.N), flops(s.C), rate(s.lr))
-        for s in analysis.runs.scales.itertuples()
+        for s in rows_of(analysis.runs.scales)
     )
     unit = analysis.unit
     return Table(("scale", "N", "budgets", f"best {analysis.metric}", unit, f"{unit}/N", "FLOPs", "rate"), rows)
@@ -57,7 +58,7 @@ def scales(analysis: Analysis) -> Table:
 def params(analysis: Analysis) -> Table:
     """Parameters and exponents of the law with their intervals."""
     four = "{:.4g}".format
-    rows = tuple((p.name, four(p.value), interval(p.low, p.high, four)) for p in analysis.params.itertuples())
+    rows = tuple((p.name, four(p.value), interval(p.low, p.high, four)) for p in rows_of(analysis.params))
     return Table(("", "value", f"{analysis.settings.level:.0%} interval"), rows)
 
 
@@ -67,7 +68,7 @@ def hold_out(analysis: Analysis) -> Table:
     rows = tuple(
         (str(r.scale), short(r.N), short(r.D), flops(r.C), loss(r.y), loss(r.predicted), interval(r.low, r.high, loss),
          percent(r.error))
-        for r in analysis.hold_out.rows.itertuples()
+        for r in rows_of(analysis.hold_out.rows)
     )  # fmt: skip
     level = f"{analysis.settings.level:.0%} interval"
     return Table(("held-out run", "N", analysis.unit, "FLOPs", "observed", "predicted", level, "error"), rows)
@@ -79,9 +80,9 @@ def frontier(analysis: Analysis) -> Table:
         (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
          interval(f.D_low, f.D_high), short(f.D / f.N), loss(f.loss),
          interval(f.loss_low, f.loss_high, "{:.4g}".format))
-        for f in analysis.frontier.itertuples()
+        for f in rows_of(analysis.frontier)
     )  # fmt: skip
-    kinds = tuple("beyond" if f.beyond > 1.01 else "" for f in analysis.frontier.itertuples())
+    kinds = tuple("beyond" if f.beyond > 1.01 else "" for f in rows_of(analysis.frontier))
     header = ("FLOPs", "x largest", "N*", "", "D*", "", "D*/N*", f"{analysis.metric}*", "")
     return Table(header, rows, kinds)
 
@@ -96,7 +97,7 @@ def approaches(analysis: Analysis) -> Table:
     """Exponents and sizes by every law and approach."""
     three = "{:.3f}".format
     rows = tuple(
-        (a.approach, short(a.N), three(a.a), interval(a.low, a.high, three)) for a in analysis.approaches.itertuples()
+        (a.approach, short(a.N), three(a.a), interval(a.low, a.high, three)) for a in rows_of(analysis.approaches)
     )
     return Table(("by", "N*", "a (N* ~ C^a)", f"{analysis.settings.level:.0%} interval"), rows)
 
@@ -110,8 +111,8 @@ def runs(analysis: Analysis) -> Table:
         (str(r.run_id), str(r.scale), short(r.N), short(r.D), flops(r.C), rate(r.lr), f"{r.seed}", r.status,
          loss(r.y) if r.status == DONE else "",
          "held out" if r.run_id in held else "fitted" if r.run_id in chosen else "")
-        for r in ordered.itertuples()
+        for r in rows_of(ordered)
     )  # fmt: skip
-    kinds = tuple("" if r.status == DONE else "lost" for r in ordered.itertuples())
+    kinds = tuple("" if r.status == DONE else "lost" for r in rows_of(ordered))
     header = ("run", "scale", "N", analysis.unit, "FLOPs", "rate", "seed", "status", analysis.metric, "used")
     return Table(header, rows, kinds)

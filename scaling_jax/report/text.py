@@ -10,6 +10,7 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis, HoldOut
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
 from scaling_jax.report import tables
 from scaling_jax.text import listed, plural, short
@@ -105,9 +106,8 @@ def _answer(analysis: Analysis) -> str:
     row = target_row(analysis)
     held = "".join(f", {k} = {_number(v)}" for k, v in analysis.settings.inputs.items())
     cost = "C = 6 N D" if analysis.cost is None else "C as the runs count it"
-    lines = [
-        f"frontier at C = {row.C:.3g} FLOPs ({cost}{held}), {analysis.settings.level:.0%} intervals {_kind(analysis)}"
-    ]
+    level = f"{analysis.settings.level:.0%} intervals {_kind(analysis)}"
+    lines = [f"frontier at C = {row.C:.3g} FLOPs ({cost}{held})", f"  {level}"]
     width = max(len("D*/N*"), len(analysis.metric))
     for key, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", analysis.metric, "{:.4f}".format)):
         span = tables.interval(row[f"{key}_low"], row[f"{key}_high"], show)
@@ -165,7 +165,7 @@ def _frontier(analysis: Analysis) -> str:
     if not len(analysis.frontier):
         return ""
     lines = [_wrap(f"frontier; {analysis.cost_note}"), _table(tables.frontier(analysis))]
-    by = ", ".join(f"{row.approach} {short(row.N)} (a = {row.a:.3f})" for row in analysis.approaches.itertuples())
+    by = ", ".join(f"{row.approach} {short(row.N)} (a = {row.a:.3f})" for row in rows_of(analysis.approaches))
     if by:
         target = tables.flops(analysis.frontier.C.iloc[-1])
         lines.append(_wrap(f"N* at {target} FLOPs (N* ~ C^a) by {by}", "  "))

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
 from scaling_jax.text import listed, plural, short
@@ -48,7 +49,7 @@ def finished(e: Evidence) -> Check:
         return Check("every run finished", PASS, plural(len(e.runs.table), "run"))
     # A rate that diverged is part of bracketing; a cell without any finished run is a hole in the ladder.
     done = set(zip(e.runs.chosen.scale, e.runs.chosen.D))
-    holes = {(r.scale, r.D) for rows in lost.values() for r in rows.itertuples() if r.D == r.D} - done
+    holes = {(r.scale, r.D) for rows in lost.values() for r in rows_of(rows) if r.D == r.D} - done
     many = count > MAX_LOST * len(e.runs.table)
     status = WARN if e.runs.ours and (holes or (many and e.runs.rates < 2)) else PASS
     left = f"; {plural(len(holes), 'budget')} of a scale without any finished run" if holes and e.runs.ours else ""
@@ -138,7 +139,7 @@ def bigger_is_better(e: Evidence) -> Check:
     if len(scales) < 2 or not e.runs.has_compute:
         return Check(name, CANNOT_TELL, plural(len(scales), "scale"))
     tolerance = 2 * (e.runs.noise or 0.0)
-    pairs = list(zip(scales[:-1].itertuples(), scales[1:].itertuples()))
+    pairs = list(zip(rows_of(scales[:-1]), rows_of(scales[1:])))
     worse = [(a, b) for a, b in pairs if b.y_longest >= a.y_longest * (1 + tolerance)]
     # On fewer tokens a larger scale may well be worse: that is the frontier, not a fault.
     faults = [(a, b) for a, b in worse if b.longest >= a.longest * (1 - 1e-9)]

@@ -1,4 +1,4 @@
-"""Which points the fit hangs on: leave-one-out refits, and a refit without all of them at once."""
+"""Influential points: leave-one-out refits, and a refit without all of them at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_REFITS = 400
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Influence:
-    """What each point does to a fit. Made by `influence`.
+    """Effect of each point on a fit. Made by `influence`.
 
     Attributes:
       flagged: indices of influential points, worst first: |dffits| > 1 and residual > 4 scales.

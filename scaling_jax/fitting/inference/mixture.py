@@ -7,8 +7,9 @@ mu = sum_k w_k ln f_k with a variance that is the sum of
 - run: scatter of one run, the mean squared residual of runs with similar tokens per parameter;
 - laws: a share of the variance between laws, sum_k w_k (ln f_k - mu)^2;
 - drift: (tau d)^2, where tau^2 is learned from the errors per decade that the same mean made above earlier cuts of the
-  same data, shrunk to a default: (nu0 tau0^2 + sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
-  inverse-gamma prior. The quantiles are Student's t with nu0 + J degrees of freedom.
+  same data, shrunk to a default: (nu0 tau0^2 + c sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
+  inverse-gamma prior. Quantiles are Student's t: nu0 + J degrees of freedom for what the cuts taught, those of the
+residuals for the rest, combined as by Satterthwaite.
 
 The constants below are the only ones of the method, the same for every ladder. They were chosen once by the density of
 forecasts on the public ladders of benchmarks/extrapolation.md, which says what they give when a source is left out.
@@ -20,6 +21,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import stdtrit
 
 from scaling_jax.fitting.inference import noise
 from scaling_jax.fitting.inference.rolling import Ladder, Member, recency_weights
@@ -29,6 +31,7 @@ PRIOR_CUTS = 5.0  # nu0, how many cuts that is worth
 DEFAULT_DRIFT = 0.015  # of ladders with fewer cuts than ENOUGH_CUTS to learn their own from
 ENOUGH_CUTS = 3
 LARGEST_DRIFT = 0.08  # that one cut can speak for, per decade
+CUT_SHARE = 0.8  # of the squared drift of a cut: it has seen fewer runs over a smaller range than the forecast has
 LAW_SHARE = 0.3  # of the variance between laws: their mean errs less than they do
 SIMILAR = 1.0  # standard deviation, in ln(D / N), of the kernel that makes runs similar
 PRIOR_ROWS = 3.0  # rows of the whole ladder's scatter that are added to that of similar runs
@@ -36,6 +39,8 @@ FAR_ROWS = 0.1  # weight of runs that are not similar, in the drift
 NEAREST = 1.3  # times the cut: runs nearer than this say little about drift
 NOISE_RECENCY = 2.0  # as rolling.RECENCY, for the scatter of one run
 SHRINKAGE = 0.2  # of the exponents of the weights; 1 would weigh laws by the product of their errors over the cuts
+FEWEST_DOF = 3.0  # of the residuals, however few the runs
+SAMPLED = ("resampling", "run")
 BLOCK = 2**21  # numbers held at once
 GRID = 65
 
@@ -51,7 +56,8 @@ class Mixture:
       run, drift: (g,) variance of one run, and drift variance per squared decade, along `ratio`.
       shift: of ln y, what the best of several runs is too low by.
       noise: the `Noise` of one run.
-      degrees_of_freedom: of the t quantiles. cuts: how many cuts the drift was learned from.
+      residual_dof, learned_dof: degrees of freedom of the scatter of runs, and of what cuts taught.
+      cuts: those that the drift was learned from.
     """
 
     members: tuple[Member, ...]
@@ -62,7 +68,8 @@ class Mixture:
     drift: np.ndarray
     shift: float
     noise: noise.Noise
-    degrees_of_freedom: float
+    residual_dof: float
+    learned_dof: float
     cuts: tuple[float, ...]
 
     def decades(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -92,6 +99,28 @@ class Mixture:
             "laws": LAW_SHARE * between,
             "drift": np.interp(u, self.ratio, self.drift) * away**2,
         }
+
+    def half_width(self, variances: Mapping[str, np.ndarray], level: float) -> np.ndarray:
+        """(m,) half-width of a central interval in ln y from the variances of `parts`, or some of them."""
+        return half_width(variances, level, self.residual_dof, self.learned_dof)
+
+
+def half_width(
+    variances: Mapping[str, np.ndarray], level: float, residual_dof: float, learned_dof: float
+) -> np.ndarray:
+    """(m,) half-width of a central interval: Student's t with the degrees of freedom of Satterthwaite (1946).
+
+    Args:
+      variances: {part: (m,)}; "resampling" and "run" are known as well as the residuals, the others from cuts.
+      level: of the interval.
+      residual_dof: degrees of freedom of the first two.
+      learned_dof: of the others.
+    """
+    total = np.maximum(sum(variances.values()), 1e-300)
+    sampled = sum(v for k, v in variances.items() if k in SAMPLED)
+    share = sampled / total
+    dof = 1.0 / (share**2 / residual_dof + (1.0 - share) ** 2 / learned_dof)
+    return stdtrit(dof, 0.5 + 0.5 * level) * np.sqrt(total)
 
 
 def combined(logs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,16 +162,14 @@ def mixture(
     residuals = np.log(ladder.y) - combined(logs, weights)[0]
     free = float(np.sum(weights * [m.candidate.free for m in members]))
     luck, scatter = noise.best_of(best_of)
-    recency = recency_weights(ladder.scale, NOISE_RECENCY)
-    worth = float(len(residuals))  # independent runs that the rows are worth
-    if components is not None and ladder.labels is not None:
-        worth = float(np.sum(noise.cluster_weights(*components, ladder.labels)))
+    recency = recency_weights(ladder.scale, ladder.worth, NOISE_RECENCY) * ladder.worth
+    worth = float(ladder.worth.sum())
     squares = residuals**2 * worth / max(worth - free, 1.0) / scatter**2
     overall = float(np.average(squares, weights=recency))
     u = log_ratio(ladder.inputs, len(residuals))
     ratio = np.linspace(u.min() - 3 * SIMILAR, u.max() + 3 * SIMILAR, GRID) if np.ptp(u) > 0 else np.zeros(1)
     kernel = np.exp(-0.5 * ((ratio[:, None] - u) / SIMILAR) ** 2)
-    prior = PRIOR_ROWS * recency.mean()
+    prior = PRIOR_ROWS * np.average(recency, weights=ladder.worth)
     run = (kernel @ (recency * squares) + prior * overall) / (kernel @ recency + prior)
     found = _noise(ladder, components, overall, worth - free)
     measured = dict(ladder.inputs)
@@ -157,17 +184,20 @@ def mixture(
         drift=_drift(judged, weights, overall, ratio),
         shift=-luck * float(np.sqrt(np.mean(squares))) if best_of > 1 else 0.0,
         noise=found,
-        degrees_of_freedom=PRIOR_CUTS + len(judged),
+        residual_dof=max(worth - free, FEWEST_DOF),
+        learned_dof=PRIOR_CUTS + len(judged),
         cuts=tuple(c for c, *_ in judged),
     )
 
 
 def _noise(ladder: Ladder, components: tuple[float, float] | None, overall: float, dof: float) -> noise.Noise:
-    parts = (None, None) if components is None else tuple(float(np.sqrt(v)) for v in components)
+    between = within = None
+    if components is not None:
+        between, within = (float(np.sqrt(v)) for v in components)
     repeated, repeats = noise.repeat_variance(ladder.inputs, np.log(ladder.y), ladder.labels)
     if repeats >= noise.REPEAT_DOF:
-        return noise.Noise(float(np.sqrt(repeated)), *parts, "repeats", float(repeats))
-    return noise.Noise(float(np.sqrt(overall)), *parts, "neighbors", float(max(dof, 1.0)))
+        return noise.Noise(float(np.sqrt(repeated)), between, within, "repeats", float(repeats))
+    return noise.Noise(float(np.sqrt(overall)), between, within, "neighbors", float(max(dof, 1.0)))
 
 
 def _above(members: Sequence[Member], ladder: Ladder, i: int, cut: float) -> tuple | None:
@@ -179,7 +209,7 @@ def _above(members: Sequence[Member], ladder: Ladder, i: int, cut: float) -> tup
         return None
     rows = ladder.rows(judged)
     nothing = np.full(len(rows.y), np.nan)
-    logs = np.stack([nothing if m.cuts[i] is None else m.log(m.cuts[i], rows.inputs) for m in members])
+    logs = np.stack([nothing if (p := m.cuts[i]) is None else m.log(p, rows.inputs) for m in members])
     if not np.isfinite(logs).any(axis=0).all():
         return None
     return cut, np.log(rows.y) - logs, decades[judged], log_ratio(rows.inputs, len(rows.y))
@@ -211,7 +241,7 @@ def _drift(judged: Sequence[tuple], weights: np.ndarray, overall: float, ratio: 
         error, between = combined(errors, weights)
         excess = np.maximum(error**2 - overall - LAW_SHARE * between, 0.0)
         similar = np.exp(-0.5 * ((ratio[:, None] - u) / SIMILAR) ** 2) + FAR_ROWS
-        total += np.minimum((similar @ excess) / (similar @ decades**2), LARGEST_DRIFT**2)
+        total += CUT_SHARE * np.minimum((similar @ excess) / (similar @ decades**2), LARGEST_DRIFT**2)
     return total / (PRIOR_CUTS + len(judged))
 
 
@@ -222,6 +252,8 @@ def _resampling(member: Member, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     step = max(1, BLOCK // len(next(iter(member.samples.values()))))
     for i in range(0, size, step):
         logs = member.log(member.samples, {k: v[i : i + step] for k, v in inputs.items()})
-        low, high = np.nanquantile(logs, (0.16, 0.84), axis=0)
-        variance[i : i + step] = (0.5 * (high - low)) ** 2
+        logs = np.sort(np.where(np.isfinite(logs), logs, np.inf), axis=0)
+        low, high = (logs[round(share * (len(logs) - 1))] for share in (0.16, 0.84))
+        with np.errstate(invalid="ignore"):  # where most resamples have no value
+            variance[i : i + step] = np.nan_to_num((0.5 * (high - low)) ** 2, nan=1.0)
     return np.minimum(variance, 1.0)

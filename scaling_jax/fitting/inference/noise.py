@@ -38,7 +38,7 @@ class Noise:
         return f"one run scatters by {self.run:.2%}{parts}, from {self.source}"
 
 
-def components(residuals: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+def components(residuals: np.ndarray, labels: np.ndarray, fitted: int = 1) -> tuple[float, float]:
     """Variance between and within clusters by the analysis of variance of unbalanced groups (Searle et al. 1992).
 
     It equals REML for groups of one size when the estimate is positive.
@@ -46,6 +46,7 @@ def components(residuals: np.ndarray, labels: np.ndarray) -> tuple[float, float]
     Args:
       residuals: (n,) of ln y.
       labels: (n,) whole numbers from 0.
+      fitted: parameters of the fit that left the residuals, charged to the differences between clusters.
 
     Returns:
       (between, within) variances, each 0 or more. Without a cluster of two, everything is between clusters.
@@ -56,7 +57,7 @@ def components(residuals: np.ndarray, labels: np.ndarray) -> tuple[float, float]
     if n == groups or groups < 2:
         return float(np.var(residuals)), 0.0
     within = float(np.sum((residuals - mean[labels]) ** 2) / (n - groups))
-    among = float(np.sum(size * (mean - residuals.mean()) ** 2) / (groups - 1))
+    among = float(np.sum(size * (mean - residuals.mean()) ** 2) / max(groups - fitted, 1))
     typical = (n - np.sum(size**2) / n) / (groups - 1)
     return max((among - within) / typical, 0.0), within
 

@@ -1,4 +1,4 @@
-"""Profile intervals: a parameter is held along a grid, the others refitted, until the objective is too high."""
+"""Profile intervals: a parameter is fixed along a grid, the others refitted, until the objective is too high."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
 CUTS = 8  # inner cuts at most
 LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
 MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
-RECENCY, LARGEST_ROWS = 1.5, 12  # power of the scale that weighs the rows of a fit; the largest that weigh alike
+RECENCY = 1.5  # power of the scale that weighs the rows of a fit
+LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which weigh alike
 RESAMPLES = 60
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 
@@ -39,19 +40,23 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """Checked rows: inputs {name: (n,)}, y, weights, scale (n,), and cluster labels (n,) or None."""
+    """Checked rows: inputs {name: (n,)}, y, weights, scale (n,), and cluster labels (n,) or None.
+
+    `worth` is how many independent runs each row counts as, (n,): less than 1 in a cluster.
+    """
 
     inputs: dict[str, np.ndarray]
     y: np.ndarray
     weights: np.ndarray
     scale: np.ndarray
     labels: np.ndarray | None
+    worth: np.ndarray
 
     def rows(self, index: np.ndarray) -> Ladder:
         """The chosen rows; labels keep their numbers."""
         inputs = {k: v[index] for k, v in self.inputs.items()}
         labels = None if self.labels is None else self.labels[index]
-        return Ladder(inputs, self.y[index], self.weights[index], self.scale[index], labels)
+        return Ladder(inputs, self.y[index], self.weights[index], self.scale[index], labels, self.worth[index])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,14 +82,23 @@ class Member:
         return np.where(np.isfinite(value), value, np.nan)
 
 
-def recency_weights(scale: np.ndarray, power: float = RECENCY) -> np.ndarray:
-    """(n,) weights min(scale / s, 1)^power, s the 12th largest: large runs say more about still larger ones.
+def recency_weights(scale: np.ndarray, worth: np.ndarray | None = None, power: float = RECENCY) -> np.ndarray:
+    """(n,) weights min(scale / s, 1)^power: large runs say more about still larger ones than small runs do.
 
     No law is exact over many decades, so a fit that weighs all rows alike errs where it is asked. On the public ladders
-    this halves the error of forecasts and of N*; see benchmarks/extrapolation.md. Ladders of up to 12 rows weigh alike.
+    this halves the error of forecasts and of N*; see benchmarks/extrapolation.md. The largest runs weigh alike, a tenth
+    of all and at least 12 independent ones, so that no few decide; so do all runs of a smaller ladder.
+
+    Args:
+      scale: (n,) what makes a run large.
+      worth: (n,) independent runs that each row counts as, 1 by default; less for the runs of a cluster.
+      power: of the scale.
     """
-    largest = np.partition(scale, -min(LARGEST_ROWS, scale.size))[-min(LARGEST_ROWS, scale.size)]
-    return np.minimum(scale / largest, 1.0) ** power
+    order = np.argsort(-scale, kind="stable")
+    total = np.cumsum(np.ones(scale.size) if worth is None else worth[order])
+    wanted = max(LARGEST_ROWS, LARGEST_SHARE * total[-1]) * (1 - 1e-9)
+    last = min(int(np.searchsorted(total, wanted)), scale.size - 1)
+    return np.minimum(scale / scale[order[last]], 1.0) ** power
 
 
 def levels(scale: np.ndarray) -> np.ndarray:
@@ -153,7 +167,7 @@ def fit_rows(
         {k: ladder.inputs[k] for k in candidate.law.inputs},
         ladder.y,
         objective,
-        weights=ladder.weights * recency_weights(ladder.scale) if recent else ladder.weights,
+        weights=ladder.weights * recency_weights(ladder.scale, ladder.worth) if recent else ladder.weights,
         fixed=dict(candidate.fixed) or None,
         clusters=labels,
         seed=seed,
@@ -173,7 +187,7 @@ def _params_below(
     weights = np.zeros((len(used), problem.n))
     for row, cut in zip(weights, used):
         below = ladder.scale < cut
-        row[below] = ladder.weights[below] * recency_weights(ladder.scale[below])
+        row[below] = ladder.weights[below] * recency_weights(ladder.scale[below], ladder.worth[below])
     below_cuts, starts = problem.with_data(weights=weights), np.repeat(z[None], len(used), axis=0)
     ends = levenberg_marquardt(below_cuts, starts, max_steps=200, tolerance=1e-9, widen=0.3)
     params = problem.constrained(ends.z)

@@ -1,4 +1,4 @@
-"""What a law is: a function of parameters and inputs, and what the solver may know about it."""
+"""`Law`: a function of parameters and inputs, with what the solver needs to know; and `law`, to make your own."""
 
 from __future__ import annotations
 
@@ -180,7 +180,8 @@ def law(
     def flat(*values: Any) -> Any:
         p = len(names)
         y: Any = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
-        if y is None or isinstance(y, (tuple, list, dict)) or np.shape(y) != ():
+        several = y is None or isinstance(y, (tuple, list, dict))
+        if several or np.shape(y) != ():
             what = f"shape {np.shape(y)}" if hasattr(y, "shape") else f"a {type(y).__name__}"
             raise LawError(f"law {name!r} returned {what} for one data point; it must return one number per point.")
         return jnp.asarray(y, np.float64)

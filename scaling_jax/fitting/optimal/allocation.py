@@ -1,4 +1,4 @@
-"""How a budget is best split into N and D under a law: by its formula, or by search under any cost and constraint."""
+"""The best split of a budget into N and D under a law: by its formula, or by search under any cost and constraint."""
 
 from __future__ import annotations
 
@@ -273,7 +273,9 @@ def _vertex(
     return np.where(smooth, moved, center), smooth
 
 
-def tokens(N: Any, C: float, cost: Callable[[Any, Any], Any] | None = None, max_D: float | None = None) -> np.ndarray:
+def tokens(
+    N: np.ndarray, C: np.ndarray, cost: Callable[[Any, Any], Any] | None = None, max_D: float | None = None
+) -> np.ndarray:
     """Tokens that budgets C buy at sizes N, at most `max_D`: C / (6 N), or the D at which cost(N, D) = C.
 
     Args:

@@ -86,7 +86,7 @@ class Approaches:
             if low1 > high2 or low2 > high1:
                 out.append(
                     f"{LABELS[one]} (a = {self.estimates[one].a:.3f}) and {LABELS[other]} "
-                    f"(a = {self.estimates[other].a:.3f}) exclude each other at 95%"
+                    f"(a = {self.estimates[other].a:.3f}) are incompatible at the 95% level"
                 )
         return out
 

@@ -1,4 +1,4 @@
-"""Where the next runs teach most: optimal design from the jacobian of the fitted law."""
+"""The most informative next runs: optimal design from the jacobian of the fitted law."""
 
 from __future__ import annotations
 

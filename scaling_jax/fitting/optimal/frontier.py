@@ -14,7 +14,7 @@ from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.optimal.allocation import best_sizes, has_closed_form
 from scaling_jax.fitting.solution import IntervalOf, Solution
 
-FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which an answer is called nonsense
+FAR = 100.0  # times beyond the sizes of the data, after growing with C, from which the data do not constrain an answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def frontier(
 
 def _warnings(fit: Solution, budgets: np.ndarray, N: np.ndarray, D: np.ndarray, edge: np.ndarray) -> Iterator[str]:
     for c in budgets[edge]:
-        yield f"no best size inside the search at C = {c:.4g}: a term has left the law"
+        yield f"no best size inside the search at C = {c:.4g}: a term has vanished (coefficient at its bound)"
     if "C" not in fit.ranges or "N" not in fit.ranges:
         return
     (n_low, n_high), (c_low, c_high) = fit.ranges["N"], fit.ranges["C"]
@@ -116,8 +116,8 @@ def _warnings(fit: Solution, budgets: np.ndarray, N: np.ndarray, D: np.ndarray, 
         grown, shrunk = (max(ratio, 1.0) for ratio in (6.0 * n * d / c_high, c_low / (6.0 * n * d)))
         if n > FAR * grown * n_high or n < n_low / (FAR * shrunk):
             yield (
-                f"N* = {n:.3g}, D* = {d:.3g} at C = {c:.4g} is nothing that these data speak of (their N run from "
-                f"{n_low:.3g} to {n_high:.3g}): the law bends away outside them"
+                f"N* = {n:.3g}, D* = {d:.3g} at C = {c:.4g} is far outside the data (N from {n_low:.3g} to "
+                f"{n_high:.3g}); the fit does not constrain it"
             )
 
 
@@ -153,6 +153,6 @@ def _beyond(ranges: Mapping[str, tuple[float, float]], N: np.ndarray, D: np.ndar
     if "C" not in ranges:
         return np.zeros_like(N)
     low, high = ranges["C"]
-    with np.errstate(all="ignore"):  # a term that left the law gives 0 and infinity
+    with np.errstate(all="ignore"):  # a vanished term gives 0 and infinity
         compute = 6.0 * N * D
         return np.maximum(np.log10(compute / high), 0.0) + np.minimum(np.log10(compute / low), 0.0)

@@ -1,4 +1,4 @@
-"""What can be wrong with IsoFLOP sweeps, said in plain sentences."""
+"""Warnings about IsoFLOP sweeps, in plain sentences."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def _about_polynomial(result: IsoFlop, local: IsoFlop | None) -> Iterator[str]:
     apart = np.exp(np.max(np.abs(np.log(result.optima.N[ours] / local.optima.N[theirs])), initial=0.0))
     if gap > max(0.005, 2 * sure):
         yield (
-            f"the {result.method} is not to be trusted here: it gives a = {result.a:.3f}, local interpolation of "
+            f"the {result.method} is unreliable here: it gives a = {result.a:.3f}, local interpolation of "
             f"the same points {local.a:.3f} +- {sure:.3f}, and their N* differ by up to {apart:.3g}x at one "
             "budget; use method='akima', window=5 or the parametric law"
         )

@@ -9,8 +9,7 @@ import numpy as np
 
 from scaling_jax.fitting.data import check_all_positive
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.inference.covariance import t_quantile
-from scaling_jax.fitting.inference.mixture import Mixture, combined
+from scaling_jax.fitting.inference.mixture import Mixture, combined, half_width
 from scaling_jax.fitting.inference.rolling import Ladder, Member
 from scaling_jax.fitting.optimal.allocation import best_sizes, law_columns, tokens
 from scaling_jax.text import short
@@ -24,7 +23,7 @@ WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is n
 OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must lie among its sizes
 ROOM = 1.5  # times beyond the sizes of the ladder that still count as inside
 # As in inference/mixture.py, for ln N* instead of ln y; ladders differ more in how their N* drifts.
-PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.25, 3.0, 1.0, 0.5
+PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.4, 4.0, 1.0, 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,10 +64,11 @@ class MixedFrontier:
             return "\n".join(["frontier: no answer, because", *(f"  - {r}" for r in self.reasons)])
         lines = [f"frontier of several laws, {self.level:.0%} intervals"]
         for i in np.ndindex(self.C.shape):
-            ends = {k: tuple(v[i] for v in pair) for k, pair in self.interval.items()}
+            ends = {k: tuple(float(v[i]) for v in pair) for k, pair in self.interval.items()}
+            n, d = float(self.N[i]), float(self.D[i])
             lines.append(
-                f"  C {self.C[i]:.4g}: N* {short(self.N[i])} [{short(ends['N'][0])}, {short(ends['N'][1])}], "
-                f"D* {short(self.D[i])} [{short(ends['D'][0])}, {short(ends['D'][1])}], "
+                f"  C {self.C[i]:.4g}: N* {short(n)} [{short(ends['N'][0])}, {short(ends['N'][1])}], "
+                f"D* {short(d)} [{short(ends['D'][0])}, {short(ends['D'][1])}], "
                 f"loss of a run {self.loss[i]:.4f} [{ends['run'][0]:.4f}, {ends['run'][1]:.4f}]"
             )
         return "\n".join(lines + [f"  ! {w}" for w in self.warnings])
@@ -100,7 +100,7 @@ def mixed_frontier(
     log_n, parts, dof = _log_sizes(mixture, ladder, usable, flat, options)
     if not np.isfinite(log_n).all():
         return _no_answer(budgets, level, [f"no law has an optimum at C = {flat[~np.isfinite(log_n)][0]:.3g}"])
-    half = t_quantile(level, dof) * np.sqrt(sum(parts.values()))
+    half = half_width(parts, level, mixture.residual_dof, dof)
     if np.exp(min(2 * half.max(), 700.0)) > WIDEST:
         widest = flat[np.argmax(half)]
         why = f"N* at C = {widest:.3g} is known to no better than a factor of {WIDEST:.0f} between the interval's ends"
@@ -126,9 +126,8 @@ def _answer(
     for member in mixture.members:
         columns |= law_columns(member.candidate.law, N, D, options.get("inputs"))
     mean, variances = mixture.parts(columns)
-    quantile = t_quantile(level, mixture.degrees_of_freedom)
-    expected = quantile * np.sqrt(sum(v for k, v in variances.items() if k != "run"))
-    one_run = quantile * np.sqrt(sum(variances.values()))
+    expected = mixture.half_width({k: v for k, v in variances.items() if k != "run"}, level)
+    one_run = mixture.half_width(variances, level)
     interval = {
         "N": ends_n,
         "D": (least, most),
@@ -280,7 +279,7 @@ def _size_drift(
         below = ladder.scale < cut
         decades = np.log10(top[0] / ladder.scale[below].max())
         then = [
-            np.array([np.nan]) if m.cuts[i] is None else _log_size(m, _columns(m.cuts[i]), top, {"inputs": inputs})[0]
+            np.array([np.nan]) if (p := m.cuts[i]) is None else _log_size(m, _columns(p), top, {"inputs": inputs})[0]
             for m in members
         ]
         then = combined(np.stack(then), weights)[0][0]

@@ -1,1 +1,1 @@
-"""How a fit finds its optimum (private)."""
+"""The optimizer behind `fitting.fit`; private."""

@@ -45,9 +45,6 @@ def _candidates(problem: Problem, z: np.ndarray) -> Iterator[tuple[np.ndarray, n
         for threshold in (1e-6, 1e-4):
             yield _smoothed_end(problem, z, threshold * mean)
     yield from _linear_programs(problem, z)
-    if problem.n <= MANY:
-        for threshold in (1e-2, 1e-3, 1e-5, 1e-7, 1e-8):
-            yield _smoothed_end(problem, z, threshold * mean)
 
 
 def _smoothed_end(problem: Problem, z: np.ndarray, delta: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""From the best end of the search to a stationary point: polish, and what helps where polish alone creeps."""
+"""From the best end of the search to a stationary point: Newton, and remedies where Newton alone is too slow."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _around_other_centers(problem: Problem, z: np.ndarray, steps: int) -> Iterat
 
 
 def _at_ends(problem: Problem, z: np.ndarray, steps: int) -> Iterator[Candidate]:
-    """Some optima are only crept towards: at a bound, or with a sharp break on a data point. Tried there and let go."""
+    """Restart with a coordinate pinned at a nearby bound or data point, then release it."""
     for i, value in _ends(problem, z):
         pinned = problem.pinned(i, value)
         start = z.copy()

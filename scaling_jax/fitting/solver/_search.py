@@ -1,7 +1,7 @@
 """From data to the optimum and its certificate: starts, descents, polish, and how many starts agree.
 
 Laws with few parameters have one basin that most starts fall into. Broken laws have many: where fewer than three in
-four starts agree, the best ends are moved on (some coordinates drawn anew, the others kept) and descended again
+four starts agree, the best ends are perturbed (some coordinates redrawn, the others kept) and descended again
 until that stops helping, which is iterated local search (Lourenco, Martin & Stutzle 2003). Starts can also agree on
 an optimum that is not the best, so it is probed: no descent from it with one or two coordinates elsewhere, out to
 their bounds, may end lower.
@@ -22,7 +22,7 @@ from scaling_jax.fitting.solver._starts import choose, perturb, probe_starts
 STARTS = 24
 ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
 RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and how often there are more while it is
-ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends moved on, copies of each, rounds at most
+ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, rounds at most
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
@@ -56,7 +56,7 @@ class Certificate:
     moved_agree: int = 0
 
     def __str__(self) -> str:
-        more = f" ({self.moved_agree} of {self.moved} moved on from the best)" if self.moved else ""
+        more = f" ({self.moved_agree} of {self.moved} restarts)" if self.moved else ""
         other = "no other optimum seen" if self.next_best is None else f"next best optimum {self.next_best:.10g}"
         return f"gradient {self.gradient:.1e}, {self.agree} of {self.starts} starts agree{more}, {other}"
 
@@ -135,7 +135,7 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
 
 
 def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
-    """The ends of descents from the best of `ends`, moved on until that brings nothing better.
+    """The ends of descents from the best of `ends`, perturbed and descended again until nothing better is found.
 
     One round without gain is enough where many starts agree on the best, STALE rounds where it is rare.
     """

@@ -1,4 +1,4 @@
-"""Where descents begin: variable projection for the coefficients a law is linear in, spread points for the rest.
+"""Starting points: variable projection for the coefficients a law is linear in, spread points for the rest.
 
 Given the exponents, E, A and B of a Chinchilla-like law follow from a small bounded least-squares problem, so starts
 need only cover the exponents (Golub & Pereyra 1973). Its matrices come from the law's own derivatives: the law is
