@@ -43,7 +43,7 @@ def test_folder_of_archives_and_text(tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
     (folder / "a.jsonl").write_bytes(json_lines())
-    (folder / "b.txt.gz").write_bytes(gzip.compress(b"plain, compressed\n" * 500))
+    (folder / "b.txt.gz").write_bytes(gzip.compress(b"plain, compressed\n" * 500, mtime=0))
     loaded = load(folder, tmp_path)
     found = documents(loaded)
     assert {text.encode() for text in RECORDS} <= set(found)
@@ -57,7 +57,7 @@ def test_folder_of_archives_and_text(tmp_path):
         ("a.jsonl", b'{"text": "fine"}\n{"body": "x"}', "line 2 has no 'text' or 'content'; it has body: rename"),
         ("a.jsonl", b'{"text": "fine"}\n[1]', "line 2 is a list, not an object with a 'text'"),
         ("a.txt.gz", b"no archive", "damaged archive"),
-        ("a.txt.gz", gzip.compress(b"text " * 1000)[:40], "damaged archive"),
+        ("a.txt.gz", gzip.compress(b"text " * 1000, mtime=0)[:40], "damaged archive"),
         ("a.txt.zst", b"no archive", "damaged archive"),
     ],
 )
