@@ -188,7 +188,7 @@ def test_collect_and_report(home):
     assert "do not exist" in complaint(home, "collect", "--workdir=nowhere", "--out=a.csv")
     assert "needs --workdir" in complaint(home, "collect", "--out=a.csv")
     assert "needs --workdir" in complaint(home, "collect", "--workdir=nowhere")
-    assert "no study.json" in complaint(home, "report", "--workdir=nowhere")
+    assert "'nowhere' do not exist" in complaint(home, "report", "--workdir=nowhere")
     assert "needs --workdir" in complaint(home, "report")
     empty = home / "empty"
     empty.mkdir()

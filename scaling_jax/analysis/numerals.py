@@ -12,7 +12,10 @@ from scaling_jax.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-EMPTY = frozenset(("", "nan", "null", "none", "n/a", "na", "-", "--", "<na>", "#n/a", "missing"))
+EMPTY = frozenset((
+    "", "nan", "null", "none", "n/a", "na", "-", "--", "\u2013", "\u2014", "?", "tbd", "<na>", "#n/a",
+    "#value!", "#div/0!", "missing", "diverged", "crashed", "failed", "oom", "error", "running", "pending",
+))  # fmt: skip
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 WORDS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "mn": 1e6, "bn": 1e9, "mio": 1e6}
 SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
