@@ -330,7 +330,7 @@ def compare(
     return _compared(checked, level, floor, seed)
 
 
-def _clusters_of(clusters, name):
+def _clusters_of(clusters: Any, name: str) -> Any:
     if clusters is None or isinstance(clusters, str):
         return clusters
     if not isinstance(clusters, Mapping):

@@ -8,8 +8,10 @@ where S(t) is the sum of all rates so far, S_k(t) that from step k on, and the s
 first two terms are progress along the trunk, the last is what each decrease of the rate has gained by step t.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -168,7 +170,7 @@ class _Scale:
     rate: float
     total: float
 
-    def natural(self, z):
+    def natural(self, z: Iterable[float]) -> dict[str, float]:
         """Natural parameters of (L0, A, B, alpha, ln C, ln beta, gamma)."""
         L0, A, B, alpha, log_c, log_beta, gamma = map(float, z)
         return {
@@ -180,7 +182,13 @@ class _Scale:
 class _Problem:
     """Curves and what of the law they leave to be found."""
 
-    def __init__(self, schedules, rows, scale, fixed):
+    def __init__(
+        self,
+        schedules: Sequence[Schedule],
+        rows: Sequence[tuple[np.ndarray, np.ndarray]],
+        scale: _Scale,
+        fixed: Mapping[str, float],
+    ) -> None:
         self.scale, self.fixed = scale, fixed
         self.y = np.concatenate([y for _, y in rows])
         self.log_y = np.log(self.y)
@@ -190,7 +198,7 @@ class _Problem:
             since = np.maximum(total[:, None] - schedule.since / scale.total, 0.0)
             self.parts.append((total, since, schedule.drop / scale.rate, schedule.rate / scale.rate))
 
-    def basis(self, alpha, log_c, log_beta, gamma):
+    def basis(self, alpha: float, log_c: float, log_beta: float, gamma: float) -> np.ndarray:
         """(n, 3) what L0, A and B multiply."""
         rows = []
         for total, since, drop, rate in self.parts:
@@ -199,7 +207,7 @@ class _Problem:
             rows.append(np.stack([np.ones_like(total), total**-alpha, -gain], axis=1))
         return np.concatenate(rows)
 
-    def with_fixed(self, nonlinear):
+    def with_fixed(self, nonlinear: np.ndarray) -> tuple[float, float, float, float]:
         """(alpha, ln C, ln beta, gamma) with those that are fixed in place."""
         alpha, log_c, log_beta, gamma = nonlinear
         alpha, gamma = self.fixed.get("alpha", alpha), self.fixed.get("gamma", gamma)
@@ -209,7 +217,9 @@ class _Problem:
             log_c = np.log(self.fixed["C"] * self.scale.rate**-gamma * self.scale.total)
         return alpha, log_c, log_beta, gamma
 
-    def linear(self, nonlinear, weights):
+    def linear(
+        self, nonlinear: tuple[float, float, float, float], weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(basis, (L0, A, B)) by non-negative least squares of relative residuals."""
         basis = self.basis(*nonlinear)
         kept = {0: "L0", 1: "A", 2: "B"}
@@ -225,14 +235,14 @@ class _Problem:
             coefficients[free] = optimize.nnls(scaled, rest * weights / self.y)[0]
         return basis, coefficients
 
-    def residuals(self, nonlinear, weights):
+    def residuals(self, nonlinear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """((n,) ln y - ln law, (L0, A, B)) at the best linear coefficients."""
         basis, coefficients = self.linear(self.with_fixed(nonlinear), weights)
         with np.errstate(all="ignore"):
             r = self.log_y - np.log(basis @ coefficients)
         return np.where(np.isfinite(r), r, 10.0), coefficients
 
-    def solve(self, delta):
+    def solve(self, delta: float) -> tuple[dict[str, float], np.ndarray]:
         """(params, residuals): variable projection from many starts, reweighted so that outliers count linearly."""
         weights = np.ones_like(self.y)
         starts = START[:, 0] + (START[:, 1] - START[:, 0]) * low_discrepancy(STARTS, 4, 0)
@@ -248,12 +258,18 @@ class _Problem:
         natural = self.scale.natural([*linear, *self.with_fixed(best)])
         return {k: float(self.fixed.get(k, natural[k])) for k in PARAMS}, r
 
-    def _descend(self, z, weights, noise):
-        def residuals(z):
+    def _descend(self, z: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
+        def residuals(z: np.ndarray) -> np.ndarray:
             return np.append(weights * self.residuals(z, weights)[0], noise * (z - USUAL) / WIDTH)
 
         found = optimize.least_squares(
-            residuals, z, bounds=BOUNDS.T, x_scale=np.ptp(START, axis=1), max_nfev=60, xtol=1e-9, ftol=1e-10
+            residuals,
+            z,
+            bounds=(BOUNDS[:, 0], BOUNDS[:, 1]),
+            x_scale=np.ptp(START, axis=1),
+            max_nfev=60,
+            xtol=1e-9,
+            ftol=1e-10,
         )
         return found.x
 
@@ -284,7 +300,7 @@ def _schedule(step: np.ndarray, rate: np.ndarray) -> Schedule:
     return Schedule(step, total, float(step[top]), drop, np.maximum(after, floor), since)
 
 
-def _changes(step, rate, total):
+def _changes(step: np.ndarray, rate: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(decrease, rate after it, sum of rates before it) of each change, at most about TERMS of them."""
     variation = np.abs(np.diff(rate))
     unit = max(variation.sum() / TERMS, 1e-300)
@@ -303,7 +319,9 @@ def _changes(step, rate, total):
     return np.array(drop), np.array(after), np.array(since)
 
 
-def _flush(pending, drop, after, since):
+def _flush(
+    pending: list[tuple[float, float, float]], drop: list[float], after: list[float], since: list[float]
+) -> None:
     """Joins changes of the rate into one, at their weighted mean."""
     if not pending:
         return
@@ -315,7 +333,7 @@ def _flush(pending, drop, after, since):
     pending.clear()
 
 
-def _rows(schedule, step, loss):
+def _rows(schedule: Schedule, step: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(steps, losses) after warmup where there is a loss; geometric means of neighbors where there are many."""
     used = np.isfinite(loss) & (step >= schedule.warmup) & (step > 0)
     step, loss = step[used], loss[used]
@@ -332,7 +350,8 @@ def _rows(schedule, step, loss):
     return mean[0], np.exp(mean[1])
 
 
-def _read(curve, i):
+def _read(curve: Any, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(step, rate, loss) of one curve, each (n,)."""
     known = names_of(curve)
     if known is None or not {"step", "rate", "loss"} <= set(known):
         raise DataError(f'curve {i} must have the columns "step", "rate" and "loss"; it has {known}.')
@@ -342,7 +361,7 @@ def _read(curve, i):
     return step, rate, loss
 
 
-def _checked_fixed(fixed):
+def _checked_fixed(fixed: Mapping[str, float]) -> dict[str, float]:
     for k, v in fixed.items():
         if k not in PARAMS:
             raise FitError(f"fixed: the law of a curve has no parameter {k!r}; it has {', '.join(PARAMS)}.")
@@ -351,7 +370,7 @@ def _checked_fixed(fixed):
     return {k: float(v) for k, v in fixed.items()}
 
 
-def _warnings(params, problem):
+def _warnings(params: Mapping[str, float], problem: _Problem) -> Iterator[str]:
     if params["B"] == 0 and "B" not in problem.fixed:
         yield "a decay of the rate gains nothing in these curves (B = 0): the law is that of the trunk alone"
     if params["L0"] == 0 and "L0" not in problem.fixed:

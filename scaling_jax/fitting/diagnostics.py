@@ -190,7 +190,7 @@ def _about_inputs(fit: Solution, linear: Linearized) -> Iterator[str]:
             )
 
 
-def _exponents_of(law, one: str, other: str) -> str:
+def _exponents_of(law: Law, one: str, other: str) -> str:
     usual = {("N", "D"): ("alpha", "beta"), ("N", "E"): ("a", "b")}.get((one, other), ())
     if usual and all(k in law.params for k in usual):
         return " and ".join(usual)

@@ -16,7 +16,7 @@ from scaling_jax.fitting.data import (
     column_y,
     inputs_of,
     names_of,
-    read,
+    points_of,
     resolve_column,
     scale_column,
 )
@@ -29,6 +29,7 @@ from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Huber, Objective
 from scaling_jax.fitting.optimal.mixed_frontier import MixedFrontier, mixed_frontier
+from scaling_jax.fitting.rows import read
 from scaling_jax.text import table
 
 ND_LAWS = ("chinchilla", "chinchilla_tied", "chinchilla_outer")
@@ -131,7 +132,7 @@ class Forecast:
         """
         level = self.level if level is None else level
         check_level(level)
-        columns = _columns([m.candidate for m in self._mixture.members], _renamed(inputs, self._names), fitting=False)
+        columns = _columns([m.candidate for m in self._mixture.members], _renamed(inputs, self._names), points_of)
         shape = np.broadcast_shapes(*(v.shape for v in columns.values()))
         flat = {k: np.broadcast_to(v, shape).ravel() for k, v in columns.items()}
         mean, variances = self._mixture.parts(flat)
@@ -345,11 +346,13 @@ def _candidates(laws: Any, data: Any, y: np.ndarray) -> list[Candidate]:
     return found
 
 
-def _columns(candidates: Sequence[Candidate], data: Any, fitting: bool = True) -> dict[str, np.ndarray]:
+def _columns(
+    candidates: Sequence[Candidate], data: Any, inputs: Callable[[Law, Any], dict[str, np.ndarray]] = inputs_of
+) -> dict[str, np.ndarray]:
     """All inputs of the laws, and N and D where those give them."""
     columns: dict[str, np.ndarray] = {}
     for candidate in candidates:
-        own = inputs_of(candidate.law, data, fitting=fitting)
+        own = inputs(candidate.law, data)
         nd = candidate.law.nd(own)
         columns |= own if nd is None else {**own, "N": nd[0], "D": nd[1]}
     return columns

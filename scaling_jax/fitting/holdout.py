@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import check_positive, column_y, inputs_of, names_of, resolve_column, scale_column
+from scaling_jax.fitting.data import (
+    check_positive,
+    column_y,
+    inputs_of,
+    names_of,
+    points_of,
+    resolve_column,
+    scale_column,
+)
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
@@ -117,7 +125,7 @@ def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
       fit: a `Fit`.
       query: columns of the law's inputs, as for `fit.predict`.
     """
-    query = {k: np.atleast_1d(v) for k, v in inputs_of(fit.law, query, fitting=False).items()}
+    query = {k: np.atleast_1d(v) for k, v in points_of(fit.law, query).items()}
     query = dict(zip(query, np.broadcast_arrays(*query.values())))
     compute = fit.law.compute(query)
     asked = query if compute is None else {**query, "C": compute}

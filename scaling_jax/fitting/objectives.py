@@ -105,7 +105,9 @@ class Huber(Objective):
 
     delta: float = 1e-3
 
-    def __init__(self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(
+        self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0
+    ) -> None:
         if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
             raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
         object.__setattr__(self, "delta", float(delta))
@@ -126,7 +128,7 @@ class LAD(Objective):
 
     delta = 0.0
 
-    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:
@@ -142,7 +144,7 @@ class LeastSquares(Objective):
 
     scale = 2.0
 
-    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:

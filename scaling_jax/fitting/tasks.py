@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, inputs_of, resolve_column
+from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, points_of, resolve_column
 from scaling_jax.fitting.errors import DataError
-from scaling_jax.fitting.fit import fit
+from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import LeastSquares, Objective
 
@@ -39,8 +39,8 @@ class Chain:
       residuals: (n,) accuracy minus what the chain gives at each run's N and D.
     """
 
-    first: Any
-    second: Any
+    first: Fit
+    second: Fit
     residuals: np.ndarray = dataclasses.field(repr=False)
     _samples: tuple[dict, dict] = dataclasses.field(repr=False)
 
@@ -58,7 +58,7 @@ class Chain:
         check_level(level)
         loss = np.asarray(self.first.predict(inputs))
         value = np.asarray(self.second.predict({"loss": loss}))
-        columns = inputs_of(self.first.law, inputs, fitting=False)
+        columns = points_of(self.first.law, inputs)
         flat = {k: np.broadcast_to(v, loss.shape).ravel()[None] for k, v in columns.items()}
         first, second = ({k: v[:, None] for k, v in part.items()} for part in self._samples)
         with np.errstate(all="ignore"):
@@ -124,7 +124,8 @@ def chain(
     return Chain(first, second, residuals, samples)
 
 
-def _samples(step, n, seed):
+def _samples(step: Fit, n: int, seed: int) -> dict[str, np.ndarray]:
+    """{parameter: (n,)} bootstrap samples of a step, fixed parameters repeated."""
     boot = step.bootstrap(n, seed=seed)
     names = [k for k in step.law.params if k not in step.fixed]
     drawn = {k: boot.samples[:, i] for i, k in enumerate(names)}

@@ -80,7 +80,7 @@ class _Alone:
 
     def __init__(
         self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
-    ):
+    ) -> None:
         self.problem, self.name, self.log, self.value = problem, name, log, params[name]
         self.bounds = problem.law.bounds[name]
 
@@ -104,7 +104,7 @@ class _Refit(_Alone):
 
     def __init__(
         self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
-    ):
+    ) -> None:
         super().__init__(problem, z, covariance, params, name, log)
         p = problem
         self.held = Problem.of(p.law, p.inputs, p.y, p.weights, p.objective, {**p.fixed, name: self.value})

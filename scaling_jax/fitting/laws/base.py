@@ -161,8 +161,10 @@ def law(
       equation: what is printed; by default the name and its arguments.
       reference: where it comes from.
       positive: refuse data whose inputs are zero or negative.
+
     Returns:
       A `Law` for `fitting.fit`.
+
     Raises:
       LawError: bounds that are not pairs lo < hi, a name used twice, or a function that cannot be called with
         these names or does not return one number per point.
@@ -177,12 +179,30 @@ def law(
     if len(set(inputs)) != len(inputs) or not inputs or not all(isinstance(k, str) for k in inputs):
         raise LawError(f"law {name!r}: inputs={inputs!r} must be one or more different names.")
 
+    flat, affine = _traced(fn, name, names, inputs)
+    coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
+    return Law(
+        name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",
+        reference=reference, function=lambda p, x: flat(*(p[k] for k in names), *(x[k] for k in inputs)), bounds=bounds,
+        coordinates=coordinates, positive=positive, custom=True,
+    )  # fmt: skip
+
+
+def _traced(
+    fn: Callable[[Any, Any], Any], name: str, names: tuple[str, ...], inputs: tuple[str, ...]
+) -> tuple[Callable[..., Any], set[int]]:
+    """(the law as a function of scalars, params before inputs; the params in which it is affine).
+
+    Raises:
+      LawError: `fn` cannot be traced with these names, or mixes data points.
+    """
+
     def flat(*values: Any) -> Any:
         p = len(names)
         y: Any = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
-        several = y is None or isinstance(y, (tuple, list, dict))
-        if several or np.shape(y) != ():
-            what = f"shape {np.shape(y)}" if hasattr(y, "shape") else f"a {type(y).__name__}"
+        shape = None if y is None or isinstance(y, (tuple, list, dict)) else np.shape(y)
+        if shape != ():
+            what = f"shape {shape}" if hasattr(y, "shape") else f"a {type(y).__name__}"
             raise LawError(f"law {name!r} returned {what} for one data point; it must return one number per point.")
         return jnp.asarray(y, np.float64)
 
@@ -206,12 +226,7 @@ def law(
             f"law {name!r} mixes data points ({mixing}): a law must give each point a value of its own. Compute such "
             "numbers from the data first and use them as constants."
         )
-    coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
-    return Law(
-        name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",
-        reference=reference, function=lambda p, x: flat(*(p[k] for k in names), *(x[k] for k in inputs)), bounds=bounds,
-        coordinates=coordinates, positive=positive, custom=True,
-    )  # fmt: skip
+    return flat, affine
 
 
 def _checked_bounds(name: str, params: Any) -> dict[str, tuple[float, float]]:

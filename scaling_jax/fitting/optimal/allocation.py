@@ -90,7 +90,7 @@ def law_columns(law: Law, N: Any, D: Any, inputs: Mapping[str, Any] | None = Non
 class _Budget:
     """How many tokens a budget buys at each size."""
 
-    def __init__(self, cost: Callable[[Any, Any], Any] | None, max_D: float | None):
+    def __init__(self, cost: Callable[[Any, Any], Any] | None, max_D: float | None) -> None:
         self.cost = None if cost is None else _vectorized(cost)
         self.max_D = np.inf if max_D is None else float(max_D)
 

@@ -167,6 +167,10 @@ def approaches(
         "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
         "parametric": parametric,
     }
+    return _compared(attempts, target)
+
+
+def _compared(attempts: Mapping[str, Callable[[], Any]], target: float) -> Approaches:
     found, estimates, impossible = {}, {}, {}
     for name, attempt in attempts.items():
         try:
@@ -176,15 +180,8 @@ def approaches(
             impossible[name] = str(error)
     if not estimates:
         raise FitError("no approach works on these runs: " + "; ".join(f"{k}: {v}" for k, v in impossible.items()))
-    return Approaches(
-        target=target,
-        estimates=estimates,
-        impossible=impossible,
-        envelope=found.get("envelope"),
-        isoflop=found.get("isoflop"),
-        parabola=found.get("parabola"),
-        fit=found.get("parametric"),
-    )
+    fits = {"fit" if k == "parametric" else k: found.get(k) for k in attempts}
+    return Approaches(target=target, estimates=estimates, impossible=impossible, **fits)
 
 
 def _times(ratio: float) -> str:
