@@ -9,7 +9,8 @@ import pytest
 
 import scaling_jax as sj
 from scaling_jax import data, results
-from scaling_jax.engines import attempt
+from scaling_jax.engines import attempt, base, registry
+from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.errors import UserError
 from scaling_jax.planning import make_plan
 from scaling_jax.storage.clean import clean
@@ -186,3 +187,30 @@ def test_a_finished_workdir_needs_its_corpus_no_more(tmp_path, study, large, mon
     assert len(found.analysis.runs.table) == len(found.table)
     with pytest.raises(UserError, match=r"gone.txt"):
         sj.plan(grown)
+
+
+def test_engines_get_the_packs_of_a_grown_workdir(tmp_path, study):
+    """Jobs are named by pack; each trains here what the engine would have it train elsewhere."""
+    small, grown = study([*LARGE, *SMALL["rate"], "seeds=0"]), study([*LARGE, "seeds=0"])
+    planned, spec = make_plan(grown, data.describe(grown.data)), data.describe(grown.data)
+    given = []
+
+    @registry.register("inline")
+    def run(jobs, settings):
+        for job in jobs:
+            given.append(job.command[-1])
+            name = job.command[-1].removeprefix("--only_packs=")
+            here = attempt.Attempt(
+                settings.study, spec, make_plan(settings.study, spec), workdir, (name,), verbose=False
+            )
+            attempt.train(here, finish=lambda: None)
+        return 0
+
+    workdir = Workdir(tmp_path / "w")
+    for turn in (small, grown, grown):
+        assert dispatch(make_plan(turn, spec), turn, spec, workdir, "inline", Dispatch())
+    assert given == ["--only_packs=w8-d1", "--only_packs=w8-d1-2"]
+    assert set(workdir.packs()) == {"w8-d1", "w8-d1-2"}
+    assert len(load_table(workdir.path)) == sum(len(pack.runs) for pack in planned)
+    with pytest.raises(UserError, match=r"no pack 'w9-d1' in this study"):
+        base.check_names(planned, ["w8-d1-2", "w9-d1"])

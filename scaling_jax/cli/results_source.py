@@ -18,6 +18,7 @@ from scaling_jax.results import Results
 from scaling_jax.storage.paths import as_path, is_remote
 from scaling_jax.study import Fit, HoldOut
 
+REACH_SECONDS = 4.0  # for a first connection
 TIMEOUT = 10.0  # seconds until an object store that does not answer is given up
 
 
@@ -111,9 +112,19 @@ def _reach(scheme: str, rest: str) -> None:
     server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
     address = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
     port = address.port or (443 if address.scheme == "https" else 80)
-    try:
-        socket.create_connection((address.hostname or "storage.googleapis.com", port), timeout=5).close()
-    except OSError as error:
-        raise UserError(
-            f"results 'gs://{rest}': {address.hostname} cannot be reached ({error}); check the network"
-        ) from None
+    host, errors = address.hostname or "storage.googleapis.com", []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+            errors.append(None)
+        except OSError as error:
+            errors.append(error)
+
+    # Resolving a name has no timeout of its own.
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(REACH_SECONDS)
+    if not errors or errors[0] is not None:
+        why = errors[0] if errors else f"no answer within {REACH_SECONDS:g} s"
+        raise UserError(f"results 'gs://{rest}': {host} cannot be reached ({why}); check the network")

@@ -148,4 +148,8 @@ def percent(value: float) -> str:
 
 def direction(value: float) -> str:
     """4.8% above, 2.1% below."""
-    return f"{abs(100 * np.expm1(value)):.2g}% {'above' if value > 0 else 'below'}"
+    return f"{_two(abs(100 * np.expm1(value)))}% {'above' if value > 0 else 'below'}"
+
+
+def _two(value: float) -> str:
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"

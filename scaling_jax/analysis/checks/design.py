@@ -15,6 +15,7 @@ MANY_TRUNKS = 20  # independent trunks from which the scatter of neighbors shows
 EXPLAINED = 3.0  # times the noise
 OUTSIDE = 1.2  # times beyond the sizes that were trained
 MIN_INSIDE = 0.5  # share of the ladder's compute (in logs) where the optimum should be inside the ladder
+WIDE, USELESS = 25.0, 100.0  # upper over lower end of the interval of N* at the first target
 CLEAR = 2.5  # standard errors by which a rate at the edge must win to count as unbracketed
 TIE = 0.002  # of the loss, where the noise is unknown
 
@@ -115,12 +116,12 @@ def identified(e: Evidence) -> Check:
         return Check(name, CANNOT_TELL if finite else FAIL, "no interval of N* at a target", decisive=True)
     low, high = float(row.N_low.iloc[0]), float(row.N_high.iloc[0])
     detail = f"at {row.C.iloc[0]:.2e} FLOPs N* is between {short(low)} and {short(high)}"
-    if not (low > 0 and high / low < 100):
+    if not (low > 0 and high / low < USELESS):
         return Check(
             name, FAIL, f"{detail}: the runs do not determine it; widen the ladder or add seeds", decisive=True
         )
-    if high / low > 12:
-        return Check(name, WARN, f"{detail}: more than a factor of 10; widen the ladder or add seeds")
+    if high / low > WIDE:
+        return Check(name, WARN, f"{detail}: a wide interval; widen the ladder or add seeds")
     return Check(name, PASS, detail)
 
 

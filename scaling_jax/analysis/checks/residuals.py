@@ -18,7 +18,7 @@ UNLIKELY, DOUBTFUL = 0.002, 0.01
 SMALL, CLEAR = 0.004, 0.01
 MAX_GROUPS = 40
 MAX_TESTED_RUNS = 400
-GROSS, GROSS_SIZE = 10.0, 0.1  # robust deviations, and in ln loss
+GROSS, GROSS_SIZE = 12.0, 0.03  # robust deviations, and in ln loss
 BELOW = 4.0  # standard errors below the frontier
 MISFIT, MISFIT_P = 4.0, 1e-4  # mean square over that of seeds
 
@@ -105,7 +105,11 @@ def outliers(e: Evidence) -> Check:
 def _gross(linear: Linearized) -> Check | None:
     """Runs so far from a robust fit that a shift test, whose scatter the others of them inflate, is blind to them."""
     typical = 1.4826 * float(np.median(np.abs(linear.residuals)))
-    far = np.flatnonzero(np.abs(linear.residuals) > max(GROSS * typical, GROSS_SIZE))
+    off = np.abs(linear.residuals) > max(GROSS * typical, GROSS_SIZE)
+    # Where most runs of a scale or budget are off, that is the fault, not each of its runs.
+    for key in ("scale", "D"):
+        off &= (pd.Series(off).groupby(linear.chosen[key].to_numpy()).transform("mean") <= 0.5).to_numpy()
+    far = np.flatnonzero(off)
     if not len(far) or len(far) > len(linear.residuals) / 4:
         return None
     order = far[np.argsort(-np.abs(linear.residuals[far]))]
