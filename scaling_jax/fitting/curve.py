@@ -24,13 +24,13 @@ from scaling_jax.fitting.solver._starts import low_discrepancy
 
 PARAMS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 DECAY = ("B", "C", "beta", "gamma")  # only a decaying rate shows them
-TERMS = 512  # changes of the rate told apart in one schedule
+TERMS = 512  # largest number of changes of the rate in one schedule
 ROWS = 200  # of a curve that enter a fit: means of neighbors where there are more
-STARTS, FINISHED = 96, 4  # starting points looked at, and how many are descended from
+STARTS, FINISHED = 96, 4  # starting points evaluated, and how many of them are descended from
 # Ranges of the starting points, and bounds, of alpha, ln C, ln beta, gamma in the units of `_Scale`.
 START = np.array([[0.1, 1.2], [-1.0, 6.0], [-2.3, 0.7], [0.0, 1.0]])
-# Where the paper's fits are, and how far apart: worth one observation, it settles what noise leaves open.
-USUAL, WIDTH = np.array([0.5, 2.5, -0.7, 0.5]), np.array([0.3, 2.0, 0.7, 0.3])
+# Mean and scatter of the paper's fits: a prior worth one observation, for what noise leaves open.
+PRIOR, WIDTH = np.array([0.5, 2.5, -0.7, 0.5]), np.array([0.3, 2.0, 0.7, 0.3])
 BOUNDS = np.array([[0.0, 5.0], [-12.0, 18.0], [-7.0, 4.0], [-2.0, 4.0]])
 
 
@@ -39,10 +39,12 @@ class Schedule:
     """A schedule of the rate, prepared for the law.
 
     Attributes:
-      step, total: (n,) nodes, and the sum of all rates up to each.
+      step: (n,) nodes.
+      total: (n,) sum of all rates up to each.
       warmup: the step at which the rate is highest before it first falls.
-      drop, rate, since: (k,) each decrease of the rate (increases are negative), the rate after it, and the sum of
-        rates before it.
+      drop: (k,) decreases of the rate (increases are negative).
+      rate: (k,) rate after each.
+      since: (k,) sum of the rates before each.
     """
 
     step: np.ndarray
@@ -63,7 +65,8 @@ class CurveFit:
 
     Attributes:
       params: L0, A, alpha, B, C, beta, gamma, in the units of the steps, rates and losses.
-      rms, worst: root mean square and largest |ln loss - ln law| over the rows of the fit.
+      rms: root mean square of ln loss - ln law over the rows of the fit.
+      worst: its largest absolute value.
       n: rows that entered the fit, of all curves.
       rates: (lowest, highest) peak rate of the curves.
       steps: (lowest, highest) number of steps of the curves.
@@ -111,7 +114,7 @@ def fit_curves(
       curves: each a dict or DataFrame with columns "step", "rate" and "loss"; one or a list of them. A loss that was
         not measured at a step is NaN. At least one rate must decay, e.g. a cosine beside a constant trunk.
       fixed: parameters to keep, e.g. {"C": ..., "beta": ..., "gamma": ...} of a smaller model.
-      delta: of the Huber cost on ln loss, in case residuals are smaller; never below their own spread.
+      delta: of the Huber cost on ln loss, in case residuals are smaller; never below their own scatter.
 
     Returns:
       A `CurveFit`, whose `.predict(step, rate)` is the loss under any other schedule.
@@ -180,7 +183,7 @@ class _Scale:
 
 
 class _Problem:
-    """Curves and what of the law they leave to be found."""
+    """Curves prepared for the law, and the parameters that are fitted to them."""
 
     def __init__(
         self,
@@ -199,7 +202,7 @@ class _Problem:
             self.parts.append((total, since, schedule.drop / scale.rate, schedule.rate / scale.rate))
 
     def basis(self, alpha: float, log_c: float, log_beta: float, gamma: float) -> np.ndarray:
-        """(n, 3) what L0, A and B multiply."""
+        """(n, 3) the factors of L0, A and B."""
         rows = []
         for total, since, drop, rate in self.parts:
             x = np.exp(log_c) * rate**-gamma * since
@@ -224,15 +227,15 @@ class _Problem:
         basis = self.basis(*nonlinear)
         kept = {0: "L0", 1: "A", 2: "B"}
         unit = {"L0": 1.0, "A": self.scale.total ** -nonlinear[0], "B": self.scale.rate}
-        held = {i: self.fixed[k] * unit[k] for i, k in kept.items() if k in self.fixed}
-        free = [i for i in range(3) if i not in held]
-        rest = self.y - sum((basis[:, i] * v for i, v in held.items()), np.zeros_like(self.y))
+        pinned = {i: self.fixed[k] * unit[k] for i, k in kept.items() if k in self.fixed}
+        free = [i for i in range(3) if i not in pinned]
+        remainder = self.y - sum((basis[:, i] * v for i, v in pinned.items()), np.zeros_like(self.y))
         coefficients = np.zeros(3)
-        for i, v in held.items():
+        for i, v in pinned.items():
             coefficients[i] = v
         if free:
             scaled = basis[:, free] * (weights / self.y)[:, None]
-            coefficients[free] = optimize.nnls(scaled, rest * weights / self.y)[0]
+            coefficients[free] = optimize.nnls(scaled, remainder * weights / self.y)[0]
         return basis, coefficients
 
     def residuals(self, nonlinear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,7 +263,7 @@ class _Problem:
 
     def _descend(self, z: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
         def residuals(z: np.ndarray) -> np.ndarray:
-            return np.append(weights * self.residuals(z, weights)[0], noise * (z - USUAL) / WIDTH)
+            return np.append(weights * self.residuals(z, weights)[0], noise * (z - PRIOR) / WIDTH)
 
         found = optimize.least_squares(
             residuals,
@@ -285,7 +288,7 @@ def _law(params: Mapping[str, float], schedule: Schedule, step: np.ndarray) -> n
 
 def _schedule(step: np.ndarray, rate: np.ndarray) -> Schedule:
     if len(step) < 2 or not np.all(np.diff(step) > 0) or step[0] < 0:
-        raise DataError("step must hold two or more increasing numbers, zero or more.")
+        raise DataError("step must have two or more increasing numbers, zero or more.")
     if not np.all(np.isfinite(rate) & (rate >= 0)) or not rate.any():
         raise DataError("rate must be finite, zero or more, and positive somewhere.")
     if step[0] > 0:

@@ -28,6 +28,7 @@ from scaling_jax.fitting.solution import Solution
 from scaling_jax.fitting.solver import _search as search
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._refine import GRADIENT_TOLERANCE
+from scaling_jax.fitting.solver._starts import given_starts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -336,7 +337,7 @@ def _check_options(objective: Any, fixed: Any, seed: Any) -> None:
 def _minimize(problem: Problem, rows: Rows, seed: int, starts: int | Sequence[Mapping[str, float]] | None) -> Fit:
     """The `Fit` at the global optimum; warns where the search did not converge."""
     law = problem.law
-    z, certificate = search.minimize(problem, seed, _given_starts(problem, starts))
+    z, certificate = search.minimize(problem, seed, given_starts(problem, starts))
     if law.canonical is not None:
         z = problem.unconstrained(law.canonical(problem.params(z)))
     converged = certificate.gradient <= GRADIENT_TOLERANCE
@@ -379,22 +380,15 @@ def load(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
 
     Raises:
       FileError: no such file, not a saved fit, damaged, or of a law this process does not have.
+
+    Example:
+      >>> import tempfile
+      >>> from scaling_jax import fitting
+      >>> path = tempfile.mkdtemp() + "/fit.json"
+      >>> fitting.published["besiroglu2024"].to_json(path)
+      >>> fitting.load(path).params["E"]
+      1.81686
     """
     saved = persistence.load(path, law)
     fields = {f.name: getattr(saved.solution, f.name) for f in dataclasses.fields(Solution)}
     return Fit(**fields, resampled=saved.resampled, saved_warnings=saved.warnings)
-
-
-def _given_starts(problem: Problem, starts: int | Sequence[Mapping[str, float]] | None) -> int | np.ndarray | None:
-    if starts is None or (isinstance(starts, (int, np.integer)) and starts > 0):
-        return starts
-    if not (isinstance(starts, Sequence) and starts and all(isinstance(start, Mapping) for start in starts)):
-        raise FitError(f"starts={starts!r}: give how many, at least 1, or a list of dicts of parameters.")
-    for start in starts:
-        missing = [k for k in problem.free if k not in start]
-        if missing:
-            raise FitError(f"starts: {dict(start)!r} lacks {', '.join(missing)}.")
-        for k in problem.free:
-            if not (isinstance(start[k], (int, float, np.number)) and np.isfinite(start[k])):
-                raise FitError(f"starts: {k} = {start[k]!r} is not a finite number.")
-    return np.stack([problem.unconstrained({**problem.fixed, **start}) for start in starts])

@@ -101,6 +101,12 @@ class Huber(Objective):
 
     delta = 1e-3 is what Hoffmann et al. 2022 (arXiv:2203.15556) used for Chinchilla: with residuals of about 1%
     it is close to least absolute deviations, and outliers pull little. Raises FitError unless delta > 0.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.Huber(0.5).value(np.array([0.1, 2.0])).round(6))
+      0.88
     """
 
     delta: float = 1e-3
@@ -124,7 +130,14 @@ class Huber(Objective):
 
 @dataclass(frozen=True)
 class LAD(Objective):
-    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes."""
+    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LAD().value(np.array([0.1, 2.0])))
+      2.1
+    """
 
     delta = 0.0
 
@@ -140,7 +153,14 @@ class LAD(Objective):
 
 @dataclass(frozen=True)
 class LeastSquares(Objective):
-    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself."""
+    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LeastSquares().value(np.array([0.1, 2.0])).round(6))
+      4.01
+    """
 
     scale = 2.0
 

@@ -25,8 +25,10 @@ class Recipe:
     """Checked runs of one recipe.
 
     Attributes:
-      C, y: (n,) compute and loss.
-      N, D: (n,) parameters and tokens where they vary apart, else None: the law is then one of C alone.
+      C: (n,) compute.
+      y: (n,) loss.
+      N: (n,) parameters where N and D vary independently; else None, and the law is one of C alone.
+      D: (n,) tokens, or None as N.
       clusters: (n,) labels 0, 1, ... of runs that share noise, or None.
     """
 
@@ -47,13 +49,13 @@ class Recipe:
         return [SIZE[0]] * terms + [EXPONENTS[0]] * terms, [SIZE[1]] * terms + [EXPONENTS[1]] * terms
 
     def terms(self, z: np.ndarray) -> np.ndarray:
-        """(b, terms, n) what multiplies each size at the runs, for parameters z (b, p)."""
+        """(b, terms, n) the factor of each size at the runs, for parameters z (b, p)."""
         exponents = z[:, 1 + len(self._centered) :]
         return self.y.mean() * np.exp(-exponents[:, :, None] * self._centered)
 
     @functools.cached_property
     def _centered(self) -> np.ndarray:
-        """(terms, n) logarithms of what the terms fall with, around their means."""
+        """(terms, n) logarithms of the inputs of the terms, around their means."""
         x = np.log([self.C] if self.N is None or self.D is None else [self.N, self.D])
         return x - x.mean(axis=1, keepdims=True)
 
@@ -95,7 +97,7 @@ class Recipe:
 
 
 def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -> Recipe:
-    """Checks what one recipe of `compare` is made of.
+    """Checks the runs of one recipe of `compare`.
 
     Args:
       name: of the recipe, for messages.
@@ -141,7 +143,8 @@ def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0
     """Posterior samples (s, p) of the parameters of two recipes whose noise of ln y has one size.
 
     Args:
-      first, second: the recipes.
+      first: one recipe.
+      second: the other.
       floor: "shared", "free", or a number.
       seed: of the sampling.
     """
@@ -216,6 +219,6 @@ def _positive(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _apart(log_N: np.ndarray, log_C: np.ndarray) -> bool:
-    """Whether N varies at a given compute, so that N and D have laws of their own."""
+    """True where N varies at a given compute, so that N and D can have terms of their own."""
     left = log_N - np.polyval(np.polyfit(log_C, log_N, 1), log_C)
     return float(np.std(left)) > APART

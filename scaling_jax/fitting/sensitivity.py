@@ -77,6 +77,15 @@ def sensitivity(
       target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
         law has a frontier.
       inputs: further inputs of the law at that target, as for `Fit.frontier`.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, loss)
+      >>> round(fitting.sensitivity(fit).size_ratio(), 3)
+      1.0
     """
     data, y, _ = fit.observed("sensitivity")
     _check_choices(fit, objectives, conventions)

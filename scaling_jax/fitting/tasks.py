@@ -101,13 +101,22 @@ def chain(
 
     Raises:
       FitError: what `fit` refuses, or a second law that does not take the loss.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 2.6)))
+      >>> chain = fitting.chain({"N": N, "D": D}, loss, accuracy, resamples=20)
+      >>> round(chain.predict({"N": 1e9, "D": 1e11}).value, 3)
+      0.825
     """
     if find_law(laws[1]).inputs != ("loss",):
         raise DataError(f"laws[1]={laws[1]!r} must be a law of the loss, e.g. 'sigmoid' or 'exponential'.")
     check_int(resamples, "resamples", 2)
-    loss, accuracy = column_y(data, loss), as_column(resolve_column(data, accuracy, "accuracy"), "accuracy")
-    if len(loss) != len(accuracy):
-        raise DataError(f"accuracy has {len(accuracy)} values but loss has {len(loss)}; columns must have one length.")
+    loss = column_y(data, loss)
+    accuracy = as_column(resolve_column(data, accuracy, "accuracy"), "accuracy", len(loss), "loss")
     measured = np.isfinite(accuracy)
     if not measured.any():
         raise DataError("accuracy is NaN for every run; give at least as many values as the second law has parameters.")

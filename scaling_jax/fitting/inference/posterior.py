@@ -58,7 +58,8 @@ def sample(
 
     Args:
       residuals: (b, p) parameters -> (b, n) residuals of ln y; not finite where the model has no value.
-      lower, upper: (p,) finite ends of the box.
+      lower: (p,) lower ends of the box, finite.
+      upper: (p,) upper ends, finite.
       guess: improves random points (b, p), e.g. by solving for what is linear.
       clusters: (n,) labels 0, 1, ... of points that share noise; the share is sampled too.
       seed: of the sampling.

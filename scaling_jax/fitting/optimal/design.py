@@ -25,7 +25,8 @@ class Design:
       runs: record array `.N .D .C` and `.stderr`, the expected standard error of ln N*(target) after this run and
         those before it.
       before: that standard error now.
-      target: the compute it refers to. criterion: what was optimized.
+      target: the compute it refers to.
+      criterion: "frontier" or "parameters".
     """
 
     runs: np.recarray
@@ -53,9 +54,9 @@ def next_runs(
     D: Any = None,
     criterion: str = "frontier",
 ) -> Design:
-    """Chooses runs greedily, each the most telling among those that cost at most an equal share of what is left.
+    """Chooses runs greedily, each the most informative of those that cost at most an equal share of the budget left.
 
-    To first order a run at (N, D) adds g g' / s^2 to the information matrix, with g the slope of ln y by the
+    To first order a run at (N, D) adds g g' / s^2 to the information matrix, with g the gradient of ln y by the
     parameters there and s the robust residual scale of the fit. "frontier" reduces the variance of ln N*(target)
     (c-optimal), "parameters" raises the determinant (D-optimal; Fedorov 1972).
 
@@ -64,12 +65,23 @@ def next_runs(
       budget: FLOPs (6 N D) to spend on the next runs.
       target: compute of the run that is being planned; None takes ten times the largest of the data.
       runs: at most this many.
-      N, D: sizes and tokens to choose among, every combination; None takes 25 values each from a third of the
-        smallest to three times the largest in the data.
+      N: sizes to choose among; None takes 25 from a third of the smallest to three times the largest in the data.
+      D: tokens to choose among, in every combination with N; None likewise.
       criterion: "frontier" or "parameters".
 
     Raises:
       FitError: the law has no N and D, an unknown criterion, or nothing fits into the budget.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> noisy = loss * np.exp(0.01 * np.random.default_rng(0).standard_normal(16))
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, noisy)
+      >>> plan = fitting.next_runs(fit, budget=1e20, runs=2)
+      >>> bool(plan.runs.stderr[-1] < plan.before and plan.runs.C.sum() <= 1e20)
+      True
     """
     if criterion not in CRITERIA:
         raise FitError(f"criterion is {criterion!r}: choose one of {', '.join(CRITERIA)}")
@@ -83,8 +95,7 @@ def next_runs(
     grid = np.meshgrid(_choices(N, seen[0], "N"), _choices(D, seen[1], "D"), indexing="ij")
     n, d = (x.ravel() for x in grid)
     linear = fit.linearized
-    # Every parameter in units of its own information.
-    unit = np.maximum(np.linalg.norm(linear.jacobian, axis=0), 1e-300)
+    unit = np.maximum(np.linalg.norm(linear.jacobian, axis=0), 1e-300)  # of each parameter, by its own information
     known, gradient = linear.jacobian / unit, _frontier_gradient(fit, target) / unit
     inverse = np.linalg.pinv(known.T @ known, rcond=1e-12, hermitian=True)
     choices = _Choices(_jacobian_at(fit, n, d) / unit, 6 * n * d, gradient, inverse, criterion)

@@ -24,7 +24,9 @@ class Sweep:
 
     Attributes:
       C: the budget in FLOPs: the geometric mean of its points, or the nominal budget when given.
-      N, D, loss: (n,) parameters, tokens and loss of its points.
+      N: (n,) parameters of its points.
+      D: (n,) tokens.
+      loss: (n,) losses.
       index: (n,) their positions in the arrays that were passed in.
       spread: largest over smallest C among the points.
     """
@@ -46,7 +48,7 @@ def as_columns(**columns: Any) -> dict[str, np.ndarray]:
     """Checks that all columns are finite, positive and of one length; returns them in float64.
 
     Raises:
-      FitError: a column holds something else; the message quotes the first such value.
+      FitError: a column has another value; the message quotes the first such value.
     """
     out = {}
     for name, values in columns.items():
@@ -72,7 +74,10 @@ def find_sweeps(N: Any, D: Any, C: Any, loss: Any, budgets: Any = None, toleranc
     """Groups points by compute budget.
 
     Args:
-      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      N: (n,) parameters of each run.
+      D: (n,) tokens.
+      C: (n,) training FLOPs.
+      loss: (n,) final loss.
       budgets: None finds the budgets: C sorted is cut wherever it jumps by more than `tolerance`. A list of
         nominal budgets sends each point to the nearest, and leaves out points further than `tolerance`.
       tolerance: relative difference of C inside one budget; 0.1 when budgets are found, 0.25 when given.
