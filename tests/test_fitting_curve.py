@@ -112,7 +112,7 @@ def test_a_constant_trunk_alone_with_the_decay_of_another_model():
         ([], {}, "curves is empty"),
         ({"step": T, "loss": T}, {}, 'curve 0 must have the columns "step", "rate" and "loss"'),
         ({**curve(COSINE), "rate": [0.1]}, {}, "rate of curve 0 has 1 values but step has 1200"),
-        ({**curve(COSINE), "step": T[::-1]}, {}, "step must hold two or more increasing numbers"),
+        ({**curve(COSINE), "step": T[::-1]}, {}, "step must have two or more increasing numbers"),
         ({**curve(COSINE), "rate": -COSINE}, {}, "rate must be finite, zero or more"),
         ({**curve(COSINE), "loss": -T}, {}, "losses must be positive"),
         ({k: v[:64] for k, v in curve(COSINE).items()}, {}, "losses after warmup for 7 parameters|no curve decays"),

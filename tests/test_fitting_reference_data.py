@@ -134,7 +134,7 @@ def test_data_constrained_second_step(repeated):
     assert r2 == pytest.approx(0.7722046, abs=2e-5)
     # What the published search did not see: it is one of several optima, and not the lowest.
     assert fit.certificate.lower_outside["value"] < 0.015805
-    assert any("outside the usual range" in w for w in fit.warnings)
+    assert any("outside the plausible range" in w for w in fit.warnings)
 
 
 def test_data_constrained_all_seven_are_not_identified(repeated):

@@ -72,7 +72,7 @@ def search_warnings(fit: Solution) -> list[str]:
         plausible = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in ranges.items())
         where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in ranges)
         found.append(
-            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the usual range ({plausible}), at "
+            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the plausible range ({plausible}), at "
             f"{where}; the optimum inside it was taken"
         )
     return found
@@ -190,7 +190,7 @@ def _about_inputs(fit: Solution, linear: Linearized) -> Iterator[str]:
             )
 
 
-def _exponents_of(law, one: str, other: str) -> str:
+def _exponents_of(law: Law, one: str, other: str) -> str:
     usual = {("N", "D"): ("alpha", "beta"), ("N", "E"): ("a", "b")}.get((one, other), ())
     if usual and all(k in law.params for k in usual):
         return " and ".join(usual)

@@ -101,11 +101,19 @@ class Huber(Objective):
 
     delta = 1e-3 is what Hoffmann et al. 2022 (arXiv:2203.15556) used for Chinchilla: with residuals of about 1%
     it is close to least absolute deviations, and outliers pull little. Raises FitError unless delta > 0.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.Huber(0.5).value(np.array([0.1, 2.0])).round(6))
+      0.88
     """
 
     delta: float = 1e-3
 
-    def __init__(self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(
+        self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0
+    ) -> None:
         if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
             raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
         object.__setattr__(self, "delta", float(delta))
@@ -122,11 +130,18 @@ class Huber(Objective):
 
 @dataclass(frozen=True)
 class LAD(Objective):
-    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes."""
+    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LAD().value(np.array([0.1, 2.0])))
+      2.1
+    """
 
     delta = 0.0
 
-    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:
@@ -138,11 +153,18 @@ class LAD(Objective):
 
 @dataclass(frozen=True)
 class LeastSquares(Objective):
-    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself."""
+    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LeastSquares().value(np.array([0.1, 2.0])).round(6))
+      4.01
+    """
 
     scale = 2.0
 
-    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,9 +77,50 @@ def sensitivity(
       target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
         law has a frontier.
       inputs: further inputs of the law at that target, as for `Fit.frontier`.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, loss)
+      >>> round(fitting.sensitivity(fit).size_ratio(), 3)
+      1.0
     """
-    fit.observed("sensitivity")
+    data, y, _ = fit.observed("sensitivity")
+    _check_choices(fit, objectives, conventions)
+    if target is not None:
+        check_positive(target, "target", "1e22")
+    elif (compute := fit.law.compute(data)) is not None:
+        target = 10 * float(np.max(compute))
     log = fit.objective.log
+    if objectives is None:
+        objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
+    unique = {str(o): o for o in objectives}
+    counts = {"as fitted": None, **{k: as_column(v, k, len(y), "y") for k, v in (conventions or {}).items()}}
+    rows = []
+    for (convention, sizes), (points, mask), (name, objective) in itertools.product(
+        counts.items(), _subsets(fit).items(), unique.items()
+    ):
+        one = fit
+        if sizes is not None or not mask.all() or objective != fit.objective:
+            columns = data if sizes is None else _counted(fit.law, data, sizes)
+            one = _refit_to(fit, columns, mask, objective)
+        rows.append(
+            {
+                "objective": name,
+                "converged": one.converged,
+                "points": points,
+                "N": convention,
+                "params": dict(one.params),
+                "a": one.exponents.get("a"),
+                "frontier": _frontier_at(one, target, inputs),
+            }
+        )
+    return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def _check_choices(fit: Fit, objectives: Any, conventions: Any) -> None:
     if objectives is not None and not objectives:
         raise FitError(
             "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the usual ones."
@@ -86,53 +129,25 @@ def sensitivity(
         raise FitError(
             f"conventions={type(conventions).__name__}: give a dict of names and columns, e.g. {{'total': N}}."
         )
-    if target is not None:
-        check_positive(target, "target", "1e22")
-    if objectives is None:
-        objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
-    unique = {str(o): o for o in objectives}
-    compute = fit.law.compute(fit.data)
-    if target is None and compute is not None:
-        target = 10 * float(np.max(compute))
-    outliers = influence(fit, refits=0).flagged
-    kept = np.ones(fit.y.size, bool)
-    kept[outliers] = False
-    points = {f"all {fit.y.size}": np.ones(fit.y.size, bool)}
-    if outliers.size:
-        points[f"without {outliers.size} influential"] = kept
     if conventions and "N" not in fit.law.inputs:
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
-    n = len(fit.y)
-    counts = {"as fitted": None, **{k: as_column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then search anew.
-    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
-    starts = [fit.params] if follow else None
-    rows = []
-    for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else _counted(fit.law, fit.data, sizes)
-        for chosen_name, chosen in points.items():
-            for name, objective in unique.items():
-                one = fit
-                if sizes is not None or not chosen.all() or objective != fit.objective:
-                    one = _refit_to(fit, data, chosen, objective, starts)
-                rows.append(
-                    {
-                        "objective": name,
-                        "converged": one.converged,
-                        "points": chosen_name,
-                        "N": convention,
-                        "params": dict(one.params),
-                        "a": one.exponents.get("a"),
-                        "frontier": _frontier_at(one, target, inputs),
-                    }
-                )
-    return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
 
 
-def _refit_to(
-    fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective, starts: Sequence | None
-) -> Fit:
+def _subsets(fit: Fit) -> dict[str, np.ndarray]:
+    """{name: (n,) mask}: all points, and those without the influential ones where there are any."""
+    everything = np.ones(fit.y.size, bool)
+    flagged = influence(fit, refits=0).flagged
+    if not flagged.size:
+        return {f"all {fit.y.size}": everything}
+    kept = everything.copy()
+    kept[flagged] = False
+    return {f"all {fit.y.size}": everything, f"without {flagged.size} influential": kept}
+
+
+def _refit_to(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective) -> Fit:
     """The law of `fit` through the chosen points (n,) of `data`, under another objective."""
+    # A start is followed wherever it leads, also out of the plausible range that the fit stayed in: then search again.
+    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore", FitWarning)  # the row has `converged`
         return refit(
@@ -143,7 +158,7 @@ def _refit_to(
             weights=fit.weights[chosen],
             fixed=fit.fixed,
             seed=fit.seed,
-            starts=starts,
+            starts=[fit.params] if follow else None,
         )
 
 

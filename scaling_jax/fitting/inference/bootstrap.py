@@ -161,7 +161,7 @@ def bootstrap(solution: Solution, n: int, seed: int, method: str) -> Bootstrap:
 class _Resampler:
     """Draws resampled problems, each with its own weights or targets by batch element."""
 
-    def __init__(self, problem: Problem, z: np.ndarray, seed: int, method: str, clusters: np.ndarray | None):
+    def __init__(self, problem: Problem, z: np.ndarray, seed: int, method: str, clusters: np.ndarray | None) -> None:
         self.problem, self.method = problem, method
         self.rng = np.random.default_rng(seed)
         # The stream of np.random.choice: seed 42 draws the very resamples of Besiroglu et al. 2024.

@@ -50,13 +50,16 @@ class Mixture:
     """Several laws as one forecast.
 
     Attributes:
-      members: the laws that take part. weights: (k,) of them, sum 1.
+      members: the laws that take part.
+      weights: (k,) of the members, sum 1.
       ranges: {name: (min, max)} of the inputs of the data, and of C = 6ND where there are N and D.
       ratio: (g,) grid of ln(D / N), one zero where there are no N and D.
-      run, drift: (g,) variance of one run, and drift variance per squared decade, along `ratio`.
-      shift: of ln y, what the best of several runs is too low by.
+      run: (g,) variance of one run along `ratio`.
+      drift: (g,) variance of the drift per squared decade along `ratio`.
+      shift: of ln y, the bias of the best of several runs.
       noise: the `Noise` of one run.
-      residual_dof, learned_dof: degrees of freedom of the scatter of runs, and of what cuts taught.
+      residual_dof: degrees of freedom of the scatter of runs.
+      learned_dof: degrees of freedom of the drift learned from the cuts.
       cuts: those that the drift was learned from.
     """
 

@@ -73,7 +73,7 @@ class _NeedsJax(Exception):
 class _Program:
     """A traced function as a flat list of NumPy calls, common sub-expressions computed once."""
 
-    def __init__(self, closed: Any):
+    def __init__(self, closed: Any) -> None:
         self._ops: list[tuple] = []
         self._seen: dict[tuple, int] = {}
         self._constants: dict[int, Any] = {}
@@ -182,7 +182,7 @@ def _cpu() -> Any:
 class _JaxProgram:
     """The same function run by JAX on the CPU, for laws whose trace NumPy cannot replay."""
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[..., Any]) -> None:
         def point(*args: Any) -> tuple:
             return tuple(function(*args))
 

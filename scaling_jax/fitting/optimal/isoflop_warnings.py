@@ -18,7 +18,7 @@ OFF_CENTRE = 0.5
 
 
 def warnings(result: IsoFlop, local: IsoFlop | None) -> list[str]:
-    """All sentences about an `IsoFlop`; empty when there is nothing to say."""
+    """All warnings about an `IsoFlop`, in sentences; empty when there are none."""
     return [
         *_about_points(result),
         *_about_edges(result),

@@ -32,7 +32,8 @@ class MixedFrontier:
 
     Attributes:
       C: budgets, in the unit of the cost.
-      N, D: best parameters and tokens: the weighted mean of ln N* over the laws, and what the budget buys at it.
+      N: best parameters: the weighted mean of ln N* over the laws.
+      D: tokens that the budget buys at N.
       loss: forecast of the loss of a run there.
       interval: {"N", "D", "loss", "run": (lower, upper)}: "loss" is the expected loss at N and D, "run" the loss that
         one run there will have.
@@ -40,7 +41,7 @@ class MixedFrontier:
       level: of the intervals.
       answer: False where the data do not identify the optimum; then N, D, loss, interval and parts are None.
       reasons: why there is no answer, in sentences; empty with an answer.
-      warnings: what makes the answer doubtful, in sentences.
+      warnings: reasons to doubt the answer, in sentences.
     """
 
     C: np.ndarray
