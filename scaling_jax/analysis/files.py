@@ -68,6 +68,11 @@ def parse_table(content: bytes, name: str) -> pd.DataFrame:
     return table
 
 
+def check_ending(name: str) -> None:
+    """Raises UserError for the name of a file that is not a table, before it is read."""
+    _ending(name)
+
+
 def _ending(name: str) -> tuple[str, str]:
     """(compression or "", what is inside)."""
     lower = name.lower()

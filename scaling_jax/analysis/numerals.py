@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -92,9 +93,8 @@ def _product(text: str, factor: float, mark: str | None) -> float:
         return float(f"{float(power.group(1)):.17g}e{int(power.group(2))}") * factor
     value = _digits(text, mark)
     # 1.4 x 1e9 is 1400000000 exactly; the product of the two floats need not be.
-    return (
-        round(value * factor) if factor > 1 and abs(value * factor - round(value * factor)) < 1e-3 else value * factor
-    )
+    product = value * factor
+    return float(round(product)) if factor > 1 and math.isclose(product, round(product), rel_tol=1e-14) else product
 
 
 def _digits(text: str, mark: str | None) -> float:
