@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import warnings as python_warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.approaches import side_by_side
-from scaling_jax.analysis.checks import Check, run_checks, verdict
+from scaling_jax.analysis.checks import Check, Evidence, run_checks, verdict
 from scaling_jax.analysis.cost import Cost, flops_cost
 from scaling_jax.analysis.fits import (
     PARAM_COLUMNS,
@@ -33,6 +33,7 @@ from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
 from scaling_jax.analysis.shifts import Linearized
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.selection import Selection
 from scaling_jax.study import Fit
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import listed, plural
@@ -76,7 +77,7 @@ class Analysis:
     cut: Cut
     runs: Runs
     curves: pd.DataFrame | None
-    selection: fitting.Selection | None
+    selection: Selection | None
     fitted: Fitted | None
     no_fit: str
     notes: tuple[str, ...]
@@ -363,7 +364,8 @@ class Analysis:
     @functools.cached_property
     def checks(self) -> tuple[Check, ...]:
         """Every check: failures first, then warnings, then what cannot be told, then what passed."""
-        return run_checks(self)
+        # A cached_property meets a protocol's property, which pyright does not see.
+        return run_checks(cast(Evidence, self))
 
     @functools.cached_property
     def _verdict(self) -> tuple[str, list[str]]:

@@ -278,7 +278,9 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
         raise UserError("no sheet holds a row")
     first, *others = filled
     left = f"; other sheets are not read: {', '.join(map(str, others))}" if others else ""
-    table = filled[first].replace({np.nan: None}) if filled[first].dtypes.eq(object).all() else filled[first]
+    table = filled[first]
+    if all(map(pd.api.types.is_object_dtype, table.dtypes)):
+        table = table.replace({np.nan: None})
     return table, [f"read from the sheet {first!r}{left}"] if others else []
 
 

@@ -15,6 +15,7 @@ from scaling_jax import fitting
 from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.selection import Selection
 from scaling_jax.study import Fit as Settings
 
 PARAM_COLUMNS = ("name", "value", "low", "high")
@@ -122,7 +123,7 @@ def fit_law(
     return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
 
 
-def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, fitting.Selection | None, str]:
+def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, Selection | None, str]:
     """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
 
     Args:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from scaling_jax.analysis import numerals
 from scaling_jax.analysis.formula import Formula
+from scaling_jax.analysis.frames import names_of
 from scaling_jax.errors import UserError
 from scaling_jax.text import listed
 
@@ -99,7 +100,7 @@ class Header:
             return name
         if name in self._twice:
             raise UserError(f"{self._twice[name]}: rename or drop all but one")
-        same = [c for c in self.table if _simple(c) == _simple(name)] if len(name) > 1 else []
+        same = [c for c in names_of(self.table) if _simple(c) == _simple(name)] if len(name) > 1 else []
         return same[0] if len(same) == 1 else None
 
     def usual(self, name: str) -> str | None:
@@ -109,7 +110,7 @@ class Header:
           UserError: several columns may be meant.
         """
         by_path: dict[str, list[str]] = {}
-        for column in self.table:
+        for column in names_of(self.table):
             if name != "y" or "train" not in column.lower():
                 by_path.setdefault(_simple(re.split(r"[/.:]", column)[-1]), []).append(column)
         for candidate in USUAL_NAMES.get(name, (name,)):
@@ -125,7 +126,7 @@ class Header:
             if columns:
                 return columns[0]
         if name == "y":
-            columns = [c for c in self.table if _LOSSLIKE.search(_simple(c))]
+            columns = [c for c in names_of(self.table) if _LOSSLIKE.search(_simple(c))]
             if len(columns) > 1:
                 raise self._several(name, columns)
             return columns[0] if columns else None
@@ -144,7 +145,7 @@ class Header:
         if column is not None:
             return self._numbers(table, column, notes) * GIGA.get(_simple(column), 1.0)
         try:
-            formula = Formula(text, [c for c in self.table if c])
+            formula = Formula(text, [c for c in names_of(self.table) if c])
         except ValueError as error:
             way = f" ({error})" if str(error) and re.search(r"[-+*/^(`]", text) else ""
             raise UserError(f"{text}: the table has {listed(self.table.columns, 30)}{way}") from None

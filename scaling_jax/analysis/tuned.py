@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis.frames import log, names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header
 from scaling_jax.analysis.runs import Sweep
 
@@ -28,14 +29,14 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
       header: of the table.
       names: columns that were read.
     """
-    inputs = [k for k in values if k not in ("C", "y") and values[k].notna().all()]
+    inputs = [k for k in names_of(values) if k not in ("C", "y") and values[k].notna().all()]
     if not inputs:
         return None
     groups = done.groupby([values.loc[done.index, k] for k in inputs], sort=False)
     several = groups.filter(lambda g: len(g) > 1)
     if not len(several):
         return None
-    logs = np.log(several.y.where(several.y > 0))
+    logs = log(several.y.where(several.y > 0))
     by_cell = logs.groupby([values.loc[several.index, k] for k in inputs], sort=False)
     spread = float(np.expm1((by_cell.max() - by_cell.min()).max()))
     column = _differing(several, [values.loc[several.index, k] for k in inputs], header, set(names.values()))
@@ -49,7 +50,7 @@ def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, use
     seeds = {header.find(name) for name in USUAL_NAMES["seed"]} - {None}
     candidates: list[tuple[bool, int, str]] = []
     seeded = False
-    for column in header.table:
+    for column in names_of(header.table):
         if column in used or header.table[column].isna().all():
             continue
         cells = header.table.loc[several.index, column].map(str)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.report import text
 from scaling_jax.report.as_json import as_json
 from scaling_jax.storage.paths import as_path, write_atomic
+
+if TYPE_CHECKING:
+    from scaling_jax.report.plot import Plots, png
 
 __all__ = ["Plots", "as_json", "png", "write_report"]
 

@@ -171,7 +171,7 @@ def _frontier(analysis: Analysis) -> str:
         lines.append(_wrap(f"N* at {target} FLOPs (N* ~ C^a) by {by}", "  "))
     found = analysis.sensitivity
     spread = found.size_ratio() if found is not None else None
-    if spread is not None:
+    if found is not None and spread is not None:
         objectives = listed(dict.fromkeys(row["objective"].removesuffix(", SUM over points") for row in found.rows))
         counts = listed(dict.fromkeys(row["N"] for row in found.rows))
         choices = (

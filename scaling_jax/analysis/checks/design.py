@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, cells, of_nd
+from scaling_jax.analysis.frames import groups_of
 from scaling_jax.analysis.status import FAILED
 from scaling_jax.text import listed, plural, short
 
@@ -181,7 +182,7 @@ def rates(e: Evidence) -> Check:
     error = _difference_error(e)
     edges: dict[tuple[str, str], list[str]] = {}
     ids: list[str] = []
-    for (scale, D), rows in _means(table).groupby(["scale", "D"], sort=False):
+    for (scale, D), rows in groups_of(_means(table), ["scale", "D"]):
         rows = rows.sort_values("lr")
         if len(rows) < 2:
             continue

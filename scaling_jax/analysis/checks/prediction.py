@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, percent
+from scaling_jax.analysis.frames import log
 from scaling_jax.text import listed, plural, short
 
 MAX_ERROR = 0.03  # of a held-out mean over seeds, beyond its own noise
@@ -21,7 +22,7 @@ def held_out(e: Evidence) -> Check:
     if found is None:
         return Check(name, CANNOT_TELL, e.no_hold_out)
     rows = found.rows
-    cells = np.log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
+    cells = log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
     detail = f"{plural(len(rows), 'held-out run')}, worst error {found.worst:+.1%}, mean {percent(found.bias)}"
     noise = e.linearized.noise.total if e.linearized is not None else 0.0
     ids = tuple(rows.run_id.map(str))
@@ -84,7 +85,7 @@ def approaches_agree(e: Evidence) -> Check:
     beside = beside[np.isfinite(beside.N) & (beside.N > 0)] if len(beside) else beside
     if len(beside) < 2:
         return Check(name, CANNOT_TELL, "only one approach is possible")
-    low, high = beside.loc[beside.N.idxmin()], beside.loc[beside.N.idxmax()]
+    low, high = beside.iloc[int(beside.N.argmin())], beside.iloc[int(beside.N.argmax())]
     detail = f"N* at the largest target is {short(low.N)} by {low.approach} and {short(high.N)} by {high.approach}"
     if high.N > MAX_APART * low.N and not _within(e, float(low.N), float(high.N)):
         return Check(name, WARN, f"{detail}: treat N* as uncertain by this factor")

@@ -139,11 +139,13 @@ def shape(e: Evidence) -> Check:
                 columns.append((f"step between {noun}s {short(low)} and {short(high)}", step))
     found = [linear.shift(column) for _, column in columns]
     chances = adjusted(found)
-    ranked = sorted((p, i) for i, p in enumerate(chances) if found[i] is not None and abs(found[i].size) > SMALL)
-    if ranked and ranked[0][0] < UNLIKELY:
-        i = ranked[0][1]
-        what, shift = columns[i][0], found[i]
-        assert shift is not None
+    sized = [
+        (p, what, shift)
+        for p, (what, _), shift in zip(chances, columns, found)
+        if shift is not None and abs(shift.size) > SMALL
+    ]
+    chance, what, shift = min(sized, key=lambda entry: entry[0], default=(1.0, "", None))
+    if shift is not None and chance < UNLIKELY:
         cause = "a transition in training" if what.startswith("step") else "the law, or tuning that changes with scale"
         detail = f"residuals {what} by {abs(shift.size):.1%} (+-{shift.stderr:.1%}): {cause}; it misses beyond the runs"
         return Check(name, FAIL, detail)
@@ -182,7 +184,7 @@ def below_frontier(e: Evidence) -> Check:
     limit = np.maximum(BELOW * linear.noise.total / np.sqrt(points["size"]), CLEAR)
     below = points[points["mean"] < -limit]
     if len(below):
-        (scale, D), row = below["mean"].idxmin(), below["mean"].min()
+        (scale, D), row = below.index[int(below["mean"].argmin())], below["mean"].min()
         detail = (
             f"{len(below)} of {len(points)} points lie below the smallest loss that the law allows for their compute, "
             f"{scale} on {short(D)} by {-np.expm1(row):.1%}: the frontier is too high there"

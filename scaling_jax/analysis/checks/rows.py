@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
-from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
 from scaling_jax.text import listed, plural, short
@@ -117,7 +117,7 @@ def embedding(e: Evidence) -> Check:
     name, chosen = "embeddings are a small part", e.runs.chosen
     if not {"params_total", "params_non_embedding"} <= set(chosen):
         return Check(name, CANNOT_TELL, "the table does not count embeddings apart")
-    row = chosen.loc[chosen.N.idxmax()]
+    row = chosen.iloc[int(chosen.N.argmax())]
     share = 1 - float(row.params_non_embedding) / float(row.params_total)
     detail = f"{share:.0%} of all parameters at the largest scale ({row.scale})"
     if share > MAX_EMBEDDING:
@@ -126,10 +126,9 @@ def embedding(e: Evidence) -> Check:
 
 
 def _by_rate(rows: pd.DataFrame) -> str:
-    counts = rows.groupby(["scale", "lr"], sort=False, dropna=False).size()
     return listed(
-        f"{scale}" + (f" rate {lr:g}" if np.isfinite(lr) else "") + (f" x{n}" if n > 1 else "")
-        for (scale, lr), n in counts.items()
+        f"{scale}" + (f" rate {lr:g}" if np.isfinite(lr) else "") + (f" x{len(group)}" if len(group) > 1 else "")
+        for (scale, lr), group in groups_of(rows, ["scale", "lr"])
     )
 
 
