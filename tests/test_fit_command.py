@@ -15,6 +15,7 @@ from scaling_jax import analysis, fitting, study
 from scaling_jax.analysis import parse_mapping
 from scaling_jax.analysis.columns import Columns
 from scaling_jax.analysis.fits import parse_inputs
+from scaling_jax.analysis.header import Header
 from scaling_jax.analysis.read import read_runs
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli import main as cli
@@ -441,3 +442,20 @@ def test_the_fitter_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "frontier (closed form)" in capsys.readouterr().out
     assert run(*command.split()[1:], "--resamples=20") == 0
     assert "frontier at C = 1e+24" in capsys.readouterr().out
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_fit(tmp_path, monkeypatch, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv")
+    (tmp_path / "folder.json").mkdir()
+    monkeypatch.setattr(analysis, "analyse", lambda *args, **kwargs: pytest.fail("fitted all the same"))
+    for out in ("folder.json", "runs.csv/fit.json", f"{'x' * 300}.json"):
+        assert run("fit", f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / out}") == 2
+        error = capsys.readouterr().err
+        assert "cannot be written" in error and error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.csv", "folder.json"}
+
+
+def test_a_formula_that_breaks_off_is_not_the_column_in_it():
+    header = Header(pd.DataFrame(columns=["params", "loss (nats)"]))
+    assert header.find("PARAMS") == "params" and header.find("Loss (Nats)") == "loss (nats)"
+    assert header.find("params*") is None and header.find("(params") is None

@@ -200,6 +200,13 @@ def test_page_is_whole_and_offline(found):
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
 
 
+def test_on_a_narrow_screen_each_cell_of_a_wide_table_is_named(usual):
+    text = html_page.page(usual, {})
+    for name in ("N*", "D*", "observed", "predicted", "status"):
+        assert f'data-name="{name}"' in text
+    assert text.count('class="scroll wide"') == 4 and "prefers-color-scheme:dark" in text
+
+
 def test_page_escapes_what_it_shows():
     table = simulated.ladder().assign(scale="<b>&w</b>")
     text = html_page.page(analyse(table, name="<i>"), {})
@@ -259,7 +266,7 @@ def test_several_workdirs_are_reported_together(tmp_path, capsys):
         "report",
         f"--workdir={first}",
         f"--workdir={second}",
-        "--resamples=0",
+        "--set=fit.bootstrap=0",
         f"--out={tmp_path / 'c'}",
     ]
     assert command.main(args) == 0

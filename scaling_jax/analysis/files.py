@@ -147,7 +147,7 @@ def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
 def _frame(lines: list[str], separator: str | None, **options: Any) -> pd.DataFrame:
     return pd.read_csv(
         io.StringIO("\n".join(lines)), sep=r"\s+" if separator is None else separator, skipinitialspace=True,
-        index_col=False, float_precision="round_trip", low_memory=False, on_bad_lines="error", **options,
+        index_col=False, low_memory=False, on_bad_lines="error", **options,
     )  # fmt: skip
 
 

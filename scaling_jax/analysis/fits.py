@@ -23,7 +23,8 @@ AUTO = "auto"
 # Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
-EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is no reason to take it
+EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is not a reason to take it
+EXACT = 1e-5  # root mean square of ln y below which a law's error is rounding: fewer digits of a loss are written down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +146,7 @@ def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, 
     except fitting.FitError as error:
         return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
     best, *others = ranking.candidates
-    if best.name == FOR_REPEATED and others and best.score > EARNS_ITS_PARAMETERS * others[0].score:
+    if best.name == FOR_REPEATED and others and max(best.score, EXACT) > EARNS_ITS_PARAMETERS * others[0].score:
         ranking = dataclasses.replace(ranking, candidates=[others[0], best, *others[1:]])
     return ranking.candidates[0].name, ranking, ""
 

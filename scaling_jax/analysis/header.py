@@ -100,7 +100,8 @@ class Header:
             return name
         if name in self._twice:
             raise UserError(f"{self._twice[name]}: rename or drop all but one")
-        same = [c for c in names_of(self.table) if _simple(c) == _simple(name)] if len(name) > 1 else []
+        alike = (_simple(name), _operators(name))  # params* is a formula that breaks off, not the column params
+        same = [c for c in names_of(self.table) if (_simple(c), _operators(c)) == alike] if len(name) > 1 else []
         return same[0] if len(same) == 1 else None
 
     def usual(self, name: str) -> str | None:
@@ -192,6 +193,10 @@ def check_names(columns: Mapping[str, str], allowed: Sequence[str]) -> None:
     unknown = sorted(set(columns) - set(allowed))
     if unknown:
         raise UserError(f"--columns maps {unknown[0]!r}; this law takes {', '.join(dict.fromkeys(allowed))}")
+
+
+def _operators(name: str) -> str:
+    return re.sub(r"[^*+^()]", "", name)
 
 
 def _simple(name: str) -> str:
