@@ -326,7 +326,7 @@ class Analysis:
         for scale in scales:
             rows = np.flatnonzero(self.runs.chosen.scale.to_numpy() != scale)
             try:
-                fit = fit_law(self.runs, self.settings, rows=rows, resample=False).fit
+                fit = fit_law(self.runs, self.settings, rows=rows, resample=False, near=self.fit).fit
                 inputs = frontier_inputs(fit.law, self.runs, self.settings)
                 N = float(np.squeeze(fit.frontier(self.targets[0], cost=self.cost, inputs=inputs).N))
                 out[scale] = N if 0 < N < np.inf else np.nan

@@ -89,7 +89,13 @@ def law_inputs(law: fitting.Law, runs: Runs, rows: np.ndarray | None = None) -> 
 
 
 def fit_law(
-    runs: Runs, settings: Settings, *, law: str | None = None, rows: np.ndarray | None = None, resample: bool = True
+    runs: Runs,
+    settings: Settings,
+    *,
+    law: str | None = None,
+    rows: np.ndarray | None = None,
+    resample: bool = True,
+    near: fitting.Fit | None = None,
 ) -> Fitted:
     """The law through y of the chosen runs, bootstrapped by whole trunks: the branches off one are not independent.
 
@@ -99,6 +105,7 @@ def fit_law(
       law: instead of the one in the settings.
       rows: (n,) positions of the chosen runs that are fitted; None for all.
       resample: whether to bootstrap.
+      near: a fit of the same law to nearly the same runs, whose optimum the search starts from; None searches widely.
 
     Raises:
       FitError: too few or too uniform runs for this law.
@@ -112,6 +119,7 @@ def fit_law(
             chosen_law, law_inputs(chosen_law, runs, rows), runs.chosen.y.to_numpy(float)[rows],
             objective=objective(settings), weights=None if runs.weights is None else runs.weights[rows],
             clusters=None if runs.clusters is None else runs.clusters[rows], seed=settings.seed, fixed=fixed or None,
+            starts=starts_from(near),
         )  # fmt: skip
     if not resample or settings.bootstrap < 2:
         return Fitted(fit, None, "no bootstrap")
@@ -122,6 +130,15 @@ def fit_law(
     clustered = runs.clusters is not None and settings.resampling != "residual"
     kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling
     return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
+
+
+def starts_from(fit: fitting.Fit | None) -> list[dict[str, float]] | None:
+    """The optimum of a fit as the only start of the next; None (a wide search) where it is not a usual optimum."""
+    if fit is None or fit.certificate.lower_outside is not None:
+        return None
+    if not all(np.isfinite(value) and value for value in fit.params.values()):  # a term left the law
+        return None
+    return [dict(fit.params)]
 
 
 def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, Selection | None, str]:
@@ -171,7 +188,10 @@ def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", fitting.FitWarning)
-                found = fitting.fit(fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None)
+                found = fitting.fit(
+                    fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None,
+                    starts=starts_from(fit),
+                )  # fmt: skip
             out[name] = found.exponents["a"]
         except fitting.FitError:
             continue
