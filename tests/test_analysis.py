@@ -109,14 +109,14 @@ def test_what_seeds_scatter_is_no_error_of_the_prediction():
     found = analyse(table)
     assert found.hold_out.rmsle < 1e-6 and abs(found.hold_out.worst) < 1e-6
     assert found.hold_out.rows.error.abs().max() == pytest.approx(0.06, rel=1e-3)
-    assert check(found, "predicts what it has not seen").status == "pass"
+    assert check(found, "predicts held-out runs").status == "pass"
 
 
 def test_a_law_that_fails_on_the_largest_runs_fails_the_check():
     table = simulated.ladder()
-    good = check(analyse(table), "predicts what it has not seen")
+    good = check(analyse(table), "predicts held-out runs")
     table.loc[table.flops > 8e12, "loss"] *= 1.05
-    bad = check(analyse(table), "predicts what it has not seen")
+    bad = check(analyse(table), "predicts held-out runs")
     assert (good.status, bad.status) == ("pass", "fail")
     assert "held-out runs, worst error +" in bad.detail
 
@@ -282,7 +282,7 @@ def test_a_further_metric_that_cannot_be_fitted_withholds_nothing():
     assert "no column 'f1'" in found.notes[1]
 
 
-REPEATS = "no data seen again"
+REPEATS = "no repeated data"
 UNIQUE = 4e6
 
 

@@ -101,7 +101,7 @@ class Analysis:
 
     @property
     def unit(self) -> str:
-        """What D counts."""
+        """The unit of D: tokens or samples."""
         if self.runs.table.get("accuracy", pd.Series(dtype=float)).notna().any():
             return "samples"
         return "samples" if "sample" in self.runs.names.get("D", "") else "tokens"
@@ -115,7 +115,7 @@ class Analysis:
 
     @property
     def used(self) -> int:
-        """How many runs the law went through."""
+        """Number of runs that the law is fitted to."""
         return len(self.runs.chosen)
 
     @property
@@ -134,7 +134,7 @@ class Analysis:
 
     @property
     def cost_note(self) -> str:
-        """What C counts on the frontier."""
+        """A note on how C is counted on the frontier."""
         if self.cost is not None:
             return f"C is {self.cost}"
         return f"C = 6 N D with N = {self.runs.names.get('N', 'N')}"
@@ -159,7 +159,7 @@ class Analysis:
 
     @property
     def no_hold_out(self) -> str:
-        """Why there is none."""
+        """The reason where there is none."""
         return self._held[1]
 
     @property
@@ -236,12 +236,12 @@ class Analysis:
 
     @property
     def no_frontier(self) -> str:
-        """Why there is no frontier; "" where there is one, or the law has none."""
+        """The reason for no frontier; "" where there is one, or the law has none."""
         return self._frontiers[2]
 
     @functools.cached_property
     def forecast(self) -> fitting.Forecast | None:
-        """`fitting.Forecast` of the runs: intervals that hold beyond the data; None where there can be none."""
+        """`fitting.Forecast` of the runs: intervals that are valid beyond the data; None where it cannot be made."""
         fit = self.fit
         if fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
             return None
@@ -363,7 +363,7 @@ class Analysis:
 
     @functools.cached_property
     def checks(self) -> tuple[Check, ...]:
-        """Every check: failures first, then warnings, then what cannot be told, then what passed."""
+        """Every check: failures first, then warnings, then checks that cannot tell, then passes."""
         # A cached_property meets a protocol's property, which pyright does not see.
         return run_checks(cast(Evidence, self))
 
@@ -378,7 +378,7 @@ class Analysis:
 
     @property
     def reasons(self) -> list[str]:
-        """Why not to trust the answer, most important first; empty only with "trust"."""
+        """Reasons against trusting the answer, most important first; empty only with "trust"."""
         return list(self._verdict[1])
 
     @functools.cached_property

@@ -60,7 +60,7 @@ class Fitted:
 
 
 def objective(settings: Settings) -> fitting.Objective:
-    """What is minimized."""
+    """The objective that the settings name."""
     makers: dict[str, Callable] = {
         "huber": functools.partial(fitting.Huber, settings.huber_delta),
         "lad": fitting.LAD,
@@ -74,7 +74,7 @@ def law_inputs(law: fitting.Law, runs: Runs, rows: np.ndarray | None = None) -> 
     """The law's inputs from the chosen runs, or some rows of them.
 
     Raises:
-      FitError: an input that the runs do not hold.
+      FitError: an input that the runs do not have.
     """
     chosen = runs.chosen
     columns = {k: chosen[k].to_numpy(float) for k in ("N", "D")} | dict(runs.inputs)
@@ -114,7 +114,7 @@ def fit_law(
     rows = np.arange(len(runs.chosen)) if rows is None else rows
     fixed = {k: v for k, v in settings.fixed.items()} if law is None else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fitting.FitWarning)  # said by the checks
+        warnings.simplefilter("ignore", fitting.FitWarning)  # reported by the checks
         fit = fitting.fit(
             chosen_law, law_inputs(chosen_law, runs, rows), runs.chosen.y.to_numpy(float)[rows],
             objective=objective(settings), weights=None if runs.weights is None else runs.weights[rows],
@@ -142,7 +142,7 @@ def starts_from(fit: fitting.Fit | None) -> list[dict[str, float]] | None:
 
 
 def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, Selection | None, str]:
-    """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
+    """The candidate that extrapolates best within the runs below the hold-out cut; the others are not used.
 
     Args:
       runs: of the table.
@@ -204,7 +204,7 @@ def further_inputs(law: fitting.Law) -> tuple[str, ...]:
 
 
 def has_frontier(law: fitting.Law) -> bool:
-    """Whether N and D are inputs that the law's y falls with."""
+    """Returns True where N and D are inputs that the law's y decreases in."""
     return law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
 
 
@@ -253,7 +253,7 @@ class OfND:
 
 
 def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[str, float | Callable] | None:
-    """What the law reads besides N and D on the frontier.
+    """Values of the law's inputs besides N and D on the frontier.
 
     The unique tokens of our own tables are the data at hand: the most of any run.
 

@@ -1,4 +1,4 @@
-"""Which column of a table is what: usual names, names with blanks, arithmetic of columns."""
+"""Finds columns: by their usual names, by names with blanks, and as arithmetic of columns."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from scaling_jax.study import Fit as Settings
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import plural
 
-# Budgets are rounded to whole steps: one meant to be exactly at the cut may lie a little below it.
+# Budgets are rounded to whole steps: one meant to be exactly at the cut may be slightly below it.
 ROUNDING = 0.99
 
 

@@ -52,7 +52,7 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     columns = columns or Columns()
     header = Header(as_frame(table))
     if not len(header.table):
-        raise UserError("the results table holds no run; train first with scaling-jax run")
+        raise UserError("the results table has no run; train first with scaling-jax run")
     ours = all(name in header.table for name in OURS)
     notes = [*header.table.attrs.get("notes", ()), *as_frame(table).attrs.get("notes", ()), *header.notes]
     notes = list(dict.fromkeys(notes))

@@ -37,7 +37,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """What a table of runs holds, whoever wrote it.
+    """The content of a table of runs, from any source.
 
     Attributes:
       table: every row, with the columns run_id, scale, seed, lr, status (done, diverged or failed), N, D, C and y.
@@ -87,7 +87,7 @@ class Runs:
 
     @property
     def has_compute(self) -> bool:
-        """Whether every chosen run has N, D and C."""
+        """True where every chosen run has N, D and C."""
         return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a table are finished runs, whatever their tool calls that."""
+"""Finds the finished runs of a table in the words of many tools."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FLAGS = {"diverged": DIVERGED, "crashed": FAILED, "failed": FAILED}  # columns o
 
 
 def status_column(header: Header) -> str | None:
-    """The column that says how runs ended; of a column called `state` only where it holds states of runs."""
+    """The column that says how runs ended; a column `state` counts only where its cells are states of runs."""
     for name in NAMES:
         column = header.find(name)
         if column is None or not header.table[column].notna().any():
@@ -62,5 +62,5 @@ def statuses(header: Header, column: str | None) -> pd.Series:
 
 
 def all_known(words: pd.Series) -> bool:
-    """Whether every cell is a word for the end of a run."""
+    """Returns True where every cell is a word for the end of a run."""
     return all(str(word).strip().lower() in FINISHED | set(UNFINISHED) for word in words)

@@ -17,7 +17,7 @@ TUNED = (
     "init", "optimizer", "schedule", "eps", "clip", "hparam", "hyper",
 )  # fmt: skip
 MAX_VALUES = 64  # a swept quantity takes few values
-UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that nothing tells apart are named
+UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that no column distinguishes are reported
 
 
 def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: Mapping[str, str]) -> Sweep | None:

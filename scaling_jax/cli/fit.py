@@ -1,4 +1,4 @@
-"""`scaling-jax fit`: fits a law to a table of runs, of ours or of anybody, and says how far to trust it."""
+"""`scaling-jax fit`: fits a law to a table of runs from any source, with a verdict on how far to trust it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def define_fit_flags() -> None:
         "at", [], "The law's other inputs at the target, as numbers or arithmetic of N and D, e.g. U=1e11, or "
         "depth=24,width=sqrt(N/288).",
     )  # fmt: skip
-    flags.DEFINE_multi_string("fix", [], "Parameters held at a value, e.g. E=1.69,alpha=0.34.")
+    flags.DEFINE_multi_string("fix", [], "Parameters fixed at a value, e.g. E=1.69,alpha=0.34.")
     flags.DEFINE_enum("objective", None, OBJECTIVES, "Minimized, summed over rows; default huber.")
     flags.DEFINE_float("delta", None, "Where Huber's cost turns linear, in ln y; default 1e-3.", lower_bound=1e-300)
     flags.DEFINE_float(

@@ -52,7 +52,7 @@ def draw(analysis: Analysis) -> dict[str, Figure]:
 
 
 def is_name(stem: str) -> bool:
-    """Whether a picture of this file stem is one that a report may have drawn."""
+    """Returns True for a file stem that a report may have drawn."""
     return stem in NAMES or stem.endswith(tuple(f"_{name}" for name in PER_METRIC))
 
 
@@ -90,7 +90,7 @@ def learning_curves(analysis: Analysis) -> Figure:
 
 
 def loss_vs_compute(analysis: Analysis) -> Figure:
-    """Every finished run by compute and loss, the frontier out to the targets, and what was predicted blindly."""
+    """Every finished run by compute and loss, the frontier out to the targets, and the predictions of held-out runs."""
     figure, (ax,) = style.figure(8.6, 5.2, 1)
     runs, colors = analysis.runs, style.scale_colors(analysis)
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)

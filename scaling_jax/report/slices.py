@@ -21,7 +21,7 @@ MARGIN = 1.25  # curves reach this far beyond the runs
 
 
 def has_slices(analysis: Analysis) -> bool:
-    """Whether the law is one of N and D (and of the unique data)."""
+    """Returns True for a law of N and D (and of the unique data)."""
     return (
         analysis.runs.has_compute
         and analysis.fit is not None

@@ -25,7 +25,7 @@ def _drawn(e: Evidence) -> dict[str, pd.DataFrame]:
 
 
 def collapse(e: Evidence) -> Check:
-    """Normalized by length and final loss, the curves of a ladder lie on one another (Qiu et al., arXiv:2507.02119)."""
+    """Normalized by length and final loss, the curves of a ladder coincide (Qiu et al., arXiv:2507.02119)."""
     name, curves = "learning curves collapse", _drawn(e)
     if len(curves) < MIN_CURVES or not e.runs.has_compute:
         return Check(name, CANNOT_TELL, "too few learning curves")

@@ -18,7 +18,7 @@ MAX_APART = 4.0  # of N* between approaches
 
 def held_out(e: Evidence) -> Check:
     """The most expensive runs are where a fit without them predicts: within noise, better than naively."""
-    name, found = "predicts what it has not seen", e.hold_out
+    name, found = "predicts held-out runs", e.hold_out
     if found is None:
         return Check(name, CANNOT_TELL, e.no_hold_out)
     rows = found.rows
@@ -42,7 +42,7 @@ def held_out(e: Evidence) -> Check:
 
 
 def leave_one_scale_out(e: Evidence) -> Check:
-    """N* does not hang on one scale."""
+    """N* does not depend on one scale."""
     name, sizes = "no single scale decides N*", e.without_scale
     finite = {k: v for k, v in sizes.items() if np.isfinite(v) and v > 0}
     own = e.frontier[e.frontier.beyond > 1.001].N.head(1)
@@ -65,7 +65,7 @@ def leave_one_scale_out(e: Evidence) -> Check:
 
 def exponents(e: Evidence) -> Check:
     """The exponent is the same under every count of N and objective."""
-    name = "the exponent does not hang on conventions"
+    name = "the exponent does not depend on conventions"
     found = {k: v for k, v in e.exponents.items() if np.isfinite(v)}
     if len(found) < 2:
         return Check(name, CANNOT_TELL, "the law has no exponent a, or nothing else to compare with")
@@ -93,6 +93,6 @@ def approaches_agree(e: Evidence) -> Check:
 
 
 def _within(e: Evidence, low: float, high: float) -> bool:
-    """Whether the interval of N* already says so."""
+    """Returns True where the interval of N* covers both."""
     row = e.frontier.iloc[-1]
     return bool(np.isfinite(row.N_low) and row.N_low <= low and high <= row.N_high)
