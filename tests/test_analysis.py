@@ -221,7 +221,7 @@ def test_intervals_hold_the_truth_and_shrink_with_the_noise():
         (lambda t: t.drop(columns="loss"), {}, "no column 'loss'"),
         (lambda t: t.drop(columns="params_total"), {"params": "params_total"}, "no column 'params_total'"),
         (lambda t: t.assign(dataset_hash=["a"] + ["b"] * (len(t) - 1)), {}, "2 different corpora"),
-        (lambda t: t.iloc[:0], {}, "holds no run"),
+        (lambda t: t.iloc[:0], {}, "has no run"),
         (lambda t: t.assign(status="fine"), {}, "whose status is not done: 50 fine"),
         (lambda t: t.assign(loss=-t.loss), {}, "its loss is -"),
         (lambda t: t.assign(loss=["high"] * len(t)), {}, "column loss, row 0: 'high' is not a number"),

@@ -16,6 +16,7 @@ from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting.selection import Selection
+from scaling_jax.fitting.sensitivity import starts_near
 from scaling_jax.study import Fit as Settings
 
 PARAM_COLUMNS = ("name", "value", "low", "high")
@@ -119,7 +120,7 @@ def fit_law(
             chosen_law, law_inputs(chosen_law, runs, rows), runs.chosen.y.to_numpy(float)[rows],
             objective=objective(settings), weights=None if runs.weights is None else runs.weights[rows],
             clusters=None if runs.clusters is None else runs.clusters[rows], seed=settings.seed, fixed=fixed or None,
-            starts=starts_from(near),
+            starts=None if near is None else starts_near(near),
         )  # fmt: skip
     if not resample or settings.bootstrap < 2:
         return Fitted(fit, None, "no bootstrap")
@@ -130,15 +131,6 @@ def fit_law(
     clustered = runs.clusters is not None and settings.resampling != "residual"
     kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling
     return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
-
-
-def starts_from(fit: fitting.Fit | None) -> list[dict[str, float]] | None:
-    """The optimum of a fit as the only start of the next; None (a wide search) where it is not a usual optimum."""
-    if fit is None or fit.certificate.lower_outside is not None:
-        return None
-    if not all(np.isfinite(value) and value for value in fit.params.values()):  # a term left the law
-        return None
-    return [dict(fit.params)]
 
 
 def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, Selection | None, str]:
@@ -190,7 +182,7 @@ def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
                 warnings.simplefilter("ignore", fitting.FitWarning)
                 found = fitting.fit(
                     fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None,
-                    starts=starts_from(fit),
+                    starts=starts_near(fit),
                 )  # fmt: skip
             out[name] = found.exponents["a"]
         except fitting.FitError:

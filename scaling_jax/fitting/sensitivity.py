@@ -15,7 +15,6 @@ from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
-from scaling_jax.fitting.solver._search import STARTS
 from scaling_jax.text import short, table
 
 
@@ -104,9 +103,7 @@ def sensitivity(
         raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
     n = len(fit.y)
     counts = {"as fitted": None, **{k: as_column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    # A start is followed wherever it leads, also out of the usual range that the fit kept to: then search anew.
-    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
-    starts = [fit.params] if follow else None
+    starts = starts_near(fit)
     rows = []
     for convention, sizes in counts.items():
         data = dict(fit.data) if sizes is None else _counted(fit.law, fit.data, sizes)
@@ -127,6 +124,19 @@ def sensitivity(
                     }
                 )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
+
+
+def starts_near(fit: Fit) -> list[dict[str, float]] | None:
+    """The optimum of a fit as the only start of a refit to similar data; None, for a wide search, where that is unsafe.
+
+    A start is followed wherever it leads, also out of the usual range that the fit kept to, and a parameter at which a
+    term leaves the law has no way back.
+    """
+    if fit.certificate.lower_outside is not None:
+        return None
+    if not all(np.isfinite(value) and value != 0 for value in fit.params.values()):
+        return None
+    return [dict(fit.params)]
 
 
 def _refit_to(
