@@ -1,4 +1,4 @@
-"""The public face of the fitter: what it exports, what stays itself, and the examples in its docstrings."""
+"""The public face of the fitter: its exports, its immutability, and the examples in its docstrings."""
 
 import dataclasses
 import doctest
@@ -113,7 +113,7 @@ def test_given_parameters_are_checked(params, message):
         fitting.Fit.from_params("chinchilla", params)
 
 
-def test_a_bound_that_cannot_be_carried_to_the_solver_is_refused():
+def test_a_bound_that_the_solver_cannot_represent_is_refused():
     law = fitting.laws["chinchilla"]
     narrow = dataclasses.replace(law, bounds={**law.bounds, "A": (1.0, 1e4)})
     with pytest.raises(fitting.LawError, match=r"A has the bounds \[1, 10000\].*neither unit nor shift"):
