@@ -1,4 +1,4 @@
-"""The law of a loss curve under any schedule, against a plain loop over steps and on a descent that does not follow it."""
+"""The law of a loss curve under any schedule: against a plain loop over steps, and on a descent that breaks it."""
 
 import numpy as np
 import pandas as pd

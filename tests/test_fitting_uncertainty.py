@@ -23,7 +23,7 @@ def line():
 
 
 def given_back(X, r, labels):
-    """Residuals plus the part that least squares absorbs within each cluster, H_gg r_g, to first order of (I - H_gg)^-1."""
+    """Residuals plus the part absorbed by least squares in each cluster, H_gg r_g: first order of (I - H_gg)^-1."""
     H = X @ np.linalg.inv(X.T @ X) @ X.T
     return r + (H * (labels[:, None] == labels)) @ r
 

@@ -1,4 +1,4 @@
-"""How much a fit depends on the analyst: the same fit under other objectives, outliers and counts of parameters."""
+"""How much a fit depends on the analyst's choices: objective, outliers and how parameters are counted."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
-    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
+    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws remain affordable.
 
     Args:
       fit: a `Fit` with its data; its own choices are the first row.
@@ -123,7 +123,7 @@ def sensitivity(
 def _check_choices(fit: Fit, objectives: Any, conventions: Any) -> None:
     if objectives is not None and not objectives:
         raise FitError(
-            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the usual ones."
+            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the default ones."
         )
     if not isinstance(conventions or {}, Mapping):
         raise FitError(
