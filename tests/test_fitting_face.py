@@ -13,6 +13,13 @@ import pytest
 from fitting_truth import noisy
 
 from scaling_jax import fitting
+from scaling_jax.fitting.laws import registry
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """Laws registered here, or by an example, are unknown to other tests."""
+    monkeypatch.setattr(registry, "_laws", dict(registry._laws))
 
 
 def test_everything_exported_exists_and_is_documented():

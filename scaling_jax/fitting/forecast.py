@@ -238,8 +238,8 @@ def forecast(
       >>> from scaling_jax import fitting
       >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 5), np.logspace(9, 11, 5)))
       >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
-      >>> fitting.forecast({"N": N, "D": D}, loss).predict({"N": 1e10, "D": 1e12}).value.round(2)
-      np.float64(1.93)
+      >>> round(float(fitting.forecast({"N": N, "D": D}, loss).predict({"N": 1e10, "D": 1e12}).value), 2)
+      1.93
     """
     check_level(level)
     check_int(n_tuned, "n_tuned", 1)
