@@ -1,4 +1,4 @@
-"""Two recipes compared: how much less compute does one need for the same loss, and how sure is that?
+"""Comparison of two recipes: how much less compute one needs for the same loss, with an interval.
 
 The compute multiplier of B over A at compute C of A is m(C) = C / C_B, where C_B is the compute at which B reaches the
 loss that A has at C: 1.25 means that A needs 25% more compute than B. Each recipe follows L = E + K / C^gamma or,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CANNOT_TELL, DEPENDS = "cannot tell", "depends on scale"
 FLOORS = ("shared", "free")
-REACH = 30.0  # times the largest compute of both, up to which a next pair is looked for
+REACH = 30.0  # times the largest compute of both, up to which a next pair is searched
 
 
 class Multiplier(NamedTuple):
@@ -40,7 +40,8 @@ class NextPair(NamedTuple):
 
     Attributes:
       C: compute of each of the two runs.
-      low, high: the interval of the multiplier at the top of the common range that they are expected to leave.
+      low: lower end of the interval of the multiplier expected after them, at the top of the common range.
+      high: its upper end.
       tells: whether that interval is expected to leave out 1.
     """
 
@@ -113,11 +114,11 @@ class Comparison:
 
     @property
     def reasons(self) -> list[str]:
-        """Sentences: the multiplier with its interval, its trend with compute, the floors, and what would tell."""
+        """Sentences: the multiplier with its interval, its trend, the floors, and the next runs that would decide."""
         return [sentence for k in self.names[1:] for sentence in self._reasons(k)]
 
     def trend(self, name: str | None = None) -> Multiplier:
-        """By what factor the multiplier changes per decade of compute, over the common range."""
+        """Factor by which the multiplier changes per decade of compute, over the common range."""
         name = self._name(name)
         slope = self._slope(name)
         tail = (1.0 - self.level) / 2.0
@@ -142,7 +143,7 @@ class Comparison:
         return answers
 
     def next_pair(self, name: str | None = None) -> NextPair:
-        """The cheapest next run of both recipes that is expected to tell them apart, or the one that says most."""
+        """The cheapest next run of both recipes that is expected to separate them, or else the most informative one."""
         name = self._name(name)
         base, other = (self.recipes[k] for k in (self.names[0], name))
         first, second = self._samples[name]
@@ -254,11 +255,11 @@ class Comparison:
 
     def _reasons(self, name: str) -> list[str]:
         base, (low, high) = self.names[0], self.common_range(name)
-        said = []
+        values = []
         for C in (low, high):
             m = self.multiplier(C, name)
-            said.append(f"{m.value:.3g} ({m.low:.3g} to {m.high:.3g}) at C = {C:.3g}")
-        reasons = [f"compute multiplier of {name} over {base}: {', '.join(said)} ({self.level:.0%} intervals)"]
+            values.append(f"{m.value:.3g} ({m.low:.3g} to {m.high:.3g}) at C = {C:.3g}")
+        reasons = [f"compute multiplier of {name} over {base}: {', '.join(values)} ({self.level:.0%} intervals)"]
         if max(c.C.min() for c in (self.recipes[base], self.recipes[name])) > min(
             c.C.max() for c in (self.recipes[base], self.recipes[name])
         ):
@@ -275,7 +276,9 @@ class Comparison:
             )
         if self._pair_verdict(name) == CANNOT_TELL:
             pair = self.next_pair(name)
-            tells = "is expected to tell" if pair.tells else "would say most, yet is not expected to tell"
+            tells = (
+                "is expected to tell" if pair.tells else "would be the most informative, but is not expected to tell"
+            )
             then = f"(then {pair.low:.3g} to {pair.high:.3g} at {high:.3g})"
             reasons.append(f"one more run of each at C = {pair.C:.3g} {tells} {then}")
         return reasons
@@ -292,10 +295,10 @@ def compare(
     """Compares recipes by the compute they need for the same loss.
 
     Args:
-      recipes: {name: (data, y)}, the baseline first. data holds "C" (or "x"), or "N" and "D", or all three: a dict, a
+      recipes: {name: (data, y)}, the baseline first. data has "C" (or "x"), or "N" and "D", or all three: a dict, a
         DataFrame, or an array of compute. With N and D that vary apart, the best of each compute is compared;
-        otherwise the runs are taken as they are, at C or 6ND. y is a loss, or any metric that falls with compute, or
-        the name of a column; all of them measured alike.
+        otherwise the runs are taken as they are, at C or 6ND. y is a loss, or another metric that falls with compute,
+        or the name of a column; all recipes must be measured in the same way.
       level: of the intervals.
       floor: "shared" (all recipes tend to one loss, as when they differ in optimizer or architecture but not in
         data), "free", or a number at which it is pinned.
@@ -330,7 +333,7 @@ def compare(
     return _compared(checked, level, floor, seed)
 
 
-def _clusters_of(clusters, name):
+def _clusters_of(clusters: Any, name: str) -> Any:
     if clusters is None or isinstance(clusters, str):
         return clusters
     if not isinstance(clusters, Mapping):

@@ -8,8 +8,10 @@ where S(t) is the sum of all rates so far, S_k(t) that from step k on, and the s
 first two terms are progress along the trunk, the last is what each decrease of the rate has gained by step t.
 """
 
+from __future__ import annotations
+
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,13 +24,13 @@ from scaling_jax.fitting.solver._starts import low_discrepancy
 
 PARAMS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 DECAY = ("B", "C", "beta", "gamma")  # only a decaying rate shows them
-TERMS = 512  # changes of the rate told apart in one schedule
+TERMS = 512  # largest number of changes of the rate in one schedule
 ROWS = 200  # of a curve that enter a fit: means of neighbors where there are more
-STARTS, FINISHED = 96, 4  # starting points looked at, and how many are descended from
+STARTS, FINISHED = 96, 4  # starting points evaluated, and how many of them are descended from
 # Ranges of the starting points, and bounds, of alpha, ln C, ln beta, gamma in the units of `_Scale`.
 START = np.array([[0.1, 1.2], [-1.0, 6.0], [-2.3, 0.7], [0.0, 1.0]])
-# Where the paper's fits are, and how far apart: worth one observation, it settles what noise leaves open.
-USUAL, WIDTH = np.array([0.5, 2.5, -0.7, 0.5]), np.array([0.3, 2.0, 0.7, 0.3])
+# Mean and scatter of the paper's fits: a prior worth one observation, for what noise leaves open.
+PRIOR, WIDTH = np.array([0.5, 2.5, -0.7, 0.5]), np.array([0.3, 2.0, 0.7, 0.3])
 BOUNDS = np.array([[0.0, 5.0], [-12.0, 18.0], [-7.0, 4.0], [-2.0, 4.0]])
 
 
@@ -37,10 +39,12 @@ class Schedule:
     """A schedule of the rate, prepared for the law.
 
     Attributes:
-      step, total: (n,) nodes, and the sum of all rates up to each.
+      step: (n,) nodes.
+      total: (n,) sum of all rates up to each.
       warmup: the step at which the rate is highest before it first falls.
-      drop, rate, since: (k,) each decrease of the rate (increases are negative), the rate after it, and the sum of
-        rates before it.
+      drop: (k,) decreases of the rate (increases are negative).
+      rate: (k,) rate after each.
+      since: (k,) sum of the rates before each.
     """
 
     step: np.ndarray
@@ -61,7 +65,8 @@ class CurveFit:
 
     Attributes:
       params: L0, A, alpha, B, C, beta, gamma, in the units of the steps, rates and losses.
-      rms, worst: root mean square and largest |ln loss - ln law| over the rows of the fit.
+      rms: root mean square of ln loss - ln law over the rows of the fit.
+      worst: its largest absolute value.
       n: rows that entered the fit, of all curves.
       rates: (lowest, highest) peak rate of the curves.
       steps: (lowest, highest) number of steps of the curves.
@@ -109,7 +114,7 @@ def fit_curves(
       curves: each a dict or DataFrame with columns "step", "rate" and "loss"; one or a list of them. A loss that was
         not measured at a step is NaN. At least one rate must decay, e.g. a cosine beside a constant trunk.
       fixed: parameters to keep, e.g. {"C": ..., "beta": ..., "gamma": ...} of a smaller model.
-      delta: of the Huber cost on ln loss, in case residuals are smaller; never below their own spread.
+      delta: of the Huber cost on ln loss, in case residuals are smaller; never below their own scatter.
 
     Returns:
       A `CurveFit`, whose `.predict(step, rate)` is the loss under any other schedule.
@@ -168,7 +173,7 @@ class _Scale:
     rate: float
     total: float
 
-    def natural(self, z):
+    def natural(self, z: Iterable[float]) -> dict[str, float]:
         """Natural parameters of (L0, A, B, alpha, ln C, ln beta, gamma)."""
         L0, A, B, alpha, log_c, log_beta, gamma = map(float, z)
         return {
@@ -178,9 +183,15 @@ class _Scale:
 
 
 class _Problem:
-    """Curves and what of the law they leave to be found."""
+    """Curves prepared for the law, and the parameters that are fitted to them."""
 
-    def __init__(self, schedules, rows, scale, fixed):
+    def __init__(
+        self,
+        schedules: Sequence[Schedule],
+        rows: Sequence[tuple[np.ndarray, np.ndarray]],
+        scale: _Scale,
+        fixed: Mapping[str, float],
+    ) -> None:
         self.scale, self.fixed = scale, fixed
         self.y = np.concatenate([y for _, y in rows])
         self.log_y = np.log(self.y)
@@ -190,8 +201,8 @@ class _Problem:
             since = np.maximum(total[:, None] - schedule.since / scale.total, 0.0)
             self.parts.append((total, since, schedule.drop / scale.rate, schedule.rate / scale.rate))
 
-    def basis(self, alpha, log_c, log_beta, gamma):
-        """(n, 3) what L0, A and B multiply."""
+    def basis(self, alpha: float, log_c: float, log_beta: float, gamma: float) -> np.ndarray:
+        """(n, 3) the factors of L0, A and B."""
         rows = []
         for total, since, drop, rate in self.parts:
             x = np.exp(log_c) * rate**-gamma * since
@@ -199,7 +210,7 @@ class _Problem:
             rows.append(np.stack([np.ones_like(total), total**-alpha, -gain], axis=1))
         return np.concatenate(rows)
 
-    def with_fixed(self, nonlinear):
+    def with_fixed(self, nonlinear: np.ndarray) -> tuple[float, float, float, float]:
         """(alpha, ln C, ln beta, gamma) with those that are fixed in place."""
         alpha, log_c, log_beta, gamma = nonlinear
         alpha, gamma = self.fixed.get("alpha", alpha), self.fixed.get("gamma", gamma)
@@ -209,30 +220,32 @@ class _Problem:
             log_c = np.log(self.fixed["C"] * self.scale.rate**-gamma * self.scale.total)
         return alpha, log_c, log_beta, gamma
 
-    def linear(self, nonlinear, weights):
+    def linear(
+        self, nonlinear: tuple[float, float, float, float], weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(basis, (L0, A, B)) by non-negative least squares of relative residuals."""
         basis = self.basis(*nonlinear)
         kept = {0: "L0", 1: "A", 2: "B"}
         unit = {"L0": 1.0, "A": self.scale.total ** -nonlinear[0], "B": self.scale.rate}
-        held = {i: self.fixed[k] * unit[k] for i, k in kept.items() if k in self.fixed}
-        free = [i for i in range(3) if i not in held]
-        rest = self.y - sum((basis[:, i] * v for i, v in held.items()), np.zeros_like(self.y))
+        pinned = {i: self.fixed[k] * unit[k] for i, k in kept.items() if k in self.fixed}
+        free = [i for i in range(3) if i not in pinned]
+        remainder = self.y - sum((basis[:, i] * v for i, v in pinned.items()), np.zeros_like(self.y))
         coefficients = np.zeros(3)
-        for i, v in held.items():
+        for i, v in pinned.items():
             coefficients[i] = v
         if free:
             scaled = basis[:, free] * (weights / self.y)[:, None]
-            coefficients[free] = optimize.nnls(scaled, rest * weights / self.y)[0]
+            coefficients[free] = optimize.nnls(scaled, remainder * weights / self.y)[0]
         return basis, coefficients
 
-    def residuals(self, nonlinear, weights):
+    def residuals(self, nonlinear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """((n,) ln y - ln law, (L0, A, B)) at the best linear coefficients."""
         basis, coefficients = self.linear(self.with_fixed(nonlinear), weights)
         with np.errstate(all="ignore"):
             r = self.log_y - np.log(basis @ coefficients)
         return np.where(np.isfinite(r), r, 10.0), coefficients
 
-    def solve(self, delta):
+    def solve(self, delta: float) -> tuple[dict[str, float], np.ndarray]:
         """(params, residuals): variable projection from many starts, reweighted so that outliers count linearly."""
         weights = np.ones_like(self.y)
         starts = START[:, 0] + (START[:, 1] - START[:, 0]) * low_discrepancy(STARTS, 4, 0)
@@ -248,12 +261,18 @@ class _Problem:
         natural = self.scale.natural([*linear, *self.with_fixed(best)])
         return {k: float(self.fixed.get(k, natural[k])) for k in PARAMS}, r
 
-    def _descend(self, z, weights, noise):
-        def residuals(z):
-            return np.append(weights * self.residuals(z, weights)[0], noise * (z - USUAL) / WIDTH)
+    def _descend(self, z: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
+        def residuals(z: np.ndarray) -> np.ndarray:
+            return np.append(weights * self.residuals(z, weights)[0], noise * (z - PRIOR) / WIDTH)
 
         found = optimize.least_squares(
-            residuals, z, bounds=BOUNDS.T, x_scale=np.ptp(START, axis=1), max_nfev=60, xtol=1e-9, ftol=1e-10
+            residuals,
+            z,
+            bounds=(BOUNDS[:, 0], BOUNDS[:, 1]),
+            x_scale=np.ptp(START, axis=1),
+            max_nfev=60,
+            xtol=1e-9,
+            ftol=1e-10,
         )
         return found.x
 
@@ -269,7 +288,7 @@ def _law(params: Mapping[str, float], schedule: Schedule, step: np.ndarray) -> n
 
 def _schedule(step: np.ndarray, rate: np.ndarray) -> Schedule:
     if len(step) < 2 or not np.all(np.diff(step) > 0) or step[0] < 0:
-        raise DataError("step must hold two or more increasing numbers, zero or more.")
+        raise DataError("step must have two or more increasing numbers, zero or more.")
     if not np.all(np.isfinite(rate) & (rate >= 0)) or not rate.any():
         raise DataError("rate must be finite, zero or more, and positive somewhere.")
     if step[0] > 0:
@@ -284,7 +303,7 @@ def _schedule(step: np.ndarray, rate: np.ndarray) -> Schedule:
     return Schedule(step, total, float(step[top]), drop, np.maximum(after, floor), since)
 
 
-def _changes(step, rate, total):
+def _changes(step: np.ndarray, rate: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(decrease, rate after it, sum of rates before it) of each change, at most about TERMS of them."""
     variation = np.abs(np.diff(rate))
     unit = max(variation.sum() / TERMS, 1e-300)
@@ -303,7 +322,9 @@ def _changes(step, rate, total):
     return np.array(drop), np.array(after), np.array(since)
 
 
-def _flush(pending, drop, after, since):
+def _flush(
+    pending: list[tuple[float, float, float]], drop: list[float], after: list[float], since: list[float]
+) -> None:
     """Joins changes of the rate into one, at their weighted mean."""
     if not pending:
         return
@@ -315,7 +336,7 @@ def _flush(pending, drop, after, since):
     pending.clear()
 
 
-def _rows(schedule, step, loss):
+def _rows(schedule: Schedule, step: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(steps, losses) after warmup where there is a loss; geometric means of neighbors where there are many."""
     used = np.isfinite(loss) & (step >= schedule.warmup) & (step > 0)
     step, loss = step[used], loss[used]
@@ -332,7 +353,8 @@ def _rows(schedule, step, loss):
     return mean[0], np.exp(mean[1])
 
 
-def _read(curve, i):
+def _read(curve: Any, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(step, rate, loss) of one curve, each (n,)."""
     known = names_of(curve)
     if known is None or not {"step", "rate", "loss"} <= set(known):
         raise DataError(f'curve {i} must have the columns "step", "rate" and "loss"; it has {known}.')
@@ -342,7 +364,7 @@ def _read(curve, i):
     return step, rate, loss
 
 
-def _checked_fixed(fixed):
+def _checked_fixed(fixed: Mapping[str, float]) -> dict[str, float]:
     for k, v in fixed.items():
         if k not in PARAMS:
             raise FitError(f"fixed: the law of a curve has no parameter {k!r}; it has {', '.join(PARAMS)}.")
@@ -351,7 +373,7 @@ def _checked_fixed(fixed):
     return {k: float(v) for k, v in fixed.items()}
 
 
-def _warnings(params, problem):
+def _warnings(params: Mapping[str, float], problem: _Problem) -> Iterator[str]:
     if params["B"] == 0 and "B" not in problem.fixed:
         yield "a decay of the rate gains nothing in these curves (B = 0): the law is that of the trunk alone"
     if params["L0"] == 0 and "L0" not in problem.fixed:

@@ -1,4 +1,4 @@
-"""The face of the fitter: from data to a `Fit`, and the questions that a `Fit` answers."""
+"""`fit`, from data to a `Fit`, and the methods of a `Fit`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.fitting import diagnostics, persistence
-from scaling_jax.fitting.data import check_int, check_level, data_hash, duplicates, ranges_of, read
+from scaling_jax.fitting.data import check_int, check_level
 from scaling_jax.fitting.errors import FitError, FitWarning, LawError
 from scaling_jax.fitting.inference import delta
 from scaling_jax.fitting.inference.bootstrap import METHODS, Bootstrap, bootstrap
@@ -23,10 +23,12 @@ from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Huber, Objective
 from scaling_jax.fitting.optimal.frontier import Frontier, frontier
+from scaling_jax.fitting.rows import Rows, data_hash, duplicates, ranges_of, read
 from scaling_jax.fitting.solution import Solution
 from scaling_jax.fitting.solver import _search as search
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._refine import GRADIENT_TOLERANCE
+from scaling_jax.fitting.solver._starts import given_starts
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +91,7 @@ class Fit(Solution):
             one input.
           level: e.g. 0.9 for a 90% confidence interval of the law's value there. It covers the mean of this law, if
             the law is right: neither the scatter of a run, nor other laws, nor drift beyond the data. On public ladders
-            it holds four of ten new runs; for a run that has not been made use `fitting.forecast`.
+            it covers four of ten new runs; for future runs use `fitting.forecast`.
 
         Returns:
           float64 array; with `level`, a `Prediction(value, interval)`, the interval an array (2, ...).
@@ -203,7 +205,7 @@ class Fit(Solution):
           max_D: cap on tokens (unique data).
           allowed: allowed(N, D) -> bool, for any other constraint.
           inputs: values, or functions of (N, D), of further inputs of the law, e.g. {"U": 1e11} unique tokens.
-          maximize: the law describes something to be made large, such as accuracy.
+          maximize: True for a metric where higher is better, such as accuracy.
 
         Returns:
           `Frontier`, with arrays of the shape of C.
@@ -245,7 +247,7 @@ class Fit(Solution):
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Sentences on everything about this fit that must not be overlooked; computed once."""
+        """Warnings about this fit, in sentences; computed once."""
         if self.saved_warnings is not None:
             return self.saved_warnings
         return [] if self.problem is None else [*diagnostics.search_warnings(self), *diagnostics.warnings(self)]
@@ -313,32 +315,40 @@ def fit(
       A `Fit`.
 
     Raises:
-      FitError: a ValueError that quotes the value that is wrong and says the way out.
+      FitError: a ValueError that quotes the bad value and suggests a fix.
     """
     law, objective = find_law(law), Huber(1e-3) if objective is None else objective
+    _check_options(objective, fixed, seed)
+    rows = read(law, data, y, weights, clusters, objective, [k for k in law.params if k not in (fixed or {})])
+    if np.any(rows.y < 0):
+        law = law.signed
+    return _minimize(Problem.of(law, rows.inputs, rows.y, rows.weights, objective, fixed), rows, seed, starts)
+
+
+def _check_options(objective: Any, fixed: Any, seed: Any) -> None:
     if not isinstance(objective, Objective):
         raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=False).")
     if not isinstance(fixed or {}, Mapping):
         raise FitError(f"fixed={fixed!r} must be a dict of parameters and values, e.g. {{'E': 1.7}}.")
     if not (isinstance(seed, (int, np.integer)) and seed >= 0):
         raise FitError(f"seed={seed!r} must be a whole number, zero or more.")
-    free = [k for k in law.params if k not in (fixed or {})]
-    rows = read(law, data, y, weights, clusters, objective, free)
-    if np.any(rows.y < 0):
-        law = law.signed
-    problem = Problem.of(law, rows.inputs, rows.y, rows.weights, objective, fixed)
-    z, certificate = search.minimize(problem, seed, _given_starts(problem, starts))
+
+
+def _minimize(problem: Problem, rows: Rows, seed: int, starts: int | Sequence[Mapping[str, float]] | None) -> Fit:
+    """The `Fit` at the global optimum; warns where the search did not converge."""
+    law = problem.law
+    z, certificate = search.minimize(problem, seed, given_starts(problem, starts))
     if law.canonical is not None:
         z = problem.unconstrained(law.canonical(problem.params(z)))
     converged = certificate.gradient <= GRADIENT_TOLERANCE
     if not converged:
         python_warnings.warn(
-            f"{law.name} did NOT CONVERGE ({certificate}); do not use these parameters.", FitWarning, stacklevel=2
+            f"{law.name} did NOT CONVERGE ({certificate}); do not use these parameters.", FitWarning, stacklevel=3
         )
     return Fit(
         law=law,
         params=problem.params(z),
-        objective=objective,
+        objective=problem.objective,
         objective_value=float(problem.value(z[None])[0]),
         converged=converged,
         certificate=certificate,
@@ -370,22 +380,15 @@ def load(path: str | os.PathLike[str], law: Law | None = None) -> Fit:
 
     Raises:
       FileError: no such file, not a saved fit, damaged, or of a law this process does not have.
+
+    Example:
+      >>> import tempfile
+      >>> from scaling_jax import fitting
+      >>> path = tempfile.mkdtemp() + "/fit.json"
+      >>> fitting.published["besiroglu2024"].to_json(path)
+      >>> fitting.load(path).params["E"]
+      1.81686
     """
     saved = persistence.load(path, law)
     fields = {f.name: getattr(saved.solution, f.name) for f in dataclasses.fields(Solution)}
     return Fit(**fields, resampled=saved.resampled, saved_warnings=saved.warnings)
-
-
-def _given_starts(problem: Problem, starts: int | Sequence[Mapping[str, float]] | None) -> int | np.ndarray | None:
-    if starts is None or (isinstance(starts, (int, np.integer)) and starts > 0):
-        return starts
-    if not (isinstance(starts, Sequence) and starts and all(isinstance(start, Mapping) for start in starts)):
-        raise FitError(f"starts={starts!r}: give how many, at least 1, or a list of dicts of parameters.")
-    for start in starts:
-        missing = [k for k in problem.free if k not in start]
-        if missing:
-            raise FitError(f"starts: {dict(start)!r} lacks {', '.join(missing)}.")
-        for k in problem.free:
-            if not (isinstance(start[k], (int, float, np.number)) and np.isfinite(start[k])):
-                raise FitError(f"starts: {k} = {start[k]!r} is not a finite number.")
-    return np.stack([problem.unconstrained({**problem.fixed, **start}) for start in starts])

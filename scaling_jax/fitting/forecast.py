@@ -1,4 +1,4 @@
-"""`fitting.forecast`: what a run that has not been made will reach, with an interval that holds beyond the data."""
+"""`fitting.forecast`: the loss of future runs, with an interval that stays honest beyond the data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scaling_jax.fitting.data import (
     column_y,
     inputs_of,
     names_of,
-    read,
+    points_of,
     resolve_column,
     scale_column,
 )
@@ -29,11 +29,12 @@ from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Huber, Objective
 from scaling_jax.fitting.optimal.mixed_frontier import MixedFrontier, mixed_frontier
+from scaling_jax.fitting.rows import read
 from scaling_jax.text import table
 
 ND_LAWS = ("chinchilla", "chinchilla_tied", "chinchilla_outer")
 FALLING, RISING = ("power", "power_offset", "power_shifted"), ("power", "saturating", "m4")
-SINGLE = ("x", "C", "D", "N")  # names that a single input may have besides its law's own
+SINGLE = ("x", "C", "D", "N")  # other names that a single input may have
 ROWS = 4096  # more rows than this are thinned, evenly along the scale
 
 
@@ -43,7 +44,8 @@ class ForecastPrediction:
 
     Attributes:
       value: of y.
-      low, high: ends of the interval of one run.
+      low: lower end of the interval of one run.
+      high: its upper end.
       parts: {"resampling", "run", "laws", "drift"}: standard deviations of ln y; their squares add up.
       level: of the interval.
     """
@@ -131,7 +133,7 @@ class Forecast:
         """
         level = self.level if level is None else level
         check_level(level)
-        columns = _columns([m.candidate for m in self._mixture.members], _renamed(inputs, self._names), fitting=False)
+        columns = _columns([m.candidate for m in self._mixture.members], _renamed(inputs, self._names), points_of)
         shape = np.broadcast_shapes(*(v.shape for v in columns.values()))
         flat = {k: np.broadcast_to(v, shape).ravel() for k, v in columns.items()}
         mean, variances = self._mixture.parts(flat)
@@ -156,7 +158,10 @@ class Forecast:
           C: budgets, a number or an array, in the unit of `cost`.
           cost: cost(N, D) of a run, increasing in both; None for 6ND.
           level: of the intervals; the forecast's own by default.
-          max_N, max_D, allowed, inputs: as in `Fit.frontier`.
+          max_N: cap on parameters.
+          max_D: cap on tokens.
+          allowed: allowed(N, D) -> bool, any other constraint.
+          inputs: further inputs of the laws, as in `Fit.frontier`.
 
         Returns:
           A `MixedFrontier` with `.N`, `.D`, `.loss` and `.interval`; with `.answer` False it has `.reasons` instead.
@@ -170,6 +175,7 @@ class Forecast:
         return mixed_frontier(self._mixture, self._ladder, self._most_parameters, C, level, **options)
 
     def _top_ratio(self) -> float:
+        """Median ln(D / N) of the largest runs; 0 without N and D."""
         ladder = self._ladder
         if {"N", "D"} <= set(ladder.inputs):
             top = ladder.scale >= 0.5 * ladder.scale.max()
@@ -204,46 +210,65 @@ def forecast(
     n_tuned: int = 1,
     seed: int = 0,
 ) -> Forecast:
-    """Forecasts runs that have not been made: the mean of several laws, with an interval for one run.
+    """Forecasts future runs: the weighted mean of several laws, with an interval for a single run.
 
-    The interval is made of the parts that are shown: resampling of the runs, scatter of one run, disagreement between
-    laws, and drift, which is how far forecasts from earlier cuts of these same data went wrong per decade.
+    Its variance adds resampling of the runs, scatter of one run, disagreement between laws, and drift: the error per
+    decade of forecasts from earlier cuts of the same data. They are shown as `.parts`.
 
     Args:
       data: dict or DataFrame with N and D, or with a single input (any name), or an array of it.
       y: (n,) positive: a loss, or the name of a column.
-      C: (n,) what makes a run large, or the name of a column; by default 6ND, or the single input.
-      laws: names or `Law`s; a pair (name, {parameter: value}) fixes parameters. By default three laws of the Chinchilla
-        kind, or power laws of a single input.
-      clusters: (n,) labels of runs that share their luck (the trunk they branched from, the seed), or the name of a
-        column: they count as what they are worth together, and are resampled together.
+      C: (n,) scale of each run, or the name of a column; by default 6ND, or the single input.
+      laws: names, `Law`s, or pairs (name, {fixed parameter: value}); by default three of N and D, or of one input.
+      clusters: (n,) labels of runs with shared noise (a trunk, a seed), or a column; they are resampled together.
       level: of the intervals.
       weights: (n,) factors on each row's cost, or the name of a column; 0 leaves a row out.
       objective: of the fits; Huber(1e-3) on ln y by default.
-      n_tuned: how many runs that differ by luck each row is the best of. Forecasts are raised by what the best of so
-        many is too low by: an upper bound, since tuned runs also differ by more than luck.
+      n_tuned: each row is the best of this many runs; forecasts are raised by the bias of that under noise alone.
       seed: of starts and resamples.
 
     Returns:
       A `Forecast`.
 
     Raises:
-      FitError: a ValueError that says what is wrong with the input and the way out.
+      FitError: input that cannot be forecast from; the message quotes the value and suggests a fix.
 
     Example:
       >>> import numpy as np
       >>> from scaling_jax import fitting
       >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 5), np.logspace(9, 11, 5)))
       >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
-      >>> fc = fitting.forecast({"N": N, "D": D}, loss)
-      >>> bool(abs(fc.predict({"N": 1e10, "D": 1e12}).value / (1.7 + 480 / 1e10**0.35 + 2100 / 1e12**0.37) - 1) < 1e-3)
-      True
+      >>> round(float(fitting.forecast({"N": N, "D": D}, loss).predict({"N": 1e10, "D": 1e12}).value), 2)
+      1.93
     """
     check_level(level)
-    if not isinstance(objective or Huber(), Objective):
+    check_int(n_tuned, "n_tuned", 1)
+    objective = _checked_objective(objective)
+    candidates, ladder, names = _read(data, y, C, laws, clusters, weights, objective)
+    n = len(ladder.y)
+    ladder, notes = _thinned(ladder)
+    cuts = rolling.inner_cuts(ladder.scale)
+    ladder, components = _count_clusters(candidates[0], ladder, objective, seed)
+    members, impossible = rolling.members(candidates, ladder, cuts, objective, seed)
+    if not members:
+        why = "; ".join(f"{k}: {v}" for k, v in impossible.items())
+        raise DataError(f"no law can be forecast from {n} runs ({why}): add runs, or give laws= with fewer parameters.")
+    made = mixture(members, ladder, cuts, n_tuned, components)
+    if n_tuned > 1:
+        notes.append(f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by noise")
+    return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, max(c.free for c in candidates))
+
+
+def _checked_objective(objective: Any) -> Objective:
+    if not isinstance(objective, Objective | None):
         raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=True).")
-    objective = Huber(1e-3) if objective is None else objective
-    n_tuned = check_int(n_tuned, "n_tuned", 1)
+    return Huber(1e-3) if objective is None else objective
+
+
+def _read(
+    data: Any, y: Any, C: Any, laws: Any, clusters: Any, weights: Any, objective: Objective
+) -> tuple[list[Candidate], Ladder, dict[str, str]]:
+    """(laws, rows with positive weight, {column of the data: input of the laws}); arguments as those of `forecast`."""
     y_values, named = column_y(data, y), {v for v in (y, C, clusters, weights) if isinstance(v, str)}
     names = _input_names(data, laws, named)
     data = _renamed(data, names)
@@ -253,26 +278,19 @@ def forecast(
     rows = read(candidates[0].law, columns, y_values, weights, clusters, objective, [])
     if np.any(rows.y <= 0):
         raise DataError(f"y = {rows.y.min():g}: forecasts are made in ln y, so y must be positive.")
-    scale = _scale(columns, C, data, rows.y)
-    ladder = Ladder({**columns, **rows.inputs}, rows.y, rows.weights, scale, rows.clusters, np.ones(len(rows.y))).rows(
-        rows.weights > 0
-    )
-    n, notes = len(ladder.y), []
-    if n > ROWS:
-        order = np.argsort(ladder.scale, kind="stable")
-        ladder = ladder.rows(np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))]))
-        notes.append(f"{n} rows were thinned to {ROWS}, evenly along the scale")
-    cuts = rolling.inner_cuts(ladder.scale)
-    ladder, components = _count_clusters(candidates[0], ladder, objective, seed)
-    members, impossible = rolling.members(candidates, ladder, cuts, objective, seed)
-    if not members:
-        why = "; ".join(f"{k}: {v}" for k, v in impossible.items())
-        raise DataError(f"no law can be forecast from {n} runs ({why}): add runs, or give laws= with fewer parameters.")
-    made = mixture(members, ladder, cuts, n_tuned, components)
-    if n_tuned > 1:
-        notes.append(f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by luck")
-    most_parameters = max(c.free for c in candidates)
-    return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, most_parameters)
+    scale, worth = _scale(columns, C, data, rows.y), np.ones(len(rows.y))
+    ladder = Ladder({**columns, **rows.inputs}, rows.y, rows.weights, scale, rows.clusters, worth)
+    return candidates, ladder.rows(rows.weights > 0), names
+
+
+def _thinned(ladder: Ladder) -> tuple[Ladder, list[str]]:
+    """At most `ROWS` rows of the ladder, and a note where that dropped some."""
+    n = len(ladder.y)
+    if n <= ROWS:
+        return ladder, []
+    order = np.argsort(ladder.scale, kind="stable")
+    kept = np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))])
+    return ladder.rows(kept), [f"{n} rows were thinned to {ROWS}, evenly along the scale"]
 
 
 def _count_clusters(
@@ -345,11 +363,13 @@ def _candidates(laws: Any, data: Any, y: np.ndarray) -> list[Candidate]:
     return found
 
 
-def _columns(candidates: Sequence[Candidate], data: Any, fitting: bool = True) -> dict[str, np.ndarray]:
+def _columns(
+    candidates: Sequence[Candidate], data: Any, inputs: Callable[[Law, Any], dict[str, np.ndarray]] = inputs_of
+) -> dict[str, np.ndarray]:
     """All inputs of the laws, and N and D where those give them."""
     columns: dict[str, np.ndarray] = {}
     for candidate in candidates:
-        own = inputs_of(candidate.law, data, fitting=fitting)
+        own = inputs(candidate.law, data)
         nd = candidate.law.nd(own)
         columns |= own if nd is None else {**own, "N": nd[0], "D": nd[1]}
     return columns
@@ -369,7 +389,7 @@ def _scale(columns: Mapping[str, np.ndarray], C: Any, data: Any, y: np.ndarray) 
     elif len(columns) == 1:
         scale = next(iter(columns.values()))
     else:
-        raise FitError(f"the inputs {', '.join(columns)} give no C = 6ND: pass C=, what makes a run large.")
+        raise FitError(f"the inputs {', '.join(columns)} give no C = 6ND: pass C=, the scale of each run.")
     if np.any(scale <= 0):
-        raise DataError(f"C = {scale.min():g}: what makes a run large must be positive.")
+        raise DataError(f"C = {scale.min():g}: the scale of a run must be positive.")
     return scale

@@ -1,4 +1,4 @@
-"""How well a law fitted to small runs predicts large ones, and how far beyond its data a prediction lies."""
+"""How well a law fitted to small runs predicts large ones, and how far a prediction is beyond the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import check_positive, column_y, inputs_of, names_of, resolve_column, scale_column
+from scaling_jax.fitting.data import (
+    check_positive,
+    column_y,
+    inputs_of,
+    names_of,
+    points_of,
+    resolve_column,
+    scale_column,
+)
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
@@ -21,9 +29,10 @@ class Holdout:
 
     Attributes:
       fit: the `Fit` of the runs below the cut.
-      cut: runs with C < cut were fitted. train, test: (n,) masks of the rows passed in.
+      cut: runs with C < cut were fitted.
+      train: (n,) mask of the fitted rows.
+      test: (n,) mask of the judged rows.
       errors: ln prediction - ln y of the test rows.
-      rmsle: root mean square of the errors; bias: their mean (positive: the law predicts too much).
     """
 
     fit: Fit
@@ -34,10 +43,12 @@ class Holdout:
 
     @property
     def rmsle(self) -> float:
+        """Root mean square of the errors."""
         return float(np.sqrt(np.mean(self.errors**2)))
 
     @property
     def bias(self) -> float:
+        """Mean of the errors; positive where the law predicts too much."""
         return float(np.mean(self.errors))
 
     def __repr__(self) -> str:
@@ -51,13 +62,24 @@ def holdout(law: str | Law, data: Mapping, y: Any, *, cut: float, C: Any = None,
     """Fits the runs with C < cut and scores the prediction of the others.
 
     Args:
-      law, data, y: as for `fitting.fit`; options (objective=, seed=, ...) go there, weights= and clusters= are
-        cut with the rows.
+      law: a name or a `Law`, as for `fitting.fit`.
+      data: columns of its inputs.
+      y: (n,) positive, or the name of a column.
       cut: the compute (or other scale) that separates fitted from judged runs.
       C: (n,) the scale that is cut, or the name of a column; None takes 6 N D, or the law's single input.
+      options: objective=, seed= and so on, for `fitting.fit`; weights= and clusters= are cut with the rows.
 
     Raises:
       FitError: nothing on one side of the cut, no scale to cut, or y not positive.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> below = fitting.holdout("chinchilla", {"N": N, "D": D}, loss, cut=1e19)
+      >>> bool(below.rmsle < 1e-4)
+      True
     """
     y, cut = column_y(data, y), check_positive(cut, "cut", "1e20")
     scale = scale_of(law, data) if C is None else scale_column(data, C, y)
@@ -84,13 +106,13 @@ def holdout(law: str | Law, data: Mapping, y: Any, *, cut: float, C: Any = None,
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Extrapolation:
-    """How far asked predictions lie from the data of a fit. Made by `extrapolation`.
+    """Distance of predictions from the data of a fit. Made by `extrapolation`.
 
     Attributes:
       factors: input (and C = 6 N D where the law has N and D) -> (m,) how many times beyond the nearest end of
         the data's range, 1 inside it.
       leverage: (m,) variance of the prediction over the largest that any fitted point has: above 1 the data do
-        not pin the law down there, whatever the factors say. None on a loaded fit, which has no points.
+        not determine the law there, whatever the factors are. None on a loaded fit, which has no points.
     """
 
     factors: dict[str, np.ndarray]
@@ -111,13 +133,22 @@ class Extrapolation:
 
 
 def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
-    """How far `query` lies beyond the data of `fit`.
+    """Measures how far `query` is beyond the data of `fit`.
 
     Args:
       fit: a `Fit`.
       query: columns of the law's inputs, as for `fit.predict`.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, loss)
+      >>> fitting.extrapolation(fit, {"N": 1e10, "D": 1e11}).factors["N"].round(3)
+      array([10.])
     """
-    query = {k: np.atleast_1d(v) for k, v in inputs_of(fit.law, query, fitting=False).items()}
+    query = {k: np.atleast_1d(v) for k, v in points_of(fit.law, query).items()}
     query = dict(zip(query, np.broadcast_arrays(*query.values())))
     compute = fit.law.compute(query)
     asked = query if compute is None else {**query, "C": compute}
@@ -147,7 +178,7 @@ def rows(data: Mapping, index: Any) -> dict[str, np.ndarray]:
 
 
 def scale_of(law: str | Law, data: Mapping) -> np.ndarray:
-    """What makes a run large: 6 N D where the law has them, else its single input.
+    """(n,) scale of each run: 6 N D where the law has them, else its single input.
 
     Raises:
       FitError: the law has several inputs and none of these.

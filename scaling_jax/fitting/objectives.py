@@ -24,7 +24,7 @@ class Objective:
       log: whether residuals are taken between logarithms.
       overestimate_penalty: factor on the cost of points that the law overestimates (f > y); 1 is symmetric. The name
         and meaning of OLMo-core's model ladders. A rung that is not tuned to its best has too high a loss and never
-        too low a one: its loss overestimates what the size can reach, and should pull less. Above 1 (OLMo: 10) points
+        too low a one: its loss overestimates the optimum of that size, and should weigh less. Above 1 (OLMo: 10) points
         above the law count that much less than those below, and the law follows the lower edge of the losses.
         For a metric that under-tuning makes too small, such as accuracy, take it below 1.
       shift: added to y and f before the logarithm; 1 gives Caballero's ln(1 + y).
@@ -100,12 +100,20 @@ class Huber(Objective):
     """Huber cost: r^2 / 2 up to |r| = delta, delta (|r| - delta / 2) beyond; by default on ln y.
 
     delta = 1e-3 is what Hoffmann et al. 2022 (arXiv:2203.15556) used for Chinchilla: with residuals of about 1%
-    it is close to least absolute deviations, and outliers pull little. Raises FitError unless delta > 0.
+    it is close to least absolute deviations, and outliers have little influence. Raises FitError unless delta > 0.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.Huber(0.5).value(np.array([0.1, 2.0])).round(6))
+      0.88
     """
 
     delta: float = 1e-3
 
-    def __init__(self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(
+        self, delta: float = 1e-3, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0
+    ) -> None:
         if not (isinstance(delta, (int, float, np.number)) and np.isfinite(delta) and delta > 0):
             raise FitError(f"Huber(delta={delta!r}): delta must be a positive number, e.g. 1e-3.")
         object.__setattr__(self, "delta", float(delta))
@@ -122,11 +130,18 @@ class Huber(Objective):
 
 @dataclass(frozen=True)
 class LAD(Objective):
-    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes."""
+    """Least absolute deviations, |r|; by default on ln y; the objective behind the table of Besiroglu et al. 2024.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LAD().value(np.array([0.1, 2.0])))
+      2.1
+    """
 
     delta = 0.0
 
-    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, *, log: bool = True, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:
@@ -138,11 +153,18 @@ class LAD(Objective):
 
 @dataclass(frozen=True)
 class LeastSquares(Objective):
-    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself."""
+    """Least squares, r^2 (no factor 1/2, so the value is the residual sum of squares); by default on y itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> float(fitting.LeastSquares().value(np.array([0.1, 2.0])).round(6))
+      4.01
+    """
 
     scale = 2.0
 
-    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0):
+    def __init__(self, log: bool = False, *, overestimate_penalty: float = 1.0, shift: float = 0.0) -> None:
         _set(self, log, overestimate_penalty, shift)
 
     def cost(self, residuals: np.ndarray) -> np.ndarray:

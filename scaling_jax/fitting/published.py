@@ -28,7 +28,8 @@ class Source:
     """Where a published fit comes from.
 
     Attributes:
-      law, params: the equation (see `fitting.laws`) and its coefficients in natural units.
+      law: name of the equation in `fitting.laws`.
+      params: its coefficients in natural units.
       paper: authors, year and identifier.
       where: the equation or table the numbers are printed in.
       convention: what N, D and y are.
@@ -82,7 +83,7 @@ SOURCES = MappingProxyType(
             "chinchilla",
             _chinchilla(math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083),
             _HOFFMANN, "source of the paper", _MASSIVETEXT,
-            "The same fit with all its digits; the optimizer had stopped early all the same.",
+            "The same fit with all its digits; the optimizer had still stopped early.",
         ),
         "besiroglu2024": Source(
             "chinchilla", _chinchilla(1.81686, 482.00572, 2085.4342, 0.34781, 0.36585), _BESIROGLU, "table 1",
@@ -105,7 +106,7 @@ SOURCES = MappingProxyType(
         "llama3_tokens": Source(
             "power", {"A": 0.29, "alpha": -0.53}, "Llama team 2024 (Llama 3), arXiv:2407.21783", "section 3.2.1",
             "x: compute C in FLOPs; y: the optimal number of tokens",
-            "No law of the loss is printed. Both numbers are rounded: at 3.8e25 they give 10.5T tokens, the paper says "
+            "No law of the loss is printed. Both numbers are rounded: at 3.8e25 they give 10.5T tokens, the paper "
             "16.55T.",
         ),
         "deepseek2024_tokens": Source(
@@ -145,13 +146,19 @@ SOURCES = MappingProxyType(
 
 
 class UnknownFit(LawError, KeyError):
-    """There is no published fit of that name; the message lists the nearest."""
+    """No published fit has that name; the message lists the nearest."""
 
     __str__ = ValueError.__str__
 
 
 class Published(Mapping[str, Fit]):
-    """Published fits by name; `source` says where each comes from and how N is counted."""
+    """Published fits by name; `source` tells where each comes from and how N is counted.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> round(fitting.published["besiroglu2024"].exponents["a"], 3)
+      0.513
+    """
 
     source: Mapping[str, Source] = SOURCES
 

@@ -25,8 +25,10 @@ class Recipe:
     """Checked runs of one recipe.
 
     Attributes:
-      C, y: (n,) compute and loss.
-      N, D: (n,) parameters and tokens where they vary apart, else None: the law is then one of C alone.
+      C: (n,) compute.
+      y: (n,) loss.
+      N: (n,) parameters where N and D vary independently; else None, and the law is one of C alone.
+      D: (n,) tokens, or None as N.
       clusters: (n,) labels 0, 1, ... of runs that share noise, or None.
     """
 
@@ -47,13 +49,13 @@ class Recipe:
         return [SIZE[0]] * terms + [EXPONENTS[0]] * terms, [SIZE[1]] * terms + [EXPONENTS[1]] * terms
 
     def terms(self, z: np.ndarray) -> np.ndarray:
-        """(b, terms, n) what multiplies each size at the runs, for parameters z (b, p)."""
+        """(b, terms, n) the factor of each size at the runs, for parameters z (b, p)."""
         exponents = z[:, 1 + len(self._centered) :]
         return self.y.mean() * np.exp(-exponents[:, :, None] * self._centered)
 
     @functools.cached_property
     def _centered(self) -> np.ndarray:
-        """(terms, n) logarithms of what the terms fall with, around their means."""
+        """(terms, n) logarithms of the inputs of the terms, around their means."""
         x = np.log([self.C] if self.N is None or self.D is None else [self.N, self.D])
         return x - x.mean(axis=1, keepdims=True)
 
@@ -81,7 +83,7 @@ class Recipe:
             above = np.log(np.maximum(loss - z[:, :1], 0.0))
             return np.log(self.C).mean() + (level - above) / slope
 
-    def _excess(self, z):
+    def _excess(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(b, 1) ln of the loss above E at the center of ln C, and how fast it falls with ln C."""
         if self.N is None or self.D is None:
             return np.log(z[:, 1:2] * self.y.mean()), z[:, 2:3]
@@ -95,7 +97,7 @@ class Recipe:
 
 
 def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -> Recipe:
-    """Checks what one recipe of `compare` is made of.
+    """Checks the runs of one recipe of `compare`.
 
     Args:
       name: of the recipe, for messages.
@@ -141,7 +143,8 @@ def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0
     """Posterior samples (s, p) of the parameters of two recipes whose noise of ln y has one size.
 
     Args:
-      first, second: the recipes.
+      first: one recipe.
+      second: the other.
       floor: "shared", "free", or a number.
       seed: of the sampling.
     """
@@ -151,19 +154,19 @@ def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0
     lower = np.array([0.0] * floors + first.bounds()[0] + second.bounds()[0])
     upper = np.array([top] * floors + first.bounds()[1] + second.bounds()[1])
 
-    def split(z):
+    def split(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if floors == 0:
             E = np.full((len(z), 2), float(floor))
         else:
             E = z[:, [0, floors - 1]]
-        rest = z[:, floors:]
-        return np.hstack([E[:, :1], rest[:, : p - 1]]), np.hstack([E[:, 1:], rest[:, p - 1 :]])
+        terms = z[:, floors:]
+        return np.hstack([E[:, :1], terms[:, : p - 1]]), np.hstack([E[:, 1:], terms[:, p - 1 :]])
 
-    def residuals(z):
+    def residuals(z: np.ndarray) -> np.ndarray:
         a, b = split(z)
         return np.hstack([first.residuals(a), second.residuals(b)])
 
-    def guess(z):
+    def guess(z: np.ndarray) -> np.ndarray:
         """Sizes (and floors) by linear least squares, given the exponents."""
         a, b = split(z)
         basis_a, basis_b = first.terms(a), second.terms(b)
@@ -173,8 +176,8 @@ def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0
         if floors:
             basis[:, 0, :n], basis[:, floors - 1, n:] = 1.0, 1.0
         y = np.concatenate([first.y, second.y])
-        rest = y if floors else y - float(floor)
-        scaled, target = basis / y, rest / y
+        above = y if floors else y - float(floor)
+        scaled, target = basis / y, above / y
         gram = scaled @ scaled.transpose(0, 2, 1) + 1e-10 * np.eye(basis.shape[1])
         solved = np.linalg.solve(gram, (scaled @ target)[:, :, None])[:, :, 0]
         z = z.copy()
@@ -183,10 +186,7 @@ def sample_pair(first: Recipe, second: Recipe, floor: str | float, seed: int = 0
         z[:, floors + p - 1 : floors + p - 1 + l] = solved[:, floors + k :]
         return z
 
-    samples = posterior.sample(
-        residuals, lower, upper, guess, _joined(first.clusters, second.clusters, first, second), seed
-    )
-    return split(samples)
+    return split(posterior.sample(residuals, lower, upper, guess, _joined(first, second), seed))
 
 
 def noise(first: Recipe, second: Recipe, samples: tuple[np.ndarray, np.ndarray]) -> float:
@@ -196,7 +196,9 @@ def noise(first: Recipe, second: Recipe, samples: tuple[np.ndarray, np.ndarray])
     return float(np.sqrt(np.min(np.sum(r**2, axis=1)) / left))
 
 
-def _joined(a, b, first, second):
+def _joined(first: Recipe, second: Recipe) -> np.ndarray | None:
+    """(n + m,) cluster labels of the runs of both recipes; None where neither has any."""
+    a, b = first.clusters, second.clusters
     if a is None and b is None:
         return None
     a = np.arange(len(first.y)) if a is None else a
@@ -208,7 +210,7 @@ def _column(data: Any, key: str, name: str, length: int) -> np.ndarray:
     return _positive(as_column(column_of(data, key), f"{key} of {name}", length, "y"), f"{key} of {name}")
 
 
-def _positive(values, name):
+def _positive(values: np.ndarray, name: str) -> np.ndarray:
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         row = int(np.argmax(bad))
@@ -216,7 +218,7 @@ def _positive(values, name):
     return values
 
 
-def _apart(log_N, log_C):
-    """Whether N varies at a given compute, so that N and D have laws of their own."""
+def _apart(log_N: np.ndarray, log_C: np.ndarray) -> bool:
+    """True where N varies at a given compute, so that N and D can have terms of their own."""
     left = log_N - np.polyval(np.polyfit(log_C, log_N, 1), log_C)
     return float(np.std(left)) > APART

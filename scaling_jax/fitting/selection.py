@@ -1,4 +1,4 @@
-"""Selection of a law: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+"""Selection of a law: the one that, fitted to the smaller runs, best predicts the larger ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, read, resolve_column, scale_column
+from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, resolve_column, scale_column
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.holdout import rows, scale_of
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Huber
+from scaling_jax.fitting.rows import read
 from scaling_jax.text import table
 
 FRACTIONS = (0.4, 0.5, 0.6, 0.7, 0.8)
@@ -24,10 +25,11 @@ SHRINKAGE = 0.2  # of the exponents of weights, as in inference/mixture.py
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One law's record.
+    """The scores of one law.
 
     Attributes:
-      name: of the law. fit: the `Fit` on all training points.
+      name: of the law.
+      fit: the `Fit` on all training points.
       score: root mean square over nested cuts of the error in ln y above the cut; what laws are ranked by.
       by_cut: RMSLE above each cut.
       aicc: Akaike's criterion, small-sample corrected, on all training points; lower is better.
@@ -47,7 +49,10 @@ class Selection:
     """Laws ranked by extrapolation, best first. Made by `select`.
 
     Attributes:
-      candidates: best first. cuts: the nested cuts of the scale. train, test: (n,) masks of the rows passed in.
+      candidates: best first.
+      cuts: the nested cuts of the scale.
+      train: (n,) mask of the training rows.
+      test: (n,) mask of the test rows.
       impossible: law -> why it could not be ranked.
     """
 
@@ -64,7 +69,7 @@ class Selection:
 
     @property
     def weights(self) -> dict[str, float]:
-        """{law: weight}, sum 1, by the errors above the cuts, shrunk to equal weights since nested cuts are alike."""
+        """{law: weight}, sum 1, by the errors above the cuts, shrunk to equal ones since nested cuts are correlated."""
         errors = np.log(np.clip([c.by_cut for c in self.candidates], 1e-6, 1e3))
         relative = np.exp(-SHRINKAGE * (errors - errors.min(axis=0)).sum(axis=1))
         return {c.name: float(w) for c, w in zip(self.candidates, relative / relative.sum())}
@@ -119,10 +124,11 @@ def select(
 
     Args:
       laws: names or `Law`s; each reads its own inputs from `data`.
-      data: columns of all inputs. y: (n,) positive.
+      data: columns of all inputs.
+      y: (n,) positive, or the name of a column.
       cut: scale from which points are test points; None: all points are for training.
       C: (n,) the scale, or the name of a column; None takes 6 N D of the first law that has it, else its single input.
-      fractions: of the training points (in order of scale) that lie below each nested cut.
+      fractions: of the training points (in order of scale) below each nested cut.
       options: objective=, weights=, fixed= and so on, for `fitting.fit`; the same for all laws.
 
     Returns:
@@ -130,61 +136,78 @@ def select(
 
     Raises:
       FitError: no law could be fitted below every cut, or no law was given.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> x = [1, 3, 10, 30, 100, 300, 1000]
+      >>> fitting.select(["power", "power_offset"], {"x": x}, [2 + 3 / v**0.5 for v in x]).best.law.name
+      'power_offset'
     """
-    laws = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
-    if not laws:
+    known = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
+    if not known:
         raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
     y = column_y(data, y)
-    scale = _shared_scale(laws, data) if C is None else scale_column(data, C, y)
-    for fraction in fractions:
-        if not (isinstance(fraction, (int, float, np.number)) and 0 < fraction < 1):
-            raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
+    scale = _shared_scale(known, data) if C is None else scale_column(data, C, y)
+    if not all(isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions):
+        raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
     train = scale < (np.inf if cut is None else check_positive(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
     weights, clusters = (resolve_column(data, options.pop(k, None), k) for k in ("weights", "clusters"))
     weights = np.ones(y.size) if weights is None else as_column(weights, "weights", y.size, "y")
-    clusters = None if clusters is None else np.asarray(clusters)
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
+    ranking = _Ranking(data, y, scale, train, cuts, weights, clusters, options)
     candidates, impossible = [], {}
-    for law in laws:
+    for law in known:
         try:
-            mine = inputs_of(law, data)
+            candidates.append(ranking.candidate(law))
         except FitError as error:
             impossible[law.name] = str(error)
-            continue
-
-        def fitted(mask: np.ndarray, law: Law = law, mine: dict[str, np.ndarray] = mine, **more: Any) -> Fit:
-            kept = None if clusters is None else clusters[mask]
-            return fit(law, rows(mine, mask), y[mask], weights=weights[mask], clusters=kept, **{**options, **more})
-
-        try:
-            first = train & (scale < cuts[0])  # refused before time is spent on all points
-            free = [k for k in law.params if k not in (options.get("fixed") or {})]
-            read(law, rows(mine, first), y[first], weights[first], None, options.get("objective") or Huber(), free)
-            whole = fitted(train)
-            by_cut = []
-            for c in cuts:
-                below, above = train & (scale < c), train & (scale >= c)
-                # The optimum moves little from one cut to the next: each refit starts at that of all points.
-                by_cut.append(_rmsle(fitted(below, starts=[whole.params]), mine, y, above))
-        except FitError as error:
-            impossible[law.name] = str(error)
-            continue
-        candidates.append(
-            Candidate(
-                name=law.name,
-                fit=whole,
-                score=float(np.sqrt(np.mean(np.square(by_cut)))),
-                by_cut=tuple(by_cut),
-                aicc=aicc(whole),
-                test=_rmsle(whole, mine, y, ~train) if not train.all() else float("nan"),
-            )
-        )
     if not candidates:
         raise FitError("no law could be ranked: " + "; ".join(f"{k}: {v}" for k, v in impossible.items()))
     candidates.sort(key=lambda c: c.score)
     return Selection(candidates=candidates, cuts=cuts, train=train, test=~train, impossible=impossible)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ranking:
+    """The runs that laws are ranked on; attributes as the arguments of `select`, `train` (n,) a mask."""
+
+    data: Mapping
+    y: np.ndarray
+    scale: np.ndarray
+    train: np.ndarray
+    cuts: tuple[float, ...]
+    weights: np.ndarray
+    clusters: Any
+    options: Mapping[str, Any]
+
+    def candidate(self, law: Law) -> Candidate:
+        """Fits the law to all training points and below every cut. Raises FitError where one of them is impossible."""
+        inputs, y, scale = inputs_of(law, self.data), self.y, self.scale
+        first = self.train & (scale < self.cuts[0])  # refused before time is spent on all points
+        free = [k for k in law.params if k not in (self.options.get("fixed") or {})]
+        objective = self.options.get("objective") or Huber()
+        read(law, rows(inputs, first), y[first], self.weights[first], None, objective, free)
+        on_all = self._fit(law, inputs, self.train)
+        by_cut = []
+        for c in self.cuts:
+            below, above = self.train & (scale < c), self.train & (scale >= c)
+            # The optimum moves little from one cut to the next: each refit starts at that of all points.
+            by_cut.append(_rmsle(self._fit(law, inputs, below, starts=[on_all.params]), inputs, y, above))
+        return Candidate(
+            name=law.name,
+            fit=on_all,
+            score=float(np.sqrt(np.mean(np.square(by_cut)))),
+            by_cut=tuple(by_cut),
+            aicc=aicc(on_all),
+            test=_rmsle(on_all, inputs, y, ~self.train) if not self.train.all() else float("nan"),
+        )
+
+    def _fit(self, law: Law, inputs: Mapping[str, np.ndarray], mask: np.ndarray, **more: Any) -> Fit:
+        clusters = None if self.clusters is None else np.asarray(self.clusters)[mask]
+        options = {"weights": self.weights[mask], "clusters": clusters, **self.options, **more}
+        return fit(law, rows(inputs, mask), self.y[mask], **options)
 
 
 def aicc(fit: Fit) -> float:
@@ -193,6 +216,12 @@ def aicc(fit: Fit) -> float:
     Residuals are taken as Gaussian for least squares, as Laplace for LAD and for a Huber whose delta is below their
     median size (where it is LAD in all but name). The noise scale counts as a parameter; infinite when points are
     fewer than parameters + 3. Comparable between laws under one objective only.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> x, y = [1, 2, 4, 8, 16], [8, 4.1, 1.95, 1.02, 0.51]
+      >>> fitting.aicc(fitting.fit("power", x, y)) < fitting.aicc(fitting.fit("power_offset", x, y))
+      True
     """
     _, _, weights = fit.observed("aicc")
     counts = weights > 0

@@ -1,10 +1,12 @@
-"""How much a fit depends on the analyst: the same fit under other objectives, outliers and counts of parameters."""
+"""How much a fit depends on the analyst's choices: objective, outliers and how parameters are counted."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +67,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
-    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
+    The refits start from the optimum of the fit where that is safe; see `starts_near`.
 
     Args:
       fit: a `Fit` with its data; its own choices are the first row.
@@ -74,55 +76,46 @@ def sensitivity(
       target: compute at which the frontier is compared; None takes ten times the largest of the data, where the
         law has a frontier.
       inputs: further inputs of the law at that target, as for `Fit.frontier`.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, loss)
+      >>> round(fitting.sensitivity(fit).size_ratio(), 3)
+      1.0
     """
-    fit.observed("sensitivity")
-    log = fit.objective.log
-    if objectives is not None and not objectives:
-        raise FitError(
-            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the usual ones."
-        )
-    if not isinstance(conventions or {}, Mapping):
-        raise FitError(
-            f"conventions={type(conventions).__name__}: give a dict of names and columns, e.g. {{'total': N}}."
-        )
+    data, y, _ = fit.observed("sensitivity")
+    _check_choices(fit, objectives, conventions)
     if target is not None:
         check_positive(target, "target", "1e22")
+    elif (compute := fit.law.compute(data)) is not None:
+        target = 10 * float(np.max(compute))
+    log = fit.objective.log
     if objectives is None:
         objectives = [fit.objective, Huber(1e-3, log=log), LAD(log=log), LeastSquares(log=log)]
     unique = {str(o): o for o in objectives}
-    compute = fit.law.compute(fit.data)
-    if target is None and compute is not None:
-        target = 10 * float(np.max(compute))
-    outliers = influence(fit, refits=0).flagged
-    kept = np.ones(fit.y.size, bool)
-    kept[outliers] = False
-    points = {f"all {fit.y.size}": np.ones(fit.y.size, bool)}
-    if outliers.size:
-        points[f"without {outliers.size} influential"] = kept
-    if conventions and "N" not in fit.law.inputs:
-        raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
-    n = len(fit.y)
-    counts = {"as fitted": None, **{k: as_column(v, k, n, "y") for k, v in (conventions or {}).items()}}
-    starts = starts_near(fit)
+    counts = {"as fitted": None, **{k: as_column(v, k, len(y), "y") for k, v in (conventions or {}).items()}}
     rows = []
-    for convention, sizes in counts.items():
-        data = dict(fit.data) if sizes is None else _counted(fit.law, fit.data, sizes)
-        for chosen_name, chosen in points.items():
-            for name, objective in unique.items():
-                one = fit
-                if sizes is not None or not chosen.all() or objective != fit.objective:
-                    one = _refit_to(fit, data, chosen, objective, starts)
-                rows.append(
-                    {
-                        "objective": name,
-                        "converged": one.converged,
-                        "points": chosen_name,
-                        "N": convention,
-                        "params": dict(one.params),
-                        "a": one.exponents.get("a"),
-                        "frontier": _frontier_at(one, target, inputs),
-                    }
-                )
+    for (convention, sizes), (points, mask), (name, objective) in itertools.product(
+        counts.items(), _subsets(fit).items(), unique.items()
+    ):
+        one = fit
+        if sizes is not None or not mask.all() or objective != fit.objective:
+            columns = data if sizes is None else _counted(fit.law, data, sizes)
+            one = _refit_to(fit, columns, mask, objective)
+        rows.append(
+            {
+                "objective": name,
+                "converged": one.converged,
+                "points": points,
+                "N": convention,
+                "params": dict(one.params),
+                "a": one.exponents.get("a"),
+                "frontier": _frontier_at(one, target, inputs),
+            }
+        )
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
 
 
@@ -139,9 +132,31 @@ def starts_near(fit: Fit) -> list[dict[str, float]] | None:
     return [dict(fit.params)]
 
 
-def _refit_to(
-    fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective, starts: Sequence | None
-) -> Fit:
+def _check_choices(fit: Fit, objectives: Any, conventions: Any) -> None:
+    if objectives is not None and not objectives:
+        raise FitError(
+            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the default ones."
+        )
+    if not isinstance(conventions or {}, Mapping):
+        raise FitError(
+            f"conventions={type(conventions).__name__}: give a dict of names and columns, e.g. {{'total': N}}."
+        )
+    if conventions and "N" not in fit.law.inputs:
+        raise FitError(f"conventions replace N, and {fit.law.name} takes {', '.join(fit.law.inputs)}")
+
+
+def _subsets(fit: Fit) -> dict[str, np.ndarray]:
+    """{name: (n,) mask}: all points, and those without the influential ones where there are any."""
+    everything = np.ones(fit.y.size, bool)
+    flagged = influence(fit, refits=0).flagged
+    if not flagged.size:
+        return {f"all {fit.y.size}": everything}
+    kept = everything.copy()
+    kept[flagged] = False
+    return {f"all {fit.y.size}": everything, f"without {flagged.size} influential": kept}
+
+
+def _refit_to(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective) -> Fit:
     """The law of `fit` through the chosen points (n,) of `data`, under another objective."""
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore", FitWarning)  # the row has `converged`
@@ -153,7 +168,7 @@ def _refit_to(
             weights=fit.weights[chosen],
             fixed=fit.fixed,
             seed=fit.seed,
-            starts=starts,
+            starts=starts_near(fit),
         )
 
 

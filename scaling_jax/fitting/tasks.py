@@ -1,4 +1,4 @@
-"""Accuracy of a task: the chain scale -> loss -> accuracy with joint intervals, and the noise no claim should go below.
+"""Accuracy of a task: the chain scale -> loss -> accuracy with joint intervals, and the noise of scores.
 
 The chain is Bhagia et al. 2024 (arXiv:2412.04403). The direct law without the loss in between is
 `fit("downstream", ...)`. Noise beside signal is Heineman et al. 2025 (arXiv:2508.13144).
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, inputs_of, resolve_column
+from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, points_of, resolve_column
 from scaling_jax.fitting.errors import DataError
-from scaling_jax.fitting.fit import fit
+from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import LeastSquares, Objective
 
@@ -39,8 +39,8 @@ class Chain:
       residuals: (n,) accuracy minus what the chain gives at each run's N and D.
     """
 
-    first: Any
-    second: Any
+    first: Fit
+    second: Fit
     residuals: np.ndarray = dataclasses.field(repr=False)
     _samples: tuple[dict, dict] = dataclasses.field(repr=False)
 
@@ -58,7 +58,7 @@ class Chain:
         check_level(level)
         loss = np.asarray(self.first.predict(inputs))
         value = np.asarray(self.second.predict({"loss": loss}))
-        columns = inputs_of(self.first.law, inputs, fitting=False)
+        columns = points_of(self.first.law, inputs)
         flat = {k: np.broadcast_to(v, loss.shape).ravel()[None] for k, v in columns.items()}
         first, second = ({k: v[:, None] for k, v in part.items()} for part in self._samples)
         with np.errstate(all="ignore"):
@@ -101,19 +101,28 @@ def chain(
 
     Raises:
       FitError: what `fit` refuses, or a second law that does not take the loss.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 2.6)))
+      >>> chain = fitting.chain({"N": N, "D": D}, loss, accuracy, resamples=20)
+      >>> round(chain.predict({"N": 1e9, "D": 1e11}).value, 3)
+      0.825
     """
     if find_law(laws[1]).inputs != ("loss",):
         raise DataError(f"laws[1]={laws[1]!r} must be a law of the loss, e.g. 'sigmoid' or 'exponential'.")
     check_int(resamples, "resamples", 2)
-    loss, accuracy = column_y(data, loss), as_column(resolve_column(data, accuracy, "accuracy"), "accuracy")
-    if len(loss) != len(accuracy):
-        raise DataError(f"accuracy has {len(accuracy)} values but loss has {len(loss)}; columns must have one length.")
+    loss = column_y(data, loss)
+    accuracy = as_column(resolve_column(data, accuracy, "accuracy"), "accuracy", len(loss), "loss")
     measured = np.isfinite(accuracy)
     if not measured.any():
         raise DataError("accuracy is NaN for every run; give at least as many values as the second law has parameters.")
     labels = None if clusters is None else np.asarray(resolve_column(data, clusters, "clusters"))
     first = fit(laws[0], data, loss, objectives[0], clusters=labels, seed=seed)
-    # Runs without an accuracy keep their place with weight zero, so that a resample is the same runs in both steps.
+    # Runs without an accuracy are kept with weight zero, so that a resample is the same runs in both steps.
     second = fit(
         laws[1], {"loss": loss}, np.where(measured, accuracy, np.mean(accuracy[measured])),
         LeastSquares() if objectives[1] is None else objectives[1],
@@ -124,7 +133,8 @@ def chain(
     return Chain(first, second, residuals, samples)
 
 
-def _samples(step, n, seed):
+def _samples(step: Fit, n: int, seed: int) -> dict[str, np.ndarray]:
+    """{parameter: (n,)} bootstrap samples of a step, fixed parameters repeated."""
     boot = step.bootstrap(n, seed=seed)
     names = [k for k in step.law.params if k not in step.fixed]
     drawn = {k: boot.samples[:, i] for i, k in enumerate(names)}
@@ -138,7 +148,7 @@ class NoiseCeiling:
     Attributes:
       noise: standard deviation of a model's score between its last checkpoints, about their trend.
       signal: standard deviation of models' mean scores, without what noise adds to it.
-      ratio: signal over noise; below about 1 the task hardly orders these models.
+      ratio: signal over noise; below about 1 the task barely ranks these models.
       explainable: the largest share of the variance of single scores that any law can explain.
       smallest_difference: between two single scores that noise alone exceeds once in 1 / (1 - level) times.
     """
@@ -151,7 +161,7 @@ class NoiseCeiling:
 
 
 def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level: float = 0.9) -> NoiseCeiling:
-    """The noise of a task's scores beside the spread between models: no claim should be made below it.
+    """The noise of a task's scores beside the differences between models: smaller differences mean nothing.
 
     Args:
       scores: (n,) accuracy (or any score) of checkpoints.

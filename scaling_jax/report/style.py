@@ -70,8 +70,9 @@ def figure(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]
 def narrow(drawn: Figure) -> Figure:
     """The same figure rearranged for a phone, in place: panels and legend one below the other."""
     panels = drawn.axes
-    for ax, cell in zip(panels, drawn.add_gridspec(len(panels), 1)):
-        ax.set_subplotspec(cell)
+    grid = drawn.add_gridspec(len(panels), 1)
+    for row, ax in enumerate(panels):
+        ax.set_subplotspec(grid[row, 0])
     rows = 0
     for legend in list(drawn.legends):
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
@@ -81,9 +82,7 @@ def narrow(drawn: Figure) -> Figure:
         drawn.legend(
             handles=handles, labels=labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
         )
-    engine = drawn.get_layout_engine()
-    if engine is not None:
-        engine.set(w_pad=0.1)  # pyright: ignore[reportCallIssue]  # axes of equal aspect move after the layout
+    drawn.set_layout_engine("constrained", w_pad=0.1)  # axes of equal aspect move after the layout
     drawn.set_size_inches(NARROW, NARROW * 0.85 * len(panels) + 0.22 * rows)
     return drawn
 

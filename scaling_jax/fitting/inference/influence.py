@@ -12,7 +12,7 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.text import short, table
 
 # Belsley, Kuh & Welsch 1980: a point that moves its own prediction by more than one standard error (|DFFITS| > 1) is
-# influential. Leverage alone is no fault, so it must also be an outlier in robust standard deviations.
+# influential. Leverage alone does no harm, so the point must also be an outlier in robust standard deviations.
 INFLUENTIAL, OUTLYING = 1.0, 4.0
 # Beyond this many points only those with the largest first-order influence are left out in turn.
 MAX_REFITS = 400
@@ -25,12 +25,15 @@ class Influence:
     Attributes:
       flagged: indices of influential points, worst first: |dffits| > 1 and residual > 4 scales.
       dffits: (n,) robust residual over its scale, times sqrt(leverage) / (1 - leverage).
-      residuals: (n,) T(y) - T(f); scale: their robust standard deviation. leverage: (n,).
+      residuals: (n,) T(y) - T(f).
+      scale: their robust standard deviation.
+      leverage: (n,) diagonal of the hat matrix.
       moves: parameter -> (n,) its change when the point alone is left out (nan where it was not refitted).
       without: parameters of the fit without all flagged points at once (those of the fit when there are none).
         Points that err together hide each other from leave-one-out; this shows them.
       shift: (p,) by how many standard errors each free parameter differs in `without`.
-      params: those of the fit. inputs: name -> (n,) of the points.
+      params: those of the fit.
+      inputs: name -> (n,) of the points.
     """
 
     flagged: np.ndarray
@@ -72,18 +75,24 @@ def influence(fit: Solution, refits: int = MAX_REFITS) -> Influence:
     """Leave-one-out influence of every point.
 
     Points are flagged to first order with a robust scale (DFFITS), since a robust objective hides an outlier from
-    its own leave-one-out; the refits then say what leaving each out does. They start at the optimum and run
+    its own leave-one-out; the refits then show the effect of leaving each out. They start at the optimum and run
     together, so that 240 points cost about as much as 240 bootstrap resamples.
 
     Args:
       fit: a `Fit`.
       refits: at most this many points are left out in turn, those with the largest |dffits|.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> x, y = [1, 2, 4, 8, 16, 32, 64, 128], [8, 4.1, 1.95, 1.02, 0.8, 0.252, 0.126, 0.0617]
+      >>> fitting.influence(fitting.fit("power", x, y)).flagged
+      array([4])
     """
     linear, refits = fit.linearized, check_int(refits, "refits")
     data, _, _ = fit.observed("influence")
     problem, n = linear.problem, linear.residuals.size
     size = linear.residuals * np.sqrt(linear.weights) / max(linear.scale, 1e-300)
-    # Noise-free data have a scale of rounding errors: there is nothing to be influential with.
+    # Noise-free data have a scale of rounding errors: no point can be influential.
     if linear.scale < 1e-9:
         size = np.zeros(n)
     dffits = size * np.sqrt(linear.leverage) / (1 - linear.leverage)

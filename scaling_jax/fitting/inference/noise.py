@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-REPEAT_DOF = 3  # degrees of freedom from which repeated runs tell the noise better than neighbors do
+REPEAT_DOF = 3  # degrees of freedom from which repeated runs estimate the noise better than neighbors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Noise:
     """Standard deviations of ln y of one run around the laws.
 
     Attributes:
-      run: of a new run, at the top of the ladder. From repeats it is pure noise; from neighbors it also holds what
-        the laws miss inside the ladder.
+      run: of a new run, at the top of the ladder. From repeats it is pure noise; from neighbors it also includes the
+        misfit of the laws inside the ladder.
       between: of the part that all runs of a cluster (a trunk, a seed) share; None without clusters.
       within: of the part of each run in its cluster; None without clusters.
       source: "repeats" (runs with the same inputs in different clusters) or "neighbors" (residuals of runs with
@@ -73,7 +73,7 @@ def repeat_variance(
 ) -> tuple[float, int]:
     """Pooled variance of ln y among runs of equal inputs, and its degrees of freedom.
 
-    Runs of one cluster share their luck: they enter as their mean.
+    Runs of one cluster share a part of their noise: they enter as their mean.
     """
     table = np.stack([*inputs.values()], axis=1)
     _, group = np.unique(table, axis=0, return_inverse=True)
@@ -92,7 +92,7 @@ def repeat_variance(
 def best_of(n: int) -> tuple[float, float]:
     """Mean and standard deviation of the smallest of n independent standard normal numbers.
 
-    The best of n runs that differ only by luck is too low by the first number times the noise of one run, and
+    The best of n runs that differ only by noise is too low by the first number times the noise of one run, and
     scatters by the second. `best_of(1)` is (0, 1); `best_of(3)` is about (-0.85, 0.75).
     """
     if n == 1:

@@ -1,7 +1,7 @@
 """Posterior samples of a few parameters under Gaussian noise of ln y whose size is unknown.
 
-Small ladders leave a floor, an amplitude and an exponent strung out along a curved valley, where a covariance says too
-little. Their posterior under flat priors is sampled instead, by many walkers that learn the shape of the valley from
+Small ladders leave a floor, an amplitude and an exponent spread along a curved valley, which a covariance does not
+describe. Their posterior under flat priors is sampled instead, by many walkers that learn the shape of the valley from
 each other (differential evolution, ter Braak 2006; stretch moves, Goodman & Weare 2010).
 """
 
@@ -10,13 +10,15 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-EXACT = 1e-5  # standard deviation of ln y below which no loss is known
+EXACT = 1e-5  # precision of ln y beyond which no loss is known
 WALKERS = 256
 BURN_IN, STEPS, THIN = 500, 800, 10
-DRAWS = 2048  # random points looked at to find where to begin
+DRAWS = 2048  # random points evaluated to find a start
 
 
-def log_likelihood(residuals: np.ndarray, clusters: np.ndarray | None = None, share: np.ndarray | None = None):
+def log_likelihood(
+    residuals: np.ndarray, clusters: np.ndarray | None = None, share: np.ndarray | None = None
+) -> np.ndarray:
     """Log-likelihood of Gaussian residuals with the prior 1 / sigma integrated out.
 
     Args:
@@ -56,7 +58,8 @@ def sample(
 
     Args:
       residuals: (b, p) parameters -> (b, n) residuals of ln y; not finite where the model has no value.
-      lower, upper: (p,) finite ends of the box.
+      lower: (p,) lower ends of the box, finite.
+      upper: (p,) upper ends, finite.
       guess: improves random points (b, p), e.g. by solving for what is linear.
       clusters: (n,) labels 0, 1, ... of points that share noise; the share is sampled too.
       seed: of the sampling.
@@ -70,7 +73,7 @@ def sample(
     if clusters is None:
         low, high = low[:p], high[:p]
 
-    def log_density(z):
+    def log_density(z: np.ndarray) -> np.ndarray:
         inside = np.all((z > low) & (z < high), axis=1)
         value = np.full(len(z), -np.inf)
         if inside.any():
@@ -78,8 +81,8 @@ def sample(
             value[inside] = log_likelihood(residuals(z[inside, :p]), clusters, share)
         return value
 
-    best, spread = _mode(residuals, lower, upper, guess, rng)
-    walkers = _around(best, spread, lower, upper, rng)
+    best, covariance = _mode(residuals, lower, upper, guess, rng)
+    walkers = _around(best, covariance, lower, upper, rng)
     if clusters is not None:
         walkers = np.column_stack([walkers, rng.uniform(0.02, 0.9, len(walkers))])
     density = log_density(walkers)
@@ -97,7 +100,9 @@ def sample(
     return np.concatenate(kept)
 
 
-def _proposal(walkers, other, rng, big):
+def _proposal(
+    walkers: np.ndarray, other: np.ndarray, rng: np.random.Generator, big: bool
+) -> tuple[np.ndarray, np.ndarray | float]:
     """(proposals, log Jacobians): stretched towards one of the other half, or moved by the difference of two."""
     n, p = walkers.shape
     if rng.random() < 0.5:
@@ -106,18 +111,24 @@ def _proposal(walkers, other, rng, big):
         return partner + stretch[:, None] * (walkers - partner), (p - 1) * np.log(stretch)
     first = rng.integers(len(other), size=n)
     second = (first + rng.integers(1, len(other), size=n)) % len(other)
-    scale = 1.0 if big else 2.38 / np.sqrt(2 * p)  # now and then a whole difference, from mode to mode
+    scale = 1.0 if big else 2.38 / np.sqrt(2 * p)  # sometimes a whole difference, from mode to mode
     return walkers + scale * (other[first] - other[second]) * (1 + 1e-3 * rng.standard_normal((n, 1))), 0.0
 
 
-def _mode(residuals, lower, upper, guess, rng):
+def _mode(
+    residuals: Callable[[np.ndarray], np.ndarray],
+    lower: np.ndarray,
+    upper: np.ndarray,
+    guess: Callable[[np.ndarray], np.ndarray] | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """The least-squares optimum in the box, and a covariance there."""
     width = upper - lower
     start = lower + width * rng.uniform(0.02, 0.98, (DRAWS, len(lower)))
     if guess is not None:
         start = np.clip(guess(start), lower + 1e-6 * width, upper - 1e-6 * width)
 
-    def finite(z):
+    def finite(z: np.ndarray) -> np.ndarray:
         r = residuals(z[None])[0]
         return np.where(np.isfinite(r), np.clip(r, -1e3, 1e3), 1e3)
 
@@ -133,15 +144,17 @@ def _mode(residuals, lower, upper, guess, rng):
     n = len(best.fun)
     variance = 2 * best.cost / max(n - len(lower), 1) + EXACT**2
     # Curvature in parts of the box, never flatter than the box itself is wide.
-    slopes = best.jac * width
-    curvature = slopes.T @ slopes / variance + 12.0 * np.eye(len(lower))
+    jacobian = np.asarray(best.jac) * width
+    curvature = jacobian.T @ jacobian / variance + 12.0 * np.eye(len(lower))
     return best.x, np.linalg.inv(curvature) * np.outer(width, width)
 
 
-def _around(best, spread, lower, upper, rng):
+def _around(
+    best: np.ndarray, covariance: np.ndarray, lower: np.ndarray, upper: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """(WALKERS, p) points around the optimum, inside the box."""
     margin = 1e-9 * (upper - lower)
-    factor = np.linalg.cholesky(spread)
+    factor = np.linalg.cholesky(covariance)
     walkers = best + rng.standard_normal((WALKERS, len(best))) @ factor.T
     # Reflected at the ends, so that an optimum on an edge does not put all walkers there.
     walkers = lower + np.abs(walkers - lower)

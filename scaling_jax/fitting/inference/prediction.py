@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from scaling_jax.fitting.data import check_level, inputs_of
+from scaling_jax.fitting.data import check_level, points_of
 from scaling_jax.fitting.solution import IntervalOf, Solution
 
-BLOCK = 2**22  # numbers held at once when an interval is taken over many points
+BLOCK = 2**22  # numbers in memory at once when an interval is taken over many points
 
 
 class Prediction(NamedTuple):
@@ -21,7 +21,7 @@ class Prediction(NamedTuple):
 
 def predict(solution: Solution, inputs: Any) -> np.ndarray:
     """The law at new inputs, float64, of the shape that the inputs broadcast to."""
-    return solution.law(solution.params, inputs_of(solution.law, inputs, fitting=False))
+    return solution.law(solution.params, points_of(solution.law, inputs))
 
 
 def predict_interval(
@@ -38,7 +38,7 @@ def predict_interval(
     """
     check_level(level)
     law = solution.law
-    columns = inputs_of(law, inputs, fitting=False)
+    columns = points_of(law, inputs)
     value = law(solution.params, columns)
     flat = {k: np.broadcast_to(v, value.shape).ravel() for k, v in columns.items()}
     block = max(1, BLOCK // samples)

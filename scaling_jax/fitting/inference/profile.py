@@ -22,11 +22,14 @@ class Profile:
     """A profile interval; unpacks to (lower, upper).
 
     Attributes:
-      name: the parameter. value: its optimum.
-      lower, upper: ends of the interval at `level`; infinite, zero or a bound of the law where the objective never
+      name: the parameter.
+      value: its optimum.
+      lower: lower end of the interval at `level`; infinite, zero or a bound of the law where the objective never
         rises enough, which means that the data do not identify that side.
+      upper: upper end, in the same way.
       level: confidence level.
-      grid, objective: (m,) values tried, in order, and the objective with the others refitted.
+      grid: (m,) values tried, in order.
+      objective: (m,) the objective at each, with the other parameters refitted.
       threshold: the objective at the ends of the interval.
     """
 
@@ -65,7 +68,7 @@ def profile(problem: Problem, z: np.ndarray, covariance: Covariance, name: str, 
     best = float(problem.value(z[None])[0])
     log = params[name] > 0 and problem.law.bounds[name][0] >= 0
     search = (_Alone if problem.p == 1 else _Refit)(problem, z, covariance, params, name, log)
-    # The objective is no likelihood: its rise is scaled so that its parabola gives the sandwich's interval.
+    # The objective is not a likelihood: its rise is scaled so that its parabola gives the sandwich's interval.
     scale = search.scale * problem.weights[problem.weights > 0].mean()
     threshold = best + 0.5 * scale * t_quantile(level, covariance.dof) ** 2 if covariance.dof else np.inf
     sides = [_side(search, params[name], best, threshold, sign, log) for sign in (-1, 1)]
@@ -80,7 +83,7 @@ class _Alone:
 
     def __init__(
         self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
-    ):
+    ) -> None:
         self.problem, self.name, self.log, self.value = problem, name, log, params[name]
         self.bounds = problem.law.bounds[name]
 
@@ -104,7 +107,7 @@ class _Refit(_Alone):
 
     def __init__(
         self, problem: Problem, z: np.ndarray, covariance: Covariance, params: Mapping[str, float], name: str, log: bool
-    ):
+    ) -> None:
         super().__init__(problem, z, covariance, params, name, log)
         p = problem
         self.held = Problem.of(p.law, p.inputs, p.y, p.weights, p.objective, {**p.fixed, name: self.value})
@@ -129,7 +132,7 @@ def _side(
     low, high = search.bounds
     cap = 2.0 if log else 2.0 * abs(value) + 1e-3
     base = min(search.deviation or 0.05 * cap, cap)
-    # An optimum that ran off lies far from everything: its way back must reach the ordinary numbers.
+    # An optimum at infinity is far from everything: the grid must reach back to ordinary values.
     reach = FAR + abs(np.log(value)) if log else 1e3 * max(abs(value), base)
 
     def at(distance: Any) -> np.ndarray:

@@ -19,7 +19,7 @@ CUTS = 8  # inner cuts at most
 LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
 MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
 RECENCY = 1.5  # power of the scale that weighs the rows of a fit
-LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which weigh alike
+LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which have equal weight
 RESAMPLES = 60
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 
@@ -64,7 +64,8 @@ class Member:
     """One law fitted to the whole ladder, below each cut, and to resamples.
 
     Attributes:
-      candidate: the law. fit: the `Fit` of all rows.
+      candidate: the law.
+      fit: the `Fit` of all rows.
       cuts: parameters below each cut; None where too few rows are left.
       samples: {parameter: (r,)} of the resamples.
     """
@@ -83,14 +84,14 @@ class Member:
 
 
 def recency_weights(scale: np.ndarray, worth: np.ndarray | None = None, power: float = RECENCY) -> np.ndarray:
-    """(n,) weights min(scale / s, 1)^power: large runs say more about still larger ones than small runs do.
+    """(n,) weights min(scale / s, 1)^power: large runs are more informative about still larger ones.
 
     No law is exact over many decades, so a fit that weighs all rows alike errs where it is asked. On the public ladders
     this halves the error of forecasts and of N*; see benchmarks/extrapolation.md. The largest runs weigh alike, a tenth
     of all and at least 12 independent ones, so that no few decide; so do all runs of a smaller ladder.
 
     Args:
-      scale: (n,) what makes a run large.
+      scale: (n,) scale of each run.
       worth: (n,) independent runs that each row counts as, 1 by default; less for the runs of a cluster.
       power: of the scale.
     """

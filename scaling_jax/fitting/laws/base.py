@@ -26,10 +26,10 @@ class Coordinate:
     Attributes:
       kind: "linear": the law is affine in it, so it is solved for exactly given the others; "log": positive, moved
         along its logarithm; "plain": as it is.
-      unit, shift: f(p, m) of the other parameters p and of the mean logarithms m of the inputs (m["N"], ...) and of
-        y (m["y"]). E.g. A in A / N^alpha has the unit exp(alpha m["N"] + m["y"]): z is then the size of the term at
-        the center of the data, free of alpha. They may use parameters without unit and shift, and those whose
-        coordinates the law lists before.
+      unit: f(p, m) of the other parameters p and of the mean logarithms m of the inputs (m["N"], ...) and of y
+        (m["y"]). E.g. A in A / N^alpha has the unit exp(alpha m["N"] + m["y"]): z is then the size of the term at
+        the center of the data, free of alpha. It may use parameters without unit and shift, and those listed before.
+      shift: likewise.
       start: range of z from which starting points are drawn.
       spans: an input whose range of logarithms (around its mean) is added to `start` and `limits`.
       limits: hard limits of z, practical zero and infinity for "log" parameters.
@@ -65,7 +65,7 @@ class Law:
       initial_guess: better starts: f(params (b, 1), inputs (n,), y (n,)) -> {name: (b,)} of some plain parameters given
         the others, e.g. slopes by linear regression in logarithms.
       canonical: params -> params of the same law with its interchangeable parts in order.
-      custom: whether it is the user's own function, which a saved fit cannot carry.
+      custom: True for the user's own function, which a saved fit cannot carry.
       optimal_N: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
       exponents: derived exponents, e.g. {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"])}, N* ~ C^a.
       from_nd: (N, D) -> the law's own inputs, where it takes others that follow from them (e.g. M = D / N).
@@ -161,11 +161,20 @@ def law(
       equation: what is printed; by default the name and its arguments.
       reference: where it comes from.
       positive: refuse data whose inputs are zero or negative.
+
     Returns:
       A `Law` for `fitting.fit`.
+
     Raises:
       LawError: bounds that are not pairs lo < hi, a name used twice, or a function that cannot be called with
         these names or does not return one number per point.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> bounds = {"a": (-9, 9), "b": (0, 9)}
+      >>> line = fitting.law(lambda p, x: p["a"] + p["b"] * x["x"], bounds, inputs="x", name="line")
+      >>> {k: round(v, 6) for k, v in fitting.fit(line, [1.0, 2.0, 3.0], [3.0, 5.0, 7.0]).params.items()}
+      {'a': 1.0, 'b': 2.0}
     """
     name = name or str(getattr(fn, "__name__", "law")).replace("<lambda>", "law")
     if not callable(fn):
@@ -177,12 +186,30 @@ def law(
     if len(set(inputs)) != len(inputs) or not inputs or not all(isinstance(k, str) for k in inputs):
         raise LawError(f"law {name!r}: inputs={inputs!r} must be one or more different names.")
 
+    flat, affine = _traced(fn, name, names, inputs)
+    coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
+    return Law(
+        name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",
+        reference=reference, function=lambda p, x: flat(*(p[k] for k in names), *(x[k] for k in inputs)), bounds=bounds,
+        coordinates=coordinates, positive=positive, custom=True,
+    )  # fmt: skip
+
+
+def _traced(
+    fn: Callable[[Any, Any], Any], name: str, names: tuple[str, ...], inputs: tuple[str, ...]
+) -> tuple[Callable[..., Any], set[int]]:
+    """(the law as a function of scalars, params before inputs; the params in which it is affine).
+
+    Raises:
+      LawError: `fn` cannot be traced with these names, or mixes data points.
+    """
+
     def flat(*values: Any) -> Any:
         p = len(names)
         y: Any = fn(dict(zip(names, values[:p])), dict(zip(inputs, values[p:])))
-        several = y is None or isinstance(y, (tuple, list, dict))
-        if several or np.shape(y) != ():
-            what = f"shape {np.shape(y)}" if hasattr(y, "shape") else f"a {type(y).__name__}"
+        shape = None if y is None or isinstance(y, (tuple, list, dict)) else np.shape(y)
+        if shape != ():
+            what = f"shape {shape}" if hasattr(y, "shape") else f"a {type(y).__name__}"
             raise LawError(f"law {name!r} returned {what} for one data point; it must return one number per point.")
         return jnp.asarray(y, np.float64)
 
@@ -206,12 +233,7 @@ def law(
             f"law {name!r} mixes data points ({mixing}): a law must give each point a value of its own. Compute such "
             "numbers from the data first and use them as constants."
         )
-    coordinates = {k: _own_coordinate(*bounds[k], k in {names[i] for i in affine}) for k in names}
-    return Law(
-        name=name, params=names, inputs=inputs, equation=equation or f"y = {name}({', '.join((*names, *inputs))})",
-        reference=reference, function=lambda p, x: flat(*(p[k] for k in names), *(x[k] for k in inputs)), bounds=bounds,
-        coordinates=coordinates, positive=positive, custom=True,
-    )  # fmt: skip
+    return flat, affine
 
 
 def _checked_bounds(name: str, params: Any) -> dict[str, tuple[float, float]]:

@@ -23,7 +23,7 @@ def has_closed_form(
     allowed: Callable[[Any, Any], Any] | None = None,
     maximize: bool = False,
 ) -> bool:
-    """Whether the law has a formula for N* under exactly this question."""
+    """True where the law has a closed form of N* for this cost and these constraints."""
     return law.optimal_N is not None and cost is max_N is max_D is allowed is None and not maximize
 
 
@@ -47,11 +47,13 @@ def best_sizes(
       params: natural-unit parameters, each (s,).
       C: (c,) budgets.
       cost: cost(N, D), increasing in both; None for 6ND.
-      max_N, max_D: caps, e.g. what fits into memory, or how many unique tokens there are.
+      max_N: cap on parameters, e.g. by memory.
+      max_D: cap on tokens, e.g. the unique tokens there are.
       allowed: allowed(N, D) -> bool, for any other constraint.
       inputs: values, or functions of (N, D), of further inputs of the law.
-      maximize: the law describes something to be made large.
+      maximize: True for a metric where higher is better.
       middle: (N, D) at the center of the data: of several minima those near its balanced growth are meant.
+
     Returns:
       N, D, value, each (s, c), and whether the best lies at the edge of what was searched, (s, c).
     """
@@ -90,7 +92,7 @@ def law_columns(law: Law, N: Any, D: Any, inputs: Mapping[str, Any] | None = Non
 class _Budget:
     """How many tokens a budget buys at each size."""
 
-    def __init__(self, cost: Callable[[Any, Any], Any] | None, max_D: float | None):
+    def __init__(self, cost: Callable[[Any, Any], Any] | None, max_D: float | None) -> None:
         self.cost = None if cost is None else _vectorized(cost)
         self.max_D = np.inf if max_D is None else float(max_D)
 
@@ -279,10 +281,13 @@ def tokens(
     """Tokens that budgets C buy at sizes N, at most `max_D`: C / (6 N), or the D at which cost(N, D) = C.
 
     Args:
-      N, C: (c,) sizes and budgets.
-      cost, max_D: as in `best_sizes`.
+      N: (c,) parameters.
+      C: (c,) budgets.
+      cost: as in `best_sizes`.
+      max_D: as in `best_sizes`.
+
     Returns:
-      (c,)
+      (c,) tokens.
     """
     budget = _Budget(cost, max_D)
     return np.array([budget.tokens(np.array([n]), c)[0] for n, c in zip(N, C)])

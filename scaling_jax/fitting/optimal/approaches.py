@@ -32,7 +32,15 @@ LABELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What one approach says: exponents of N* ~ C^a and D* ~ C^b (at the target), 95% interval of a, N*, D*."""
+    """The answer of one approach.
+
+    Attributes:
+      a: exponent of N* ~ C^a, at the target.
+      b: exponent of D* ~ C^b, at the target.
+      interval: 95% interval of a.
+      N: N* at the target.
+      D: D* at the target.
+    """
 
     a: float
     b: float
@@ -48,7 +56,10 @@ class Approaches:
     Attributes:
       target: the compute at which N* and D* are compared.
       estimates: "envelope", "isoflop", "parabola", "parametric" -> `Estimate`, of those that worked.
-      envelope, isoflop, parabola, fit: what they were read from; None where the approach is impossible.
+      envelope: the `Envelope`; None where the approach is impossible, as below.
+      isoflop: the `IsoFlop` by Akima.
+      parabola: the `IsoFlop` by parabola.
+      fit: the `Fit` of the parametric law.
       impossible: name -> why.
     """
 
@@ -97,10 +108,10 @@ class Approaches:
         The law's own are `.fit.warnings`.
         """
         found = {"envelope": self.envelope, "isoflop": self.isoflop, "parabola": self.parabola}
-        said = {k: v.warnings for k, v in found.items() if v is not None}
+        warnings = {k: v.warnings for k, v in found.items() if v is not None}
         if self.fit is not None and "parametric" in self.estimates:
-            said["parametric"] = self.fit.frontier(self.target).warnings
-        return [f"{LABELS[k]}: {w}" for k, sentences in said.items() for w in sentences]
+            warnings["parametric"] = self.fit.frontier(self.target).warnings
+        return [f"{LABELS[k]}: {w}" for k, sentences in warnings.items() for w in sentences]
 
     def __repr__(self) -> str:
         rows = [
@@ -139,15 +150,29 @@ def approaches(
     """Fits the envelope, IsoFLOP sweeps (by Akima and by parabola) and the parametric law to the same runs.
 
     Args:
-      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      N: (n,) parameters of each run.
+      D: (n,) tokens.
+      C: (n,) training FLOPs.
+      loss: (n,) final loss.
       target: compute at which N* and D* are compared; None takes ten times the largest C.
-      budgets, tolerance: how runs are grouped by C; see `isoflop`.
-      law: the parametric law, of N and D; options (objective=, weights=, ...) go to `fitting.fit`. Or a `Fit` of one
-        to these runs, which is taken as it is.
+      budgets: nominal budgets; see `isoflop`.
+      tolerance: relative difference of C inside a budget.
+      law: the parametric law, of N and D; or a `Fit` of one to these runs, which is used as it is.
       seed: of the resampling behind the intervals.
+      options: objective=, weights= and so on, for `fitting.fit`.
 
     Raises:
       FitError: values that are not finite and positive, an unknown law, or no approach works.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> C = np.repeat([1e18, 1e19, 1e20], 7)
+      >>> N = np.sqrt(C / 120) * np.tile(np.logspace(-0.6, 0.6, 7), 3)
+      >>> D = C / (6 * N)
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> {k: round(v.a, 2) for k, v in fitting.approaches(N, D, C, loss).estimates.items()}
+      {'envelope': 0.5, 'isoflop': 0.51, 'parabola': 0.51, 'parametric': 0.51}
     """
     data = as_columns(N=N, D=D, C=C, loss=loss)
     if not isinstance(law, Fit):
@@ -167,6 +192,10 @@ def approaches(
         "parabola": lambda: isoflop(*columns, method="parabola", **grouping),
         "parametric": parametric,
     }
+    return _compared(attempts, target)
+
+
+def _compared(attempts: Mapping[str, Callable[[], Any]], target: float) -> Approaches:
     found, estimates, impossible = {}, {}, {}
     for name, attempt in attempts.items():
         try:
@@ -176,15 +205,8 @@ def approaches(
             impossible[name] = str(error)
     if not estimates:
         raise FitError("no approach works on these runs: " + "; ".join(f"{k}: {v}" for k, v in impossible.items()))
-    return Approaches(
-        target=target,
-        estimates=estimates,
-        impossible=impossible,
-        envelope=found.get("envelope"),
-        isoflop=found.get("isoflop"),
-        parabola=found.get("parabola"),
-        fit=found.get("parametric"),
-    )
+    fits = {"fit" if k == "parametric" else k: found.get(k) for k in attempts}
+    return Approaches(target=target, estimates=estimates, impossible=impossible, **fits)
 
 
 def _times(ratio: float) -> str:
@@ -197,7 +219,7 @@ def _parametric(found: Fit, target: float) -> Estimate:
     if "a" in found.exponents:
         a, b = (found.exponents[k] for k in "ab")
         interval = found.interval(0.95)["a"]
-    else:  # the frontier is no power law: its slope at the target
+    else:  # the frontier is not a power law: its slope at the target
         near = np.array([target, 1.01 * target])
 
         def slopes(params: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -233,7 +255,29 @@ class CrossCheck:
 
 
 def cross_check(result: IsoFlop, law: str | Law = "chinchilla", **options: Any) -> CrossCheck:
-    """Fits `law` to the points of the sweeps and compares; options go to `fitting.fit`."""
+    """Compares the optima of IsoFLOP sweeps with a parametric law fitted to the same runs.
+
+    Args:
+      result: of `isoflop`.
+      law: the law, a name or a `Law`.
+      options: objective=, seed= and so on, for `fitting.fit`.
+
+    Returns:
+      `CrossCheck`, whose `.warnings` are empty where the two agree.
+
+    Raises:
+      FitError: the law cannot be fitted to these runs.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> C = np.repeat([1e18, 1e19, 1e20], 7)
+      >>> N = np.sqrt(C / 120) * np.tile(np.logspace(-0.6, 0.6, 7), 3)
+      >>> D = C / (6 * N)
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> fitting.cross_check(fitting.isoflop(N, D, C, loss)).warnings
+      []
+    """
     columns = {k: np.concatenate([getattr(s, k) for s in result.sweeps]) for k in ("N", "D", "loss")}
     fitted = fit(law, {"N": columns["N"], "D": columns["D"]}, columns["loss"], **options)
     ratio = result.optima.N / fitted.frontier(result.optima.C).N
@@ -242,7 +286,7 @@ def cross_check(result: IsoFlop, law: str | Law = "chinchilla", **options: Any) 
     found = []
     if abs(ours - theirs) > max(0.005, 2 * sure):
         found.append(
-            f"the sweeps say a = {ours:.3f} and {fitted.law.name} on the same runs {theirs:.3f}, "
+            f"the sweeps give a = {ours:.3f} and {fitted.law.name} on the same runs {theirs:.3f}, "
             f"{abs(ours - theirs) / max(sure, 1e-12):.1f} standard errors apart"
         )
     # A constant factor moves no exponent, but it is a different recommendation.

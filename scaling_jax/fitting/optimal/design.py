@@ -25,7 +25,8 @@ class Design:
       runs: record array `.N .D .C` and `.stderr`, the expected standard error of ln N*(target) after this run and
         those before it.
       before: that standard error now.
-      target: the compute it refers to. criterion: what was optimized.
+      target: the compute it refers to.
+      criterion: "frontier" or "parameters".
     """
 
     runs: np.recarray
@@ -53,9 +54,9 @@ def next_runs(
     D: Any = None,
     criterion: str = "frontier",
 ) -> Design:
-    """Chooses runs greedily, each the most telling among those that cost at most an equal share of what is left.
+    """Chooses runs greedily, each the most informative of those that cost at most an equal share of the budget left.
 
-    To first order a run at (N, D) adds g g' / s^2 to the information matrix, with g the slope of ln y by the
+    To first order a run at (N, D) adds g g' / s^2 to the information matrix, with g the gradient of ln y by the
     parameters there and s the robust residual scale of the fit. "frontier" reduces the variance of ln N*(target)
     (c-optimal), "parameters" raises the determinant (D-optimal; Fedorov 1972).
 
@@ -64,81 +65,106 @@ def next_runs(
       budget: FLOPs (6 N D) to spend on the next runs.
       target: compute of the run that is being planned; None takes ten times the largest of the data.
       runs: at most this many.
-      N, D: sizes and tokens to choose among, every combination; None takes 25 values each from a third of the
-        smallest to three times the largest in the data.
+      N: sizes to choose among; None takes 25 from a third of the smallest to three times the largest in the data.
+      D: tokens to choose among, in every combination with N; None likewise.
       criterion: "frontier" or "parameters".
 
     Raises:
-      FitError: the law has no N and D, an unknown criterion, or nothing fits into the budget.
+      FitError: the law has no N and D, an unknown criterion, or the budget is below the cheapest run.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> noisy = loss * np.exp(0.01 * np.random.default_rng(0).standard_normal(16))
+      >>> fit = fitting.fit("chinchilla", {"N": N, "D": D}, noisy)
+      >>> plan = fitting.next_runs(fit, budget=1e20, runs=2)
+      >>> bool(plan.runs.stderr[-1] < plan.before and plan.runs.C.sum() <= 1e20)
+      True
     """
     if criterion not in CRITERIA:
         raise FitError(f"criterion is {criterion!r}: choose one of {', '.join(CRITERIA)}")
-    of_nd = fit.law.from_nd or dict  # the law's own inputs
     if set(fit.law.inputs) != {"N", "D"} and fit.law.from_nd is None:
         raise FitError(f"{fit.law.name} takes {', '.join(fit.law.inputs)}: next runs are planned over N and D")
     data, _, _ = fit.observed("next_runs")
-    check_positive(budget, "budget", "1e20"), check_int(runs, "runs", 1)
+    check_positive(budget, "budget", "1e20")
+    check_int(runs, "runs", 1)
     target = 10 * fit.ranges["C"][1] if target is None else check_positive(target, "target", "1e22")
     seen = fit.law.nd(data) or (data["N"], data["D"])
-    grid_n, grid_d = _choices(N, seen[0], "N"), _choices(D, seen[1], "D")
-    n, d = (x.ravel() for x in np.meshgrid(grid_n, grid_d, indexing="ij"))
-    cost = 6 * n * d
+    grid = np.meshgrid(_choices(N, seen[0], "N"), _choices(D, seen[1], "D"), indexing="ij")
+    n, d = (x.ravel() for x in grid)
     linear = fit.linearized
-    candidates = linear.problem.with_data(of_nd({"N": n, "D": d}), np.ones(n.size), np.ones(n.size))
-    jacobian = candidates.residuals_and_jacobian(linear.z[None])[1][0].T
-    unit = np.maximum(
-        np.linalg.norm(linear.jacobian, axis=0), 1e-300
-    )  # every parameter in units of its own information
-    jacobian, known = jacobian / unit, linear.jacobian / unit
-    gradient = _frontier_gradient(fit, target) / unit
+    unit = np.maximum(np.linalg.norm(linear.jacobian, axis=0), 1e-300)  # of each parameter, by its own information
+    known, gradient = linear.jacobian / unit, _frontier_gradient(fit, target) / unit
     inverse = np.linalg.pinv(known.T @ known, rcond=1e-12, hermitian=True)
-    # Few large runs or many small ones: both are tried, the better is kept.
-    plans = [_greedy(jacobian, cost, gradient, inverse, budget, count, criterion) for count in range(1, runs + 1)]
-    plans = [plan for plan in plans if plan[0]]
-    if not plans:
-        raise FitError(
-            f"budget {budget:.3g} is below the cheapest candidate, {cost.min():.3g} FLOPs: pass smaller N, D"
-        )
-    chosen, variances, _ = min(plans, key=lambda plan: plan[2])
+    choices = _Choices(_jacobian_at(fit, n, d) / unit, 6 * n * d, gradient, inverse, criterion)
+    chosen, variances = choices.best_plan(budget, runs)
     scale = max(linear.scale, 1e-300)
-    records = [(n[i], d[i], cost[i], scale * np.sqrt(v)) for i, v in zip(chosen, variances)]
+    records = [(n[i], d[i], choices.cost[i], scale * np.sqrt(v)) for i, v in zip(chosen, variances)]
     before = scale * np.sqrt(gradient @ inverse @ gradient)
-    return Design(
-        runs=np.array(records, dtype=RUNS).view(np.recarray),
-        before=float(before),
-        target=target,
-        criterion=criterion,
-    )
+    return Design(np.array(records, dtype=RUNS).view(np.recarray), float(before), target, criterion)
 
 
-def _greedy(
-    jacobian: np.ndarray,
-    cost: np.ndarray,
-    gradient: np.ndarray,
-    inverse: np.ndarray,
-    budget: float,
-    count: int,
-    criterion: str,
-) -> tuple[list[int], list[float], float]:
-    """`count` runs of about equal cost.
+def _jacobian_at(fit: Solution, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """(runs, p) derivatives of ln y at runs of n parameters and d tokens by the solver's coordinates."""
+    of_nd = fit.law.from_nd or dict  # the law's own inputs
+    linear, ones = fit.linearized, np.ones(n.size)
+    candidates = linear.problem.with_data(of_nd({"N": n, "D": d}), ones, ones)
+    return candidates.residuals_and_jacobian(linear.z[None])[1][0].T
 
-    Returns:
-      (indices, variance of ln N* after each in units of s^2, what the criterion makes small).
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Choices:
+    """Runs to choose among.
+
+    Attributes:
+      jacobian: (runs, p) derivatives of ln y.
+      cost: (runs,) FLOPs.
+      gradient: (p,) derivatives of ln N*(target).
+      inverse: (p, p) inverse of the information of the runs that exist.
+      criterion: "frontier" or "parameters".
     """
-    left, chosen, variances, gained = budget, [], [], 0.0
-    while len(chosen) < count:
-        affordable = cost <= left / (count - len(chosen))
-        if not affordable.any():
-            break
-        pulled = jacobian @ inverse
-        gain = np.einsum("ij,ij->i", pulled, jacobian)  # variance of each candidate's prediction
-        reduction = (pulled @ gradient) ** 2 / (1 + gain)
-        best = int(np.argmax(np.where(affordable, gain if criterion == "parameters" else reduction, -np.inf)))
-        inverse = inverse - np.outer(pulled[best], pulled[best]) / (1 + gain[best])
-        left, gained = left - cost[best], gained + np.log1p(gain[best])
-        chosen.append(best)
-        variances.append(max(float(gradient @ inverse @ gradient), 0.0))
-    return chosen, variances, -gained if criterion == "parameters" else min(variances, default=np.inf)
+
+    jacobian: np.ndarray
+    cost: np.ndarray
+    gradient: np.ndarray
+    inverse: np.ndarray
+    criterion: str
+
+    def best_plan(self, budget: float, most: int) -> tuple[list[int], list[float]]:
+        """(indices, variance of ln N* after each in units of s^2) of at most `most` runs.
+
+        Few large runs or many small ones: both are tried, the better is kept.
+
+        Raises:
+          FitError: the budget is below the cheapest run.
+        """
+        plans = [self._greedy(budget, count) for count in range(1, most + 1)]
+        plans = [plan for plan in plans if plan[0]]
+        if not plans:
+            raise FitError(
+                f"budget {budget:.3g} is below the cheapest candidate, {self.cost.min():.3g} FLOPs: pass smaller N, D"
+            )
+        return min(plans, key=lambda plan: plan[2])[:2]
+
+    def _greedy(self, budget: float, count: int) -> tuple[list[int], list[float], float]:
+        """`count` runs of about equal cost: (indices, variances, the criterion, lower is better)."""
+        left, chosen, variances, gained, inverse = budget, [], [], 0.0, self.inverse
+        determinant = self.criterion == "parameters"
+        while len(chosen) < count:
+            affordable = self.cost <= left / (count - len(chosen))
+            if not affordable.any():
+                break
+            projected = self.jacobian @ inverse
+            gain = np.einsum("ij,ij->i", projected, self.jacobian)  # variance of each candidate's prediction
+            reduction = (projected @ self.gradient) ** 2 / (1 + gain)
+            best = int(np.argmax(np.where(affordable, gain if determinant else reduction, -np.inf)))
+            inverse = inverse - np.outer(projected[best], projected[best]) / (1 + gain[best])
+            left, gained = left - self.cost[best], gained + np.log1p(gain[best])
+            chosen.append(best)
+            variances.append(max(float(self.gradient @ inverse @ self.gradient), 0.0))
+        return chosen, variances, -gained if determinant else min(variances, default=np.inf)
 
 
 def _choices(values: Any, seen: np.ndarray, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Approach 1: the runs that nothing cheaper beats, and the power laws through them."""
+"""Approach 1: the runs that no cheaper run beats, and the power laws through them."""
 
 from __future__ import annotations
 
@@ -49,11 +49,25 @@ def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: i
     above the hull is beaten by a mixture of its neighbors. The hull ends at the lowest loss.
 
     Args:
-      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss: final losses, or points of training curves.
-      resamples, seed: of the pairs bootstrap behind `.interval`.
+      N: (n,) parameters of each run.
+      D: (n,) tokens.
+      C: (n,) training FLOPs.
+      loss: (n,) loss: final, or of points of training curves.
+      resamples: of the pairs bootstrap behind `.interval`.
+      seed: of the bootstrap.
 
     Raises:
       FitError: fewer than two runs on the hull, or values that are not finite and positive.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> C = np.repeat([1e18, 1e19, 1e20], 7)
+      >>> N = np.sqrt(C / 120) * np.tile(np.logspace(-0.6, 0.6, 7), 3)
+      >>> D = C / (6 * N)
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> round(fitting.envelope(N, D, C, loss).a, 2)
+      0.5
     """
     data = as_columns(N=N, D=D, C=C, loss=loss)
     x, y = np.log(data["C"]), np.log(data["loss"])

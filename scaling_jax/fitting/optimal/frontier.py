@@ -1,4 +1,4 @@
-"""The compute-optimal frontier: for each budget, the N and D that a law says are best."""
+"""The compute-optimal frontier: the best N and D of each budget under a law."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Frontier:
 
     Attributes:
       C: budgets, in the unit of the cost (training FLOPs for 6ND).
-      N, D, loss: best parameters, tokens, and the law's value there.
+      N: best parameters.
+      D: best tokens.
+      loss: the law's value there.
       level: of the intervals; None without.
       interval: {"N", "D", "loss": (lower, upper)}, each shaped like C; None without a level.
       extrapolation: decades by which C lies above (or, negative, below) the budgets of the data; 0 inside.
       method: "closed form" or "numerical".
-      warnings: what makes the answer doubtful, in sentences.
+      warnings: reasons to doubt the answer, in sentences.
     """
 
     C: np.ndarray
@@ -112,7 +114,7 @@ def _warnings(fit: Solution, budgets: np.ndarray, N: np.ndarray, D: np.ndarray, 
         return
     (n_low, n_high), (c_low, c_high) = fit.ranges["N"], fit.ranges["C"]
     for c, n, d in zip(budgets[~edge], N[~edge], D[~edge]):
-        # N grows at most in proportion to C, or the law has bent away from what it says where the data are.
+        # N grows at most in proportion to C, or the law bends away from its trend inside the data.
         grown, shrunk = (max(ratio, 1.0) for ratio in (6.0 * n * d / c_high, c_low / (6.0 * n * d)))
         if n > FAR * grown * n_high or n < n_low / (FAR * shrunk):
             yield (

@@ -45,11 +45,15 @@ def isoflop(
     """Approach 2 of Hoffmann et al. 2022: the size of lowest loss at each compute budget.
 
     Args:
-      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      N: (n,) parameters of each run.
+      D: (n,) tokens.
+      C: (n,) training FLOPs.
+      loss: (n,) final loss.
       method: "akima" interpolates ln loss over ln N (Porian et al. 2024): local, so a wide sweep does no harm.
         "parabola" and "cubic" are least squares of loss on log N over the whole sweep; the parabola is the
         published approach 2, biased by up to 35% in D* when sweeps are wide or off center.
-      budgets, tolerance: how points are grouped by C; see `sweeps.find_sweeps`.
+      budgets: nominal budgets; None finds them in C.
+      tolerance: relative difference of C inside one budget; 0.1 when budgets are found, 0.25 when given.
       window: use only this many points around the lowest of each sweep (None: all).
       noise: standard deviation of ln loss between repeats of a run; None estimates it from the sweeps.
       seed: of the draws of noise behind `.interval`, `.stderr` and the `_logstd` of the optima.
@@ -59,6 +63,16 @@ def isoflop(
 
     Raises:
       FitError: an unknown method, C that does not come in budgets, or fewer than two budgets with an optimum.
+
+    Example:
+      >>> import numpy as np
+      >>> from scaling_jax import fitting
+      >>> C = np.repeat([1e18, 1e19, 1e20], 7)
+      >>> N = np.sqrt(C / 120) * np.tile(np.logspace(-0.6, 0.6, 7), 3)
+      >>> D = C / (6 * N)
+      >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
+      >>> round(fitting.isoflop(N, D, C, loss).a, 2)
+      0.51
     """
     if method not in METHODS:
         raise FitError(f"method is {method!r}: choose one of {', '.join(METHODS)}")
@@ -100,7 +114,7 @@ def _through_optima(sweeps: Sequence[Sweep], method: str, noise: float, seed: in
             dropped.append((sweep.C, _why_dropped(method, sweep)))
             continue
         found = np.isfinite(log_n) & np.isfinite(log_d)
-        # An optimum that noise often pushes off the edge is less sure than the draws that stay inside say.
+        # An optimum that noise often pushes off the edge is less certain than the draws that stay inside suggest.
         deviations = (max(float(np.std(x[found])) / found.mean(), SMALLEST_LOGSTD) for x in (log_n, log_d))
         rows.append((sweep.C, np.exp(log_n[0]), np.exp(log_d[0]), best[0], *deviations))
         draws.append(np.stack([log_n, log_d])[:, 1:])

@@ -13,7 +13,7 @@ from scaling_jax.fitting.optimal.sweeps import Sweep, curve
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class IsoFlop(Allocation):
-    """What IsoFLOP sweeps say: N* ~ C^a and D* ~ C^b. Made by `isoflop`.
+    """Exponents of N* ~ C^a and D* ~ C^b from IsoFLOP sweeps. Made by `isoflop`.
 
     Attributes beside those of `Allocation`:
       optima: also has `.N_logstd .D_logstd`, the standard deviations of ln N* and ln D* under noise in the losses

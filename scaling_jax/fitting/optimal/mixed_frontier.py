@@ -14,13 +14,13 @@ from scaling_jax.fitting.inference.rolling import Ladder, Member
 from scaling_jax.fitting.optimal.allocation import best_sizes, law_columns, tokens
 from scaling_jax.text import short
 
-COLLINEAR = 0.99  # correlation of ln N and ln D from which their effects cannot be told apart
+COLLINEAR = 0.99  # correlation of ln N and ln D from which their effects are not distinguishable
 NARROW = 0.1  # standard deviation of ln(D / N) at equal compute below which it does not vary
 UNEXPLAINED = 0.7  # share of the variance of ln y that the laws leave, from which there is only noise
 FREE_EXPONENTS = 5  # parameters of the smallest law whose N* may grow at any rate
 SPARE_RUNS = 2  # different runs needed beyond them
 WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is not an answer
-OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must lie among its sizes
+OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must be among its sizes
 ROOM = 1.5  # times beyond the sizes of the ladder that still count as inside
 # As in inference/mixture.py, for ln N* instead of ln y; ladders differ more in how their N* drifts.
 PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.4, 4.0, 1.0, 1.0
@@ -32,7 +32,8 @@ class MixedFrontier:
 
     Attributes:
       C: budgets, in the unit of the cost.
-      N, D: best parameters and tokens: the weighted mean of ln N* over the laws, and what the budget buys at it.
+      N: best parameters: the weighted mean of ln N* over the laws.
+      D: tokens that the budget buys at N.
       loss: forecast of the loss of a run there.
       interval: {"N", "D", "loss", "run": (lower, upper)}: "loss" is the expected loss at N and D, "run" the loss that
         one run there will have.
@@ -40,7 +41,7 @@ class MixedFrontier:
       level: of the intervals.
       answer: False where the data do not identify the optimum; then N, D, loss, interval and parts are None.
       reasons: why there is no answer, in sentences; empty with an answer.
-      warnings: what makes the answer doubtful, in sentences.
+      warnings: reasons to doubt the answer, in sentences.
     """
 
     C: np.ndarray

@@ -17,10 +17,11 @@ class PowerLaw:
     """y = coefficient * x^exponent by least squares in logs.
 
     Attributes:
-      exponent, coefficient: of the law.
+      exponent: p of y = k x^p.
+      coefficient: k.
       stderr: standard error of the exponent from the scatter about the line (nan for two points).
       r2: share of the weighted variance of ln y that the line explains.
-      scatter: sqrt(chi^2 / (n - 2)): how many times the points scatter more than their log_std says.
+      scatter: sqrt(chi^2 / (n - 2)): scatter of the points in units of their log_std.
     """
 
     exponent: float
@@ -38,11 +39,17 @@ def power_law(x: Any, y: Any, log_std: Any = None) -> PowerLaw:
     """Fits ln y = ln k + p ln x, weighted by 1 / log_std^2 when given: optima to exponents.
 
     Args:
-      x, y: (n,) positive, e.g. budgets and their optimal N.
-      log_std: (n,) standard deviation of ln y; None weighs all points alike.
+      x: (n,) positive, e.g. budgets.
+      y: (n,) positive, e.g. their optimal N.
+      log_std: (n,) standard deviation of ln y; None weights all points equally.
 
     Raises:
       FitError: fewer than two distinct x, or a value that is not finite and positive.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> round(fitting.power_law([1e18, 1e19, 1e20], [1e8, 3e8, 9e8]).exponent, 3)
+      0.477
     """
     columns = as_columns(x=x, y=y, log_std=np.ones(np.size(x)) if log_std is None else log_std)
     log_x, log_y, weight = np.log(columns["x"]), np.log(columns["y"]), columns["log_std"] ** -2.0
@@ -73,7 +80,7 @@ class Allocation:
       N_law: `PowerLaw` of N* in C.
       D_law: `PowerLaw` of D* in C.
       samples: (resamples, 2) exponents a, b of resampled runs.
-      warnings: what makes the exponents less sure than they look, in plain sentences.
+      warnings: reasons why the exponents are less certain than they look, in sentences.
     """
 
     optima: np.recarray

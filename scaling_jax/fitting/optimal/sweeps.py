@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,9 @@ class Sweep:
 
     Attributes:
       C: the budget in FLOPs: the geometric mean of its points, or the nominal budget when given.
-      N, D, loss: (n,) parameters, tokens and loss of its points.
+      N: (n,) parameters of its points.
+      D: (n,) tokens.
+      loss: (n,) losses.
       index: (n,) their positions in the arrays that were passed in.
       spread: largest over smallest C among the points.
     """
@@ -46,7 +48,7 @@ def as_columns(**columns: Any) -> dict[str, np.ndarray]:
     """Checks that all columns are finite, positive and of one length; returns them in float64.
 
     Raises:
-      FitError: a column holds something else; the message quotes the first such value.
+      FitError: a column has another value; the message quotes the first such value.
     """
     out = {}
     for name, values in columns.items():
@@ -72,7 +74,10 @@ def find_sweeps(N: Any, D: Any, C: Any, loss: Any, budgets: Any = None, toleranc
     """Groups points by compute budget.
 
     Args:
-      N, D, C, loss: (n,) parameters, tokens, FLOPs and loss of each run.
+      N: (n,) parameters of each run.
+      D: (n,) tokens.
+      C: (n,) training FLOPs.
+      loss: (n,) final loss.
       budgets: None finds the budgets: C sorted is cut wherever it jumps by more than `tolerance`. A list of
         nominal budgets sends each point to the nearest, and leaves out points further than `tolerance`.
       tolerance: relative difference of C inside one budget; 0.1 when budgets are found, 0.25 when given.
@@ -86,54 +91,63 @@ def find_sweeps(N: Any, D: Any, C: Any, loss: Any, budgets: Any = None, toleranc
     columns = as_columns(N=N, D=D, C=C, loss=loss)
     if tolerance is not None:
         check_positive(tolerance, "tolerance", "0.1")
-    log_c = np.log(columns["C"])
-    if budgets is None:
-        width = np.log1p(0.1 if tolerance is None else tolerance)
-        order = np.argsort(log_c, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(log_c[order]) > width) + 1)
-        for group in groups:
-            low, high = columns["C"][group[0]], columns["C"][group[-1]]
-            if np.log(high / low) > 2 * width:
-                raise FitError(
-                    f"C runs from {low:.3g} to {high:.3g} without a gap of {np.expm1(width):.0%} "
-                    f"({group.size} points): these are not IsoFLOP sweeps; pass budgets=[...] with the nominal "
-                    "budgets, a smaller tolerance=, or fit the parametric law, which needs no budgets"
-                )
-        swept = [group.size for group in groups if np.unique(columns["N"][group]).size >= 3]
-        # Single runs beside sweeps do no harm; a grid of N and D is mostly such runs.
-        if len(groups) > 1 and (len(swept) < 2 or (len(swept) < len(groups) / 2 and sum(swept) < log_c.size / 2)):
-            raise FitError(
-                f"{log_c.size} points have {len(groups)} different C, only {len(swept)} of them with 3 sizes or more: "
-                "these are not IsoFLOP sweeps; fit the parametric law, which needs no budgets, or pass budgets=[...]"
-            )
-        nominal = [float(np.exp(log_c[group].mean())) for group in groups]
-    else:
-        nominal = np.unique(as_columns(budgets=budgets)["budgets"])
-        width = np.log1p(0.25 if tolerance is None else tolerance)
-        distance = np.abs(log_c[:, None] - np.log(nominal))
-        nearest = np.where(distance.min(1) <= width, distance.argmin(1), -1)
-        groups = [np.flatnonzero(nearest == k) for k in range(nominal.size)]
-    sweeps = []
-    for budget, group in zip(nominal, groups):
-        if group.size:
-            index = group[np.argsort(columns["N"][group], kind="stable")]
-            c = columns["C"][index]
-            sweeps.append(
-                Sweep(
-                    C=float(c[0]) if budgets is None and np.ptp(c) == 0 else float(budget),
-                    N=columns["N"][index],
-                    D=columns["D"][index],
-                    loss=columns["loss"][index],
-                    index=index,
-                    spread=float(c.max() / c.min()),
-                )
-            )
+    nominal, groups = _jumps(columns, tolerance) if budgets is None else _nearest(columns, budgets, tolerance)
+    sweeps = [_sweep(columns, budget, group, budgets is None) for budget, group in zip(nominal, groups) if group.size]
     if len(sweeps) < 2:
         raise FitError(
-            f"exponents need at least two compute budgets and {columns['C'].size} points hold {len(sweeps)}: "
+            f"exponents need at least two compute budgets and {columns['C'].size} points have {len(sweeps)}: "
             "C must repeat (to within tolerance=) over runs of different N"
         )
     return sweeps
+
+
+def _jumps(columns: Mapping[str, np.ndarray], tolerance: float | None) -> tuple[list[float], list[np.ndarray]]:
+    """(budgets, rows of each): C sorted and cut wherever it jumps. Raises FitError where these are not sweeps."""
+    log_c = np.log(columns["C"])
+    width = np.log1p(0.1 if tolerance is None else tolerance)
+    order = np.argsort(log_c, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(log_c[order]) > width) + 1)
+    for group in groups:
+        low, high = columns["C"][group[0]], columns["C"][group[-1]]
+        if np.log(high / low) > 2 * width:
+            raise FitError(
+                f"C runs from {low:.3g} to {high:.3g} without a gap of {np.expm1(width):.0%} "
+                f"({group.size} points): these are not IsoFLOP sweeps; pass budgets=[...] with the nominal "
+                "budgets, a smaller tolerance=, or fit the parametric law, which needs no budgets"
+            )
+    swept = [group.size for group in groups if np.unique(columns["N"][group]).size >= 3]
+    # Single runs beside sweeps do no harm; a grid of N and D is mostly such runs.
+    if len(groups) > 1 and (len(swept) < 2 or (len(swept) < len(groups) / 2 and sum(swept) < log_c.size / 2)):
+        raise FitError(
+            f"{log_c.size} points have {len(groups)} different C, only {len(swept)} of them with 3 sizes or more: "
+            "these are not IsoFLOP sweeps; fit the parametric law, which needs no budgets, or pass budgets=[...]"
+        )
+    return [float(np.exp(log_c[group].mean())) for group in groups], groups
+
+
+def _nearest(
+    columns: Mapping[str, np.ndarray], budgets: Any, tolerance: float | None
+) -> tuple[list[float], list[np.ndarray]]:
+    """(budgets, rows of each): every point at the nearest of the given budgets, or at none."""
+    nominal = np.unique(as_columns(budgets=budgets)["budgets"])
+    width = np.log1p(0.25 if tolerance is None else tolerance)
+    distance = np.abs(np.log(columns["C"])[:, None] - np.log(nominal))
+    nearest = np.where(distance.min(1) <= width, distance.argmin(1), -1)
+    return nominal.tolist(), [np.flatnonzero(nearest == k) for k in range(nominal.size)]
+
+
+def _sweep(columns: Mapping[str, np.ndarray], budget: float, group: np.ndarray, found: bool) -> Sweep:
+    """The points of one budget in order of N; a budget that was found is the C of its points where they agree."""
+    index = group[np.argsort(columns["N"][group], kind="stable")]
+    c = columns["C"][index]
+    return Sweep(
+        C=float(c[0]) if found and np.ptp(c) == 0 else budget,
+        N=columns["N"][index],
+        D=columns["D"][index],
+        loss=columns["loss"][index],
+        index=index,
+        spread=float(c.max() / c.min()),
+    )
 
 
 def in_window(sweep: Sweep, window: int | None) -> Sweep:

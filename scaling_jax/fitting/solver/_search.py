@@ -25,25 +25,26 @@ RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and h
 ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, rounds at most
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
-SEARCH_ROWS = 4096  # with more rows than this, starts are told apart on a sample and finished on all rows
-RACED, HEAT, PART = 200, 12, 4  # so many starts are raced: steps of all, and the part that goes on (one in)
+SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
+RACED, HEAT, PART = 200, 12, 4  # so many starts are raced: steps of all, and the part that continues (one in)
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Why the optimum should be believed.
+    """Evidence that the optimum is the global one.
 
     Attributes:
       gradient: largest component of the gradient, relative to the sum of its terms' sizes (for LAD: of the
         subgradient closest to zero). Below 1e-8 it is a stationary point to working precision.
-      starts: how many distinct starts were descended. agree: how many of them ended in this optimum.
+      starts: how many distinct starts were descended.
+      agree: how many of them ended in this optimum.
       next_best: objective value of the best other optimum that a start ended in; None if there was none.
       rows: how many rows the starts were compared on (all of them up to 4096).
-      lower_outside: {"value", "params"} of a lower optimum outside the law's usual ranges, which was not taken.
-      moved, moved_agree: how many further descents began at the best ends with some coordinates elsewhere, and how
-        many of them ended in this optimum.
+      lower_outside: {"value", "params"} of a lower optimum outside the law's plausible range, which was not taken.
+      moved: how many further descents began at the best ends with some coordinates changed.
+      moved_agree: how many of those ended in this optimum.
     """
 
     gradient: float
@@ -67,22 +68,23 @@ class Certificate:
 def minimize(problem: Problem, seed: int = 0, starts: int | np.ndarray | None = None) -> tuple[np.ndarray, Certificate]:
     """The best optimum found, and its certificate.
 
-    For a law with usual ranges, an optimum inside them is preferred; what is lower outside is in the certificate.
+    For a law with a plausible range, an optimum inside it is preferred; a lower one outside is in the certificate.
 
     Args:
       problem: a `Problem`.
-      seed: of the spread of starts.
+      seed: of the starting points.
       starts: how many starts, or an array (b, p) of them; None for the default, more where they disagree.
+
     Returns:
       z (p,), `Certificate`.
     """
-    usual = problem.within(problem.law.plausible_range)
+    plausible = problem.within(problem.law.plausible_range)
     z, certificate = _minimize(problem, seed, starts)
-    if not np.any((z < usual.lower) | (z > usual.upper)):
+    if not np.any((z < plausible.lower) | (z > plausible.upper)):
         return z, certificate
-    inside, inner = _minimize(usual, seed, starts)
+    inside, inner = _minimize(plausible, seed, starts)
     if inner.gradient > GRADIENT_TOLERANCE or relative_gradient(problem, inside) > GRADIENT_TOLERANCE:
-        return z, certificate  # nothing stationary inside: its best is at the edge of the usual range
+        return z, certificate  # nothing stationary inside: its best is at the edge of the plausible range
     value = float(problem.value(z[None])[0])
     return inside, replace(inner, lower_outside={"value": value, "params": problem.params(z)})
 
@@ -94,7 +96,7 @@ def _minimize(problem: Problem, seed: int, starts: int | np.ndarray | None) -> t
     else:
         if isinstance(starts, (int, np.integer)):
             first = _descend(sample, choose(sample, int(starts), seed), 100)
-        else:  # somebody's own: down from there, not over dents
+        else:  # given by the user: descend from there, without smoothing
             first = levenberg_marquardt(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
         further = _rows(first, slice(0))
     ends = _concatenate(first, further)
@@ -212,7 +214,7 @@ def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False
 def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
     """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
     best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
-    if sample is problem:  # what has converged higher up stays there
+    if sample is problem:  # an end that converged at a higher value is kept
         others = [i for i in others if not ends.converged[i]]
     z = ends.z[[best, *others]]
     if sample is not problem:

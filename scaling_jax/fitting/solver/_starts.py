@@ -1,4 +1,4 @@
-"""Starting points: variable projection for the coefficients a law is linear in, spread points for the rest.
+"""Starting points: variable projection for the coefficients a law is linear in, low-discrepancy points for the others.
 
 Given the exponents, E, A and B of a Chinchilla-like law follow from a small bounded least-squares problem, so starts
 need only cover the exponents (Golub & Pereyra 1973). Its matrices come from the law's own derivatives: the law is
@@ -7,19 +7,19 @@ affine in those coefficients, so one evaluation gives the offset and every basis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 
 import numpy as np
 
-from scaling_jax.fitting.errors import LawError
+from scaling_jax.fitting.errors import FitError, LawError
 from scaling_jax.fitting.solver._levenberg_marquardt import CHUNK
 from scaling_jax.fitting.solver._problem import Problem
 
 # Places, in parts of their start range, where coordinates are tried with the others at the best end.
 ONE_ELSEWHERE = (-8.0, -2.0, -0.5, 0.05, 0.15, 0.3, 0.5, 0.7, 0.85, 0.95, 1.5, 3.0, 9.0)
 TWO_ELSEWHERE = (0.05, 0.35, 0.75, 3.0)
-SEARCH = 512  # candidates looked at, at least, to choose starts from
+SEARCH = 512  # candidates evaluated, at least, to choose starts from
 
 
 def low_discrepancy(n: int, dimensions: int, seed: int) -> np.ndarray:
@@ -33,23 +33,23 @@ def low_discrepancy(n: int, dimensions: int, seed: int) -> np.ndarray:
 
 
 def candidates(problem: Problem, n: int, seed: int) -> np.ndarray:
-    """(n, p) spread over the start ranges of the law's coordinates, linear ones at 1 (their unit).
+    """(n, p) points that cover the start ranges of the law's coordinates, linear ones at 1 (their unit).
 
-    Every third is spread over ranges four times as wide: noisy small designs put optima there.
+    Every third covers ranges four times as wide: noisy small designs put optima there.
     """
     z = np.ones((n, problem.p))
     wide = np.arange(n) % 3 == 2
     for part, wider in ((~wide, 0.0), (wide, 1.0)):
-        rest, lo, hi = _ranges(problem, wider)
-        if len(rest):
-            z[np.ix_(part, rest)] = lo + (hi - lo) * low_discrepancy(part.sum(), len(rest), seed)
+        nonlinear, lo, hi = _ranges(problem, wider)
+        if len(nonlinear):
+            z[np.ix_(part, nonlinear)] = lo + (hi - lo) * low_discrepancy(part.sum(), len(nonlinear), seed)
     z = np.clip(z, problem.lower, problem.upper)
     z[::2] = with_guesses(problem, z[::2])
     return z
 
 
 def with_guesses(problem: Problem, z: np.ndarray) -> np.ndarray:
-    """z (b, p) with what the law itself can guess from the rest and the data, where it can."""
+    """z (b, p) with the law's own initial guess from the other coordinates and the data, where it has one."""
     if problem.law.initial_guess is None:
         return z
     z = z.copy()
@@ -72,32 +72,34 @@ def _ranges(problem: Problem, wider: float = 0.0) -> tuple[np.ndarray, np.ndarra
 
     They are widened by `wider` times their width downwards and twice that upwards, within the bounds.
     """
-    rest = np.flatnonzero(~problem.linear)
+    nonlinear = np.flatnonzero(~problem.linear)
     ranges = []
-    for i in rest:
+    for i in nonlinear:
         c = problem.law.coordinates[problem.free[i]]
         lo, hi = c.start[0] - wider * (c.start[1] - c.start[0]), c.start[1] + 2 * wider * (c.start[1] - c.start[0])
         if c.spans:
             lo, hi = np.add((lo, hi), problem.spans[c.spans])
         ranges.append((max(lo, problem.lower[i]), min(hi, problem.upper[i])))
     low, high = np.array(ranges).reshape(-1, 2).T
-    return rest, low, high
+    return nonlinear, low, high
 
 
 def probe_starts(problem: Problem, z: np.ndarray) -> np.ndarray:
     """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds."""
-    rest, lo, hi = _ranges(problem)
+    nonlinear, lo, hi = _ranges(problem)
 
     def at(i: int, places: Sequence[float]) -> np.ndarray:
-        return np.clip(lo[i] + (hi[i] - lo[i]) * np.array(places), problem.lower[rest[i]], problem.upper[rest[i]])
+        return np.clip(
+            lo[i] + (hi[i] - lo[i]) * np.array(places), problem.lower[nonlinear[i]], problem.upper[nonlinear[i]]
+        )
 
     copies = [z]
-    for i in range(len(rest)):
+    for i in range(len(nonlinear)):
         for value in at(i, ONE_ELSEWHERE):
-            copies.append(_with(z, {rest[i]: value}))
-    for i, j in combinations(range(len(rest)), 2):
+            copies.append(_with(z, {nonlinear[i]: value}))
+    for i, j in combinations(range(len(nonlinear)), 2):
         for pair in product(at(i, TWO_ELSEWHERE), at(j, TWO_ELSEWHERE)):
-            copies.append(_with(z, dict(zip((rest[i], rest[j]), pair))))
+            copies.append(_with(z, dict(zip((nonlinear[i], nonlinear[j]), pair))))
     return project(problem, np.array(copies))
 
 
@@ -108,19 +110,19 @@ def _with(z: np.ndarray, changed: dict[int, float]) -> np.ndarray:
 
 
 def perturb(problem: Problem, z: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """n copies of every row of z (b, p): a random part of the coordinates drawn anew or shaken, the others kept."""
+    """n copies of every row of z (b, p): a random part of the coordinates redrawn or perturbed, the others kept."""
     rng = np.random.default_rng(seed)
     copies = np.repeat(z, n, axis=0)
-    rest, lo, hi = _ranges(problem)
-    if not len(rest):
+    nonlinear, lo, hi = _ranges(problem)
+    if not len(nonlinear):
         return copies
-    old = copies[:, rest]
+    old = copies[:, nonlinear]
     new = rng.uniform(lo, hi, old.shape)
     shaken = old + 0.1 * (hi - lo) * rng.standard_normal(old.shape)
     new = np.where(rng.random(old.shape) < 0.5, new, shaken)
     chosen = rng.random(old.shape) < 0.4
-    chosen[np.arange(len(old)), rng.integers(len(rest), size=len(old))] = True
-    copies[:, rest] = np.where(chosen, new, old)
+    chosen[np.arange(len(old)), rng.integers(len(nonlinear), size=len(old))] = True
+    copies[:, nonlinear] = np.where(chosen, new, old)
     copies = np.clip(copies, problem.lower, problem.upper)
     copies[::2] = with_guesses(problem, copies[::2])
     return project(problem, copies)
@@ -144,9 +146,9 @@ def project(problem: Problem, z: np.ndarray) -> np.ndarray:
         slope = problem.objective.derivative(problem.y)
         slope = slope / np.max(np.abs(slope * problem.y))  # whatever the unit of y, its squares are in range
         basis = np.where(np.isfinite(basis), basis, 0.0) * slope
-        rest = np.where(np.isfinite(offset), problem.y - offset, 0.0) * slope
+        remainder = np.where(np.isfinite(offset), problem.y - offset, 0.0) * slope
         gram = (basis * problem.weights) @ basis.transpose(0, 2, 1)
-        moment = (basis @ (problem.weights * rest)[:, :, None])[:, :, 0]
+        moment = (basis @ (problem.weights * remainder)[:, :, None])[:, :, 0]
         solved = bounded_least_squares(gram, moment, problem.lower[linear], problem.upper[linear])
     z[:, linear] = np.where(np.isfinite(solved), solved, z[:, linear])
     return z
@@ -156,7 +158,11 @@ def bounded_least_squares(gram: np.ndarray, moment: np.ndarray, lower: np.ndarra
     """Minimizes x G x / 2 - m x with x >= lower where that is finite, batched; clipped to upper.
 
     Args:
-      gram: (b, k, k), moment: (b, k). lower, upper: (k,).
+      gram: (b, k, k) G.
+      moment: (b, k) m.
+      lower: (k,).
+      upper: (k,).
+
     Returns:
       (b, k). Every set of coefficients at their lower bound is tried, which for k <= 4 costs less than iterating.
     """
@@ -194,7 +200,7 @@ def _no_value(problem: Problem, z: np.ndarray) -> str:
 
 
 def choose(problem: Problem, n: int, seed: int) -> np.ndarray:
-    """n starts: half the best of many candidates (apart from each other), half spread whatever their value."""
+    """n starts: half the best of many candidates (apart from each other), half low-discrepancy points."""
     z = candidates(problem, max(SEARCH, 2 * n), seed)
     elements = max(1, CHUNK // problem.n)
     z = np.concatenate([project(problem, z[i : i + elements]) for i in range(0, len(z), elements)])
@@ -208,3 +214,23 @@ def choose(problem: Problem, n: int, seed: int) -> np.ndarray:
     taken = set(chosen)
     chosen += [i for i in range(len(z)) if i not in taken][: n - len(chosen)]
     return z[np.array(chosen)]
+
+
+def given_starts(problem: Problem, starts: int | Sequence[Mapping[str, float]] | None) -> int | np.ndarray | None:
+    """The `starts` argument of `fit` in the solver's coordinates: None, a count, or (n, p).
+
+    Raises:
+      FitError: not a count of at least 1, nor a list of dicts with a finite number for every free parameter.
+    """
+    if starts is None or (isinstance(starts, (int, np.integer)) and starts > 0):
+        return starts
+    if not (isinstance(starts, Sequence) and starts and all(isinstance(start, Mapping) for start in starts)):
+        raise FitError(f"starts={starts!r}: give how many, at least 1, or a list of dicts of parameters.")
+    for start in starts:
+        missing = [k for k in problem.free if k not in start]
+        if missing:
+            raise FitError(f"starts: {dict(start)!r} lacks {', '.join(missing)}.")
+        for k in problem.free:
+            if not (isinstance(start[k], (int, float, np.number)) and np.isfinite(start[k])):
+                raise FitError(f"starts: {k} = {start[k]!r} is not a finite number.")
+    return np.stack([problem.unconstrained({**problem.fixed, **start}) for start in starts])

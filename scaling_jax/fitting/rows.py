@@ -1,0 +1,175 @@
+"""The rows of a fit: inputs, y, weights and clusters, checked together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling_jax.fitting.data import (
+    LARGEST_Y,
+    as_column,
+    inputs_of,
+    names_of,
+    require,
+    require_ordinary,
+    resolve_column,
+)
+from scaling_jax.fitting.errors import DataError
+from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.objectives import Objective
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked data.
+
+    Attributes:
+      inputs: {name: (n,)}.
+      y: (n,) the metric.
+      weights: (n,) factors, zero or positive.
+      clusters: (n,) integers, or None.
+    """
+
+    inputs: dict[str, np.ndarray]
+    y: np.ndarray
+    weights: np.ndarray
+    clusters: np.ndarray | None
+
+
+def read(law: Law, data: Any, y: Any, weights: Any, clusters: Any, objective: Objective, free: Sequence[str]) -> Rows:
+    """Checks everything that `fitting.fit` is given.
+
+    Args:
+      law: the `Law`.
+      data: columns of its inputs.
+      y: (n,) the metric, or the name of a column, as are `weights` and `clusters`.
+      weights: (n,) factors, or None.
+      clusters: (n,) labels, or None.
+      objective: the objective whose residuals must exist.
+      free: parameters that are fitted.
+
+    Raises:
+      DataError: values, lengths or labels that cannot be fitted.
+    """
+    inputs = inputs_of(law, data)
+    first = law.inputs[0]
+    n = len(inputs[first])
+    y, weights, clusters = (
+        resolve_column(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters))
+    )
+    columns = names_of(data)
+    sources = (*law.inputs, "N", "D") if law.from_nd is not None else law.inputs
+    named = {first: data} if columns is None else {k: data[k] for k in sources if k in columns}
+    _refuse_other_order({**named, "y": y, "weights": weights, "clusters": clusters})
+    y = as_column(y, "y", n, first)
+    if n == 0:
+        raise DataError("There are no rows to fit.")
+    for k, v in inputs.items():
+        require(np.isfinite(v), v, k, "must be finite", "drop or repair the row")
+        if law.positive:
+            require(v > 0, v, k, "must be positive", "drop the row, or correct its unit")
+        require_ordinary(v, k)
+    _require_y(y, objective)
+    weights = np.ones(n) if weights is None else as_column(weights, "weights", n, first)
+    valid = np.isfinite(weights) & (weights >= 0)
+    require(valid, weights, "weights", "must be zero or positive", "use 0 to leave a row out")
+    require_ordinary(weights, "weights")
+    if not weights.any():
+        raise DataError("weights are all zero: nothing is left to fit.")
+    clusters = None if clusters is None else _labels(clusters, weights)
+    _require_enough(law, inputs, weights, free)
+    return Rows(inputs, y, weights, clusters)
+
+
+def _refuse_other_order(columns: Mapping[str, Any]) -> None:
+    """pandas columns are taken row by row, so the same labels in another order are a mistake, not another pairing."""
+    labelled = {k: v.index for k, v in columns.items() if hasattr(getattr(v, "index", None), "equals")}
+    for name, index in labelled.items():
+        first, reference = next(iter(labelled.items()))
+        if len(index) == len(reference) and not index.equals(reference) and not len(index.difference(reference)):
+            raise DataError(
+                f"{name} and {first} have the same row labels in a different order: put them into one DataFrame, or "
+                "reset_index(drop=True) both if they are paired by position."
+            )
+
+
+def _require_y(y: np.ndarray, objective: Objective) -> None:
+    """Refuses a y of which the objective cannot take residuals."""
+    require(np.isfinite(y), y, "y", "must be finite", "drop the row: a diverged run has no place in a fit")
+    require_ordinary(y, "y", LARGEST_Y)
+    if objective.log:
+        rule, way_out = f"must be positive for {objective}", "drop the row or use LeastSquares() on y itself"
+        require(y + objective.shift > 0, y, "y", rule, way_out)
+        return
+    require(np.abs(y) < 1e100, y, "y", f"is too large for {objective}", "divide all of y by a constant")
+    if 0 < np.abs(y).max() < 1e-100:
+        raise DataError(f"y is below {np.abs(y).max():g} for {objective}: its squares vanish; use a larger unit.")
+
+
+def _labels(clusters: Any, weights: np.ndarray) -> np.ndarray:
+    """(n,) integers, one per cluster; labels may be of any kind."""
+    labels = np.asarray(clusters)
+    if labels.shape != weights.shape:
+        raise DataError(f"clusters has shape {labels.shape}; give one label per row, {len(weights)} of them.")
+    labels = labels.tolist()
+    missing = [i for i, v in enumerate(labels) if v is None or v != v or type(v).__name__ == "NAType"]
+    if missing:
+        raise DataError(f"clusters = {labels[missing[0]]} at row {missing[0]}: give every row a label.")
+    known = {v: i for i, v in enumerate(dict.fromkeys(labels))}
+    numbers = np.array([known[v] for v in labels])
+    if len(np.unique(numbers[weights > 0])) < 2:
+        raise DataError(
+            f"all rows are in one cluster, {labels[0]!r}: intervals come from how clusters differ, so give several, or "
+            "leave clusters= away."
+        )
+    return numbers
+
+
+def _require_enough(law: Law, inputs: Mapping[str, np.ndarray], weights: np.ndarray, free: Sequence[str]) -> None:
+    used = weights > 0
+    table = np.stack([v[used] for v in inputs.values()], axis=1)
+    distinct = len(np.unique(table, axis=0))
+    if distinct < len(free):
+        raise DataError(
+            f"{distinct} different points for {len(free)} parameters ({_shortened(free)}) of {law.name!r}: add points, "
+            "fix parameters (fixed=) or choose a smaller law."
+        )
+    if law.custom or len(free) < len(law.params):
+        return
+    for k, v in zip(inputs, table.T):
+        if k not in law.constant_allowed and np.all(v == v[0]):
+            raise DataError(
+                f"All {len(v)} points have {k} = {v[0]:g}: {law.name!r} cannot learn how y depends on {k}. Vary {k}, "
+                f"fix its parameters (fixed=), or fit a law without {k}."
+            )
+
+
+def _shortened(names: Sequence[str], limit: int = 12) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def duplicates(inputs: Mapping[str, np.ndarray], y: np.ndarray) -> int:
+    """The number of rows that repeat an earlier one exactly."""
+    table = np.stack([*inputs.values(), y], axis=1)
+    return len(y) - len(np.unique(table, axis=0))
+
+
+def data_hash(rows: Rows) -> str:
+    """Hash of the inputs, y and weights of a fit: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for v in (*rows.inputs.values(), rows.y, rows.weights):
+        digest.update(np.ascontiguousarray(v, "<f8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def ranges_of(law: Law, rows: Rows) -> dict[str, tuple[float, float]]:
+    """{input: (min, max)} of the rows with positive weight, and "C" for 6ND where the law has N and D."""
+    columns = {k: v[rows.weights > 0] for k, v in rows.inputs.items()}
+    compute = law.compute(columns)
+    if compute is not None:
+        columns["C"] = compute
+    return {k: (float(v.min()), float(v.max())) for k, v in columns.items()}
