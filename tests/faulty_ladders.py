@@ -168,7 +168,7 @@ FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
     "D = 20 N": (
         lambda r: ladder(r, sizes=tuple(np.geomspace(1e4, 1e6, 8)), tokens=lambda N: [20 * N]), r"correlate at 1\.00",
     ),
-    "one outlier": (lambda r: _outlier(ladder(r)), r"lies .* above what the others predict: check or drop"),
+    "one outlier": (lambda r: _outlier(ladder(r)), r"is .* above what the others predict: check or drop"),
     "unmarked divergence": (lambda r: _diverged_unmarked(ladder(r)), r"check or drop it"),
     "noise only": (_noise_only, r"hardly depends|vanished|explain"),
     "optimum outside": (
