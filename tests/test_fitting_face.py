@@ -27,6 +27,12 @@ def test_everything_exported_exists_and_is_documented():
         assert inspect.getdoc(getattr(fitting, name)), name
 
 
+def test_every_function_has_an_example():
+    functions = [getattr(fitting, name) for name in fitting.__all__ if inspect.isfunction(getattr(fitting, name))]
+    assert len(functions) > 15
+    assert [f.__name__ for f in functions if not doctest.DocTestFinder().find(f)[0].examples] == []
+
+
 def test_laws_stay_the_mapping_whatever_is_imported():
     code = (
         "import scaling_jax.fitting.laws.base, scaling_jax.fitting.laws.loss as loss, importlib\n"
