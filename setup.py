@@ -48,6 +48,8 @@ TOOLS = [
     *EXCEL,
     "ruff>=0.14,<1",
     "pyright[nodejs]==1.1.414",
+    "pandas-stubs>=2.2",
+    "scipy-stubs>=1.15",
     "gcp-storage-emulator>=2024.8.3",
 ]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]

@@ -114,7 +114,8 @@ TABLES = {
 }  # fmt: skip
 FIT_FLAGS = (
     "--law=chinchila", "--law=", "--law=../x", "--columns=N=nope", "--columns=x", "--columns==", "--columns=Z=params",
-    "--columns=N=", "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
+    "--columns=N=", "--columns=N=params*", "--columns=N=(params", "--columns=N=params**params**params**9**9",
+    "--columns=N=__import__('os')",
     "--n_column=nope", "--n_column=", "--y=nope", "--y=", "--y= ", "--published=", "--cluster_column=", "--results=",
     "--target_flops=nan", "--level=nan", "--where=nope=1", "--where=params",
     "--where=params=1",
@@ -123,11 +124,10 @@ FIT_FLAGS = (
     "--cut_flops=-1", "--cut_flops=nan", "--cut_flops=1", "--cut_flops=1e300", "--budgets=x", "--budgets=0",
     "--budgets=nan",
     "--level=0", "--level=1", "--level=nan", "--level=2", "--level=x", "--resampling=x",
-    "--resamples=x",
-    "--resamples=-5", "--seed=x", "--seed=1.5", "--target_flops=0", "--target_flops=-1", "--target_flops=nan",
+    "--resamples=x", "--resamples=0", "--resamples=1", "--resamples=-5", "--seed=x", "--seed=1.5",
+    "--target_flops=0", "--target_flops=-1", "--target_flops=nan",
     "--target_flops=inf", "--target_flops=x", "--at=U", "--at=U=1", "--at=N=1", "--at=x=y=z", "--fix=E", "--fix=E=x",
     "--fix=Q=1", "--fix=E=nan", "--fix=E=-5", "--fix=alpha=-1", "--out=fit.txt", "--out=", "--out=folder",
-
     "--out=text.txt/fit.json", "--out=/proc/fit.json", "--out=" + "x" * 300 + ".json", "--nope=1", "--flagfile=nowhere",
     "stray",
 )  # fmt: skip

@@ -146,13 +146,13 @@ def _millions(rng) -> pd.DataFrame:
 
 # Name -> (the ladder, a word or pattern that its reasons must hold).
 FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
-    "middle scale 5% high": (lambda r: ladder(r, factor=_scale(SIZES[2], 0.05)), r"scale 120k lies .* above"),
-    "second scale 4% low": (lambda r: ladder(r, factor=_scale(SIZES[1], -0.04)), r"scale 50\.0k lies .* below"),
+    "middle scale 5% high": (lambda r: ladder(r, factor=_scale(SIZES[2], 0.05)), r"scale 120k is .* above"),
+    "second scale 4% low": (lambda r: ladder(r, factor=_scale(SIZES[1], -0.04)), r"scale 50\.0k is .* below"),
     "largest scale 6% high": (lambda r: ladder(r, factor=_scale(SIZES[4], 0.06)), r"scale|700k|held-out|bend"),
     "one scale high, one seed": (
-        lambda r: ladder(r, seeds=1, factor=_scale(SIZES[3], 0.05)), r"scale 300k lies .* above",
+        lambda r: ladder(r, seeds=1, factor=_scale(SIZES[3], 0.05)), r"scale 300k is .* above",
     ),
-    "shortest budget too high": (lambda r: ladder(r, factor=_short_runs), r"budget of .* lies .* above"),
+    "shortest budget too high": (lambda r: ladder(r, factor=_short_runs), r"budget of .* is .* above"),
     "tuning worsens with width": (lambda r: ladder(r, factor=_tuning_worsens), r"bend|scale|held-out|below the"),
     "transition with size": (lambda r: ladder(r, factor=_transition), r"step|scale|bend"),
     "transition with compute": (lambda r: ladder(r, factor=_late_transition), r"step|bend|held-out|misses"),
@@ -168,7 +168,7 @@ FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
     "D = 20 N": (
         lambda r: ladder(r, sizes=tuple(np.geomspace(1e4, 1e6, 8)), tokens=lambda N: [20 * N]), r"correlate at 1\.00",
     ),
-    "one outlier": (lambda r: _outlier(ladder(r)), r"lies .* above what the others predict: check or drop"),
+    "one outlier": (lambda r: _outlier(ladder(r)), r"is .* above what the others predict: check or drop"),
     "unmarked divergence": (lambda r: _diverged_unmarked(ladder(r)), r"check or drop it"),
     "noise only": (_noise_only, r"hardly depends|vanished|explain"),
     "optimum outside": (

@@ -1,4 +1,4 @@
-"""For each law, parameters like the published ones and a design that can identify them; formulas written out anew."""
+"""For each law, parameters like the published ones and a design that can identify them; independent formulas."""
 
 import numpy as np
 from scipy.optimize import brentq

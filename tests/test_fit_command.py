@@ -14,7 +14,8 @@ from fitting_truth import noisy
 from scaling_jax import analysis, fitting, study
 from scaling_jax.analysis import parse_mapping
 from scaling_jax.analysis.columns import Columns
-from scaling_jax.analysis.fits import parse_inputs
+from scaling_jax.analysis.fits import fit_law, parse_inputs
+from scaling_jax.analysis.header import Header
 from scaling_jax.analysis.read import read_runs
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli import main as cli
@@ -55,6 +56,12 @@ def fit_table(
     if found.fit is None:
         raise UserError(found.no_fit)
     return fit_command.write(found, out) if out else report_text.summary(found)
+
+
+@pytest.fixture(scope="module")
+def plain() -> str:
+    """The text of the sweeps as they are."""
+    return fit_table(sweeps())
 
 
 def read(table, columns=None, law="chinchilla"):
@@ -102,8 +109,11 @@ def test_a_table_from_elsewhere_to_a_law_and_a_decision(tmp_path, capsys):
 def test_parquet_and_csv_give_the_same_fit(tmp_path):
     sweeps().to_csv(tmp_path / "runs.csv", index=False)
     sweeps().to_parquet(tmp_path / "runs.parquet")
-    texts = [fit_table(read_source([str(tmp_path / name)]).table) for name in ("runs.csv", "runs.parquet")]
-    assert len({re.sub(r"gradient \S+", "", text) for text in texts}) == 1  # CSV may round the last digit
+    csv, parquet = (read(read_source([str(tmp_path / name)]).table) for name in ("runs.csv", "runs.parquet"))
+    pd.testing.assert_frame_equal(csv.chosen, parquet.chosen, rtol=1e-14)  # CSV may round the last digit
+    assert (csv.names, csv.notes) == (parquet.names, parquet.notes)
+    fits = [fit_law(runs, study.Fit(law="chinchilla", bootstrap=0)).fit.params for runs in (csv, parquet)]
+    assert fits[0] == pytest.approx(fits[1], rel=1e-6)
 
 
 def test_a_workdir_is_read_like_a_table(tmp_path):
@@ -170,22 +180,22 @@ def test_mixed_corpora_are_refused_and_where_is_the_way_out():
 def test_where_compares_numbers_as_numbers():
     table = sweeps().assign(excluded=0.0)
     table.loc[:3, "excluded"] = 1.0
-    assert "45 of 49 rows enter" in fit_table(table, where=["excluded=0"])
+    runs = read(table, Columns(where=("excluded=0",)))
+    assert len(runs.chosen) == 45 and any("45 of 49 rows enter" in note for note in runs.notes)
 
 
-def test_the_usual_names_are_found_and_said():
-    text = fit_table(sweeps())
-    assert "N = params_matmul, D = tokens, y = loss; C = flops" in text
-    assert "params_total" in text.split("varies")[1]  # the other count of N in the table is tried too
+def test_the_usual_names_are_found_and_printed(plain):
+    assert "N = params_matmul, D = tokens, y = loss; C = flops" in plain
+    assert "params_total" in plain.split("varies")[1]  # the other count of N in the table is tried too
     text = fit_table(sweeps(), columns={"N": "params_total"})
     assert "N = params_total" in text
     text = fit_table(sweeps().drop(columns="flops"))
     assert "C = 6 N D" in text
 
 
-def test_flops_that_are_not_6nd_are_said():
+def test_flops_that_are_not_6nd_are_reported(plain):
+    assert "times 6 N D" not in plain
     table = sweeps()
-    assert "times 6 N D" not in fit_table(table)
     table.flops *= np.where(np.arange(len(table)) % 2, 1.0, 1.5)
     text = fit_table(table)
     assert "flops is 1 to 1.5 times 6 N D" in text and "FLOPs (C = 6 N D)" in text
@@ -441,3 +451,20 @@ def test_the_fitter_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert "frontier (closed form)" in capsys.readouterr().out
     assert run(*command.split()[1:], "--resamples=20") == 0
     assert "frontier at C = 1e+24" in capsys.readouterr().out
+
+
+def test_an_out_that_cannot_be_written_is_refused_before_the_fit(tmp_path, monkeypatch, capsys):
+    sweeps().to_csv(tmp_path / "runs.csv")
+    (tmp_path / "folder.json").mkdir()
+    monkeypatch.setattr(analysis, "analyse", lambda *args, **kwargs: pytest.fail("fitted all the same"))
+    for out in ("folder.json", "runs.csv/fit.json", f"{'x' * 300}.json"):
+        assert run("fit", f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / out}") == 2
+        error = capsys.readouterr().err
+        assert "cannot be written" in error and error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"runs.csv", "folder.json"}
+
+
+def test_a_formula_that_breaks_off_is_not_the_column_in_it():
+    header = Header(pd.DataFrame(columns=["params", "loss (nats)"]))
+    assert header.find("PARAMS") == "params" and header.find("Loss (Nats)") == "loss (nats)"
+    assert header.find("params*") is None and header.find("(params") is None

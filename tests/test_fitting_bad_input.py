@@ -1,4 +1,4 @@
-"""Wrong input: one clear message, a ValueError, that quotes the value and says the way out."""
+"""Bad input gives one clear message, a ValueError, that quotes the value and suggests a fix."""
 
 import numpy as np
 import pandas as pd
@@ -137,8 +137,13 @@ def fit(y=Y, N=N, D=D, objective=None, **options):
     return fitting.fit("chinchilla", {"N": N, "D": D}, y, objective, **options)
 
 
+@pytest.fixture(scope="module")
+def chinchilla():
+    return fit()
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_wrong_input_is_one_clear_message(case):
+def test_bad_data_give_one_clear_message(case):
     call, message = case
     with pytest.raises(fitting.FitError, match=message) as error:
         call()
@@ -151,13 +156,13 @@ ASKED = {
     "C as text": (lambda f: f.frontier("much"), r"C is not numeric: 'much'"),
     "negative cost": (lambda f: f.frontier(1e20, cost=lambda N, D: -1.0), r"cost\(N=1e\+09, D=1e\+10\) = -1"),
     "cost of one number": (lambda f: f.frontier(1e20, cost=lambda N: N), r"cost.* raises TypeError.*function of two"),
-    "allowed no function": (lambda f: f.frontier(1e20, allowed=True), r"allowed=True must be a function"),
-    "an input that the law has not": (lambda f: f.frontier(1e20, inputs={"U": 1e9}), r"reads N, D.*; not U"),
+    "allowed is not a function": (lambda f: f.frontier(1e20, allowed=True), r"allowed=True must be a function"),
+    "an input that the law lacks": (lambda f: f.frontier(1e20, inputs={"U": 1e9}), r"reads N, D.*; not U"),
     "an input that the frontier chooses": (lambda f: f.frontier(1e20, inputs={"N": 1e9}), r"chooses N and D; not N"),
-    "inputs no dict": (lambda f: f.frontier(1e20, inputs="U"), r"inputs='U' must be a dict"),
+    "inputs is not a dict": (lambda f: f.frontier(1e20, inputs="U"), r"inputs='U' must be a dict"),
     "profile of a derived exponent": (lambda f: f.profile("a"), r"derived.*fit.interval"),
     "seed of resampling": (lambda f: f.bootstrap(10, seed=2**40), r"seed=1099511627776 must be below"),
-    "cost no function": (lambda f: f.frontier(1e20, cost=3), r"cost=3 must be a function"),
+    "cost is not a function": (lambda f: f.frontier(1e20, cost=3), r"cost=3 must be a function"),
     "cost that does not rise": (lambda f: f.frontier(1e20, cost=lambda N, D: 5.0), r"a cost must increase"),
     "cap as text": (lambda f: f.frontier(1e20, max_N="x"), r"max_N='x' must be a positive number"),
     "extrapolation without D": (lambda f: fitting.extrapolation(f, {"N": 1e9}), r"needs the column 'D'"),
@@ -183,10 +188,10 @@ ASKED = {
 
 
 @pytest.mark.parametrize("case", ASKED.values(), ids=ASKED)
-def test_wrong_questions_too(case):
+def test_bad_requests_of_a_fit_give_one_clear_message(case, chinchilla):
     call, message = case
     with pytest.raises(fitting.FitError, match=message):
-        call(fit())
+        call(chinchilla)
 
 
 BOWLS = 3 + 0.01 * (np.arange(81) % 9 - 4.0) ** 2 - 0.1 * (np.arange(81) // 9)
@@ -215,14 +220,14 @@ MORE = {
 
 
 @pytest.mark.parametrize("case", MORE.values(), ids=MORE)
-def test_wrong_options_of_every_question(case):
+def test_bad_options_give_one_clear_message(case, chinchilla):
     call, message = case
     with pytest.raises(fitting.FitError, match=message) as error:
-        call(fit())
+        call(chinchilla)
     assert "\n" not in str(error.value)
 
 
-def test_what_is_allowed():
+def test_valid_data_of_every_kind_are_accepted():
     assert fit(np.r_[Y, Y[:4]], np.r_[N, N[:4]], np.r_[D, D[:4]]).duplicates == 4
     assert fit(N=np.full_like(N, 1e9), fixed={"A": 406.4, "alpha": 0.34}).converged
     table = pd.DataFrame({"N": N, "D": D, "loss": Y})

@@ -1,4 +1,4 @@
-"""Two recipes compared: the compute multiplier, its interval, and when there is no telling."""
+"""Two recipes compared: the compute multiplier, its interval, and when the answer is open."""
 
 import pathlib
 
@@ -28,7 +28,7 @@ def test_noise_free_runs_give_the_multiplier(floor):
     assert found.verdict == "B is better"
 
 
-def test_the_other_way_round_is_the_inverse():
+def test_swapping_the_recipes_inverts_the_multiplier():
     a, b = ladder(noise=0.003, seed=1), ladder(1.4, 0.003, 2)
     there = fitting.compare({"A": a, "B": b}).multiplier(1e20)
     back = fitting.compare({"B": b, "A": a}).multiplier(1e20)
@@ -36,7 +36,7 @@ def test_the_other_way_round_is_the_inverse():
     assert isinstance(float(there.low), float) and there.low < there.value < there.high
 
 
-def test_equal_recipes_cannot_be_told_apart_and_a_next_pair_is_named():
+def test_equal_recipes_give_no_verdict_and_a_next_pair_is_proposed():
     found = fitting.compare({"A": ladder(noise=0.004, seed=3), "B": ladder(noise=0.004, seed=4)})
     assert found.verdict == "cannot tell"
     m = found.multiplier(1e20)
@@ -47,7 +47,7 @@ def test_equal_recipes_cannot_be_told_apart_and_a_next_pair_is_named():
     assert any("one more run of each at C" in reason for reason in found.reasons)
 
 
-def test_an_advantage_that_grows():
+def test_an_advantage_that_grows_with_compute():
     found = fitting.compare({"A": ladder(noise=0.001), "B": ladder(1.5, 0.001, 1, drift=0.1)})
     slope = found.trend()
     assert slope.low < 10**0.1 < slope.high and slope.low > 1
@@ -83,24 +83,24 @@ def grid(gain=1.0, noise=0.0, seed=0, shared=0.0):
     return {"N": N, "D": D}, loss * np.exp(noise * e), trunk
 
 
-def test_sizes_and_tokens_are_compared_at_their_best():
+def test_recipes_of_n_and_d_are_compared_at_their_optima():
     (data, a, _), (_, b, _) = grid(), grid(np.sqrt(1.3))
     m = fitting.compare({"A": (data, a), "B": (data, b)}).multiplier([1e17, 1e18])
     np.testing.assert_allclose(m.value, 1.3, rtol=2e-2)
-    # The same compute in another unit: its numbers, not 6ND, are what the answer is about.
+    # The same compute in another unit: the answer is in its units, not in 6ND.
     hours = {**data, "C": data["N"] * data["D"] / 1e15}
     m = fitting.compare({"A": (hours, a), "B": (hours, b)}).multiplier([10.0])
     np.testing.assert_allclose(m.value, 1.3, rtol=2e-2)
 
 
-def test_shared_noise_of_trunks_widens():
+def test_shared_noise_of_trunks_widens_the_interval():
     (data, a, trunk), (_, b, _) = grid(1.0, 0.01, 1, 0.9), grid(1.0, 0.01, 2, 0.9)
     plain = fitting.compare({"A": (data, a), "B": (data, b)}).multiplier(1e18)
     clustered = fitting.compare({"A": (data, a), "B": (data, b)}, clusters={"A": trunk, "B": trunk}).multiplier(1e18)
     assert np.log(clustered.high / clustered.low) > 1.2 * np.log(plain.high / plain.low)
 
 
-def test_likelihood_of_clusters_is_that_of_their_covariance():
+def test_likelihood_of_clusters_equals_the_gaussian_density():
     rng = np.random.default_rng(0)
     labels, share, r = np.array([0, 0, 0, 1, 1, 2]), 0.6, rng.standard_normal(6)
     covariance = (1 - share) * np.eye(6) + share * (labels[:, None] == labels)
@@ -109,7 +109,7 @@ def test_likelihood_of_clusters_is_that_of_their_covariance():
     assert found == pytest.approx(expected, abs=1e-8)
 
 
-def test_tables_names_and_arrays_go_in():
+def test_tables_names_and_arrays_are_accepted():
     (x, a), (_, b) = ladder(noise=0.002), ladder(1.4, 0.002, 1)
     plain = fitting.compare({"A": (x, a), "B": (x, b)})
     frames = {k: (pd.DataFrame({"C": C, "loss": y, "junk": "x"}), "loss") for k, y in (("A", a), ("B", b))}
@@ -144,7 +144,7 @@ def test_public_ladders_of_optimizers():
     }
     found = fitting.compare(pair)
     m = found.multiplier(1e19)
-    # Below 1e20 muon's bits are those of 15 to 30% more compute, by interpolation alone.
+    # Below 1e20 muon reaches the loss of 15 to 30% more compute, by interpolation alone.
     assert found.verdict == "muon_llama_scaling is better" and 1.1 < m.value < 1.35 and m.high / m.low < 1.4
 
 

@@ -1,4 +1,4 @@
-"""The law of a loss curve under any schedule, against a plain loop over steps and against a descent it is not."""
+"""The law of a loss curve under any schedule: against a plain loop over steps, and on a descent that breaks it."""
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,7 @@ def curve(rate, noise=0.0, seed=0):
 
 
 @pytest.mark.parametrize("rate", [COSINE, BRANCH, STAGES], ids=["cosine", "branch", "stages"])
-def test_predicts_what_the_paper_prints(rate):
+def test_predictions_match_the_paper(rate):
     found, expected = law().predict(T, rate), printed(TRUTH, rate)
     np.testing.assert_allclose(found[WARMUP + 1 :], expected[WARMUP + 1 :], rtol=2e-4)
 
@@ -60,7 +60,7 @@ def test_cosine_and_constant_predict_a_branch():
     assert fit.worst < 1e-3 and fit.warnings == () and "rms" in str(fit)
 
 
-def test_noise_leaves_the_end_of_a_branch_within_a_percent():
+def test_noisy_curves_predict_the_end_of_a_branch_within_a_percent():
     for seed in range(3):
         fit = fitting.fit_curves([curve(COSINE, 0.003, seed), curve(CONSTANT, 0.003, seed + 10)])
         assert fit.predict(T, BRANCH)[-1] == pytest.approx(law().predict(T, BRANCH)[-1], rel=1e-2)
@@ -91,14 +91,14 @@ def test_descent_on_a_quadratic():
     assert fit.predict(T, BRANCH)[-1] == pytest.approx(end, rel=1e-2)
 
 
-def test_tables_and_losses_that_were_not_measured():
+def test_tables_and_missing_losses_are_accepted():
     frame = pd.DataFrame(curve(COSINE))
     frame.loc[frame.index % 10 != 9, "loss"] = np.nan
     fit = fitting.fit_curves(frame)
     assert fit.predict(T, COSINE)[-1] == pytest.approx(frame.loss.iloc[-1], rel=1e-3)
 
 
-def test_a_constant_trunk_alone_with_the_decay_of_another_model():
+def test_a_constant_trunk_with_the_decay_parameters_of_another_model():
     decay = {k: TRUTH[k] for k in ("B", "C", "beta", "gamma")}
     fit = fitting.fit_curves(curve(CONSTANT), fixed=decay)
     assert {k: fit.params[k] for k in decay} == decay

@@ -34,7 +34,7 @@ def stderr(fit, rows, target):
     return sigma * np.sqrt(np.array(gradient) @ np.linalg.solve(rows.T @ rows, np.array(gradient)))
 
 
-def test_expected_errors_equal_the_delta_method_written_out():
+def test_expected_errors_equal_an_explicit_delta_method():
     fit = fitted()
     plan = fitting.next_runs(fit, 1e19, target=1e22, runs=3)
     rows = information(fit, fit.data["N"], fit.data["D"])
@@ -44,7 +44,7 @@ def test_expected_errors_equal_the_delta_method_written_out():
         assert run.stderr == pytest.approx(stderr(fit, rows, 1e22), rel=1e-4)
 
 
-def test_the_first_of_one_run_is_the_best_of_all_candidates():
+def test_a_single_run_is_the_best_of_all_candidates():
     fit = fitted()
     N, D = np.geomspace(1e7, 3e9, 6), np.geomspace(1e8, 1e11, 6)
     plan = fitting.next_runs(fit, 1e20, target=1e22, runs=1, N=N, D=D)
@@ -68,7 +68,7 @@ def test_a_law_of_tokens_per_parameter_plans_like_the_same_law_of_tokens():
         np.testing.assert_allclose(plans[0].runs[name], plans[1].runs[name], rtol=1e-3)
 
 
-def test_the_plan_keeps_to_the_budget_and_helps():
+def test_the_plan_is_within_budget_and_reduces_the_error():
     fit = fitted()
     for criterion in ("frontier", "parameters"):
         plan = fitting.next_runs(fit, 3e19, runs=6, criterion=criterion)
@@ -79,7 +79,7 @@ def test_the_plan_keeps_to_the_budget_and_helps():
     assert "one standard error" in str(plan)
 
 
-def test_runs_done_as_planned_narrow_the_estimate_as_promised():
+def test_planned_runs_reduce_the_error_as_expected():
     fit = fitted()
     plan = fitting.next_runs(fit, 3e19, target=1e22, runs=6)
     rng = np.random.default_rng(1)
@@ -93,7 +93,7 @@ def test_runs_done_as_planned_narrow_the_estimate_as_promised():
     assert np.std(seen) == pytest.approx(plan.runs.stderr[-1], rel=0.4)
 
 
-def test_bad_input_says_the_way_out():
+def test_bad_input_gives_a_way_out():
     fit = fitted()
     with pytest.raises(ValueError, match="'speed': choose one of frontier, parameters"):
         fitting.next_runs(fit, 1e19, criterion="speed")

@@ -1,4 +1,4 @@
-"""Diagnostics: influence, identifiability, bends, sensitivity, hold-out and extrapolation distance."""
+"""Diagnostics: influence, identifiability, curved residuals, sensitivity, hold-out and extrapolation distance."""
 
 import pathlib
 import warnings as python_warnings
@@ -72,7 +72,7 @@ def test_the_five_points_that_epoch_dropped_are_flagged():
     assert found.without["beta"] == pytest.approx(0.367, abs=0.01)
 
 
-def test_leave_one_out_moves_equal_scipy_refits():
+def test_leave_one_out_changes_equal_scipy_refits():
     data, loss = runs(n=40)
     loss[7] *= 1.08
     fit = fitting.fit("chinchilla", data, loss)
@@ -108,7 +108,7 @@ def test_clean_data_give_no_warnings():
     assert fitting.fit("chinchilla", *runs(noise=0.0)).warnings == []
 
 
-def test_a_law_that_explains_nothing_says_so():
+def test_a_law_that_explains_nothing_is_reported():
     N, D = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e9, 6), np.geomspace(1e8, 1e11, 6)))
     rising = 4 * N**0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(36))
     fit = fitting.fit("chinchilla", {"N": N, "D": D}, rising)
@@ -124,7 +124,7 @@ def test_collinear_inputs_are_named():
 
 
 def test_an_unidentified_parameter_is_named():
-    # A curve that has hardly begun to flatten does not hold its floor.
+    # A curve that has barely begun to flatten does not determine its floor.
     x = np.geomspace(1e6, 2e7, 20)
     for seed, sentence in ((1, "not identified by these data: E ("), (2, "E = 0 is at its lower bound")):
         y = (0.05 + 300 * x**-0.3) * np.exp(np.random.default_rng(seed).normal(0, 5e-3, 20))
@@ -134,7 +134,7 @@ def test_an_unidentified_parameter_is_named():
     assert fitting.fit("power_offset", {"x": wide}, y).warnings == []
 
 
-def test_a_law_that_became_its_limit_names_it():
+def test_a_law_that_degenerates_names_its_limit():
     x, noise = np.geomspace(1, 1e4, 40), np.random.default_rng(0).normal(0, 3e-3, 40)
     loss = np.linspace(2.2, 3.6, 40)
 
@@ -166,7 +166,7 @@ def test_the_free_data_constrained_refit_is_reported_as_not_identified():
     assert any("R_N*" in w and ("bound" in w or "not identified" in w) for w in fit.warnings)
 
 
-def test_residuals_that_bend_are_named_with_their_direction():
+def test_curved_residuals_are_reported_with_their_direction():
     x = np.geomspace(1e6, 1e10, 40)
     noise = np.exp(np.random.default_rng(0).normal(0, 2e-3, 40))
     floor = fitting.fit("power", {"x": x}, (1.7 + 400 * x**-0.34) * noise)
@@ -176,20 +176,20 @@ def test_residuals_that_bend_are_named_with_their_direction():
 
 
 @pytest.mark.parametrize("objective", [fitting.Huber(), fitting.LAD(), fitting.LeastSquares(log=True)])
-def test_a_misfit_that_no_parabola_shows_comes_in_runs(objective):
+def test_autocorrelated_residuals_are_reported(objective):
     x, steps = np.geomspace(1e2, 1e9, 71), np.linspace(0, 2 * np.pi, 71)
     rng = np.random.default_rng(0)
     y = 400 * x**-0.3 * np.exp(0.04 * np.sin(steps))
     said = fitting.fit("power", {"x": x}, y * np.exp(rng.normal(0, 3e-3, 71)), objective).warnings
     assert [w.partition(" (")[0] for w in said] == ["residuals are autocorrelated along x"]
-    # Independent noise of any kind has none of it, nor has rounding, nor do rows given twice.
+    # Independent noise of any kind, rounding and duplicate rows are not autocorrelated.
     for noise in (rng.normal(0, 0.01, 71), 0.01 * rng.standard_t(2, 71), 0.01 * rng.exponential(size=71), 0.0):
         for times in (1, 2):
             fit = fitting.fit("power", {"x": np.repeat(x, times)}, np.repeat(400 * x**-0.3 * np.exp(noise), times))
             assert not any("runs along" in w for w in fit.warnings)
 
 
-def test_exchanged_tokens_and_unique_tokens_are_suspected():
+def test_swapped_tokens_and_unique_tokens_are_suspected():
     inputs, y = noisy("data_constrained", 0.01)
     inputs["U"] = np.minimum(inputs["U"], inputs["D"])
 
@@ -213,7 +213,7 @@ def test_duplicates_and_thin_data_are_counted():
     assert any("8 points for 5 parameters" in w for w in few.warnings)
 
 
-def test_points_of_weight_zero_take_no_part():
+def test_points_of_weight_zero_are_ignored():
     data, loss = runs(n=40)
     spoiled = loss.copy()
     spoiled[3] *= 2
@@ -224,7 +224,7 @@ def test_points_of_weight_zero_take_no_part():
     assert fit.warnings == []
 
 
-def test_holdout_on_epoch_meets_the_published_scores():
+def test_holdout_on_epoch_matches_the_published_scores():
     table = epoch()
     arguments = ("chinchilla", {"N": table.params, "D": table.tokens}, table.loss)
     found = fitting.holdout(*arguments, C=table.flops, cut=1e21)
@@ -253,7 +253,7 @@ def test_holdout_cuts_weights_and_needs_both_sides():
         fitting.holdout("chinchilla", data, loss, cut=1e18, C=C[1:])
 
 
-def test_extrapolation_counts_times_beyond_the_range():
+def test_extrapolation_gives_factors_beyond_the_range():
     data, loss = runs()
     fit = fitting.fit("chinchilla", data, loss)
     found = fitting.extrapolation(
@@ -304,7 +304,7 @@ def test_sensitivity_lists_every_combination_of_choices():
     assert "least squares on ln y" in str(table) and "NOT CONVERGED" not in str(table)
 
 
-def test_few_clusters_are_said():
+def test_few_clusters_are_reported():
     inputs, y = noisy("chinchilla", 0.01)
     few, many = (fitting.fit("chinchilla", inputs, y, clusters=np.arange(81) % k) for k in (4, 12))
     (warning,) = [w for w in few.warnings if "clusters" in w]
@@ -328,7 +328,7 @@ def test_the_first_row_of_the_sensitivity_is_the_fit_itself():
         ("chinchilla", 0.1, "does y rise with N where chinchilla can only fall"),
     ],
 )
-def test_a_law_of_the_wrong_direction_is_named_as_such(law, power, asked):
+def test_a_law_of_the_wrong_direction_is_reported(law, power, asked):
     N = np.geomspace(1e6, 1e9, 9)
     y = np.random.default_rng(1).uniform(1, 2, 9) if power is None else 0.6 * (N / 1e6) ** power
     inputs = N
@@ -340,7 +340,7 @@ def test_a_law_of_the_wrong_direction_is_named_as_such(law, power, asked):
         assert any("explains next to nothing" in w and asked in w for w in fit.warnings), fit.warnings
 
 
-def test_laws_that_may_rise_are_not_said_to_fall():
+def test_laws_that_may_rise_get_no_direction_warning():
     x = np.geomspace(1e6, 1e9, 9)
     y = x**0.2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(9))
     for law in ("power", "power_offset"):
@@ -349,7 +349,7 @@ def test_laws_that_may_rise_are_not_said_to_fall():
         assert not any("can only" in w for w in fit.warnings)
 
 
-def test_a_bow_over_few_points_is_named():
+def test_curvature_over_few_points_is_reported():
     tokens = np.geomspace(1e7, 3e10, 8)
     flattening = 2.4 + 2.0 * (tokens / 1e7) ** -0.35
     bent = fitting.fit("power", tokens, flattening).warnings
@@ -357,8 +357,8 @@ def test_a_bow_over_few_points_is_named():
     assert not any("bend" in w for w in fitting.fit("power_offset", tokens, flattening * 1.0001).warnings)
 
 
-def test_a_bow_over_few_points_is_a_t_test_at_its_level():
-    """Beside the t statistic of an added regressor by ordinary least squares, and its share of false alarms."""
+def test_curvature_over_few_points_is_a_t_test_at_its_level():
+    """Equals the t statistic of an added regressor by ordinary least squares, and its share of false alarms."""
     u = np.log(np.linspace(1, 2, 8))  # the law is linear in it
     scale = np.log(u + 1)
     scale = 2 * (scale - scale.min()) / np.ptp(scale) - 1
@@ -378,7 +378,7 @@ def test_a_bow_over_few_points_is_a_t_test_at_its_level():
     assert np.mean(np.array(ours) > stats.t.ppf(0.9, 5)) == pytest.approx(0.2, abs=0.15)
 
 
-def test_a_floor_below_zero_is_named_and_fitted_when_asked_for():
+def test_a_floor_below_zero_is_reported_and_fitted_on_request():
     x = np.geomspace(1, 60, 9)
     y = -1 + 3 * x**-0.25 + 0.004 * np.random.default_rng(0).standard_normal(9)
     law = fitting.laws["power_offset"]
@@ -388,6 +388,6 @@ def test_a_floor_below_zero_is_named_and_fitted_when_asked_for():
     assert "fitting.laws['power_offset'].signed" in sentence and "E = 0 is at its lower bound" in sentence
     free = fitting.fit(law.signed, x, y, fitting.LeastSquares())
     assert free.params["E"] == pytest.approx(-1, abs=0.1) and not any("bound" in w for w in free.warnings)
-    # A floor that is zero is not said to be below it.
+    # A floor of zero gets no warning.
     zero = fitting.fit(law, x, 3 * x**-0.25 * np.exp(0.004 * np.random.default_rng(3).standard_normal(9)))
     assert not any("fits far better" in w for w in zero.warnings)

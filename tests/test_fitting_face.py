@@ -1,4 +1,4 @@
-"""The public face of the fitter: what it exports, what stays itself, and the examples in its docstrings."""
+"""The public face of the fitter: its exports, its immutability, and the examples in its docstrings."""
 
 import dataclasses
 import doctest
@@ -13,11 +13,24 @@ import pytest
 from fitting_truth import noisy
 
 from scaling_jax import fitting
+from scaling_jax.fitting.laws import registry
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch):
+    """Laws registered here, or by an example, are unknown to other tests."""
+    monkeypatch.setattr(registry, "_laws", dict(registry._laws))
 
 
 def test_everything_exported_exists_and_is_documented():
     for name in fitting.__all__:
         assert inspect.getdoc(getattr(fitting, name)), name
+
+
+def test_every_function_has_an_example():
+    functions = [getattr(fitting, name) for name in fitting.__all__ if inspect.isfunction(getattr(fitting, name))]
+    assert len(functions) > 15
+    assert [f.__name__ for f in functions if not doctest.DocTestFinder().find(f)[0].examples] == []
 
 
 def test_laws_stay_the_mapping_whatever_is_imported():
@@ -113,7 +126,7 @@ def test_given_parameters_are_checked(params, message):
         fitting.Fit.from_params("chinchilla", params)
 
 
-def test_a_bound_that_cannot_be_carried_to_the_solver_is_refused():
+def test_a_bound_that_the_solver_cannot_represent_is_refused():
     law = fitting.laws["chinchilla"]
     narrow = dataclasses.replace(law, bounds={**law.bounds, "A": (1.0, 1e4)})
     with pytest.raises(fitting.LawError, match=r"A has the bounds \[1, 10000\].*neither unit nor shift"):

@@ -53,7 +53,7 @@ def test_the_value_is_the_weighted_mean_of_the_laws_in_logarithms(forecast):
     assert np.isclose(sum(forecast.weights.values()), 1)
 
 
-def test_columns_of_a_table_lists_and_dicts_forecast_alike(forecast):
+def test_tables_lists_and_dicts_give_the_same_forecast(forecast):
     pd = pytest.importorskip("pandas")
     N, D = grid()
     frame = pd.DataFrame({"N": N, "D": D, "loss": noisy(N, D, 0), "other": "text"})
@@ -83,7 +83,7 @@ def test_a_single_input_is_forecast_under_its_own_name():
         fitting.forecast({"D": D}, y).frontier(1e21)
 
 
-def test_frontier_spends_its_budget_and_its_interval_holds_the_optimum(forecast):
+def test_frontier_spends_its_budget_and_its_interval_covers_the_optimum(forecast):
     frontier = forecast.frontier([1e20, C_TARGET])
     assert frontier.answer and not frontier.reasons
     np.testing.assert_allclose(6 * frontier.N * frontier.D, [1e20, C_TARGET], rtol=1e-9)
@@ -96,7 +96,7 @@ def test_frontier_spends_its_budget_and_its_interval_holds_the_optimum(forecast)
     assert wide[0] < low and wide[1] > high
 
 
-def test_a_cost_of_its_own_is_spent(forecast):
+def test_a_custom_cost_is_spent(forecast):
     def cost(N, D):
         return 6 * N * D + 1e3 * N**1.3
 
@@ -104,7 +104,7 @@ def test_a_cost_of_its_own_is_spent(forecast):
     np.testing.assert_allclose(cost(frontier.N, frontier.D), 1e21, rtol=1e-6)
 
 
-def test_intervals_hold_runs_beyond_the_data_where_no_law_is_true():
+def test_intervals_cover_runs_beyond_the_data_where_no_law_is_true():
     """Sixteen simulated ladders; a binomial of 16 runs at .9 is below 12 once in 60 times, and the seed is fixed."""
     N, D = grid(5, 4)
     held, errors = 0, []
@@ -152,7 +152,7 @@ def test_too_few_runs_for_any_law_are_refused():
         fitting.forecast({"N": [1e7, 2e7, 4e7, 8e7], "D": [1e9, 3e9, 2e9, 9e9]}, [3.0, 2.9, 2.8, 2.6])
 
 
-def test_a_trunk_with_branches_is_not_as_many_independent_runs():
+def test_branches_of_a_trunk_do_not_count_as_independent_runs():
     rng = np.random.default_rng(3)
     N, D = grid(10, 6)
     trunk = np.tile(np.arange(10), 6)  # one per size; branches are its token budgets
@@ -164,13 +164,13 @@ def test_a_trunk_with_branches_is_not_as_many_independent_runs():
     assert together.noise.between > 4 * together.noise.within
 
 
-def test_repeats_tell_the_noise_of_a_run():
+def test_repeats_give_the_noise_of_a_run():
     N, D = (np.concatenate([v, v]) for v in grid())
     noise = fitting.forecast({"N": N, "D": D}, noisy(N, D, 5, 0.02)).noise
     assert noise.source == "repeats" and 0.012 < noise.run < 0.03
 
 
-def test_the_best_of_several_runs_is_raised_by_its_luck():
+def test_the_best_of_several_runs_is_raised_by_its_bias():
     N, D = grid(10, 10)
     draws = 0.02 * np.random.default_rng(7).normal(size=(4, 100))
     y = loss(N, D) * np.exp(draws.min(axis=0))

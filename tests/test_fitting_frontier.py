@@ -118,14 +118,14 @@ def test_intervals(run):
     assert width[2] > width[1]  # the further away, the less sure
 
 
-def test_extrapolation_is_said(fit):
+def test_extrapolation_is_reported(fit):
     found = fit.frontier([1e10, 1e19, 1e25])
     low, high = fit.ranges["C"]
     np.testing.assert_allclose(found.extrapolation, [np.log10(1e10 / low), 0, np.log10(1e25 / high)])
     assert "decades below the data" in repr(found) and "decades above the data" in repr(found)
 
 
-def test_rows_of_weight_zero_are_no_data_to_extrapolate_from():
+def test_rows_of_weight_zero_do_not_extend_the_range():
     inputs, y = noisy("chinchilla", 0.004)
     small = inputs["N"] < 1e9
     fit = fitting.fit("chinchilla", inputs, y, weights=small.astype(float))
@@ -150,12 +150,12 @@ def test_other_laws():
     np.testing.assert_allclose(over.frontier(C).N, tied.frontier(C).N, rtol=1e-6)
     np.testing.assert_allclose(over.frontier(C, cost=lambda N, D: 6 * N * D).D, tied.frontier(C).D, rtol=1e-6)
     farseer = fitting.fit("farseer", *noisy("farseer", 0.0))
-    # This law falls again at absurd sizes; the optimum that means something is the one inside.
+    # This law falls again at absurd sizes; the meaningful optimum is the one inside.
     expected = brute(lambda n, d: FORMULA["farseer"](farseer.params, n, d), lambda n: 1e20 / 6 / n, low=17, high=26)
     assert float(farseer.frontier(1e20).N) == pytest.approx(expected, rel=1e-4)
 
 
-def test_repeated_data_need_their_unique_tokens():
+def test_repeated_data_need_unique_tokens():
     fit = fitting.fit("data_constrained", *noisy("data_constrained", 0.0))
     plenty = fit.frontier(1e22, inputs={"U": 1e15})
     scarce = fit.frontier(1e22, inputs={"U": 1e10})
@@ -178,7 +178,7 @@ def test_shape_law_takes_its_shape_from_n():
     assert float(found.N) == pytest.approx(expected, rel=1e-4)
 
 
-def test_something_to_maximise():
+def test_a_metric_to_maximize():
     import jax.numpy as jnp
 
     law = fitting.law(
@@ -191,7 +191,7 @@ def test_something_to_maximise():
     assert float(found.N) == pytest.approx((40 / 80) ** (1 / 0.6) * (1e22 / 6) ** 0.5, rel=1e-6)
 
 
-def test_laws_without_a_frontier_say_so():
+def test_laws_without_a_frontier_are_refused():
     with pytest.raises(fitting.FitError, match="no frontier"):
         fitting.fit("power", np.geomspace(1, 100, 9), np.geomspace(9, 1, 9)).frontier(1e20)
     with pytest.raises(fitting.FitError, match="no frontier"):
@@ -211,7 +211,7 @@ def test_a_dip_far_outside_the_data_is_not_the_optimum():
     assert not at.warnings
 
 
-def test_an_optimum_that_the_data_do_not_speak_of_is_called_so():
+def test_an_optimum_far_outside_the_data_is_reported():
     inputs, _ = noisy("chinchilla", 0.0)
     law = fitting.law(
         lambda p, x: p["E"] + 1e3 / x["N"] ** 0.3 + 1e-40 * x["N"] ** 2.0, params={"E": (0, 5)}, inputs=("N", "D")
@@ -221,7 +221,7 @@ def test_an_optimum_that_the_data_do_not_speak_of_is_called_so():
     assert "far outside the data" in warning and "5e+07 to 5e+09" in warning
 
 
-def test_a_term_that_left_the_law_is_warned_about():
+def test_a_vanished_term_is_reported():
     inputs, _ = noisy("chinchilla", 0.0)
     fit = fitting.fit("chinchilla", inputs, 2 + 500 * inputs["D"] ** -0.3, fitting.LeastSquares())
     assert fit.frontier(1e22).warnings or float(fit.frontier(1e22).N) < 1e3

@@ -1,4 +1,4 @@
-"""IsoFLOP sweeps (approach 2), the envelope (approach 1), and the three approaches side by side."""
+"""IsoFLOP sweeps (approach 2), the envelope (approach 1), and the comparison of the three approaches."""
 
 import dataclasses
 import pathlib
@@ -101,7 +101,7 @@ def test_porian_points_give_all_fifteen_exponents_and_the_global_parabola_is_war
         assert found.a == pytest.approx(row.n_exponent, abs=0.01)
         low, high = found.interval(0.95)["a"]
         assert low < row.ci_hi and high > row.ci_lo
-        # The interval is a statement: neither a point nor a shrug.
+        # The interval is informative: neither a point nor everything.
         assert 0.02 < high - low < 0.2
         parabola = fitting.isoflop(*data, method="parabola")
         assert any("parabola" in warning for warning in parabola.warnings)
@@ -142,7 +142,7 @@ def test_cubic_beats_the_parabola_on_a_skewed_wide_curve():
     assert error["akima"] < error["parabola"] / 3
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
+def test_intervals_cover_the_truth_at_about_their_level():
     budgets = np.geomspace(1e18, 1e21, 7)
     N, D, C, loss, _ = surface(**CHINCHILLA, budgets=budgets, points=9)
     truth = CHINCHILLA["beta"] / (CHINCHILLA["alpha"] + CHINCHILLA["beta"])
@@ -166,7 +166,7 @@ def test_budgets_are_found_with_jitter_or_given():
     assert any("15 points are near none" in warning for warning in given.warnings)
 
 
-def test_no_budgets_is_an_error_that_says_so():
+def test_runs_without_budgets_are_refused():
     rng = np.random.default_rng(0)
     N, D = np.exp(rng.uniform(16, 20, 200)), np.exp(rng.uniform(20, 24, 200))
     with pytest.raises(ValueError, match=r"not IsoFLOP sweeps.*budgets="):
@@ -175,7 +175,7 @@ def test_no_budgets_is_an_error_that_says_so():
         fitting.isoflop([1e6, 2e6, 3e6], [3e6, 2e6, 1e6], [1e13] * 3, [3, 2, 3])
 
 
-def test_single_runs_are_no_sweeps_and_beside_sweeps_are_dropped_in_one_sentence():
+def test_single_runs_are_not_sweeps_and_are_dropped_in_one_sentence():
     N, D, C, loss, _ = surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20])
     single = 10.0 ** np.arange(21, 28)
     beside = [
@@ -203,7 +203,7 @@ def test_a_minimum_at_the_edge_is_dropped_with_advice(scale, word):
         fitting.isoflop(*surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20], scale=scale)[:4])
 
 
-def test_off_centre_and_wide_sweeps_are_named():
+def test_off_center_and_wide_sweeps_are_reported():
     def parabola(**sweep):
         budgets = 10.0 ** np.arange(17, 22)
         return fitting.isoflop(*surface(**CHINCHILLA, budgets=budgets, **sweep)[:4], method="parabola")
@@ -227,7 +227,7 @@ def test_repeated_sizes_are_averaged_and_counted():
     assert any("45 points repeat a size" in warning for warning in up.warnings)
 
 
-def test_the_same_seed_gives_the_same_interval_and_data_stay_untouched():
+def test_the_same_seed_gives_the_same_interval_and_data_are_unchanged():
     N, D, C, loss, _ = surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20])
     loss = loss * np.exp(np.random.default_rng(0).normal(0, 1e-3, loss.size))
     kept = loss.copy()
@@ -255,7 +255,7 @@ def test_bad_values_are_quoted(change, message):
         fitting.envelope(**columns)
 
 
-def test_other_bad_input_says_the_way_out():
+def test_other_bad_input_gives_a_way_out():
     N, D, C, loss, _ = surface(**CHINCHILLA, budgets=[1e18, 1e19, 1e20])
     with pytest.raises(ValueError, match="'spline': choose one of akima, cubic, parabola"):
         fitting.isoflop(N, D, C, loss, method="spline")
@@ -329,7 +329,7 @@ def noisy(noise=1e-3, seed=0, points=9):
     return N, D, C, loss * np.exp(np.random.default_rng(seed).normal(0, noise, loss.size)), true
 
 
-def test_the_three_approaches_stand_side_by_side():
+def test_the_three_approaches_are_compared():
     *columns, (true_n, true_d) = noisy()
     found = fitting.approaches(*columns, target=1e24)
     assert list(found.estimates) == ["envelope", "isoflop", "parabola", "parametric"]
@@ -350,7 +350,7 @@ def test_the_three_approaches_stand_side_by_side():
     assert all(label in text for label in ("1 envelope", "2 IsoFLOP, Akima", "2 IsoFLOP, parabola", "3 parametric law"))
 
 
-def test_approaches_that_exclude_each_other_are_named():
+def test_incompatible_approaches_are_reported():
     # Drifting sweeps bias the parabola; the law on the same points is right.
     N, D, C, loss, _ = surface(1.69, 406.4, 410.7, 0.465, 0.155, np.geomspace(1e17, 1e21, 9), drift=0.477)
     loss = loss * np.exp(np.random.default_rng(0).normal(0, 2e-4, loss.size))
@@ -364,7 +364,7 @@ def test_approaches_that_exclude_each_other_are_named():
     assert any(w.startswith("2 IsoFLOP, parabola: the parabola is unreliable here") for w in found.warnings)
 
 
-def test_impossible_approaches_are_said_with_the_reason():
+def test_impossible_approaches_are_reported_with_the_reason():
     rng = np.random.default_rng(0)
     N, D = np.exp(rng.uniform(16, 21, 80)), np.exp(rng.uniform(20, 25, 80))
     loss = 1.69 + 406.4 / N**0.34 + 410.7 / D**0.28
@@ -389,7 +389,7 @@ def test_cross_check_against_the_parametric_law():
     assert fitting.cross_check(scaled).a == pytest.approx(good.a, abs=1e-6)
 
 
-def test_an_interpolant_that_dips_more_than_once_is_named():
+def test_an_interpolant_with_several_minima_is_reported():
     *columns, _ = noisy(noise=1e-2, points=15)
     warnings = fitting.isoflop(*columns).warnings
     assert any("dip more than once" in w for w in warnings)

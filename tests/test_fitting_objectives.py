@@ -1,4 +1,4 @@
-"""Objectives: their costs, sides and weights."""
+"""Objectives: their costs, asymmetry and weights."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from scaling_jax.fitting.objectives import objective_from_dict
 R = np.linspace(-0.02, 0.02, 81)
 
 
-def test_huber_is_scipys():
+def test_huber_equals_scipy():
     np.testing.assert_allclose(fitting.Huber(1e-3).cost(R), huber(1e-3, R), rtol=1e-13)
 
 
@@ -20,7 +20,7 @@ def test_lad_and_least_squares():
     np.testing.assert_array_equal(fitting.LeastSquares().cost(R), R**2)
 
 
-def test_defaults_say_where_residuals_are_taken():
+def test_printed_objectives_name_their_space():
     assert fitting.Huber().log and fitting.LAD().log and not fitting.LeastSquares().log
     assert str(fitting.Huber(1e-3)) == "Huber(delta=0.001) on ln y, SUM over points"
     assert "ln(y + 1)" in str(fitting.LeastSquares(log=True, shift=1.0))
@@ -56,8 +56,8 @@ def test_weight_zero_leaves_a_row_out():
     assert zero.params == pytest.approx(without.params, rel=1e-7)
 
 
-def test_overestimates_are_penalised_as_olmo_does():
-    # One rung in three is under-tuned: its loss lies above what it could be, never below.
+def test_overestimates_are_penalized_as_in_olmo():
+    # One rung in three is under-tuned: its loss is above its optimum, never below.
     inputs, y = noisy("power_offset", 0.002)
     y = np.where(np.arange(len(y)) % 3 == 0, y * 1.05, y)
     errors = {}

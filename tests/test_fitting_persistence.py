@@ -1,4 +1,4 @@
-"""Fits as JSON: what comes back, and what is refused."""
+"""Fits as JSON: round trips, and files that are refused."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_others_may_read_the_file_as_the_umask_says(tmp_path):
 
 @pytest.mark.parametrize("objective", [None, fitting.LAD(), fitting.LeastSquares(log=True, overestimate_penalty=2)])
 @pytest.mark.parametrize("resampled", [False, True])
-def test_everything_but_the_data_comes_back(tmp_path, objective, resampled):
+def test_everything_but_the_data_is_restored(tmp_path, objective, resampled):
     inputs, y = noisy("chinchilla", 0.01)
     fit = fitting.fit("chinchilla", inputs, y, objective, clusters=np.arange(len(y)) // 3)
     if resampled:
@@ -51,7 +51,7 @@ def test_everything_but_the_data_comes_back(tmp_path, objective, resampled):
     assert str(loaded) == str(fit)
 
 
-def test_what_needs_the_data_says_so(tmp_path):
+def test_methods_that_need_the_data_are_refused(tmp_path):
     loaded = fitting.load(saved(tmp_path, fitting.fit("chinchilla", *noisy("chinchilla", 0.01))))
     for call in (
         lambda: loaded.bootstrap(10),
@@ -67,7 +67,7 @@ def test_what_needs_the_data_says_so(tmp_path):
             call()
 
 
-def test_how_far_a_prediction_lies_is_known_without_the_data(tmp_path):
+def test_extrapolation_is_known_without_the_data(tmp_path):
     fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01))
     ours, theirs = (fitting.extrapolation(f, AT) for f in (fit, fitting.load(saved(tmp_path, fit))))
     for name in ("N", "D", "C"):
@@ -76,13 +76,13 @@ def test_how_far_a_prediction_lies_is_known_without_the_data(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["bnsl2", "data_constrained", "m4"])
-def test_other_laws_come_back(tmp_path, name):
+def test_other_laws_are_restored(tmp_path, name):
     fit = fitting.fit(name, *noisy(name, 0.002))
     loaded = fitting.load(saved(tmp_path, fit))
     np.testing.assert_array_equal(loaded.predict(fit.data), fit.predict(fit.data))
 
 
-def test_open_ends_survive(tmp_path):
+def test_open_ends_are_restored(tmp_path):
     x = np.geomspace(1, 1e3, 40)
     law = fitting.law(
         lambda p, x: p["A"] / (1 + x["x"] / p["where"]), params={"A": (0, 9), "where": (1, np.inf)}, inputs="x"
@@ -139,7 +139,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
-def test_damage_is_one_clear_line(tmp_path, edit):
+def test_damaged_files_give_one_clear_line(tmp_path, edit):
     path = saved(tmp_path, fitting.fit("chinchilla", *noisy("chinchilla", 0.01)))
     record = json.loads(path.read_text())
     edit(record)
@@ -149,7 +149,7 @@ def test_damage_is_one_clear_line(tmp_path, edit):
     assert "fit.json" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_another_version_saved_is_named(tmp_path):
+def test_files_of_another_version_are_named(tmp_path):
     path = saved(tmp_path, fitting.fit("chinchilla", *noisy("chinchilla", 0.01)))
     record = json.loads(path.read_text())
     record["objective"]["above"] = record["objective"].pop("overestimate_penalty")

@@ -15,7 +15,7 @@ published = fitting.published
 
 
 @pytest.mark.parametrize("name", list(published))
-def test_every_fit_predicts_and_says_where_it_is_from(name):
+def test_every_fit_predicts_and_has_a_source(name):
     fit, source = published[name], published.source[name]
     assert isinstance(fit, fitting.Fit) and dict(fit.params) == pytest.approx(dict(source.params))
     at = {"N": 1e9, "D": 2e10, "U": 2e10, "x": 1e20}
@@ -26,7 +26,7 @@ def test_every_fit_predicts_and_says_where_it_is_from(name):
 
 
 @pytest.mark.parametrize("name", ["kaplan2020", "hoffmann2022", "besiroglu2024", "muennighoff2023", "luo2025_code"])
-def test_planning_from_them(name):
+def test_planning_from_published_fits(name):
     inputs = {"U": 1e13} if name == "muennighoff2023" else None
     plan = published[name].frontier(1e21, inputs=inputs)
     assert pytest.approx(1e21, rel=1e-6) == 6 * plan.N * plan.D and 1e8 < plan.N < 1e11
@@ -36,7 +36,7 @@ def test_planning_from_them(name):
         assert published[name].predict(other) > plan.loss
 
 
-def test_losses_that_the_papers_print():
+def test_losses_match_the_papers():
     # Hoffmann et al. 2022: Chinchilla, 70B on 1.4T tokens; the authors' script of Muennighoff et al. 2023
     chinchilla = 1.69 + 406.4 / 70e9**0.34 + 410.7 / 1.4e12**0.28
     assert published["hoffmann2022"].predict({"N": 70e9, "D": 1.4e12}) == pytest.approx(chinchilla, rel=1e-12)

@@ -1,4 +1,4 @@
-"""Published data: the optima, errors and frontiers that others found, and their true minima."""
+"""Published data: published optima, errors and frontiers, and the true minima."""
 
 import csv
 import pathlib
@@ -83,7 +83,7 @@ def test_epoch_bootstrap(epoch):
     fit = fitting.fit("chinchilla", nd(epoch), epoch["loss"])
     published = {"A": 124.5, "B": 1293, "E": 0.0257, "alpha": 0.0154, "beta": 0.0206, "a": 0.020, "b": 0.020}
     assert fit.bootstrap(4000, seed=0).stderr == pytest.approx(published, rel=0.15)
-    # Their very resamples: the printed digits, up to the difference of 1e-3 Huber from their objective.
+    # The published resamples: the printed digits, up to the difference of 1e-3 Huber from their objective.
     boot = fit.bootstrap(4000, seed=42)
     assert boot.converged > 0.99
     printed = {"A": 124.52232, "B": 1293.28410, "E": 0.02566, "alpha": 0.01540, "beta": 0.02060}
@@ -94,7 +94,7 @@ def test_epoch_bootstrap(epoch):
     p = dict(zip(boot.params, boot.samples.T))
     tokens_per_parameter = 5.88e23 / 6 / fit.law.optimal_N(p, 5.88e23) ** 2
     np.testing.assert_allclose(np.quantile(tokens_per_parameter, [0.1, 0.9]), [9.86, 29.01], rtol=2e-3)
-    # The delta method and the profile tell the same story without resampling.
+    # The delta method and the profile agree without resampling.
     alone = fitting.fit("chinchilla", nd(epoch), epoch["loss"])
     for k in ("A", "E", "alpha"):
         assert alone.stderr[k] == pytest.approx(boot.stderr[k], rel=0.25)
@@ -132,7 +132,7 @@ def test_data_constrained_second_step(repeated):
     y = repeated[1]
     r2 = 1 - np.sum((y - fit.predict(repeated[0])) ** 2) / np.sum((y - y.mean()) ** 2)
     assert r2 == pytest.approx(0.7722046, abs=2e-5)
-    # What the published search did not see: it is one of several optima, and not the lowest.
+    # The published optimum is one of several, and not the lowest.
     assert fit.certificate.lower_outside["value"] < 0.015805
     assert any("outside the plausible range" in w for w in fit.warnings)
 

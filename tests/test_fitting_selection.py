@@ -87,7 +87,7 @@ def test_a_law_that_cannot_be_fitted_is_named_not_hidden():
         found["bnsl2"]
 
 
-def test_bad_input_says_the_way_out():
+def test_bad_input_gives_a_way_out():
     data, y = curve()
     with pytest.raises(ValueError, match="laws is empty"):
         fitting.select([], data, y)
@@ -122,7 +122,7 @@ def test_weights_and_clusters_are_cut_with_the_rows():
     assert len(held.fit.clusters) == held.train.sum()
 
 
-def test_a_choice_that_the_cuts_do_not_make_is_not_made():
+def test_laws_that_the_cuts_do_not_separate_are_undecided():
     data, y = curve(noise=5e-3, seed=2)
     alike = fitting.select(["power_offset", "power_shifted"], data, y)
     assert not alike.decided and "cannot tell" in repr(alike)

@@ -1,4 +1,4 @@
-"""The solver: the true optimum, whatever the law, units, objective or start; its certificate; its manners."""
+"""The solver: the true optimum, whatever the law, units, objective or start; its certificate; its side effects."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def value_at_truth(fit, name):
 
 
 @pytest.mark.parametrize("name", list(TRUTH))
-def test_noise_free_data_give_the_truth_back(name):
+def test_noise_free_data_recover_the_truth(name):
     fit = fitting.fit(name, *noisy(name, 0.0))
     assert fit.converged
     for k, v in TRUTH[name].items():
@@ -53,7 +53,7 @@ def test_lad_optimum_is_exact(name):
     assert fit.converged and fit.certificate.gradient <= 1e-10
     assert fit.objective_value <= value_at_truth(fit, name)
     zeros = np.sum(np.abs(fit.residuals) < 1e-10)
-    assert 1 <= zeros <= len(fit.params)  # fewer than p where curvature holds the rest
+    assert 1 <= zeros <= len(fit.params)  # fewer than p where curvature determines the others
     # No small step goes down to first order: the linear program of the linearized problem ends where it started.
     r, jacobian = (1e6 * a[0] for a in fit.problem.residuals_and_jacobian(fit.z[None]))  # HiGHS is exact to 1e-7
     reach = 1.0 / np.maximum(np.abs(jacobian).max(axis=1), 1e-300)
@@ -80,7 +80,7 @@ def test_lad_of_a_law_linear_in_logs_is_the_linear_program():
 
 
 @pytest.mark.parametrize("name", ["chinchilla", "power_offset", "exponential"])
-def test_least_squares_is_scipys_best_of_many_starts(name):
+def test_least_squares_equals_scipys_best_of_many_starts(name):
     inputs, y = noisy(name, 0.02, seed=5)
     fit = fitting.fit(name, inputs, y, fitting.LeastSquares())
     names, columns = list(TRUTH[name]), list(inputs.values())
@@ -150,7 +150,7 @@ def test_a_metric_of_both_signs_has_a_floor_below_zero(tmp_path):
     assert again.interval(0.95) == fit.interval(0.95) and fitting.laws["chinchilla"].bounds["E"][0] == 0
 
 
-def test_m4_rises_as_it_falls():
+def test_m4_fits_rising_and_falling_metrics():
     x = np.geomspace(1e6, 1e10, 40)
     falling = fitting.laws["m4"](TRUTH["m4"] | {"E": 0.2, "E0": 0.9}, {"x": x})
     rising = fitting.fit("m4", x, 1 - falling, fitting.LeastSquares())
@@ -158,7 +158,7 @@ def test_m4_rises_as_it_falls():
     assert {k: rising.params[k] for k in "Ac"} == pytest.approx({k: TRUTH["m4"][k] for k in "Ac"}, rel=1e-4)
 
 
-def test_the_logarithm_that_a_vanishing_exponent_leaves_converges():
+def test_the_logarithmic_limit_of_a_vanishing_exponent_converges():
     # Accuracy often grows as ln C over all the data: E and A then run to infinity together.
     x, rng = np.geomspace(1e18, 1e24, 30), np.random.default_rng(0)
     y = (0.04 * np.log(x) - 1.5) * np.exp(0.01 * rng.standard_normal(30))
@@ -173,7 +173,7 @@ def test_the_logarithm_that_a_vanishing_exponent_leaves_converges():
 
 
 @pytest.mark.slow
-def test_a_law_of_many_optima_is_searched_until_that_stops_helping():
+def test_a_law_of_many_optima_is_searched_until_restarts_agree():
     inputs, y = noisy("bnsl2", 0.03, 1)
     fits = [fitting.fit("bnsl2", inputs, y, LSQ, seed=s) for s in range(3)]
     values = [fit.objective_value for fit in fits]
@@ -183,14 +183,14 @@ def test_a_law_of_many_optima_is_searched_until_that_stops_helping():
     assert "restarts)" in str(fits[0].certificate)
 
 
-def test_a_break_sharper_than_the_data_see_does_not_spoil_the_certificate():
+def test_a_break_sharper_than_the_data_resolve_keeps_the_certificate():
     x = np.geomspace(1e7, 1e11, 60)
     y = fitting.laws["bnsl2"](TRUTH["bnsl2"], {"x": x}) * np.exp(0.05 * np.random.default_rng(100).standard_t(3, 60))
     fit = fitting.fit("bnsl2", x, y, fitting.LeastSquares(log=True))
     assert fit.converged and any("not identified" in w for w in fit.warnings)
 
 
-def test_fixed_parameters_stay_and_the_rest_is_optimal():
+def test_fixed_parameters_are_kept_and_the_others_are_optimal():
     inputs, y = noisy("chinchilla", 0.01)
     whole = fitting.fit("chinchilla", inputs, y, LSQ)
     for held in ({"alpha": 0.3}, {"A": 300.0}, {"E": 1.6, "B": 500.0}, {"E": 0.0}):
@@ -201,7 +201,7 @@ def test_fixed_parameters_stay_and_the_rest_is_optimal():
     assert same.params == pytest.approx(whole.params, rel=1e-6)
 
 
-def test_two_optima_are_told_apart():
+def test_two_optima_are_distinguished():
     law = fitting.law(lambda p, x: jnp.sin(p["w"] * x["x"]), params={"w": (0.1, 6)}, inputs="x")
     x = np.linspace(0, 6, 40)
     fit = fitting.fit(law, x, np.sin(2.3 * x) + 0.05 * np.cos(9 * x), LSQ)
@@ -210,7 +210,7 @@ def test_two_optima_are_told_apart():
     assert fit.certificate.next_best > 10 * fit.objective_value
 
 
-def test_a_dent_that_smoothing_passes_over_is_found():
+def test_a_narrow_minimum_is_found():
     # Half the points follow one slope exactly, the others another: under LAD each is an optimum.
     x = np.geomspace(1, 1e4, 30)
     y = np.where(np.arange(30) % 2 == 0, x**-0.2, x**-0.6)
@@ -220,7 +220,7 @@ def test_a_dent_that_smoothing_passes_over_is_found():
     assert fit.objective_value <= min(costs)
 
 
-def test_an_optimum_that_starts_agree_on_is_probed():
+def test_an_optimum_that_starts_agree_on_is_perturbed():
     rng = np.random.default_rng(29)
     rows = rng.choice(300, 20, replace=False)
     inputs = {k: v[rows] for k, v in design("shape", 29).items()}
@@ -253,7 +253,7 @@ def test_starts_can_be_given():
     assert not far.converged
 
 
-def test_an_optimum_as_its_own_start_stays():
+def test_a_start_at_the_optimum_returns_it():
     law = fitting.law(lambda p, x: jnp.sin(p["w"] * x["x"]), params={"w": (0.1, 6)}, inputs="x")
     x = np.linspace(0, 6, 40)
     dent = fitting.fit(law, x, np.sin(2.3 * x), LSQ, starts=[{"w": 4.0}])
@@ -277,7 +277,7 @@ def test_same_seed_same_bits_and_other_seed_same_optimum():
     assert other.objective_value == pytest.approx(one.objective_value, rel=1e-9)
 
 
-def test_failure_to_converge_is_shouted(monkeypatch):
+def test_failure_to_converge_warns(monkeypatch):
     inputs, y = noisy("chinchilla", 0.01)
     monkeypatch.setattr(refine, "newton", lambda problem, z: z * 1.01)
     with pytest.warns(fitting.FitWarning, match="NOT CONVERGE"):
@@ -293,7 +293,7 @@ def test_a_steep_term_at_the_end_of_its_input_converges():
     assert fit.converged and fit.params["alpha"] > 10
 
 
-def test_an_optimum_at_a_bound_is_tried_there():
+def test_optima_at_a_bound_are_tried():
     law = fitting.law(
         lambda p, x: p["b"] * (1 / x["x"] + p["g"]) ** p["c"],
         params={"b": (0, np.inf), "g": (0, np.inf), "c": (0, 20)},
@@ -320,7 +320,7 @@ def test_many_rows_are_searched_on_a_sample_and_finished_on_all():
         assert abs(value - truth) < 4.5 * error
 
 
-def test_lanes_do_not_depend_on_their_neighbors():
+def test_batch_elements_are_independent():
     inputs, y = noisy("chinchilla", 0.01)
     problem = Problem.of(fitting.laws["chinchilla"], inputs, y, np.ones(len(y)), HUBER)
     rng = np.random.default_rng(0)
@@ -332,7 +332,7 @@ def test_lanes_do_not_depend_on_their_neighbors():
         assert together.value[i] == pytest.approx(alone.value[0], rel=1e-9)
 
 
-def test_bounded_least_squares_is_scipys():
+def test_bounded_least_squares_equals_scipy():
     from scipy.optimize import lsq_linear
 
     rng = np.random.default_rng(0)
@@ -350,7 +350,7 @@ def test_starts_fill_the_cube():
     assert counts.min() >= 4 and counts.max() <= 12  # 8 on average in each of 64 cells
 
 
-def test_the_callers_jax_is_left_alone():
+def test_the_callers_jax_configuration_is_unchanged():
     before = (jax.config.jax_enable_x64, jax.config.jax_platforms, jax.config.jax_default_device)
     fitting.fit("chinchilla", *noisy("chinchilla", 0.01)).bootstrap(20)
     assert (jax.config.jax_enable_x64, jax.config.jax_platforms, jax.config.jax_default_device) == before

@@ -23,7 +23,7 @@ def runs(noise=0.0, seed=0):
 
 @pytest.mark.parametrize("name", ["downstream", "downstream_scaled"])
 @pytest.mark.parametrize("fixed", [None, {"chance": 0.25}])
-def test_direct_law_recovers_its_truth(name, fixed):
+def test_direct_law_recovers_the_truth(name, fixed):
     y = np.array([FORMULA[name](TRUTH[name], *row) for row in zip(*DATA.values())])
     fit = fitting.fit(name, DATA, y, fitting.LeastSquares(), fixed=fixed)
     assert fit.converged
@@ -55,7 +55,7 @@ def test_chain_intervals_are_joint_and_cover_a_run():
     assert 0.8 <= covered <= 0.97 and np.all(run.high - run.low > mean.high - mean.low)
 
 
-def test_runs_without_an_accuracy_still_teach_the_loss():
+def test_runs_without_an_accuracy_still_inform_the_loss():
     loss, score = runs(0.005, 3)
     score[::2] = np.nan
     found = fitting.chain(DATA, loss, score, resamples=30)
@@ -75,7 +75,7 @@ def test_noise_ceiling_of_known_noise_and_signal():
     assert exceeded.mean() == pytest.approx(0.1, abs=0.03)
 
 
-def test_noise_alone_has_no_signal():
+def test_pure_noise_has_no_signal():
     rng = np.random.default_rng(1)
     found = fitting.noise_ceiling(rng.standard_normal(500), np.repeat(np.arange(100), 5))
     assert found.ratio < 0.4 and found.explainable < 0.15

@@ -23,12 +23,12 @@ def line():
 
 
 def given_back(X, r, labels):
-    """Residuals plus what least squares took of them within each cluster, H_gg r_g, to first order of (I - H_gg)^-1."""
+    """Residuals plus the part absorbed by least squares in each cluster, H_gg r_g: first order of (I - H_gg)^-1."""
     H = X @ np.linalg.inv(X.T @ X) @ X.T
     return r + (H * (labels[:, None] == labels)) @ r
 
 
-def test_least_squares_covariance_is_whites(line):
+def test_least_squares_covariance_equals_white(line):
     x, y, fit = line
     X = np.stack([np.ones_like(x), x], axis=1)
     bread = np.linalg.inv(X.T @ X)
@@ -39,7 +39,7 @@ def test_least_squares_covariance_is_whites(line):
     assert fit.interval(0.95)["b"] == pytest.approx((fit.params["b"] - half, fit.params["b"] + half), rel=1e-6)
 
 
-def test_clustered_covariance_is_liang_zegers(line):
+def test_clustered_covariance_equals_liang_zeger(line):
     x, y, _ = line
     labels = np.repeat(np.arange(12), 5)
     fit = fitting.fit(LINE, x, y, fitting.LeastSquares(), clusters=labels)
@@ -123,7 +123,7 @@ def test_bootstrap_is_a_function_of_its_seed():
 
 
 def test_branches_of_one_trunk_are_not_independent():
-    # Five branches share their trunk's error: taken as independent, they promise too much.
+    # Five branches share their trunk's error: taken as independent, their intervals are too narrow.
     rng = np.random.default_rng(0)
     x = np.repeat(np.geomspace(1e6, 1e10, 14), 5) * np.tile(np.geomspace(1, 1.5, 5), 14)
     trunk = np.repeat(np.arange(14), 5)
@@ -163,8 +163,8 @@ def _inside(interval, value):
     return bool(low <= value <= high)
 
 
-def test_what_is_not_identified_has_open_ends():
-    # The break lies far beyond the data: nothing says where, and nothing says how sharp.
+def test_unidentified_parameters_have_open_ends():
+    # The break is far beyond the data, which determine neither its place nor its sharpness.
     law = fitting.law(
         lambda p, x: p["A"] * x["x"] ** -0.3 / (1 + x["x"] / p["where"]),
         params={"A": (0, 99), "where": (1, np.inf)},
@@ -180,7 +180,7 @@ def test_what_is_not_identified_has_open_ends():
     assert fit.profile("A").upper < 4
 
 
-def test_a_collinear_design_is_not_given_a_false_number():
+def test_a_collinear_design_gets_no_false_precision():
     # D = 20 N exactly: with tied exponents only A + B / 20^alpha matters.
     N = np.geomspace(1e7, 1e10, 25)
     y = FORMULA["chinchilla_tied"](TRUTH["chinchilla_tied"], N, 20 * N)
@@ -212,14 +212,14 @@ def test_intervals_come_from_the_bootstrap_that_a_fit_is_given():
     assert boot.stderr["a"] == pytest.approx(np.std(a, ddof=1))
 
 
-def test_fixed_parameters_have_no_spread():
+def test_fixed_parameters_have_no_error():
     fit = fitting.fit("chinchilla", *noisy("chinchilla", 0.01), fixed={"E": 1.69})
     assert fit.bootstrap(20).samples.shape == (20, 4) and "E" not in fit.stderr
     with pytest.raises(fitting.LawError, match="E is fixed"):
         fit.profile("E")
 
 
-def test_derivative_law_of_one_parameter_profiles():
+def test_profile_of_a_law_of_one_parameter():
     law = fitting.law(lambda p, x: jnp.exp(-p["k"] * x["x"]), params={"k": (0, 10)}, inputs="x")
     x = np.linspace(0, 2, 40)
     y = np.exp(-0.7 * x) + 0.01 * np.random.default_rng(0).standard_normal(40)
@@ -242,7 +242,7 @@ def test_as_many_parameters_as_points_leave_every_interval_open():
         fit.bootstrap(10)
 
 
-def test_what_no_resample_moves_is_not_called_certain():
+def test_parameters_that_no_resample_changes_are_not_certain():
     inputs, _ = noisy("chinchilla", 0.0)
     y = 1 / (2 + 500 * inputs["D"] ** -0.3)  # rises, so that the law ends as a constant: alpha has no effect
     fit = fitting.fit("chinchilla", inputs, y)
@@ -262,7 +262,7 @@ def test_unknown_samples_widen_both_ends():
 
 
 @pytest.mark.parametrize("weights", [None, np.tile([1.0, 2.0, 0.5], 27)])
-def test_what_the_fit_takes_of_a_residual_is_its_leverage(weights):
+def test_the_fitted_share_of_a_residual_is_its_leverage(weights):
     inputs, y = noisy("chinchilla", 0.01)
     fit = fitting.fit("chinchilla", inputs, y, fitting.LeastSquares(log=True), weights=weights)
     labels = np.arange(81) // 3

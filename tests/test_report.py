@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from scaling_jax import analysis, fitting, models, report, study
 from scaling_jax.cli import main as command
-from scaling_jax.report import figures
+from scaling_jax.report import figures, style
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
 from scaling_jax.storage.workdir import FORMAT, Stored
@@ -81,8 +81,8 @@ def test_text_fits_a_log_and_names_what_matters(found):
 
 
 def test_nothing_is_clipped_or_written_over_something_else(found):
-    for name, figure in figures.draw(found).items():
-        canvas = FigureCanvasAgg(figure)
+    for (name, figure), on in itertools.product(figures.draw(found).items(), ("desktop", "phone")):
+        canvas = FigureCanvasAgg(style.narrow(figure) if on == "phone" else figure)
         canvas.draw()
         renderer, frame = canvas.get_renderer(), figure.bbox
         boxes, undrawn = [], set().union(*(_undrawn_ticks(ax) for ax in figure.axes))
@@ -92,10 +92,10 @@ def test_nothing_is_clipped_or_written_over_something_else(found):
             box = text.get_window_extent(renderer)
             boxes.append((text.get_text(), box))
             inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= frame.x1 + 2 and box.y1 <= frame.y1 + 2
-            assert inside, f"{name}: {text.get_text()!r} is clipped"
+            assert inside, f"{name} on a {on}: {text.get_text()!r} is clipped"
         for (one, a), (other, b) in itertools.combinations(boxes, 2):
             overlap = min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-            assert not overlap, f"{name}: {one!r} is written over {other!r}"
+            assert not overlap, f"{name} on a {on}: {one!r} is written over {other!r}"
 
 
 def _undrawn_ticks(ax):
@@ -135,7 +135,8 @@ def test_a_further_metric_has_its_pictures_text_and_numbers(tmp_path):
     assert {"error_vs_compute.png", "error_n_and_d.png"} <= {path.name for path in tmp_path.iterdir()}
     assert f"E {other.fit.params['E']:.4g}" in text and f"RMSLE {other.hold_out.rmsle:.2%}" in text
     page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/png") == len(list(tmp_path.glob("*.png")))
+    count = len(list(tmp_path.glob("*.png")))
+    assert page.count(' src="data:image/png') == page.count(' srcset="data:image/png') == count
     assert "Validation error (1 - accuracy)" in page and f"RMSLE {other.hold_out.rmsle:.2%}" in page
     read = json.loads((tmp_path / "summary.json").read_text())["also"]["error"]
     assert read["hold_out"]["rmsle"] == other.hold_out.rmsle
@@ -163,14 +164,14 @@ def test_json_holds_the_numbers_of_the_analysis(found):
 class Page(html.parser.HTMLParser):
     """Checks that tags close in order and collects links, pictures and text."""
 
-    EMPTY = ("meta", "img", "br", "hr")
+    EMPTY = ("meta", "img", "source", "br", "hr")
 
     def __init__(self):
         super().__init__()
         self.open, self.links, self.words = [], [], []
 
     def handle_starttag(self, tag, attrs):
-        self.links += [value for key, value in attrs if key in ("src", "href")]
+        self.links += [value for key, value in attrs if key in ("src", "srcset", "href")]
         assert tag not in ("script", "link", "iframe")
         if tag not in self.EMPTY:
             self.open.append(tag)
@@ -183,7 +184,8 @@ class Page(html.parser.HTMLParser):
 
 
 def test_page_is_whole_and_offline(found):
-    text = html_page.page(found, {"loss_vs_compute": PNG} if len(found.runs.chosen) else {})
+    pictures = {"loss_vs_compute": PNG} if len(found.runs.chosen) else {}
+    text = html_page.page(found, pictures, pictures)
     page = Page()
     page.feed(text)
     assert page.open == [] and all(link.startswith("data:image/png;base64,") for link in page.links)
@@ -198,6 +200,13 @@ def test_page_is_whole_and_offline(found):
 
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
+
+
+def test_on_a_narrow_screen_each_cell_of_a_wide_table_is_named(usual):
+    text = html_page.page(usual, {})
+    for name in ("N*", "D*", "observed", "predicted", "status"):
+        assert f'data-name="{name}"' in text
+    assert text.count('class="scroll wide"') == 4 and "prefers-color-scheme:dark" in text
 
 
 def test_page_escapes_what_it_shows():
@@ -259,7 +268,7 @@ def test_several_workdirs_are_reported_together(tmp_path, capsys):
         "report",
         f"--workdir={first}",
         f"--workdir={second}",
-        "--resamples=0",
+        "--set=fit.bootstrap=0",
         f"--out={tmp_path / 'c'}",
     ]
     assert command.main(args) == 0

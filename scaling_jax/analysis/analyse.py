@@ -66,7 +66,7 @@ def analyse(
         other = dataclasses.replace(settings, metric=metric, also=())
         try:
             further = read_runs(table, law, other, options)
-        except UserError as error:  # no reason to withhold the rest
+        except UserError as error:  # the other metrics are fitted all the same
             not_fitted.append(f"{metric} is not fitted: {error}")
             continue
         also[metric] = _analysis(title, other, cut, further, None)

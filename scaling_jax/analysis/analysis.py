@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import warnings as python_warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.approaches import side_by_side
-from scaling_jax.analysis.checks import Check, run_checks, verdict
+from scaling_jax.analysis.checks import Check, Evidence, run_checks, verdict
 from scaling_jax.analysis.cost import Cost, flops_cost
 from scaling_jax.analysis.fits import (
     PARAM_COLUMNS,
@@ -33,6 +33,7 @@ from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
 from scaling_jax.analysis.shifts import Linearized
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.selection import Selection
 from scaling_jax.study import Fit
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import listed, plural
@@ -76,7 +77,7 @@ class Analysis:
     cut: Cut
     runs: Runs
     curves: pd.DataFrame | None
-    selection: fitting.Selection | None
+    selection: Selection | None
     fitted: Fitted | None
     no_fit: str
     notes: tuple[str, ...]
@@ -100,7 +101,7 @@ class Analysis:
 
     @property
     def unit(self) -> str:
-        """What D counts."""
+        """The unit of D: tokens or samples."""
         if self.runs.table.get("accuracy", pd.Series(dtype=float)).notna().any():
             return "samples"
         return "samples" if "sample" in self.runs.names.get("D", "") else "tokens"
@@ -114,7 +115,7 @@ class Analysis:
 
     @property
     def used(self) -> int:
-        """How many runs the law went through."""
+        """Number of runs that the law is fitted to."""
         return len(self.runs.chosen)
 
     @property
@@ -133,7 +134,7 @@ class Analysis:
 
     @property
     def cost_note(self) -> str:
-        """What C counts on the frontier."""
+        """A note on how C is counted on the frontier."""
         if self.cost is not None:
             return f"C is {self.cost}"
         return f"C = 6 N D with N = {self.runs.names.get('N', 'N')}"
@@ -158,7 +159,7 @@ class Analysis:
 
     @property
     def no_hold_out(self) -> str:
-        """Why there is none."""
+        """The reason where there is none."""
         return self._held[1]
 
     @property
@@ -235,12 +236,12 @@ class Analysis:
 
     @property
     def no_frontier(self) -> str:
-        """Why there is no frontier; "" where there is one, or the law has none."""
+        """The reason for no frontier; "" where there is one, or the law has none."""
         return self._frontiers[2]
 
     @functools.cached_property
     def forecast(self) -> fitting.Forecast | None:
-        """`fitting.Forecast` of the runs: intervals that hold beyond the data; None where there can be none."""
+        """`fitting.Forecast` of the runs: intervals that are valid beyond the data; None where it cannot be made."""
         fit = self.fit
         if fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
             return None
@@ -325,7 +326,7 @@ class Analysis:
         for scale in scales:
             rows = np.flatnonzero(self.runs.chosen.scale.to_numpy() != scale)
             try:
-                fit = fit_law(self.runs, self.settings, rows=rows, resample=False).fit
+                fit = fit_law(self.runs, self.settings, rows=rows, resample=False, near=self.fit).fit
                 inputs = frontier_inputs(fit.law, self.runs, self.settings)
                 N = float(np.squeeze(fit.frontier(self.targets[0], cost=self.cost, inputs=inputs).N))
                 out[scale] = N if 0 < N < np.inf else np.nan
@@ -362,8 +363,9 @@ class Analysis:
 
     @functools.cached_property
     def checks(self) -> tuple[Check, ...]:
-        """Every check: failures first, then warnings, then what cannot be told, then what passed."""
-        return run_checks(self)
+        """Every check: failures first, then warnings, then checks that cannot tell, then passes."""
+        # A cached_property meets a protocol's property, which pyright does not see.
+        return run_checks(cast(Evidence, self))
 
     @functools.cached_property
     def _verdict(self) -> tuple[str, list[str]]:
@@ -376,7 +378,7 @@ class Analysis:
 
     @property
     def reasons(self) -> list[str]:
-        """Why not to trust the answer, most important first; empty only with "trust"."""
+        """Reasons against trusting the answer, most important first; empty only with "trust"."""
         return list(self._verdict[1])
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""How to read a table, and names for its sizes and trunks."""
+"""Options for reading a table, and labels of its sizes and trunks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scaling_jax.text import short
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """How to read a table.
+    """Options for reading a table.
 
     Attributes:
       names: law input, "y" or "C" -> a column, or arithmetic of columns such as "params*1e6" or "a + b"; what is
@@ -55,4 +55,4 @@ def size_labels(N: pd.Series) -> pd.Series:
     sizes = {n: short(n) for n in N.dropna().unique()}
     counts = pd.Series(list(sizes.values())).value_counts()
     names = {n: label if counts[label] == 1 else f"{n:.6g}" for n, label in sizes.items()}
-    return N.map(names).fillna("all")
+    return N.map(names).astype(object).fillna("all")

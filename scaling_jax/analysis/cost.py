@@ -33,7 +33,7 @@ class Cost:
 
     @property
     def is_6nd(self) -> bool:
-        """Whether it is 6 N D but for rounding of N and D."""
+        """True where it is 6 N D up to rounding of N and D."""
         return abs(self.excess) < SAME_AS_6ND
 
     def __str__(self) -> str:

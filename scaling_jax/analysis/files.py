@@ -25,12 +25,12 @@ ENDINGS = (*TEXT, *JSON, *LINES, *PARQUET, *EXCEL)
 PACKED = (".gz", ".bz2", ".xz")
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 COMMENTS = ("#", "%", "//")
-MAX_BYTES = 2 << 30  # unpacked: a few kilobytes can hold gigabytes
+MAX_BYTES = 2 << 30  # unpacked: a few kilobytes can unpack to gigabytes
 SNIFFED_LINES = 200
 
 
 def parse_table(content: bytes, name: str) -> pd.DataFrame:
-    """A table of runs as a file holds it; names and cells are left as they are written.
+    """A table of runs from the content of a file; names and cells stay as written.
 
     Args:
       content: of the file.
@@ -63,7 +63,7 @@ def parse_table(content: bytes, name: str) -> pd.DataFrame:
         raise UserError(f"results {name!r} cannot be read as {plain[1:]}: {reason}") from error
     table, kept = _with_index(table)
     if not len(table.columns):
-        raise UserError(f"results {name!r} hold no columns")
+        raise UserError(f"results {name!r} have no columns")
     table.attrs = {"notes": mistaken + notes + kept, "decimal": _mark(table)}
     return table
 
@@ -144,7 +144,7 @@ def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     if _all_numbers(next(csv.reader([lines[0]], delimiter=separator or " ", skipinitialspace=True), [])):
         named = _commented_header(comments, lines[0], separator)
         if named is None:
-            raise UserError("the first row holds numbers, not names; add a header row such as params,tokens,loss")
+            raise UserError("the first row has numbers, not names; add a header row such as params,tokens,loss")
         lines.insert(0, named)
     usual = "\t" if ending in (".tsv", ".tab") else ","
     if separator is None:
@@ -317,7 +317,7 @@ def _from_json(value: Any) -> pd.DataFrame:
 
 
 def _by_column(value: dict) -> bool:
-    """Whether objects of objects are columns (their keys are row numbers), not runs by name."""
+    """Returns True where objects of objects are columns (their keys are row numbers), not runs by name."""
     keys = {str(k) for column in value.values() for k in column}
     return all(key.isdigit() for key in keys)
 
@@ -330,7 +330,7 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     sheets = pd.read_excel(io.BytesIO(content), sheet_name=None, header=None)
     filled = {name: sheet for name, sheet in sheets.items() if len(sheet.dropna(how="all"))}
     if not filled:
-        raise UserError("no sheet holds a row")
+        raise UserError("no sheet has a row")
     first, *others = filled
     notes = [f"read from the sheet {first!r}; other sheets are not read: {', '.join(map(str, others))}"]
     cells = filled[first].astype(object)
@@ -358,7 +358,8 @@ def _fill_merged(cells: pd.DataFrame, content: bytes, sheet: Any) -> None:
         rows = slice(area.min_row - 1, min(area.max_row, len(cells)))
         columns = slice(area.min_col - 1, min(area.max_col, cells.shape[1]))
         if rows.start < len(cells) and columns.start < cells.shape[1] and columns.stop - columns.start == 1:
-            cells.iloc[rows, columns] = cells.iat[rows.start, columns.start]
+            first: Any = cells.iat[rows.start, columns.start]
+            cells.iloc[rows, columns] = first
 
 
 _READERS = {

@@ -15,6 +15,8 @@ from scaling_jax import fitting
 from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.selection import Selection
+from scaling_jax.fitting.sensitivity import starts_near
 from scaling_jax.study import Fit as Settings
 
 PARAM_COLUMNS = ("name", "value", "low", "high")
@@ -22,7 +24,8 @@ AUTO = "auto"
 # Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
-EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is no reason to take it
+EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is not a reason to take it
+EXACT = 1e-5  # root mean square of ln y below which a law's error is rounding: fewer digits of a loss are written down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Fitted:
 
 
 def objective(settings: Settings) -> fitting.Objective:
-    """What is minimized."""
+    """The objective that the settings name."""
     makers: dict[str, Callable] = {
         "huber": functools.partial(fitting.Huber, settings.huber_delta),
         "lad": fitting.LAD,
@@ -72,7 +75,7 @@ def law_inputs(law: fitting.Law, runs: Runs, rows: np.ndarray | None = None) -> 
     """The law's inputs from the chosen runs, or some rows of them.
 
     Raises:
-      FitError: an input that the runs do not hold.
+      FitError: an input that the runs do not have.
     """
     chosen = runs.chosen
     columns = {k: chosen[k].to_numpy(float) for k in ("N", "D")} | dict(runs.inputs)
@@ -87,7 +90,13 @@ def law_inputs(law: fitting.Law, runs: Runs, rows: np.ndarray | None = None) -> 
 
 
 def fit_law(
-    runs: Runs, settings: Settings, *, law: str | None = None, rows: np.ndarray | None = None, resample: bool = True
+    runs: Runs,
+    settings: Settings,
+    *,
+    law: str | None = None,
+    rows: np.ndarray | None = None,
+    resample: bool = True,
+    near: fitting.Fit | None = None,
 ) -> Fitted:
     """The law through y of the chosen runs, bootstrapped by whole trunks: the branches off one are not independent.
 
@@ -97,6 +106,7 @@ def fit_law(
       law: instead of the one in the settings.
       rows: (n,) positions of the chosen runs that are fitted; None for all.
       resample: whether to bootstrap.
+      near: a fit of the same law to nearly the same runs, whose optimum the search starts from; None searches widely.
 
     Raises:
       FitError: too few or too uniform runs for this law.
@@ -105,11 +115,12 @@ def fit_law(
     rows = np.arange(len(runs.chosen)) if rows is None else rows
     fixed = {k: v for k, v in settings.fixed.items()} if law is None else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", fitting.FitWarning)  # said by the checks
+        warnings.simplefilter("ignore", fitting.FitWarning)  # reported by the checks
         fit = fitting.fit(
             chosen_law, law_inputs(chosen_law, runs, rows), runs.chosen.y.to_numpy(float)[rows],
             objective=objective(settings), weights=None if runs.weights is None else runs.weights[rows],
             clusters=None if runs.clusters is None else runs.clusters[rows], seed=settings.seed, fixed=fixed or None,
+            starts=None if near is None else starts_near(near),
         )  # fmt: skip
     if not resample or settings.bootstrap < 2:
         return Fitted(fit, None, "no bootstrap")
@@ -122,8 +133,8 @@ def fit_law(
     return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
 
 
-def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, fitting.Selection | None, str]:
-    """The candidate that extrapolates best within the runs below the hold-out cut, which alone are looked at.
+def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, Selection | None, str]:
+    """The candidate that extrapolates best within the runs below the hold-out cut; the others are not used.
 
     Args:
       runs: of the table.
@@ -144,7 +155,7 @@ def choose_law(runs: Runs, settings: Settings, below: np.ndarray) -> tuple[str, 
     except fitting.FitError as error:
         return CANDIDATES[0], None, f"the law is {CANDIDATES[0]}, since none could be chosen: {error}"
     best, *others = ranking.candidates
-    if best.name == FOR_REPEATED and others and best.score > EARNS_ITS_PARAMETERS * others[0].score:
+    if best.name == FOR_REPEATED and others and max(best.score, EXACT) > EARNS_ITS_PARAMETERS * others[0].score:
         ranking = dataclasses.replace(ranking, candidates=[others[0], best, *others[1:]])
     return ranking.candidates[0].name, ranking, ""
 
@@ -169,7 +180,10 @@ def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", fitting.FitWarning)
-                found = fitting.fit(fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None)
+                found = fitting.fit(
+                    fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None,
+                    starts=starts_near(fit),
+                )  # fmt: skip
             out[name] = found.exponents["a"]
         except fitting.FitError:
             continue
@@ -182,7 +196,7 @@ def further_inputs(law: fitting.Law) -> tuple[str, ...]:
 
 
 def has_frontier(law: fitting.Law) -> bool:
-    """Whether N and D are inputs that the law's y falls with."""
+    """Returns True where N and D are inputs that the law's y decreases in."""
     return law.lower_is_better and (law.from_nd is not None or {"N", "D"} <= set(law.inputs))
 
 
@@ -231,7 +245,7 @@ class OfND:
 
 
 def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[str, float | Callable] | None:
-    """What the law reads besides N and D on the frontier.
+    """Values of the law's inputs besides N and D on the frontier.
 
     The unique tokens of our own tables are the data at hand: the most of any run.
 

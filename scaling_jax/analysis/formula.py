@@ -91,8 +91,8 @@ class Formula:
                 return FUNCTIONS[function](*(self._value(argument, values) for argument in node.args))
             case ast.Name(id=name):
                 return np.asarray(values[self._hidden.get(name, name)], float)
-            case ast.Constant(value=value):
-                return np.float64(min(value, 1e308) if isinstance(value, int) else value)
+            case ast.Constant(value=int() | float() as value):
+                return np.asarray(min(value, 1e308) if isinstance(value, int) else value, float)
         raise AssertionError(node)
 
 

@@ -1,4 +1,4 @@
-"""Which column of a table is what: usual names, names with blanks, arithmetic of columns."""
+"""Finds columns: by their usual names, by names with blanks, and as arithmetic of columns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from scaling_jax.analysis import numerals
 from scaling_jax.analysis.formula import Formula
+from scaling_jax.analysis.frames import names_of
 from scaling_jax.errors import UserError
 from scaling_jax.text import listed
 
@@ -112,7 +113,8 @@ class Header:
             return name
         if name in self._twice:
             raise UserError(f"{self._twice[name]}: rename or drop all but one")
-        same = [c for c in self.table if simple(c) == simple(name)] if len(name) > 1 else []
+        alike = (simple(name), _operators(name))  # params* is a formula that breaks off, not the column params
+        same = [c for c in names_of(self.table) if (simple(c), _operators(c)) == alike] if len(name) > 1 else []
         return same[0] if len(same) == 1 else None
 
     def usual(self, name: str) -> str | None:
@@ -122,7 +124,7 @@ class Header:
           UserError: several columns may be meant.
         """
         by_path: dict[str, list[str]] = {}
-        for column in self.table:
+        for column in names_of(self.table):
             if name != "y" or "train" not in column.lower():
                 parts = re.split(r"[/.:]", column)
                 last = parts[-2] if len(parts) > 1 and simple(parts[-1]) in STATISTICS else parts[-1]
@@ -143,7 +145,7 @@ class Header:
         if in_units is not None:
             return in_units
         if name == "y":
-            columns = [c for c in self.table if _LOSSLIKE.search(simple(c))]
+            columns = [c for c in names_of(self.table) if _LOSSLIKE.search(simple(c))]
             if len(columns) > 1:
                 raise self._several(name, columns)
             return columns[0] if columns else None
@@ -154,7 +156,7 @@ class Header:
         if name not in ("N", "D", "C"):
             return None
         found = []
-        for column in self.table:
+        for column in names_of(self.table):
             match = _IN_UNITS.fullmatch(column)
             if match and simple(match[1]) in USUAL_NAMES[name]:
                 unit = (match[2] or match[3]).lower()
@@ -176,7 +178,7 @@ class Header:
         if column is not None:
             return self._numbers(table, column, notes) * GIGA.get(simple(column), 1.0)
         try:
-            formula = Formula(text, [c for c in self.table if c])
+            formula = Formula(text, [c for c in names_of(self.table) if c])
         except ValueError as error:
             way = f" ({error})" if str(error) and re.search(r"[-+*/^(`]", text) else ""
             raise UserError(f"{text}: the table has {listed(self.table.columns, 30)}{way}") from None
@@ -196,7 +198,7 @@ class Header:
         """Other columns of the table that usually mean the same."""
         found = [self.find(c) for c in USUAL_NAMES[name] if "+" not in c]
         try:
-            parts = {used, *Formula(used, [c for c in self.table if c]).used}
+            parts = {used, *Formula(used, [c for c in names_of(self.table) if c]).used}
         except ValueError:
             parts = {used}
         return [c for c in dict.fromkeys(found) if c is not None and c not in parts]
@@ -227,6 +229,10 @@ def check_names(columns: Mapping[str, str], allowed: Sequence[str]) -> None:
     unknown = sorted(set(columns) - set(allowed))
     if unknown:
         raise UserError(f"--columns maps {unknown[0]!r}; this law takes {', '.join(dict.fromkeys(allowed))}")
+
+
+def _operators(name: str) -> str:
+    return re.sub(r"[^*+^()]", "", name)
 
 
 def simple(name: str) -> str:

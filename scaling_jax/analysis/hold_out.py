@@ -10,12 +10,13 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.fits import Fitted, fit_law, law_inputs
+from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.runs import Runs, same_budget
 from scaling_jax.study import Fit as Settings
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import plural
 
-# Budgets are rounded to whole steps: one meant to be exactly at the cut may lie a little below it.
+# Budgets are rounded to whole steps: one meant to be exactly at the cut may be slightly below it.
 ROUNDING = 0.99
 
 
@@ -92,7 +93,8 @@ def hold_out(runs: Runs, settings: Settings, cut: Cut) -> tuple[HoldOut | None, 
     rows = rows.assign(predicted=value, low=low, high=high, error=rows.y.to_numpy() / value - 1)
     if not (value > 0).all() or not (rows.y > 0).all():
         return None, "the hold-out fit predicts values that are not positive"
-    cells = np.log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
+    cells = log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
+    errors = np.expm1(cells.to_numpy(float))
     naive = _naive(runs, below, held)
     found = HoldOut(
         cut=at,
@@ -101,7 +103,7 @@ def hold_out(runs: Runs, settings: Settings, cut: Cut) -> tuple[HoldOut | None, 
         inputs=inputs,
         rmsle=float(np.sqrt(np.mean(cells**2))),
         bias=float(cells.mean()),
-        worst=float(np.expm1(cells.iloc[int(np.abs(np.expm1(cells)).to_numpy().argmax())])),
+        worst=float(errors[np.abs(errors).argmax()]),
         naive=naive,
     )
     return found, ""

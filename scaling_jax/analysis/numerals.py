@@ -32,7 +32,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:e[+-]?\d+)?", re.I)
 
 
 def decimal_mark(cells: list[str]) -> str | None:
-    """What separates decimals in cells of one table: "," or "." where some cell can be read in one way only.
+    """The decimal separator of one table's cells: "," or "." where some cell can be read in one way only.
 
     Args:
       cells: stripped texts from any of its columns.
@@ -153,7 +153,7 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
 
 
 def looks_numeric(column: pd.Series, mark: str | None = None) -> bool:
-    """Whether every cell is a number or empty, and not all are empty."""
+    """Returns True where every cell is a number or empty, and not all are empty."""
     try:
         values, _ = to_numbers(column, "")
     except UserError:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
+from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.runs import (
     LACKING,
@@ -51,7 +52,7 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     columns = columns or Columns()
     header = Header(as_frame(table))
     if not len(header.table):
-        raise UserError("the results table holds no run; train first with scaling-jax run")
+        raise UserError("the results table has no run; train first with scaling-jax run")
     ours = all(name in header.table for name in OURS)
     notes = [*header.table.attrs.get("notes", ()), *as_frame(table).attrs.get("notes", ()), *header.notes]
     notes = list(dict.fromkeys(notes))
@@ -240,7 +241,7 @@ class _Reader:
         if self.ours:
             bad = np.isfinite(out.y) & ~(out.y > 0)
             if bad.any():
-                row = done.loc[bad.idxmax()]
+                row = done.loc[out.index[bad][0]]
                 raise UserError(
                     f"run {row.run_id} is done but its {y_name(self.settings.metric)} is {out.y[bad].iloc[0]:g}, not a "
                     "positive number; mark the run as failed, or fix the value"
@@ -302,8 +303,9 @@ class _Reader:
             sweep = find_sweep(done, values, self.header, self.names)
             best = done.sort_values(["C", "N"], kind="stable")
             if self.columns.best:
-                keyed = done.assign(**{k: values[k] for k in values if k not in ("C", "y")})
-                inputs = [k for k in values if k not in ("C", "y") and values[k].notna().all()]
+                law_inputs = [k for k in names_of(values) if k not in ("C", "y")]
+                keyed = done.assign(**{k: values[k] for k in law_inputs})
+                inputs = [k for k in law_inputs if values[k].notna().all()]
                 best = best_of(keyed, [*inputs, "seed"])[list(done.columns)]
                 sweep = sweep and dataclasses.replace(sweep, best_taken=True)
                 if len(best) < len(done):
@@ -319,7 +321,7 @@ class _Reader:
         return Runs(
             table=frame.reset_index(drop=True),
             chosen=best.reset_index(drop=True),
-            inputs={k: read[k].to_numpy(float) for k in read if k not in ("N", "D", "C", "y")},
+            inputs={k: read[k].to_numpy(float) for k in names_of(read) if k not in ("N", "D", "C", "y")},
             clusters=self._labels(best, "--cluster_column", self.columns.cluster)
             if self.columns.cluster or self.ours
             else None,

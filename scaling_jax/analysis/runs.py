@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
 
 # Higher is better for these; the law is fitted to 1 - value.
@@ -36,7 +37,7 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """What a table of runs holds, whoever wrote it.
+    """The content of a table of runs, from any source.
 
     Attributes:
       table: every row, with the columns run_id, scale, seed, lr, status (done, diverged or failed), N, D, C and y.
@@ -86,7 +87,7 @@ class Runs:
 
     @property
     def has_compute(self) -> bool:
-        """Whether every chosen run has N, D and C."""
+        """True where every chosen run has N, D and C."""
         return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))
 
 
@@ -100,7 +101,7 @@ def same_budget(values: pd.Series) -> pd.Series:
 
     A staircase of nearly equal values is not a budget: its values are returned as they are.
     """
-    ordered = np.log(values).sort_values()
+    ordered = log(values).sort_values()
     group = (ordered.diff() > np.log1p(SAME_BUDGET)).cumsum()
     width = ordered.groupby(group).transform(np.ptp)
     mean = ordered.groupby(group).transform("mean").where(width <= 2 * np.log1p(SAME_BUDGET), ordered)
@@ -130,7 +131,7 @@ def scale_table(best: pd.DataFrame) -> pd.DataFrame:
 
 def seed_noise(best: pd.DataFrame) -> tuple[float | None, int]:
     """(pooled standard deviation of ln y over seeds at equal (scale, D), runs that it comes from)."""
-    log_y = np.log(best.y)
+    log_y = log(best.y)
     groups = log_y.groupby([best.scale, best.D])
     repeated = groups.transform("size") > 1
     freedom = int(repeated.sum()) - int((groups.size() > 1).sum())

@@ -1,6 +1,6 @@
 """Are some runs off what the others say? Mean-shift tests in the linearized law, with noise shared along trunks.
 
-A group of runs that lies off the law by a common factor adds one column to the linearized regression of ln y on the
+A group of runs that is off the law by a common factor adds one column to the linearized regression of ln y on the
 parameters; the t statistic of its coefficient compares the shift with the scatter of all other runs and with how well
 they determine the law where the group is (the mean-shift outlier model, Cook & Weisberg 1982, section 2.2.2). The
 covariance of the residuals has a component per trunk and one per run, both estimated from seeds where there are some.
@@ -22,7 +22,7 @@ FLOOR = 1e-4  # standard deviation of ln y below which differences are rounding 
 
 @dataclasses.dataclass(frozen=True)
 class Shift:
-    """How far a group of runs is off.
+    """The shift of a group of runs against the law.
 
     Attributes:
       size: of ln y against what the other runs say.

@@ -1,4 +1,4 @@
-"""Which rows of a table are finished runs, whatever their tool calls that."""
+"""Finds the finished runs of a table in the words of many tools."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 import pandas as pd
 
+from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import Header, simple
 
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
@@ -33,7 +34,7 @@ def status_column(header: Header) -> str | None:
     A column called exactly `status` is taken whatever its words are; any other only where it holds states of runs.
     """
     table = header.table
-    named = [c for c in table if _STATUS.search(_simple(c)) and table[c].notna().any()]
+    named = [c for c in names_of(table) if _STATUS.search(_simple(c)) and table[c].notna().any()]
     for column in sorted(named, key=lambda c: (c != "status", len(c))):
         words = set(map(_word, table[column].dropna()))
         if column == "status" or 2 * sum(map(_known, words)) > len(words):  # `state` may also be of the USA
@@ -70,7 +71,7 @@ def statuses(header: Header, column: str | None) -> pd.Series:
 def flag_columns(header: Header) -> list[str]:
     """Columns of yes and no, or of exit codes, that say how runs ended."""
     found = []
-    for name in header.table:
+    for name in names_of(header.table):
         plain, words = _simple(name), set(map(_word, header.table[name].dropna()))
         flag = (_GOOD.search(plain) or _BAD.search(plain)) and words <= YES | NO
         code = _CODE.search(plain) and all(re.fullmatch(r"-?\d+(\.0)?(:\d+)?", word) for word in words)

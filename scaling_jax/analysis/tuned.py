@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis.frames import log, names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, simple
 from scaling_jax.analysis.runs import Sweep
 
@@ -16,7 +17,7 @@ TUNED = (
     "optimizer", "optim", "schedule", "scheduler", "eps", "epsilon", "clip", "clipping", "hparam", "hparams", "hyper",
 )  # fmt: skip
 MAX_VALUES = 64  # a swept quantity takes few values
-UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that nothing tells apart are named
+UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that no column distinguishes are reported
 
 
 def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: Mapping[str, str]) -> Sweep | None:
@@ -28,14 +29,14 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
       header: of the table.
       names: columns that were read.
     """
-    inputs = [k for k in values if k not in ("C", "y") and values[k].notna().all()]
+    inputs = [k for k in names_of(values) if k not in ("C", "y") and values[k].notna().all()]
     if not inputs:
         return None
     groups = done.groupby([values.loc[done.index, k] for k in inputs], sort=False)
     several = groups.filter(lambda g: len(g) > 1)
     if not len(several):
         return None
-    logs = np.log(several.y.where(several.y > 0))
+    logs = log(several.y.where(several.y > 0))
     by_cell = logs.groupby([values.loc[several.index, k] for k in inputs], sort=False)
     spread = float(np.expm1((by_cell.max() - by_cell.min()).max()))
     column = _differing(several, [values.loc[several.index, k] for k in inputs], header, set(names.values()))
@@ -46,11 +47,11 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
 
 def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, used: set[str]) -> str | None:
     """The tuned column that differs within groups; None where a seed does, "" where no column says what does."""
-    seeds = {c for c in header.table if simple(re.split(r"[/.:]", c)[-1]) in USUAL_NAMES["seed"]}
+    seeds = {c for c in names_of(header.table) if simple(re.split(r"[/.:]", c)[-1]) in USUAL_NAMES["seed"]}
     with_seed = [*keys, *(header.table.loc[several.index, c].map(str) for c in seeds)]
     candidates: list[tuple[bool, int, str]] = []
     seeded = False
-    for column in header.table:
+    for column in names_of(header.table):
         if column in used or header.table[column].isna().all():
             continue
         cells = header.table.loc[several.index, column].map(str)

@@ -1,4 +1,4 @@
-"""Whether N, D and C are counts, or millions, billions and exaFLOPs of them."""
+"""Detects N, D and C that are not counts but millions, billions or exaFLOPs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scaling_jax.text import short
 # No ladder has all of its models below a thousand parameters or all of its runs below ten thousand tokens.
 SMALLEST_N, SMALLEST_D, SMALLEST_C = 1e3, 1e4, 1e9
 SMALL_N = 1e5  # largest N below which N is doubted together with D
-# Tokens (or samples) per parameter outside of which no run of a ladder lies.
+# Tokens (or samples) per parameter that no run of a ladder goes beyond.
 RATIO_LOW, RATIO_HIGH = 1e-3, 2e5
 FLOPS_APART = 100.0  # times 6 N D
 COUNTED_APART = 0.05  # in ln C: by this much FLOPs may differ from 6 N D without a note
@@ -55,7 +55,7 @@ def _known(names: Mapping[str, str], wrong: list[str]) -> bool:
 
 
 def compute_note(values: pd.DataFrame, names: Mapping[str, str]) -> str:
-    """How far the table's FLOPs are from 6 N D, where that is worth a note."""
+    """A note on FLOPs that differ from 6 N D; "" where they hardly do."""
     if names.get("C", "6 N D") == "6 N D" or not {"N", "D"} <= set(names):
         return ""
     ratio = values.C / (6 * values.N * values.D)

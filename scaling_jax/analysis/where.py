@@ -1,4 +1,4 @@
-"""Which rows of a table enter: source=c4, lr != 0.1, not (seed in 0,1) or status = done, read without running code."""
+"""Selects rows by conditions such as `source=c4` or `not (seed in 0,1) or lr != 0.1`, without running code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def rows_where(table: pd.DataFrame, condition: str, find: Callable[[str], str | 
     Args:
       table: any.
       condition: COLUMN=VALUE; also != < <= > >=, `in a,b`, `not in a,b`, joined by `and`, `or`, `not` and
-        parentheses; VALUE may be quoted and may hold commas and equals signs.
+        parentheses; VALUE may be quoted and may contain commas and equals signs.
       find: name as written -> column of the table, or None.
 
     Returns:
@@ -176,7 +176,7 @@ def split_pairs(text: str, table: pd.DataFrame, find: Callable[[str], str | None
 
 
 def _prefixes(text: str) -> list[str]:
-    """What may be a column name at the start: up to each operator, the longest first."""
+    """Possible column names at the start of the text: up to each operator, the longest first."""
     ends = [m.start() for m in re.finditer(r"\s*(?:==|!=|<=|>=|=|<|>|\s(?:not\s+)?in\b)", text)]
     return [text[:end] for end in reversed(ends)]
 

@@ -1,9 +1,11 @@
-"""`scaling-jax fit`: fits a law to a table of runs, of ours or of anybody, and says how far to trust it."""
+"""`scaling-jax fit`: fits a law to a table of runs from any source, with a verdict on how far to trust it."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import pathlib
+import tempfile
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -62,7 +64,7 @@ def define_fit_flags() -> None:
         "at", [], "The law's other inputs at the target, as numbers or arithmetic of N and D, e.g. U=1e11, or "
         "depth=24,width=sqrt(N/288).",
     )  # fmt: skip
-    flags.DEFINE_multi_string("fix", [], "Parameters held at a value, e.g. E=1.69,alpha=0.34.")
+    flags.DEFINE_multi_string("fix", [], "Parameters fixed at a value, e.g. E=1.69,alpha=0.34.")
     flags.DEFINE_enum("objective", None, OBJECTIVES, "Minimized, summed over rows; default huber.")
     flags.DEFINE_float("delta", None, "Where Huber's cost turns linear, in ln y; default 1e-3.", lower_bound=1e-300)
     flags.DEFINE_float(
@@ -100,8 +102,7 @@ def main(args: list[str], values: Any) -> int:
         return 0
     if not values.results:
         raise UserError("fit needs --results=W, where W is a workdir or a table such as runs.csv")
-    if pathlib.Path(values.out).suffix != ".json":
-        raise UserError(f"--out={values.out}: the fit is written as .json, e.g. --out=fit.json")
+    check_out(values.out)
     names = analysis.parse_mapping(values.columns)
     for name, column in (("N", values.n_column), ("y", values.y)):
         if column:
@@ -160,11 +161,27 @@ def check_numbers(values: Any) -> None:
                 raise UserError(f"--{name}={value}: give a positive number of FLOPs, e.g. 1e21")
     if values.level is not None and not 0 < values.level < 1:
         raise UserError(f"--level={values.level}: give a probability between 0 and 1, e.g. 0.9")
-    if values.resamples is not None and values.resamples > 1_000_000:
-        raise UserError(f"--resamples={values.resamples}: give at most a million")
+    if values.resamples is not None and not 2 <= values.resamples <= 1_000_000:
+        raise UserError(f"--resamples={values.resamples}: give 2 to a million, e.g. 1000")
     budgets = _numbers("--budgets", values.budgets)
     if any(not (np.isfinite(budget) and budget > 0) for budget in budgets):
         raise UserError(f"--budgets={','.join(values.budgets)}: give positive numbers, e.g. --budgets=6e18,1e19")
+
+
+def check_out(out: str) -> None:
+    """Raises UserError where no .json can be written; creates nothing."""
+    path = pathlib.Path(out)
+    if path.suffix != ".json":
+        raise UserError(f"--out={out}: the fit is written as .json, e.g. --out=fit.json")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if path.exists():
+            path.open("ab").close()
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from None
 
 
 def write(found: Any, out: Any) -> str:

@@ -1,4 +1,4 @@
-"""Scaling laws: fit them, say how sure they are, and read the compute-optimal frontier off them.
+"""Scaling laws: fits with honest uncertainty, and the compute-optimal frontier.
 
     from scaling_jax import fitting
     fit = fitting.fit("chinchilla", {"N": N, "D": D}, loss)

@@ -1,4 +1,4 @@
-"""Two recipes compared: how much less compute does one need for the same loss, and how sure is that?
+"""Comparison of two recipes: how much less compute one needs for the same loss, with an interval.
 
 The compute multiplier of B over A at compute C of A is m(C) = C / C_B, where C_B is the compute at which B reaches the
 loss that A has at C: 1.25 means that A needs 25% more compute than B. Each recipe follows L = E + K / C^gamma or,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CANNOT_TELL, DEPENDS = "cannot tell", "depends on scale"
 FLOORS = ("shared", "free")
-REACH = 30.0  # times the largest compute of both, up to which a next pair is looked for
+REACH = 30.0  # times the largest compute of both, up to which a next pair is searched
 
 
 class Multiplier(NamedTuple):
@@ -114,11 +114,11 @@ class Comparison:
 
     @property
     def reasons(self) -> list[str]:
-        """Sentences: the multiplier with its interval, its trend with compute, the floors, and what would tell."""
+        """Sentences: the multiplier with its interval, its trend, the floors, and the next runs that would decide."""
         return [sentence for k in self.names[1:] for sentence in self._reasons(k)]
 
     def trend(self, name: str | None = None) -> Multiplier:
-        """By what factor the multiplier changes per decade of compute, over the common range."""
+        """Factor by which the multiplier changes per decade of compute, over the common range."""
         name = self._name(name)
         slope = self._slope(name)
         tail = (1.0 - self.level) / 2.0

@@ -1,4 +1,4 @@
-"""Input columns, checked and converted to float64; every error quotes the value and says what to do."""
+"""Input columns, checked and converted to float64; every error quotes the value and suggests a fix."""
 
 from __future__ import annotations
 

@@ -17,20 +17,20 @@ from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._search import is_rare, minimize
 from scaling_jax.fitting.solver._starts import candidates
 
-# Correlation of two inputs' logarithms above which their effects cannot be told apart, or hardly.
+# Correlation of two inputs' logarithms above which their effects are not, or barely, distinguishable.
 SAME_INPUT, SIMILAR_INPUT = 0.99, 0.95
 # Relative standard error from which a parameter is not determined.
 UNDETERMINED = 0.5
 # Mean residual over mean distance of y from its median above which a law is no better than a constant.
 UNEXPLAINED = 0.9
-# Clusters below which their scatter says little about noise (Cameron, Gelbach & Miller 2008).
+# Clusters below which their scatter is a poor estimate of the noise (Cameron, Gelbach & Miller 2008).
 FEW_CLUSTERS = 10
-# A bend is named when its t statistic and its size (in ln y, end to middle) exceed these.
+# Curvature is reported when its t statistic and its size (in ln y, end to middle) exceed these.
 BEND_T, BEND_SIZE = 4.0, 1e-3
-# Neighbors along the scale err alike when the sum of products of adjacent residuals exceeds this many times what
-# independent signs would give: 1 in 4,000 fits of the right law, with noise of many kinds.
+# Residuals are autocorrelated along the scale when the sum of products of adjacent residuals exceeds this many times
+# that of independent signs: 1 in 4,000 fits of the right law, with noise of many kinds.
 ALIKE = 3.0
-# Rank correlation from which y is said to rise or fall; parameter vectors tried to see which of them a law can do.
+# Rank correlation from which y rises or falls; parameter vectors tried to see which of the two a law can do.
 CLEAR_TREND, TRIED = 0.5, 256
 # Part of the objective below which another optimum fits far better, and the starts of that second search.
 FAR_BETTER, SIGNED_STARTS = 0.5, 12
@@ -38,12 +38,12 @@ FAR_BETTER, SIGNED_STARTS = 0.5, 12
 FEW_POINTS, BEND_SIGNIFICANCE = 7, 1e-3
 # Share of rows with more unique than all tokens from which the two columns look exchanged.
 EXCHANGED = 0.5
-# What varies by this share of what it is beside is constant to the data.
+# Relative variation below which a term is constant to the data.
 CONSTANT = 0.05
 
 
 def warnings(fit: Solution) -> list[str]:
-    """Sentences about everything that makes a fit less sure than its numbers look; empty when there is nothing.
+    """Reasons why a fit is less certain than its numbers look, in sentences; empty when there are none.
 
     Args:
       fit: a `Fit` with its data.
@@ -54,7 +54,7 @@ def warnings(fit: Solution) -> list[str]:
 
 
 def search_warnings(fit: Solution) -> list[str]:
-    """Sentences on what the search itself found doubtful."""
+    """Doubts about the search itself, in sentences."""
     c, found = fit.certificate, []
     if c is None:
         return found
@@ -66,7 +66,7 @@ def search_warnings(fit: Solution) -> list[str]:
     runaways = [k for k in fit.at_bounds if fit.law.coordinates[k].kind == "log"]
     if runaways:
         ends = ", ".join(f"{k} to {'zero' if fit.at_bounds[k] == 'lower' else 'infinity'}" for k in runaways)
-        found.append(f"not identified by these data: {ends}: the optimum lies at the end of its range")
+        found.append(f"not identified by these data: {ends}: the optimum is at the end of its range")
     if c.lower_outside:
         ranges = {k: v for k, v in fit.law.plausible_range.items() if k in fit.free}
         plausible = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in ranges.items())
@@ -84,7 +84,7 @@ def _about_convergence(fit: Solution, linear: Linearized) -> Iterator[str]:
 
 
 def _about_explained(fit: Solution, linear: Linearized) -> Iterator[str]:
-    """A law that can only fall, fitted to something that rises, ends as a constant: converged, and worth nothing."""
+    """A law that can only fall, fitted to something that rises, ends as a constant: converged, and useless."""
     data, y, weights = fit.observed("this diagnostic")
     counts = weights > 0
     target = linear.problem.target[counts]
@@ -154,7 +154,7 @@ def _better_below_zero(fit: Solution, linear: Linearized, name: str) -> str:
     signed = Problem.of(fit.law.signed, problem.inputs, problem.y, problem.weights, problem.objective, fit.fixed)
     try:
         z, _ = minimize(signed, fit.seed, SIGNED_STARTS)
-    except LawError:  # the law has no usable value there
+    except LawError:  # the law has no finite value there
         return ""
     value, other = float(signed.value(z[None])[0]), signed.params(z)[name]
     if not (other < 0 and value < FAR_BETTER * fit.objective_value):
@@ -198,7 +198,7 @@ def _exponents_of(law: Law, one: str, other: str) -> str:
 
 
 def _about_flatness(fit: Solution, linear: Linearized) -> Iterator[str]:
-    """Parameters that the curvature at the optimum leaves open: the first order of a flat profile."""
+    """Parameters that the curvature at the optimum does not determine: a flat profile, to first order."""
     if linear.scale < 1e-9:  # exact data determine whatever the law can express
         if linear.condition > 1e7:
             yield f"the optimum is a valley, not a point (condition number {linear.condition:.1g})"
@@ -211,7 +211,7 @@ def _about_flatness(fit: Solution, linear: Linearized) -> Iterator[str]:
         value = fit.params[name]
         with np.errstate(all="ignore"):
             up, down = (float(linear.params_at(sign * step)[name]) for sign in (1, -1))
-        # A parameter that may have either sign can be near zero and well known: it is judged against 1.
+        # A parameter of either sign can be near zero and well determined: its error is relative to 1.
         size = max(abs(value), 1.0 if fit.law.bounds[name][0] < 0 else 1e-300)
         relative = max(abs(up - value), abs(value - down)) / size
         if not relative < UNDETERMINED and name not in fit.at_bounds:
@@ -226,7 +226,7 @@ def _about_flatness(fit: Solution, linear: Linearized) -> Iterator[str]:
 
 
 def _about_limits(fit: Solution, linear: Linearized) -> Iterator[str]:
-    """Laws whose optimum lies where they become a law of fewer parameters."""
+    """Laws whose optimum is at the limit where they become a law of fewer parameters."""
     limit = _LIMITS.get(fit.law.name)
     if limit is None or fit.law.custom or fit.fixed:
         return
@@ -290,7 +290,7 @@ def _about_counts(fit: Solution, linear: Linearized) -> Iterator[str]:
 
 
 def _about_residuals(fit: Solution, linear: Linearized) -> Iterator[str]:
-    """Residuals that bend with compute: the law has the wrong shape, and extrapolates by it."""
+    """Residuals curved along the compute: the law has the wrong shape, and extrapolates it."""
     data, _, weights = fit.observed("this diagnostic")
     compute, name = fit.law.compute(data), "C"
     if compute is None:
@@ -347,7 +347,7 @@ def _bend_of_few(linear: Linearized, counts: np.ndarray, x: np.ndarray) -> tuple
 
 
 def _about_neighbors(fit: Solution, linear: Linearized, scale: np.ndarray, name: str) -> Iterator[str]:
-    """Neighbors along the scale that err alike: a wrong shape of any kind, or noise that is not independent."""
+    """Autocorrelated residuals along the scale: a wrong shape of any kind, or noise that is not independent."""
     columns = [scale, *(np.asarray(v) for v in fit.data.values()), fit.y, linear.residuals]
     table = np.unique(np.stack(columns, axis=1)[fit.weights > 0], axis=0)  # in order of the scale, without repeats
     r = np.clip(table[:, -1], -3 * linear.scale, 3 * linear.scale)

@@ -2,7 +2,7 @@
 
 
 class FitError(ValueError):
-    """The input cannot be fitted, predicted or loaded; the message says why and what to do."""
+    """The input cannot be fitted, predicted or loaded; the message gives the reason and a fix."""
 
 
 class DataError(FitError):

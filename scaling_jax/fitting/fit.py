@@ -1,4 +1,4 @@
-"""The face of the fitter: from data to a `Fit`, and the questions that a `Fit` answers."""
+"""`fit`, from data to a `Fit`, and the methods of a `Fit`."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Fit(Solution):
             one input.
           level: e.g. 0.9 for a 90% confidence interval of the law's value there. It covers the mean of this law, if
             the law is right: neither the scatter of a run, nor other laws, nor drift beyond the data. On public ladders
-            it holds four of ten new runs; for a run that has not been made use `fitting.forecast`.
+            it covers four of ten new runs; for future runs use `fitting.forecast`.
 
         Returns:
           float64 array; with `level`, a `Prediction(value, interval)`, the interval an array (2, ...).
@@ -205,7 +205,7 @@ class Fit(Solution):
           max_D: cap on tokens (unique data).
           allowed: allowed(N, D) -> bool, for any other constraint.
           inputs: values, or functions of (N, D), of further inputs of the law, e.g. {"U": 1e11} unique tokens.
-          maximize: the law describes something to be made large, such as accuracy.
+          maximize: True for a metric where higher is better, such as accuracy.
 
         Returns:
           `Frontier`, with arrays of the shape of C.
@@ -247,7 +247,7 @@ class Fit(Solution):
 
     @cached_property
     def warnings(self) -> list[str]:
-        """Sentences on everything about this fit that must not be overlooked; computed once."""
+        """Warnings about this fit, in sentences; computed once."""
         if self.saved_warnings is not None:
             return self.saved_warnings
         return [] if self.problem is None else [*diagnostics.search_warnings(self), *diagnostics.warnings(self)]
@@ -315,7 +315,7 @@ def fit(
       A `Fit`.
 
     Raises:
-      FitError: a ValueError that quotes the value that is wrong and says the way out.
+      FitError: a ValueError that quotes the bad value and suggests a fix.
     """
     law, objective = find_law(law), Huber(1e-3) if objective is None else objective
     _check_options(objective, fixed, seed)

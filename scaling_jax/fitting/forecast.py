@@ -34,7 +34,7 @@ from scaling_jax.text import table
 
 ND_LAWS = ("chinchilla", "chinchilla_tied", "chinchilla_outer")
 FALLING, RISING = ("power", "power_offset", "power_shifted"), ("power", "saturating", "m4")
-SINGLE = ("x", "C", "D", "N")  # names that a single input may have besides its law's own
+SINGLE = ("x", "C", "D", "N")  # other names that a single input may have
 ROWS = 4096  # more rows than this are thinned, evenly along the scale
 
 
@@ -238,9 +238,8 @@ def forecast(
       >>> from scaling_jax import fitting
       >>> N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 5), np.logspace(9, 11, 5)))
       >>> loss = 1.7 + 480 / N**0.35 + 2100 / D**0.37
-      >>> fc = fitting.forecast({"N": N, "D": D}, loss)
-      >>> bool(abs(fc.predict({"N": 1e10, "D": 1e12}).value / (1.7 + 480 / 1e10**0.35 + 2100 / 1e12**0.37) - 1) < 1e-3)
-      True
+      >>> round(float(fitting.forecast({"N": N, "D": D}, loss).predict({"N": 1e10, "D": 1e12}).value), 2)
+      1.93
     """
     check_level(level)
     check_int(n_tuned, "n_tuned", 1)

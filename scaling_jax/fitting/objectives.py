@@ -24,7 +24,7 @@ class Objective:
       log: whether residuals are taken between logarithms.
       overestimate_penalty: factor on the cost of points that the law overestimates (f > y); 1 is symmetric. The name
         and meaning of OLMo-core's model ladders. A rung that is not tuned to its best has too high a loss and never
-        too low a one: its loss overestimates what the size can reach, and should pull less. Above 1 (OLMo: 10) points
+        too low a one: its loss overestimates the optimum of that size, and should weigh less. Above 1 (OLMo: 10) points
         above the law count that much less than those below, and the law follows the lower edge of the losses.
         For a metric that under-tuning makes too small, such as accuracy, take it below 1.
       shift: added to y and f before the logarithm; 1 gives Caballero's ln(1 + y).
@@ -100,7 +100,7 @@ class Huber(Objective):
     """Huber cost: r^2 / 2 up to |r| = delta, delta (|r| - delta / 2) beyond; by default on ln y.
 
     delta = 1e-3 is what Hoffmann et al. 2022 (arXiv:2203.15556) used for Chinchilla: with residuals of about 1%
-    it is close to least absolute deviations, and outliers pull little. Raises FitError unless delta > 0.
+    it is close to least absolute deviations, and outliers have little influence. Raises FitError unless delta > 0.
 
     Example:
       >>> import numpy as np
@@ -130,7 +130,7 @@ class Huber(Objective):
 
 @dataclass(frozen=True)
 class LAD(Objective):
-    """Least absolute deviations, |r|; by default on ln y. What the table of Besiroglu et al. 2024 minimizes.
+    """Least absolute deviations, |r|; by default on ln y; the objective behind the table of Besiroglu et al. 2024.
 
     Example:
       >>> import numpy as np

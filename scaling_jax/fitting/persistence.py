@@ -115,7 +115,7 @@ def _write(text: str, path: str) -> None:
     except BaseException as err:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(err, OSError):
+        if isinstance(err, OSError) and err.filename == temporary:
             raise FileError(f"{path} cannot be written: {err.strerror}.") from None
         raise
 
@@ -196,7 +196,7 @@ def _solved(solver: dict[str, Any], law: Law, params: dict[str, float], fixed: d
     problem = Coordinates(law, free, fixed, center, vectors["lower"], vectors["upper"])
     for k, v in problem.constrained(vectors["z"]).items():
         if not np.isclose(params[k], v, rtol=1e-6, atol=0):
-            raise FitError(f"{k} = {params[k]:g}, but the coordinates that intervals come from say {float(v):g}")
+            raise FitError(f"{k} = {params[k]:g}, but the coordinates that intervals come from give {float(v):g}")
     held, scale, dof = np.array(solver["held"], bool), float(solver["scale"]), float(solver["dof"])
     covariance = Covariance(vectors["covariance"], vectors["inverse"], held, scale, dof)
     return {"problem": problem, "z": vectors["z"], "saved_covariance": covariance}
@@ -233,7 +233,7 @@ def _probe(fit: Solution) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no arrays and no infinity: lists, and the words "inf", "-inf" and "nan"."""
+    """JSON has neither arrays nor infinity: lists, and the words "inf", "-inf" and "nan"."""
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

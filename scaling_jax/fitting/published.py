@@ -83,7 +83,7 @@ SOURCES = MappingProxyType(
             "chinchilla",
             _chinchilla(math.exp(0.5267228), math.exp(6.0073404), math.exp(6.0179186), 0.33917084, 0.2849083),
             _HOFFMANN, "source of the paper", _MASSIVETEXT,
-            "The same fit with all its digits; the optimizer had stopped early all the same.",
+            "The same fit with all its digits; the optimizer had still stopped early.",
         ),
         "besiroglu2024": Source(
             "chinchilla", _chinchilla(1.81686, 482.00572, 2085.4342, 0.34781, 0.36585), _BESIROGLU, "table 1",

@@ -1,4 +1,4 @@
-"""Selection of a law: the one that, fitted to the small runs at hand, best predicts the larger runs at hand."""
+"""Selection of a law: the one that, fitted to the smaller runs, best predicts the larger ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHRINKAGE = 0.2  # of the exponents of weights, as in inference/mixture.py
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One law's record.
+    """The scores of one law.
 
     Attributes:
       name: of the law.
@@ -138,10 +138,9 @@ def select(
       FitError: no law could be fitted below every cut, or no law was given.
 
     Example:
-      >>> import numpy as np
       >>> from scaling_jax import fitting
-      >>> x = np.logspace(0, 3, 9)
-      >>> fitting.select(["power", "power_offset"], {"x": x}, 2 + 3 / x**0.5).best.law.name
+      >>> x = [1, 3, 10, 30, 100, 300, 1000]
+      >>> fitting.select(["power", "power_offset"], {"x": x}, [2 + 3 / v**0.5 for v in x]).best.law.name
       'power_offset'
     """
     known = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]

@@ -1,4 +1,4 @@
-"""How much a fit depends on the analyst: the same fit under other objectives, outliers and counts of parameters."""
+"""How much a fit depends on the analyst's choices: objective, outliers and how parameters are counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
-from scaling_jax.fitting.solver._search import STARTS
 from scaling_jax.text import short, table
 
 
@@ -68,7 +67,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
-    Where the fit needed more starts than usual the refits begin at its optimum, so that broken laws stay affordable.
+    The refits start from the optimum of the fit where that is safe; see `starts_near`.
 
     Args:
       fit: a `Fit` with its data; its own choices are the first row.
@@ -120,10 +119,23 @@ def sensitivity(
     return Sensitivity(rows=rows, target=target if any(row["frontier"] for row in rows) else None)
 
 
+def starts_near(fit: Fit) -> list[dict[str, float]] | None:
+    """The optimum of a fit as the only start of a refit to similar data; None, for a wide search, where that is unsafe.
+
+    A start is followed wherever it leads, also out of the usual range that the fit kept to, and a parameter at which a
+    term leaves the law has no way back.
+    """
+    if fit.certificate.lower_outside is not None:
+        return None
+    if not all(np.isfinite(value) and value != 0 for value in fit.params.values()):
+        return None
+    return [dict(fit.params)]
+
+
 def _check_choices(fit: Fit, objectives: Any, conventions: Any) -> None:
     if objectives is not None and not objectives:
         raise FitError(
-            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the usual ones."
+            "objectives is empty: name at least one, e.g. [fitting.Huber(1e-3)], or None for the default ones."
         )
     if not isinstance(conventions or {}, Mapping):
         raise FitError(
@@ -146,8 +158,6 @@ def _subsets(fit: Fit) -> dict[str, np.ndarray]:
 
 def _refit_to(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective) -> Fit:
     """The law of `fit` through the chosen points (n,) of `data`, under another objective."""
-    # A start is followed wherever it leads, also out of the plausible range that the fit stayed in: then search again.
-    follow = fit.certificate.starts > STARTS and fit.certificate.lower_outside is None
     with python_warnings.catch_warnings():
         python_warnings.simplefilter("ignore", FitWarning)  # the row has `converged`
         return refit(
@@ -158,7 +168,7 @@ def _refit_to(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, obje
             weights=fit.weights[chosen],
             fixed=fit.fixed,
             seed=fit.seed,
-            starts=[fit.params] if follow else None,
+            starts=starts_near(fit),
         )
 
 

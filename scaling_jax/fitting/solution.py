@@ -1,4 +1,4 @@
-"""A law with its parameters and the record of how they were found: what every interval and diagnostic starts from."""
+"""A law with its parameters and the record of the search, the basis of every interval and diagnostic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scaling_jax.fitting.objectives import Objective
 from scaling_jax.fitting.solver._problem import Coordinates, Problem
 from scaling_jax.fitting.solver._search import Certificate
 
-_ABSENT: Any = None  # the default of what every fit to data has
+_ABSENT: Any = None  # default of attributes that every fit to data has
 
 
 class IntervalOf(Protocol):
@@ -32,7 +32,7 @@ class IntervalOf(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Solution:
-    """A law with its parameters, fitted or given; `Fit` adds the questions it answers.
+    """A law with its parameters, fitted or given; the base of `Fit`.
 
     Attributes:
       law: the `Law`.

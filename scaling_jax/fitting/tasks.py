@@ -1,4 +1,4 @@
-"""Accuracy of a task: the chain scale -> loss -> accuracy with joint intervals, and the noise no claim should go below.
+"""Accuracy of a task: the chain scale -> loss -> accuracy with joint intervals, and the noise of scores.
 
 The chain is Bhagia et al. 2024 (arXiv:2412.04403). The direct law without the loss in between is
 `fit("downstream", ...)`. Noise beside signal is Heineman et al. 2025 (arXiv:2508.13144).
@@ -122,7 +122,7 @@ def chain(
         raise DataError("accuracy is NaN for every run; give at least as many values as the second law has parameters.")
     labels = None if clusters is None else np.asarray(resolve_column(data, clusters, "clusters"))
     first = fit(laws[0], data, loss, objectives[0], clusters=labels, seed=seed)
-    # Runs without an accuracy keep their place with weight zero, so that a resample is the same runs in both steps.
+    # Runs without an accuracy are kept with weight zero, so that a resample is the same runs in both steps.
     second = fit(
         laws[1], {"loss": loss}, np.where(measured, accuracy, np.mean(accuracy[measured])),
         LeastSquares() if objectives[1] is None else objectives[1],
@@ -148,7 +148,7 @@ class NoiseCeiling:
     Attributes:
       noise: standard deviation of a model's score between its last checkpoints, about their trend.
       signal: standard deviation of models' mean scores, without what noise adds to it.
-      ratio: signal over noise; below about 1 the task hardly orders these models.
+      ratio: signal over noise; below about 1 the task barely ranks these models.
       explainable: the largest share of the variance of single scores that any law can explain.
       smallest_difference: between two single scores that noise alone exceeds once in 1 / (1 - level) times.
     """
@@ -161,7 +161,7 @@ class NoiseCeiling:
 
 
 def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level: float = 0.9) -> NoiseCeiling:
-    """The noise of a task's scores beside the spread between models: no claim should be made below it.
+    """The noise of a task's scores beside the differences between models: smaller differences mean nothing.
 
     Args:
       scores: (n,) accuracy (or any score) of checkpoints.

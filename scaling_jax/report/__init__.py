@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.report import text
 from scaling_jax.report.as_json import as_json
 from scaling_jax.storage.paths import as_path, write_atomic
+
+if TYPE_CHECKING:
+    from scaling_jax.report.plot import Plots, png
 
 __all__ = ["Plots", "as_json", "png", "write_report"]
 
@@ -33,12 +36,14 @@ def write_report(analysis: Analysis, out_dir: Any) -> str:
     Returns:
       The summary for the terminal.
     """
-    from scaling_jax.report import figures, html
+    from scaling_jax.report import figures, html, style
     from scaling_jax.report.plot import png
 
     folder = as_path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    pictures = {name: png(figure) for name, figure in figures.draw(analysis).items()}
+    drawn = figures.draw(analysis)
+    pictures = {name: png(figure) for name, figure in drawn.items()}
+    narrow = {name: png(style.narrow(figure)) for name, figure in drawn.items()}
     for name, picture in pictures.items():
         write_atomic(folder / f"{name}.png", picture)
     for path in folder.glob("*.png"):
@@ -47,5 +52,5 @@ def write_report(analysis: Analysis, out_dir: Any) -> str:
     summary = text.summary(analysis, f"report: {folder}/index.html  (figures, summary.json beside it)")
     write_atomic(folder / "summary.json", json.dumps(as_json(analysis), indent=1, allow_nan=False) + "\n")
     write_atomic(folder / "summary.txt", summary + "\n")
-    write_atomic(folder / "index.html", html.page(analysis, pictures))
+    write_atomic(folder / "index.html", html.page(analysis, pictures, narrow))
     return summary

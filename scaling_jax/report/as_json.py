@@ -13,7 +13,7 @@ from scaling_jax.analysis.frames import rows_of
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
-    """Verdict, law, hold-out, frontier, checks and why what is missing is missing; what does not exist is null."""
+    """Verdict, law, hold-out, frontier, checks and the reason for each part that is missing, which is null."""
     found = analysis.hold_out
     out = {
         "study": analysis.name,
@@ -66,7 +66,7 @@ def _law(analysis: Analysis) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy and dataclasses to JSON types; numbers that JSON cannot hold to null."""
+    """NumPy and dataclasses to JSON types; numbers that JSON does not have to null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     if isinstance(value, dict):

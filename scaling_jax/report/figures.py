@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.status import DIVERGED
 from scaling_jax.report import style, ticks
 from scaling_jax.report.slices import has_slices, slices
@@ -52,15 +52,16 @@ def draw(analysis: Analysis) -> dict[str, Figure]:
 
 
 def is_name(stem: str) -> bool:
-    """Whether a picture of this file stem is one that a report may have drawn."""
+    """Returns True for a file stem that a report may have drawn."""
     return stem in NAMES or stem.endswith(tuple(f"_{name}" for name in PER_METRIC))
 
 
 def learning_curves(analysis: Analysis) -> Figure:
     """Training loss against tokens and against FLOPs, a color per scale; dots are the final validation losses."""
+    assert analysis.curves is not None
     figure, axes = style.figure(10.4, 4.6, 2)
     runs, colors = analysis.runs, style.scale_colors(analysis)
-    by_run = {run_id: rows.sort_values("step") for run_id, rows in analysis.curves.groupby("run_id")}
+    by_run = {run_id: rows.sort_values("step") for (run_id,), rows in groups_of(analysis.curves, ["run_id"])}
     drawn = [(run, smooth(by_run[run.run_id])) for run in rows_of(runs.chosen) if run.run_id in by_run]
     lost = [by_run[i][np.isfinite(by_run[i].loss)] for i in runs.of_status(DIVERGED).run_id if i in by_run]
     lost = [rows for rows in lost if len(rows)]
@@ -89,11 +90,11 @@ def learning_curves(analysis: Analysis) -> Figure:
 
 
 def loss_vs_compute(analysis: Analysis) -> Figure:
-    """Every finished run by compute and loss, the frontier out to the targets, and what was predicted blindly."""
+    """Every finished run by compute and loss, the frontier out to the targets, and the predictions of held-out runs."""
     figure, (ax,) = style.figure(8.6, 5.2, 1)
     runs, colors = analysis.runs, style.scale_colors(analysis)
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
-    for scale, rows in runs.chosen.groupby("scale", sort=False):
+    for (scale,), rows in groups_of(runs.chosen, ["scale"]):
         line = rows.groupby("D", as_index=False)[["C", "y"]].mean().sort_values("C")
         ax.plot(line.C, line.y, color=colors[scale], lw=1.1, alpha=0.8, zorder=2)
         seen = rows[~rows.run_id.isin(held)]
@@ -181,6 +182,7 @@ def residuals(analysis: Analysis) -> Figure:
     figure, (left, right) = style.figure(10.4, 4.4, 2)
     colors, found, chosen = style.scale_colors(analysis), analysis.hold_out, analysis.runs.chosen
     fit = analysis.fit if found is None else found.fitted.fit
+    assert fit is not None
     seen = chosen if found is None else chosen[~chosen.run_id.isin(found.rows.run_id)]
     groups = [(seen, fit.predict(fit.data), {"s": 26, "edgecolors": "white", "linewidths": 0.5})]
     if found is not None:
@@ -242,8 +244,8 @@ def smooth(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[np.isfinite(rows.loss)]
     if len(rows) <= SMOOTHING_BINS:
         return rows[["tokens", "flops", "loss"]]
-    position = np.log(rows.step.clip(lower=1))
-    edges = np.linspace(position.iloc[0], position.iloc[-1], SMOOTHING_BINS)
+    position = np.log(rows.step.clip(lower=1).to_numpy(float))
+    edges = np.linspace(position[0], position[-1], SMOOTHING_BINS)
     return rows.groupby(np.digitize(position, edges))[["tokens", "flops", "loss"]].mean()
 
 

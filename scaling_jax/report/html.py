@@ -31,13 +31,15 @@ VERDICTS = {
 }  # fmt: skip
 
 
-def page(analysis: Analysis, pictures: Mapping[str, bytes]) -> str:
+def page(analysis: Analysis, pictures: Mapping[str, bytes], narrow: Mapping[str, bytes] | None = None) -> str:
     """The whole page.
 
     Args:
       analysis: what is shown.
       pictures: file stem -> PNG, embedded in this order.
+      narrow: the same for narrow screens; what is missing is shown as in `pictures`.
     """
+    narrow = narrow or {}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("scaling_jax.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
@@ -48,13 +50,13 @@ def page(analysis: Analysis, pictures: Mapping[str, bytes]) -> str:
         about="; ".join(_about(analysis)),
         tiles=_tiles(analysis),
         lost=_lost(analysis),
-        main=[_picture(name, pictures[name], analysis) for name in ("loss_vs_compute", "law") if name in pictures],
+        main=[_picture(name, pictures, narrow, analysis) for name in ("loss_vs_compute", "law") if name in pictures],
         others=[
-            _picture(name, picture, analysis)
-            for name, picture in pictures.items()
+            _picture(name, pictures, narrow, analysis)
+            for name in pictures
             if name in CAPTIONS and name not in ("loss_vs_compute", "law")
         ],
-        also=[(metric, other, _of_metric(metric, other, pictures)) for metric, other in analysis.also.items()],
+        also=[(metric, other, _of_metric(metric, other, pictures, narrow)) for metric, other in analysis.also.items()],
     )
 
 
@@ -97,16 +99,32 @@ def _lost(analysis: Analysis) -> list[str]:
     return out
 
 
-def _of_metric(metric: str, other: Analysis, pictures: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    captions = {"vs_compute": CAPTIONS["loss_vs_compute"].replace("Loss", other.metric.capitalize(), 1)}
-    drawn = {name: pictures.get(f"{metric}_{name}") for name in ("vs_compute", "n_and_d")}
-    return [_picture(name, png, other, captions.get(name)) for name, png in drawn.items() if png]
+def _of_metric(
+    metric: str, other: Analysis, pictures: Mapping[str, bytes], narrow: Mapping[str, bytes]
+) -> list[dict[str, Any]]:
+    captions = {
+        "vs_compute": CAPTIONS["loss_vs_compute"].replace("Loss", other.metric.capitalize(), 1),
+        "n_and_d": CAPTIONS["n_and_d"],
+    }
+    return [
+        _picture(f"{metric}_{name}", pictures, narrow, other, caption)
+        for name, caption in captions.items()
+        if f"{metric}_{name}" in pictures
+    ]
 
 
-def _picture(name: str, picture: bytes, analysis: Analysis, caption: str | None = None) -> dict[str, Any]:
+def _picture(
+    name: str,
+    pictures: Mapping[str, bytes],
+    narrow: Mapping[str, bytes],
+    analysis: Analysis,
+    caption: str | None = None,
+) -> dict[str, Any]:
+    picture = pictures[name]
     why = f" No exponent: {analysis.isoflop.why}." if name == "isoflop" and analysis.isoflop.why else ""
     return {
         "data": base64.b64encode(picture).decode(),
+        "narrow": base64.b64encode(narrow.get(name, b"")).decode(),
         "caption": (caption or CAPTIONS[name]) + why,
         "width": int.from_bytes(picture[16:20]) * 2 // 3,  # figures of different widths keep one size of text
     }

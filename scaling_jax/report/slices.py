@@ -21,7 +21,7 @@ MARGIN = 1.25  # curves reach this far beyond the runs
 
 
 def has_slices(analysis: Analysis) -> bool:
-    """Whether the law is one of N and D (and of the unique data)."""
+    """Returns True for a law of N and D (and of the unique data)."""
     return (
         analysis.runs.has_compute
         and analysis.fit is not None
@@ -31,18 +31,20 @@ def has_slices(analysis: Analysis) -> bool:
 
 def slices(analysis: Analysis) -> Figure:
     """Two panels; dots are runs, lines the law through all of them, diamonds the runs that were held out."""
+    fit = analysis.fit
+    assert fit is not None
     figure, (left, right) = style.figure(10.4, 4.6, 2)
     chosen = analysis.runs.chosen
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
     scale_colors, levels = style.scale_colors(analysis), data_levels(chosen.D.to_numpy(float))
     data_colors = DATA_COLORS(0.85 * np.arange(len(levels)) / max(len(levels) - 1, 1))
     nearest = np.abs(np.log(chosen.D.to_numpy(float)[:, None] / levels)).argmin(1)
-    other = {} if "U" not in analysis.fit.law.inputs else {"U": float(chosen.U.max())}
+    other = {} if "U" not in fit.law.inputs else {"U": float(chosen.U.max())}
     sizes, amounts = (np.geomspace(x.min() / MARGIN, x.max() * MARGIN, 200) for x in (chosen.N, chosen.D))
     for level, color in zip(levels, data_colors):
-        left.plot(sizes, analysis.fit.predict({"N": sizes, "D": level} | other), color=color, lw=1.2, zorder=2)
+        left.plot(sizes, fit.predict({"N": sizes, "D": level} | other), color=color, lw=1.2, zorder=2)
     for scale in rows_of(analysis.runs.scales):
-        curve = analysis.fit.predict({"N": scale.N, "D": amounts} | other)
+        curve = fit.predict({"N": scale.N, "D": amounts} | other)
         right.plot(amounts, curve, color=scale_colors[scale.scale], lw=1.2, zorder=2)
     for ax, x, colors in (
         (left, chosen.N, data_colors[nearest]),

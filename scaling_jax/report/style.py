@@ -18,6 +18,7 @@ INK, GREY, HELD_OUT = "#222222", "#8a8a8a", "#d1495b"  # lines and text; guides;
 MAX_LEGEND = 14
 LIGHTEST = 0.88  # the end of the color map is unreadable on white
 HELD_OUT_EDGE = {"edgecolors": HELD_OUT, "linewidths": 1.3}
+NARROW, NARROW_LABEL = 4.4, 20  # width in inches on a phone; characters of a label in a legend of two columns
 COUNTS = {
     "params_matmul": "matmul parameters",
     "params_non_embedding": "non-embedding parameters",
@@ -64,6 +65,26 @@ def figure(width: float, height: float, panels: int) -> tuple[Figure, list[Axes]
     drawn = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(drawn)
     return drawn, list(np.atleast_1d(drawn.subplots(1, panels, sharey=False)))
+
+
+def narrow(drawn: Figure) -> Figure:
+    """The same figure rearranged for a phone, in place: panels and legend one below the other."""
+    panels = drawn.axes
+    grid = drawn.add_gridspec(len(panels), 1)
+    for row, ax in enumerate(panels):
+        ax.set_subplotspec(grid[row, 0])
+    rows = 0
+    for legend in list(drawn.legends):
+        handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        columns = 2 if max(map(len, labels)) <= NARROW_LABEL else 1
+        rows += sum(label.count("\n") + 1 for label in labels) / columns
+        legend.remove()
+        drawn.legend(
+            handles=handles, labels=labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        )
+    drawn.set_layout_engine("constrained", w_pad=0.1)  # axes of equal aspect move after the layout
+    drawn.set_size_inches(NARROW, NARROW * 0.85 * len(panels) + 0.22 * rows)
+    return drawn
 
 
 def axes(ax: Axes, x_label: str, y_label: str) -> None:

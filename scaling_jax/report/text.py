@@ -39,20 +39,20 @@ def header(analysis: Analysis) -> str:
     counts = analysis.runs.counts
     out = f"{analysis.name}: {plural(counts[DONE], 'run')} done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
     if analysis.used < counts[DONE]:
-        out += f"; the best of every (scale, {analysis.unit}, seed) are used: {analysis.used}"
+        out += f"; the best run of every (scale, {analysis.unit}, seed) is used: {analysis.used} runs"
     if analysis.runs.noise is not None:
         out += f"; seeds differ by {analysis.runs.noise:.2%} (one standard deviation)"
     return out
 
 
 def objective(fit: fitting.Fit) -> str:
-    """What was minimized, to what value, and whether that is the minimum."""
+    """The objective, its value at the optimum, and how sure the optimum is."""
     state = "converged" if fit.converged else "NOT CONVERGED"
     return f"{fit.objective} = {fit.objective_value:.8g}, {state}, {fit.certificate}"
 
 
 def inputs(analysis: Analysis) -> str:
-    """Which columns the law read, and y."""
+    """The columns of the law's inputs and of y."""
     if analysis.fit is None:
         return ""
     names = dict(analysis.runs.names)
@@ -63,7 +63,7 @@ def inputs(analysis: Analysis) -> str:
 
 
 def ranking(analysis: Analysis) -> str:
-    """How the law was chosen, where the settings left it open."""
+    """The ranking that chose the law, where the settings left it open."""
     if analysis.selection is None:
         return ""
     scores = ", ".join(f"{c.name} {c.score:.2%}" for c in analysis.selection.candidates)
@@ -71,7 +71,7 @@ def ranking(analysis: Analysis) -> str:
 
 
 def next_step(analysis: Analysis) -> str:
-    """What to do with the answer, in a sentence."""
+    """The next step, in a sentence."""
     if analysis.verdict == "no answer":
         return "do not size a model by this: fix the first reason above, then fit again"
     if not len(analysis.frontier):
@@ -171,7 +171,7 @@ def _frontier(analysis: Analysis) -> str:
         lines.append(_wrap(f"N* at {target} FLOPs (N* ~ C^a) by {by}", "  "))
     found = analysis.sensitivity
     spread = found.size_ratio() if found is not None else None
-    if spread is not None:
+    if found is not None and spread is not None:
         objectives = listed(dict.fromkeys(row["objective"].removesuffix(", SUM over points") for row in found.rows))
         counts = listed(dict.fromkeys(row["N"] for row in found.rows))
         choices = (
@@ -207,7 +207,7 @@ def _score(analysis: Analysis) -> str:
 
 
 def errors(found: HoldOut) -> str:
-    """How far the held-out runs are from their prediction."""
+    """Errors of the prediction of held-out runs."""
     seeds = " (means over seeds)" if found.rows.duplicated(["scale", "D"]).any() else ""
     return f"RMSLE {found.rmsle:.2%}, bias {found.bias:+.2%}, worst {found.worst:+.2%}{seeds}"
 

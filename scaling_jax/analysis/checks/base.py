@@ -39,7 +39,7 @@ class Check:
 
 
 class Evidence(Protocol):
-    """What checks read: an `Analysis`, whose parts are computed when first asked for."""
+    """The part of an `Analysis` that checks read."""
 
     @property
     def runs(self) -> Runs:
@@ -58,7 +58,7 @@ class Evidence(Protocol):
 
     @property
     def no_fit(self) -> str:
-        """Why there is no fit."""
+        """The reason for no fit."""
         ...
 
     @property
@@ -73,7 +73,7 @@ class Evidence(Protocol):
 
     @property
     def no_hold_out(self) -> str:
-        """Why there is none."""
+        """The reason where there is none."""
         ...
 
     @property
@@ -98,7 +98,7 @@ class Evidence(Protocol):
 
     @property
     def no_frontier(self) -> str:
-        """Why there is none."""
+        """The reason where there is none."""
         ...
 
     @property
@@ -127,7 +127,7 @@ class Evidence(Protocol):
 
 
 def of_nd(e: Evidence) -> bool:
-    """Whether the law has a frontier of N and D and the runs have both."""
+    """Returns True where the law has a frontier of N and D and the runs have both."""
     return (
         e.fit is not None and e.fit.law.nd(e.fit.data) is not None and e.fit.law.lower_is_better and e.runs.has_compute
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.text import listed, plural, short
 
 POSITIONS = (0.3, 0.5, 0.7, 0.85)  # shares of a run's steps at which curves are compared
@@ -24,7 +25,7 @@ def _drawn(e: Evidence) -> dict[str, pd.DataFrame]:
 
 
 def collapse(e: Evidence) -> Check:
-    """Normalized by length and final loss, the curves of a ladder lie on one another (Qiu et al., arXiv:2507.02119)."""
+    """Normalized by length and final loss, the curves of a ladder coincide (Qiu et al., arXiv:2507.02119)."""
     name, curves = "learning curves collapse", _drawn(e)
     if len(curves) < MIN_CURVES or not e.runs.has_compute:
         return Check(name, CANNOT_TELL, "too few learning curves")
@@ -41,13 +42,8 @@ def collapse(e: Evidence) -> Check:
         for i in np.flatnonzero((np.abs(left) > OFF * spread) & (np.abs(left) > SIZE)):
             worst[ids[i]] = max(worst.get(ids[i], 0.0), abs(float(left[i])))
     if worst:
-        named = listed(
-            (
-                f"{i} ({runs.loc[i].scale} on {short(runs.loc[i].D)})"
-                for i in sorted(worst, key=worst.__getitem__, reverse=True)
-            ),
-            3,
-        )
+        labels = {run.Index: f"{run.Index} ({run.scale} on {short(run.D)})" for run in rows_of(runs)}
+        named = listed((labels[i] for i in sorted(worst, key=worst.__getitem__, reverse=True)), 3)
         detail = f"{plural(len(worst), 'run')} off the common curve by up to {max(worst.values()):.1%}: {named}"
         return Check(name, WARN, detail, tuple(worst))
     return Check(name, PASS, f"{len(curves)} curves")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, cells, of_nd
+from scaling_jax.analysis.frames import groups_of
 from scaling_jax.analysis.status import FAILED
 from scaling_jax.text import listed, plural, short
 
@@ -47,10 +48,10 @@ def apart(e: Evidence) -> Check:
     detail = f"ln N and ln D correlate at {r:.2f}"
     if abs(r) >= COLLINEAR:
         line = f" (D = {short(float(np.exp((log_d - log_n).mean())))} N throughout)" if ratio < 1.5 else ""
-        detail += f"{line}: their exponents cannot be told apart; train each scale on several budgets"
+        detail += f"{line}: their exponents cannot be separated; train each scale on several budgets"
         return Check(name, FAIL, detail, decisive=True)
     if abs(r) >= CORRELATED:
-        detail += f", over {CORRELATED}: their exponents are hard to tell apart; cross budgets and scales"
+        detail += f", over {CORRELATED}: their exponents are hard to separate; cross budgets and scales"
         return Check(name, WARN, detail)
     return Check(name, PASS, detail)
 
@@ -62,7 +63,7 @@ def seeds(e: Evidence) -> Check:
         detail = f"seeds differ by {runs.noise:.2%} (one standard deviation, from {runs.noise_runs} runs)"
         return Check(name, PASS, detail)
     if runs.chosen.trunk.nunique() >= MANY_TRUNKS and runs.chosen.N.nunique() >= MANY_TRUNKS:
-        return Check(name, CANNOT_TELL, "one seed each; the scatter of many sizes about the law stands in for it")
+        return Check(name, CANNOT_TELL, "one seed each; the scatter of many sizes about the law is used instead")
     detail = (
         "one seed per run: the scatter between seeds is unknown, and a lucky or unlucky scale cannot be seen; add seeds"
     )
@@ -172,7 +173,7 @@ def bracketed_sweeps(e: Evidence) -> Check:
 
 
 def rates(e: Evidence) -> Check:
-    """The best learning rate of each (scale, budget) lies inside the rates that were tried."""
+    """The best learning rate of each (scale, budget) is inside the range of rates that were tried."""
     name, table = "rates bracketed", e.runs.table
     table = table[table.status != FAILED]
     tried = table.groupby("scale").lr.nunique()
@@ -181,7 +182,7 @@ def rates(e: Evidence) -> Check:
     error = _difference_error(e)
     edges: dict[tuple[str, str], list[str]] = {}
     ids: list[str] = []
-    for (scale, D), rows in _means(table).groupby(["scale", "D"], sort=False):
+    for (scale, D), rows in groups_of(_means(table), ["scale", "D"]):
         rows = rows.sort_values("lr")
         if len(rows) < 2:
             continue
@@ -202,9 +203,9 @@ def rates(e: Evidence) -> Check:
     return Check(name, WARN, f"the best rate is at the edge: {parts}", tuple(dict.fromkeys(ids)))
 
 
-def rates_told_apart(e: Evidence) -> Check:
+def rates_differ(e: Evidence) -> Check:
     """Winners among rates win by more than noise, or it does not matter which wins."""
-    name, table = "rates are told apart", e.runs.table[e.runs.table.status != FAILED]
+    name, table = "rates differ by more than noise", e.runs.table[e.runs.table.status != FAILED]
     means = _means(table)
     counts = means.groupby(["scale", "D"]).lr.nunique()
     if not len(counts) or counts.max() < 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, percent
+from scaling_jax.analysis.frames import log
 from scaling_jax.text import listed, plural, short
 
 MAX_ERROR = 0.03  # of a held-out mean over seeds, beyond its own noise
@@ -17,11 +18,11 @@ MAX_APART = 4.0  # of N* between approaches
 
 def held_out(e: Evidence) -> Check:
     """The most expensive runs are where a fit without them predicts: within noise, better than naively."""
-    name, found = "predicts what it has not seen", e.hold_out
+    name, found = "predicts held-out runs", e.hold_out
     if found is None:
         return Check(name, CANNOT_TELL, e.no_hold_out)
     rows = found.rows
-    cells = np.log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
+    cells = log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
     detail = f"{plural(len(rows), 'held-out run')}, worst error {found.worst:+.1%}, mean {percent(found.bias)}"
     noise = e.linearized.noise.total if e.linearized is not None else 0.0
     ids = tuple(rows.run_id.map(str))
@@ -41,7 +42,7 @@ def held_out(e: Evidence) -> Check:
 
 
 def leave_one_scale_out(e: Evidence) -> Check:
-    """N* does not hang on one scale."""
+    """N* does not depend on one scale."""
     name, sizes = "no single scale decides N*", e.without_scale
     finite = {k: v for k, v in sizes.items() if np.isfinite(v) and v > 0}
     own = e.frontier[e.frontier.beyond > 1.001].N.head(1)
@@ -64,7 +65,7 @@ def leave_one_scale_out(e: Evidence) -> Check:
 
 def exponents(e: Evidence) -> Check:
     """The exponent is the same under every count of N and objective."""
-    name = "the exponent does not hang on conventions"
+    name = "the exponent does not depend on conventions"
     found = {k: v for k, v in e.exponents.items() if np.isfinite(v)}
     if len(found) < 2:
         return Check(name, CANNOT_TELL, "the law has no exponent a, or nothing else to compare with")
@@ -84,7 +85,7 @@ def approaches_agree(e: Evidence) -> Check:
     beside = beside[np.isfinite(beside.N) & (beside.N > 0)] if len(beside) else beside
     if len(beside) < 2:
         return Check(name, CANNOT_TELL, "only one approach is possible")
-    low, high = beside.loc[beside.N.idxmin()], beside.loc[beside.N.idxmax()]
+    low, high = beside.iloc[int(beside.N.argmin())], beside.iloc[int(beside.N.argmax())]
     detail = f"N* at the largest target is {short(low.N)} by {low.approach} and {short(high.N)} by {high.approach}"
     if high.N > MAX_APART * low.N and not _within(e, float(low.N), float(high.N)):
         return Check(name, WARN, f"{detail}: treat N* as uncertain by this factor")
@@ -92,6 +93,6 @@ def approaches_agree(e: Evidence) -> Check:
 
 
 def _within(e: Evidence, low: float, high: float) -> bool:
-    """Whether the interval of N* already says so."""
+    """Returns True where the interval of N* covers both."""
     row = e.frontier.iloc[-1]
     return bool(np.isfinite(row.N_low) and row.N_low <= low and high <= row.N_high)

@@ -1,4 +1,4 @@
-"""Checks of the residuals, ln(observed / predicted): does some scale, budget, run or curvature lie off the law?"""
+"""Checks of the residuals, ln(observed / predicted): scales, budgets and runs that are off the law, and curvature."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MISFIT, MISFIT_P = 4.0, 1e-4  # mean square over that of seeds
 
 
 def scales(e: Evidence) -> Check:
-    """Every scale lies where the others say."""
+    """Every scale is where the others predict it."""
     if e.linearized is None:
         return Check("every scale fits the others", CANNOT_TELL, "no law of a positive loss")
     scale = e.runs.chosen.scale.to_numpy()
@@ -33,7 +33,7 @@ def scales(e: Evidence) -> Check:
 
 
 def budgets(e: Evidence) -> Check:
-    """Every token budget lies where the others say."""
+    """Every token budget is where the others predict it."""
     name = "every budget fits the others"
     if e.linearized is None or not e.runs.has_compute:
         return Check(name, CANNOT_TELL, "no law of a positive loss in N and D")
@@ -67,7 +67,7 @@ def _groups(linear: Linearized, name: str, noun: str, label: np.ndarray, names: 
     # Where one group is off, its neighbors are bent towards it: the least likely is the cause.
     p, one, shift = off[0]
     members = tuple(str(i) for i in linear.chosen.run_id[label == one])
-    detail = f"{noun} {one} lies {direction(shift.size)} what the others predict (+-{shift.stderr:.1%}): {cause}?"
+    detail = f"{noun} {one} is {direction(shift.size)} what the others predict (+-{shift.stderr:.1%}): {cause}?"
     return Check(name, FAIL if p < UNLIKELY else WARN, detail, (str(one), *members))
 
 
@@ -76,7 +76,7 @@ def _named(p: float, shift: Shift) -> bool:
 
 
 def outliers(e: Evidence) -> Check:
-    """No single run lies far off."""
+    """No single run is far from the law."""
     name, linear = "no run is an outlier", e.linearized
     if linear is None:
         return Check(name, CANNOT_TELL, "no law of a positive loss")
@@ -96,7 +96,7 @@ def outliers(e: Evidence) -> Check:
     if not off:
         return Check(name, PASS, f"none of {len(linear.residuals)} runs")
     rows = [(linear.chosen.iloc[i], s) for _, i, s in sorted(off, key=lambda r: r[0])]
-    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) lies {direction(s.size)}" for run, s in rows), 3)
+    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) is {direction(s.size)}" for run, s in rows), 3)
     return Check(
         name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows)
     )
@@ -114,7 +114,7 @@ def _gross(linear: Linearized) -> Check | None:
         return None
     order = far[np.argsort(-np.abs(linear.residuals[far]))]
     rows = [(linear.chosen.iloc[i], linear.residuals[i]) for i in order]
-    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) lies {direction(r)}" for run, r in rows), 3)
+    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) is {direction(r)}" for run, r in rows), 3)
     detail = f"{named} what the others predict: check or drop it"
     return Check("no run is an outlier", FAIL, detail, tuple(str(run.run_id) for run, _ in rows))
 
@@ -139,11 +139,13 @@ def shape(e: Evidence) -> Check:
                 columns.append((f"step between {noun}s {short(low)} and {short(high)}", step))
     found = [linear.shift(column) for _, column in columns]
     chances = adjusted(found)
-    ranked = sorted((p, i) for i, p in enumerate(chances) if found[i] is not None and abs(found[i].size) > SMALL)
-    if ranked and ranked[0][0] < UNLIKELY:
-        i = ranked[0][1]
-        what, shift = columns[i][0], found[i]
-        assert shift is not None
+    sized = [
+        (p, what, shift)
+        for p, (what, _), shift in zip(chances, columns, found)
+        if shift is not None and abs(shift.size) > SMALL
+    ]
+    chance, what, shift = min(sized, key=lambda entry: entry[0], default=(1.0, "", None))
+    if shift is not None and chance < UNLIKELY:
         cause = "a transition in training" if what.startswith("step") else "the law, or tuning that changes with scale"
         detail = f"residuals {what} by {abs(shift.size):.1%} (+-{shift.stderr:.1%}): {cause}; it misses beyond the runs"
         return Check(name, FAIL, detail)
@@ -182,9 +184,9 @@ def below_frontier(e: Evidence) -> Check:
     limit = np.maximum(BELOW * linear.noise.total / np.sqrt(points["size"]), CLEAR)
     below = points[points["mean"] < -limit]
     if len(below):
-        (scale, D), row = below["mean"].idxmin(), below["mean"].min()
+        (scale, D), row = below.index[int(below["mean"].argmin())], below["mean"].min()
         detail = (
-            f"{len(below)} of {len(points)} points lie below the smallest loss that the law allows for their compute, "
+            f"{len(below)} of {len(points)} points are below the smallest loss that the law allows for their compute, "
             f"{scale} on {short(D)} by {-np.expm1(row):.1%}: the frontier is too high there"
         )
         ids = chosen.run_id[[i in below.index for i in zip(chosen.scale, chosen.D)]]

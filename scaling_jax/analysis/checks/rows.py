@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
-from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
 from scaling_jax.text import listed, plural, short
@@ -31,7 +31,7 @@ def one_row_per_run(e: Evidence) -> Check:
         return Check(name, PASS, "no rows differ in a tuned quantity alone")
     differs = f"in {sweep.column}" if sweep.column else "in nothing that the table names"
     detail = (
-        f"{sweep.groups} of {sweep.cells} (N, D) hold several rows that differ {differs}, with losses up to "
+        f"{sweep.groups} of {sweep.cells} (N, D) have several rows that differ {differs}, with losses up to "
         f"{sweep.spread:.1%} apart"
     )
     if sweep.best_taken:
@@ -80,7 +80,7 @@ def one_code(e: Evidence) -> Check:
 
 def repeats(e: Evidence) -> Check:
     """No data are seen again, or the law weighs repeats."""
-    name, runs = "no data seen again", e.runs
+    name, runs = "no repeated data", e.runs
     if "epochs" not in runs.chosen:
         return Check(name, CANNOT_TELL, "epochs are not recorded")
     if runs.repeated is None:
@@ -96,7 +96,7 @@ def repeats(e: Evidence) -> Check:
 
 
 def steps(e: Evidence) -> Check:
-    """Runs are long enough to lie on a law at all."""
+    """Runs are long enough to follow a law at all."""
     name = "enough steps"
     column = next((c for c in STEPS if c in e.runs.chosen), None)
     if column is None:
@@ -106,7 +106,7 @@ def steps(e: Evidence) -> Check:
     if few.any():
         detail = (
             f"{plural(int(few.sum()), 'run')} took fewer than {MIN_STEPS} optimizer steps ({values.min():.0f}): "
-            "short runs lie above any law; drop the smallest budgets or use smaller batches"
+            "short runs are above any law; drop the smallest budgets or use smaller batches"
         )
         return Check(name, WARN, detail, tuple(e.runs.chosen.run_id[few].map(str)))
     return Check(name, PASS, f"at least {values.min():.0f} optimizer steps")
@@ -116,8 +116,8 @@ def embedding(e: Evidence) -> Check:
     """Embeddings are a small part of the largest model."""
     name, chosen = "embeddings are a small part", e.runs.chosen
     if not {"params_total", "params_non_embedding"} <= set(chosen):
-        return Check(name, CANNOT_TELL, "the table does not count embeddings apart")
-    row = chosen.loc[chosen.N.idxmax()]
+        return Check(name, CANNOT_TELL, "the table does not count embeddings separately")
+    row = chosen.iloc[int(chosen.N.argmax())]
     share = 1 - float(row.params_non_embedding) / float(row.params_total)
     detail = f"{share:.0%} of all parameters at the largest scale ({row.scale})"
     if share > MAX_EMBEDDING:
@@ -126,10 +126,9 @@ def embedding(e: Evidence) -> Check:
 
 
 def _by_rate(rows: pd.DataFrame) -> str:
-    counts = rows.groupby(["scale", "lr"], sort=False, dropna=False).size()
     return listed(
-        f"{scale}" + (f" rate {lr:g}" if np.isfinite(lr) else "") + (f" x{n}" if n > 1 else "")
-        for (scale, lr), n in counts.items()
+        f"{scale}" + (f" rate {lr:g}" if np.isfinite(lr) else "") + (f" x{len(group)}" if len(group) > 1 else "")
+        for (scale, lr), group in groups_of(rows, ["scale", "lr"])
     )
 
 

@@ -139,7 +139,7 @@ def bootstrap(solution: Solution, n: int, seed: int, method: str) -> Bootstrap:
     problem, z = solution.solved("bootstrap")
     clusters = solution.clusters
     if problem.objective.delta == 0:
-        # The last digits of LAD cost most of its steps, and are far below what resampling can tell.
+        # The last digits of LAD cost most of its steps, and are far below the precision of resampling.
         problem = problem.smoothed(float(SHARP * np.mean(np.abs(problem.residuals(z[None]))) + 1e-300))
     ends, converged = np.empty((n, problem.p)), np.empty(n, bool)
     draw = _Resampler(problem, z, seed, method, clusters)
@@ -164,7 +164,7 @@ class _Resampler:
     def __init__(self, problem: Problem, z: np.ndarray, seed: int, method: str, clusters: np.ndarray | None) -> None:
         self.problem, self.method = problem, method
         self.rng = np.random.default_rng(seed)
-        # The stream of np.random.choice: seed 42 draws the very resamples of Besiroglu et al. 2024.
+        # The stream of np.random.choice: seed 42 draws the same resamples as Besiroglu et al. 2024.
         self.choice = np.random.RandomState(seed)
         labels = np.arange(problem.n) if clusters is None else np.unique(clusters, return_inverse=True)[1]
         self.labels, self.groups = labels, int(labels.max()) + 1

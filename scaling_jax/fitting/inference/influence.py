@@ -12,7 +12,7 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.text import short, table
 
 # Belsley, Kuh & Welsch 1980: a point that moves its own prediction by more than one standard error (|DFFITS| > 1) is
-# influential. Leverage alone is no fault, so it must also be an outlier in robust standard deviations.
+# influential. Leverage alone does no harm, so the point must also be an outlier in robust standard deviations.
 INFLUENTIAL, OUTLYING = 1.0, 4.0
 # Beyond this many points only those with the largest first-order influence are left out in turn.
 MAX_REFITS = 400

@@ -9,7 +9,7 @@ mu = sum_k w_k ln f_k with a variance that is the sum of
 - drift: (tau d)^2, where tau^2 is learned from the errors per decade that the same mean made above earlier cuts of the
   same data, shrunk to a default: (nu0 tau0^2 + c sum_j tau_j^2) / (nu0 + J) over J cuts, the posterior mean of an
   inverse-gamma prior. Quantiles are Student's t: nu0 + J degrees of freedom for what the cuts taught, those of the
-residuals for the rest, combined as by Satterthwaite.
+residuals for the others, combined as by Satterthwaite.
 
 The constants below are the only ones of the method, the same for every ladder. They were chosen once by the density of
 forecasts on the public ladders of benchmarks/extrapolation.md, which says what they give when a source is left out.
@@ -30,18 +30,18 @@ PRIOR_DRIFT = 0.005  # tau0, of ln y per decade: what the drift learned from cut
 PRIOR_CUTS = 5.0  # nu0, how many cuts that is worth
 DEFAULT_DRIFT = 0.015  # of ladders with fewer cuts than ENOUGH_CUTS to learn their own from
 ENOUGH_CUTS = 3
-LARGEST_DRIFT = 0.08  # that one cut can speak for, per decade
+LARGEST_DRIFT = 0.08  # that one cut can account for, per decade
 CUT_SHARE = 0.8  # of the squared drift of a cut: it has seen fewer runs over a smaller range than the forecast has
 LAW_SHARE = 0.3  # of the variance between laws: their mean errs less than they do
 SIMILAR = 1.0  # standard deviation, in ln(D / N), of the kernel that makes runs similar
 PRIOR_ROWS = 3.0  # rows of the whole ladder's scatter that are added to that of similar runs
 FAR_ROWS = 0.1  # weight of runs that are not similar, in the drift
-NEAREST = 1.3  # times the cut: runs nearer than this say little about drift
+NEAREST = 1.3  # times the cut: runs nearer than this carry little information about drift
 NOISE_RECENCY = 2.0  # as rolling.RECENCY, for the scatter of one run
 SHRINKAGE = 0.2  # of the exponents of the weights; 1 would weigh laws by the product of their errors over the cuts
 FEWEST_DOF = 3.0  # of the residuals, however few the runs
 SAMPLED = ("resampling", "run")
-BLOCK = 2**21  # numbers held at once
+BLOCK = 2**21  # numbers in memory at once
 GRID = 65
 
 

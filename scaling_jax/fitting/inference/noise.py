@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-REPEAT_DOF = 3  # degrees of freedom from which repeated runs tell the noise better than neighbors do
+REPEAT_DOF = 3  # degrees of freedom from which repeated runs estimate the noise better than neighbors
 
 
 @dataclasses.dataclass(frozen=True)

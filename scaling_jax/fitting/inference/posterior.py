@@ -1,7 +1,7 @@
 """Posterior samples of a few parameters under Gaussian noise of ln y whose size is unknown.
 
-Small ladders leave a floor, an amplitude and an exponent strung out along a curved valley, where a covariance says too
-little. Their posterior under flat priors is sampled instead, by many walkers that learn the shape of the valley from
+Small ladders leave a floor, an amplitude and an exponent spread along a curved valley, which a covariance does not
+describe. Their posterior under flat priors is sampled instead, by many walkers that learn the shape of the valley from
 each other (differential evolution, ter Braak 2006; stretch moves, Goodman & Weare 2010).
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 from scipy import optimize
 
-EXACT = 1e-5  # standard deviation of ln y below which no loss is known
+EXACT = 1e-5  # precision of ln y beyond which no loss is known
 WALKERS = 256
 BURN_IN, STEPS, THIN = 500, 800, 10
-DRAWS = 2048  # random points looked at to find where to begin
+DRAWS = 2048  # random points evaluated to find a start
 
 
 def log_likelihood(
@@ -111,7 +111,7 @@ def _proposal(
         return partner + stretch[:, None] * (walkers - partner), (p - 1) * np.log(stretch)
     first = rng.integers(len(other), size=n)
     second = (first + rng.integers(1, len(other), size=n)) % len(other)
-    scale = 1.0 if big else 2.38 / np.sqrt(2 * p)  # now and then a whole difference, from mode to mode
+    scale = 1.0 if big else 2.38 / np.sqrt(2 * p)  # sometimes a whole difference, from mode to mode
     return walkers + scale * (other[first] - other[second]) * (1 + 1e-3 * rng.standard_normal((n, 1))), 0.0
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scaling_jax.fitting.data import check_level, points_of
 from scaling_jax.fitting.solution import IntervalOf, Solution
 
-BLOCK = 2**22  # numbers held at once when an interval is taken over many points
+BLOCK = 2**22  # numbers in memory at once when an interval is taken over many points
 
 
 class Prediction(NamedTuple):

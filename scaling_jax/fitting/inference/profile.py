@@ -132,7 +132,7 @@ def _side(
     low, high = search.bounds
     cap = 2.0 if log else 2.0 * abs(value) + 1e-3
     base = min(search.deviation or 0.05 * cap, cap)
-    # An optimum that ran off lies far from everything: its way back must reach the ordinary numbers.
+    # An optimum at infinity is far from everything: the grid must reach back to ordinary values.
     reach = FAR + abs(np.log(value)) if log else 1e3 * max(abs(value), base)
 
     def at(distance: Any) -> np.ndarray:

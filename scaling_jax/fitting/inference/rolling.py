@@ -19,7 +19,7 @@ CUTS = 8  # inner cuts at most
 LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
 MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
 RECENCY = 1.5  # power of the scale that weighs the rows of a fit
-LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which weigh alike
+LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which have equal weight
 RESAMPLES = 60
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 

@@ -67,7 +67,7 @@ _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 class _NeedsJax(Exception):
-    """The trace holds something only JAX can run."""
+    """The trace has an operation that only JAX can run."""
 
 
 class _Program:
@@ -145,7 +145,7 @@ class _Program:
         self._ops = kept[::-1]
         last = {s: i for i, op in enumerate(self._ops) for s in op[1]}
         keep = set(self._outputs) | set(self._constants)
-        # Freed as soon as they are used for the last time: a million rows must not hold every intermediate.
+        # Freed as soon as they are used for the last time: a million rows must not keep every intermediate.
         self._ops = [
             (*op, tuple({s for s in op[1] if last[s] == i and s not in keep})) for i, op in enumerate(self._ops)
         ]
@@ -175,7 +175,7 @@ SMALLEST_BATCH = 256
 
 @lru_cache(maxsize=1)
 def _cpu() -> Any:
-    """A CPU device of a client of its own: `jax.devices("cpu")` would start every backend and hold an accelerator."""
+    """A CPU device of its own client: `jax.devices("cpu")` would initialize every backend, accelerators included."""
     return make_cpu_client().local_devices()[0]
 
 
@@ -195,7 +195,7 @@ class _JaxProgram:
         args = tuple(np.asarray(a, np.float64) for a in args)
         shape = np.broadcast_shapes(*(a.shape for a in args))
         size = math.prod(shape)
-        # Batches shrink as starts settle: rounded up to powers of two, few of them need a compilation.
+        # Batches shrink as starts converge: rounded up to powers of two, few of them need a compilation.
         room = max(SMALLEST_BATCH, 1 << (size - 1).bit_length())
         with jax.enable_x64(True), jax.default_device(_cpu()):
             flat = [np.resize(np.broadcast_to(a, shape).ravel(), room) if size else np.ones(room) for a in args]

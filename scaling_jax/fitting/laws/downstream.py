@@ -1,4 +1,4 @@
-"""Laws of a task's accuracy in parameters N and tokens D, without a detour through the loss."""
+"""Laws of a task's accuracy in parameters N and tokens D, without the loss in between."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def register_law(law: Law) -> Law:
 
 
 def find_law(law: str | Law) -> Law:
-    """The `Law` meant by a name or a `Law` itself. Raises LawError otherwise."""
+    """The `Law` of a name, or the `Law` itself. Raises LawError otherwise."""
     if isinstance(law, Law):
         return law
     if callable(law):

@@ -1,4 +1,4 @@
-"""Laws of what else shapes a run: width and depth, experts, and the best learning rate and batch size."""
+"""Laws of other hyperparameters: width and depth, experts, and the best learning rate and batch size."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def best_sizes(
       max_D: cap on tokens, e.g. the unique tokens there are.
       allowed: allowed(N, D) -> bool, for any other constraint.
       inputs: values, or functions of (N, D), of further inputs of the law.
-      maximize: the law describes something to be made large.
+      maximize: True for a metric where higher is better.
       middle: (N, D) at the center of the data: of several minima those near its balanced growth are meant.
 
     Returns:

@@ -70,7 +70,7 @@ def next_runs(
       criterion: "frontier" or "parameters".
 
     Raises:
-      FitError: the law has no N and D, an unknown criterion, or nothing fits into the budget.
+      FitError: the law has no N and D, an unknown criterion, or the budget is below the cheapest run.
 
     Example:
       >>> import numpy as np

@@ -114,7 +114,7 @@ def _warnings(fit: Solution, budgets: np.ndarray, N: np.ndarray, D: np.ndarray, 
         return
     (n_low, n_high), (c_low, c_high) = fit.ranges["N"], fit.ranges["C"]
     for c, n, d in zip(budgets[~edge], N[~edge], D[~edge]):
-        # N grows at most in proportion to C, or the law has bent away from what it says where the data are.
+        # N grows at most in proportion to C, or the law bends away from its trend inside the data.
         grown, shrunk = (max(ratio, 1.0) for ratio in (6.0 * n * d / c_high, c_low / (6.0 * n * d)))
         if n > FAR * grown * n_high or n < n_low / (FAR * shrunk):
             yield (

@@ -14,7 +14,7 @@ from scaling_jax.fitting.optimal.sweeps import Sweep, merge_close
 # Chinchilla surface a span of 64 moves D* by 3%, on an asymmetric one by 14% (Open-Athena 2026).
 WIDE = 30.0
 # The optimum's distance from the sweep's middle, in half-widths (of ln N), from which it is off center.
-OFF_CENTRE = 0.5
+OFF_CENTER = 0.5
 
 
 def warnings(result: IsoFlop, local: IsoFlop | None) -> list[str]:
@@ -93,7 +93,7 @@ def _about_dips(result: IsoFlop) -> Iterator[str]:
 
 def _about_shape(result: IsoFlop) -> Iterator[str]:
     positions = _positions(result)
-    off = [s for s, u in positions if OFF_CENTRE < abs(u) <= 1]
+    off = [s for s, u in positions if OFF_CENTER < abs(u) <= 1]
     if off:
         yield (
             f"{_of(off, result)} {_are(off)} swept off center ({_budgets(off)}): the optimum is in the outer half of "

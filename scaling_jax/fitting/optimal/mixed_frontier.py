@@ -14,13 +14,13 @@ from scaling_jax.fitting.inference.rolling import Ladder, Member
 from scaling_jax.fitting.optimal.allocation import best_sizes, law_columns, tokens
 from scaling_jax.text import short
 
-COLLINEAR = 0.99  # correlation of ln N and ln D from which their effects cannot be told apart
+COLLINEAR = 0.99  # correlation of ln N and ln D from which their effects are not distinguishable
 NARROW = 0.1  # standard deviation of ln(D / N) at equal compute below which it does not vary
 UNEXPLAINED = 0.7  # share of the variance of ln y that the laws leave, from which there is only noise
 FREE_EXPONENTS = 5  # parameters of the smallest law whose N* may grow at any rate
 SPARE_RUNS = 2  # different runs needed beyond them
 WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is not an answer
-OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must lie among its sizes
+OWN_DECADES = 1.0  # of the ladder's largest budgets in which the optimum must be among its sizes
 ROOM = 1.5  # times beyond the sizes of the ladder that still count as inside
 # As in inference/mixture.py, for ln N* instead of ln y; ladders differ more in how their N* drifts.
 PRIOR_DRIFT, PRIOR_CUTS, LARGEST_DRIFT, LAW_SHARE = 0.4, 4.0, 1.0, 1.0

@@ -15,8 +15,8 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._newton import unseen
 from scaling_jax.fitting.solver._problem import Problem
 
-MANY = 20_000  # rows from which only linear programs are worth their time
-IN_PROGRAM = 2_000  # points a linear program holds at most
+MANY = 20_000  # rows from which only linear programs are tried
+IN_PROGRAM = 2_000  # largest number of points in a linear program
 ON = 1e-9  # residuals below this part of their mean size are zero
 
 
@@ -56,7 +56,7 @@ def _linear_programs(problem: Problem, z: np.ndarray, rounds: int = 60) -> Itera
     """Descends by exact solutions of the linearized problem in a trust region; yields its ends, later ones better.
 
     A point whose residual cannot change sign within the region only contributes its slope, so each linear program
-    holds few points however many there are.
+    has few points however many there are.
     """
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, hstack, identity

@@ -1,7 +1,7 @@
 """Batched Levenberg-Marquardt: many starts, or many resamples, descended together in float64.
 
 Each element minimizes the sum of w_i h(r_i(z)) for its own z (and, in a bootstrap, its own weights). Huber's cost is
-approached from a wider threshold: a element starts at about its mean residual and tightens to delta as it settles,
+approached from a wider threshold: an element starts at about its mean residual and tightens to delta as it converges,
 which keeps the early problem close to least squares and the late one a few Newton steps from its minimum.
 """
 
@@ -50,6 +50,7 @@ def levenberg_marquardt(
       tolerance: predicted relative decrease at which a element is converged.
       widen: first threshold of a Huber cost, in mean residuals of the element; scalar or (b,). At 1 small dents of the
         objective are passed over, at 0.02 they are found.
+
     Returns:
       A `Minima`, elements in the order given.
     """
@@ -93,19 +94,19 @@ def _chunk(
         r_new, jacobian = problem.residuals_and_jacobian(z + step)
         cost_new = _cost(problem, r_new, delta)
         better, floor = cost_new < cost, _floor(problem, r)
-        # a short step says nothing about the distance left while damping keeps it short
+        # while damping shortens steps, a short one does not mean that the optimum is near
         small, tightened = (decrease <= tolerance * cost) & (damping <= 1.0), delta <= floor
         done = (small & tightened) | (damping > 1e12)
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
         damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
         damping = np.maximum(damping, 1e-14)
-        # A decrease above the prediction says that the outer points were given too much curvature.
+        # A decrease above the prediction means that the outer points were given too much curvature.
         flatter = np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend)
         blend = np.where(better, flatter, np.minimum(4 * blend, 1.0))
         z = np.where(better[:, None], np.clip(z + step, problem.lower, problem.upper), z)
         r = np.where(better[:, None], r_new, r)
-        # Tighten the threshold once the present one has little left to give.
+        # Tighten the threshold once the current one gains little.
         tighten = ~tightened & (decrease <= 1e-2 * cost)
         delta = np.where(tighten, np.maximum(0.2 * delta, floor), delta)
         stale = tighten & ~better
@@ -133,7 +134,7 @@ def _mean_size(problem: Problem, r: np.ndarray) -> np.ndarray:
 
 
 def _floor(problem: Problem, r: np.ndarray) -> np.ndarray:
-    """The threshold a element tightens to: delta, or for LAD a small part of its mean residual."""
+    """The threshold an element tightens to: delta, or for LAD a small part of its mean residual."""
     delta = problem.objective.delta
     return LAD_DELTA * _mean_size(problem, r) if delta == 0 else np.full(len(r), delta)
 
@@ -176,7 +177,7 @@ def _step(
     root = 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
     step = np.zeros_like(z)
     index = np.arange(z.shape[1])
-    for _ in range(3):  # again with what ran into a bound held there
+    for _ in range(3):  # again, with coordinates that reached a bound fixed there
         free = np.where(held, 0.0, root)
         scaled = matrix * free[:, :, None] * free[:, None, :]
         scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)

@@ -33,7 +33,7 @@ DIFFERENT = 1e-4  # and above which they are two
 
 @dataclass(frozen=True)
 class Certificate:
-    """Why the optimum should be believed.
+    """Evidence that the optimum is the global one.
 
     Attributes:
       gradient: largest component of the gradient, relative to the sum of its terms' sizes (for LAD: of the
@@ -74,6 +74,7 @@ def minimize(problem: Problem, seed: int = 0, starts: int | np.ndarray | None = 
       problem: a `Problem`.
       seed: of the starting points.
       starts: how many starts, or an array (b, p) of them; None for the default, more where they disagree.
+
     Returns:
       z (p,), `Certificate`.
     """
@@ -95,7 +96,7 @@ def _minimize(problem: Problem, seed: int, starts: int | np.ndarray | None) -> t
     else:
         if isinstance(starts, (int, np.integer)):
             first = _descend(sample, choose(sample, int(starts), seed), 100)
-        else:  # somebody's own: down from there, not over dents
+        else:  # given by the user: descend from there, without smoothing
             first = levenberg_marquardt(sample, np.atleast_2d(starts), max_steps=400, tolerance=1e-10, widen=0.02)
         further = _rows(first, slice(0))
     ends = _concatenate(first, further)
@@ -213,7 +214,7 @@ def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False
 def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
     """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
     best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
-    if sample is problem:  # what has converged higher up stays there
+    if sample is problem:  # an end that converged at a higher value is kept
         others = [i for i in others if not ends.converged[i]]
     z = ends.z[[best, *others]]
     if sample is not problem:
