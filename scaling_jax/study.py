@@ -238,7 +238,7 @@ class Fit:
     overestimate_penalty: PositiveFloat = 1.0
     fixed: dict[str, float] = Field(default_factory=dict)
     inputs: dict[str, str] = Field(default_factory=dict)
-    bootstrap: Annotated[int, Field(ge=0)] = 1000
+    bootstrap: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
     resampling: Literal["pairs", "residual", "wild"] = "pairs"
     level: Annotated[float, Field(gt=0, lt=1)] = 0.9
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

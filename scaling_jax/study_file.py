@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import signal
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -58,9 +59,11 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
         raise
     except pydantic.ValidationError as error:
         raise UserError(f"study {str(path)!r}: {describe_invalid(error)}") from error
-    except (Preempted, KeyboardInterrupt):
+    except Preempted:
         raise
     except BaseException as error:  # whatever a study's code may raise
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise  # Ctrl-C in a notebook; the command line's own handler never raises it
         message = " ".join(_text_of(error).split())
         raise UserError(f"study {str(path)!r} raised {type(error).__name__}: {message}") from error
     if not isinstance(study, Study):

@@ -24,7 +24,8 @@ OVERRIDES = (
     "optimizer.init_scales=()", "ladder.widths=()", "optimizer.learning_rates=(0.1,0.1)", "ladder.depths=(1,2,3)",
     "hold_out.cut=0", "hold_out.cut=2", "fit.level=0", "fit.level=1", "fit.level=1.5", "fit.law=chinchila", "fit.law=",
     "fit.law=../chinchilla", "fit.metric=nope", "fit.metric=", "fit.metric=accuracy", "fit.also=nope",
-    "fit.also=('loss','nope')", "fit.also=../../outside", "fit.params=params", "fit.target_flops=0",
+    "fit.also=('loss','nope')", "fit.also=../../outside", "fit.params=params", "fit.bootstrap=1e9",
+    "fit.bootstrap=-1", "fit.target_flops=0",
     "fit.target_flops=(1e20,-1)", "execution.mesh=(1,1)", "execution.mesh=(0,1,1)", "execution.mesh=(1,3,1)",
     "execution.microbatches=3", "name=", "name=../outside",
     "name=a/b", "name=$x$ y", "data.tokenizer=bpe:0", "data.tokenizer=bpe:-4", "data.tokenizer=bpe:ten",
@@ -49,6 +50,7 @@ STUDIES = {
     "null_bytes": "x = 1\0",
     "raises": "def get_study():\n    raise RuntimeError('two\\nlines')",
     "raises_base": "def get_study():\n    raise BaseException('base')",
+    "raises_keyboard_interrupt": "def get_study():\n    raise KeyboardInterrupt",
     "raises_own": "class E(BaseException): pass\ndef get_study():\n    raise E('own')",
     "raises_generator_exit": "def get_study():\n    raise GeneratorExit('end')",
     "raises_without_text": "def get_study():\n    raise ValueError",
@@ -85,7 +87,8 @@ PATHS = (
 )  # fmt: skip
 WORKDIRS = (
     "text.txt", "text.txt/deeper", "full", "loop", "dangling/x/y", "x" * 300, "/dev/null",
-    "/dev/null/x", "s3://bucket/x", "ftp://x/y", "http://example.invalid/x", "a\nb\x00c",
+    "/dev/null/x", "/proc/nothing", "/proc", "/sys/nothing", "gs://", "gs:///", " ", "\n", "~nobody_of_that_name/x", "",
+    "tiny.py", "fifo", "s3://bucket/x", "ftp://x/y", "http://example.invalid/x", "a\nb\x00c",
 )  # fmt: skip
 JSONS = {
     "empty": "", "half": "{half", "null": "null", "list": "[]", "number": "3", "string": '"x"', "object": "{}",
@@ -111,9 +114,10 @@ TABLES = {
 }  # fmt: skip
 FIT_FLAGS = (
     "--law=chinchila", "--law=", "--law=../x", "--columns=N=nope", "--columns=x", "--columns==", "--columns=Z=params",
-    "--columns=N=", "--columns=N=params*", "--columns=N=(params",
-    "--columns=N=params**params**params**9**9", "--columns=N=__import__('os')",
-    "--n_column=nope", "--y=nope", "--where=nope=1", "--where=params",
+    "--columns=N=", "--columns=N=params*", "--columns=N=(params", "--columns=N=params**params**params**9**9",
+    "--columns=N=__import__('os')",
+    "--n_column=nope", "--n_column=", "--y=nope", "--y=", "--y= ", "--published=", "--cluster_column=", "--results=",
+    "--target_flops=nan", "--level=nan", "--where=nope=1", "--where=params",
     "--where=params=1",
     "--cluster_column=nope", "--weight_column=nope", "--weight_column=name", "--objective=hubert", "--delta=0",
     "--delta=-1", "--delta=nan", "--delta=x", "--overestimate_penalty=0", "--overestimate_penalty=nan", "--cut_flops=0",

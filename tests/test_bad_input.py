@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 import scaling_jax as sj
+from scaling_jax import signals
 from scaling_jax.engines import local
 from scaling_jax.planning import frame
 from scaling_jax.storage.records import COLUMNS
@@ -188,7 +189,7 @@ def test_collect_and_report(home):
     assert "do not exist" in complaint(home, "collect", "--workdir=nowhere", "--out=a.csv")
     assert "needs --workdir" in complaint(home, "collect", "--out=a.csv")
     assert "needs --workdir" in complaint(home, "collect", "--workdir=nowhere")
-    assert "no study.json" in complaint(home, "report", "--workdir=nowhere")
+    assert "'nowhere' do not exist" in complaint(home, "report", "--workdir=nowhere")
     assert "needs --workdir" in complaint(home, "report")
     empty = home / "empty"
     empty.mkdir()
@@ -288,6 +289,7 @@ def crowded(home, monkeypatch):
     """The home with everything in it that the lists name."""
     (home / "loop").symlink_to("loop")
     (home / "dangling").symlink_to("nowhere")
+    os.mkfifo(home / "fifo")  # reading it would wait for ever
     (home / "folder.py").mkdir()
     (home / "folder").mkdir()
     (home / "tiny.txt").write_text("def get_study(): pass")
@@ -296,6 +298,7 @@ def crowded(home, monkeypatch):
     (home / "full" / "thesis.tex").write_text("years of work")
     (home / "unreadable.py").write_text("x = 1")
     (home / "unreadable.py").chmod(0)
+    monkeypatch.setattr(signal, "getsignal", lambda number: signals._stop)  # as on the command line
     monkeypatch.setattr(local, "check_devices", lambda *args, **kwargs: pytest.fail("the input was accepted"))
     return home
 

@@ -322,7 +322,7 @@ PLACES = {
     "x" * 300: "is not a name",
     "a\0b": "is not a name",
     "./a\0b": "is not a name",
-    "": "is not a name|which data",
+    "": "at least 1 character",
     "text.txt/inside": "not found|does not exist|not a name|Invalid|invalid|name",
     "./text.txt/inside": "does not exist",
     "text.txt/": "Not a directory|does not exist|not found|name",

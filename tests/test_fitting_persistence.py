@@ -1,6 +1,7 @@
 """Fits as JSON: round trips, and files that are refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,16 @@ def saved(tmp_path, fit):
     path = tmp_path / "fit.json"
     fit.to_json(path)
     return path
+
+
+def test_others_may_read_the_file_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        path = saved(tmp_path, fitting.published["hoffmann2022"])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("objective", [None, fitting.LAD(), fitting.LeastSquares(log=True, overestimate_penalty=2)])

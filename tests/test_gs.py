@@ -75,9 +75,9 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     code, out, err = ladder.run_here("report", f"--workdir={workdir}")
     assert code == 0, err
     assert (as_path(workdir) / "report" / "index.html").exists()
-    code, _, err = ladder.run_here(*args, f"--workdir={workdir}", "--set=seeds=7")
+    code, _, err = ladder.run_here(*args, f"--workdir={workdir}", "--set=schedule.warmup_steps=7")
     assert code == 2
-    assert "another study (different: seeds)" in err
+    assert "holds another study" in err and "schedule.warmup_steps" in err
 
 
 def test_records(bucket):

@@ -9,6 +9,7 @@ import io
 import json
 import lzma
 import re
+import warnings
 import zlib
 from typing import Any
 
@@ -47,8 +48,8 @@ def parse_table(content: bytes, name: str) -> pd.DataFrame:
       >>> table.attrs["notes"][0], table.attrs["decimal"]
       ('columns are separated by semicolons', ',')
     """
-    ending, plain = _ending(name)
-    content = _unpacked(content, name, ending)
+    packed, plain = _ending(name)
+    content, plain, mistaken = _as_it_is(_unpacked(content, name, packed), name, plain)
     try:
         table, notes = _READERS[plain](content, plain)
     except UserError as error:
@@ -63,8 +64,13 @@ def parse_table(content: bytes, name: str) -> pd.DataFrame:
     table, kept = _with_index(table)
     if not len(table.columns):
         raise UserError(f"results {name!r} have no columns")
-    table.attrs = {"notes": notes + kept, "decimal": _mark(table)}
+    table.attrs = {"notes": mistaken + notes + kept, "decimal": _mark(table)}
     return table
+
+
+def check_ending(name: str) -> None:
+    """Raises UserError for the name of a file that is not a table, before it is read."""
+    _ending(name)
 
 
 def _ending(name: str) -> tuple[str, str]:
@@ -80,6 +86,16 @@ def _ending(name: str) -> tuple[str, str]:
             ".parquet or .xlsx (text also as .gz)"
         )
     return packed, plain
+
+
+def _as_it_is(content: bytes, name: str, plain: str) -> tuple[bytes, str, list[str]]:
+    """The content, its kind and a note, by the first bytes where they contradict the ending."""
+    if content.startswith(b"\x1f\x8b"):
+        return _unpacked(content, name, ".gz"), plain, ["unpacked with gzip, whatever its name"]
+    actual = {b"PAR1": PARQUET, b"PK\x03\x04": EXCEL}.get(content[:4])
+    if actual is None or plain in actual or len(content) < 100:
+        return content, plain, []
+    return content, actual[0], [f"read as {actual[0][1:]}, whatever its name"]
 
 
 def _unpacked(content: bytes, name: str, packed: str) -> bytes:
@@ -121,6 +137,7 @@ def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     lines, comments = _without_comments(text)
     if not lines:
         raise UserError("the file is empty")
+    lines = _tidied(lines, notes)
     if comments:
         notes.append(f"skipped {len(comments)} comment line{'s' * (len(comments) > 1)}")
     separator = _separator(lines)
@@ -144,16 +161,52 @@ def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     return frame, notes
 
 
+def _tidied(lines: list[str], notes: list[str]) -> list[str]:
+    """Without the `sep=` of Excel, the frame of a Markdown table, and empty cells beyond the header's."""
+    if re.fullmatch(r"\"?sep=.\"?", lines[0].strip()) and len(lines) > 1:
+        lines = lines[1:]
+    rules = [line for line in lines[:4] if re.fullmatch(r"[\s|:+-]*-[\s|:+-]*", line) and "|" in line]
+    if rules:
+        notes.append("read as a Markdown table")
+        lines = [line.strip().strip("|") for line in lines if line not in rules]
+    separator = _separator(lines)
+    if separator is None or len(lines) < 2:
+        return lines
+    width = len(_header(lines[0], separator))
+    rows = [next(csv.reader([line], delimiter=separator), []) for line in lines[1:]]
+    if any(len(row) > width for row in rows) and not any(cell.strip() for row in rows for cell in row[width:]):
+        notes.append("empty cells beyond the header are left out")
+        return [lines[0], *(_cut(line, separator, len(row) - width) for line, row in zip(lines[1:], rows))]
+    return lines
+
+
+def _cut(line: str, separator: str, cells: int) -> str:
+    """A line without its last cells."""
+    return line.rsplit(separator, cells)[0] if cells > 0 else line
+
+
 def _frame(lines: list[str], separator: str | None, **options: Any) -> pd.DataFrame:
-    return pd.read_csv(
-        io.StringIO("\n".join(lines)), sep=r"\s+" if separator is None else separator, skipinitialspace=True,
-        index_col=False, low_memory=False, on_bad_lines="error", **options,
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        try:
+            return pd.read_csv(
+                io.StringIO("\n".join(lines)), sep=r"\s+" if separator is None else separator, skipinitialspace=True,
+                index_col=False, low_memory=False, on_bad_lines="error", **options,
+            )  # fmt: skip
+        except pd.errors.ParserWarning:
+            raise UserError("rows hold more cells than the header has names") from None
 
 
 def _decoded(content: bytes) -> tuple[str, list[str]]:
-    marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+    marks = {
+        b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
+        b"\xef\xbb\xbf": "utf-8-sig",
+    }  # fmt: skip
     encoding = next((e for mark, e in marks.items() if content.startswith(mark)), "utf-8")
+    for start, unmarked in ((1, "utf-16-le"), (0, "utf-16-be")):  # every second byte of ASCII text is then zero
+        zeros = content[start:400:2]
+        if encoding == "utf-8" and len(zeros) > 8 and zeros.count(0) > 0.9 * len(zeros):
+            encoding = unmarked
     try:
         text, notes = content.decode(encoding), [] if encoding.startswith("utf-8") else [f"decoded as {encoding}"]
     except UnicodeDecodeError:
@@ -187,6 +240,8 @@ def _separator(lines: list[str]) -> str | None:
     if cells > 1:
         return best
     if not any(s in sample[0] for s in SEPARATORS):
+        if {len(line.split()) for line in sample[1:]} == {len(sample[0].split()) + 1}:  # an index without a name
+            sample[0] = lines[0] = f"index {sample[0]}"
         widths = {len(line.split()) for line in sample}
         return None if len(widths) == 1 and widths != {1} else ","
     return max(SEPARATORS, key=lambda s: sample[0].count(s))  # ragged: pandas names the line
@@ -272,16 +327,39 @@ def _parquet(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
-    sheets = pd.read_excel(io.BytesIO(content), sheet_name=None)
-    filled = {name: sheet for name, sheet in sheets.items() if len(sheet)}
+    sheets = pd.read_excel(io.BytesIO(content), sheet_name=None, header=None)
+    filled = {name: sheet for name, sheet in sheets.items() if len(sheet.dropna(how="all"))}
     if not filled:
         raise UserError("no sheet has a row")
     first, *others = filled
-    left = f"; other sheets are not read: {', '.join(map(str, others))}" if others else ""
-    table = filled[first]
-    if all(map(pd.api.types.is_object_dtype, table.dtypes)):
-        table = table.replace({np.nan: None})
-    return table, [f"read from the sheet {first!r}{left}"] if others else []
+    notes = [f"read from the sheet {first!r}; other sheets are not read: {', '.join(map(str, others))}"]
+    cells = filled[first].astype(object)
+    if ending in (".xlsx", ".xlsm"):
+        _fill_merged(cells, content, first)
+    cells = cells.dropna(how="all").dropna(how="all", axis=1)
+    titles = int(np.argmax(cells.notna().sum(axis=1).to_numpy() > (cells.shape[1] > 1)))  # rows of one cell
+    if _all_numbers([str(cell) for cell in cells.iloc[titles]]):
+        raise UserError("the first row holds numbers, not names; add a header row such as params,tokens,loss")
+    names = ["" if pd.isna(c) else str(c) for c in cells.iloc[titles]]
+    names = [name or f"column {i}" for i, name in enumerate(names, 1)]
+    table = cells.iloc[titles + 1 :].set_axis(pd.Index(names), axis=1).reset_index(drop=True)
+    notes = notes if others else []
+    if titles:
+        notes.append(f"skipped {titles} row{'s' * (titles > 1)} above the names")
+    return table.infer_objects(), notes
+
+
+def _fill_merged(cells: pd.DataFrame, content: bytes, sheet: Any) -> None:
+    """Gives every cell of a merged range the value of its first one."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
+    for area in book[sheet].merged_cells.ranges:
+        rows = slice(area.min_row - 1, min(area.max_row, len(cells)))
+        columns = slice(area.min_col - 1, min(area.max_col, cells.shape[1]))
+        if rows.start < len(cells) and columns.start < cells.shape[1] and columns.stop - columns.start == 1:
+            first: Any = cells.iat[rows.start, columns.start]
+            cells.iloc[rows, columns] = first
 
 
 _READERS = {

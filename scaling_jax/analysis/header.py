@@ -23,12 +23,15 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
         "nparams", "model_params", "model_parameters", "params_total", "total_params", "total_parameters",
         "n_parameters", "num_parameters", "parameter_count", "param_count", "params_count", "n_params_total",
         "non_embedding_params", "params_non_embedding", "params_no_embed", "n_params_non_embedding", "model_size",
-        "active_params", "model_n_params", "model_num_params",
+        "active_params", "model_n_params", "model_num_params", "trainable_params", "trainable_parameters",
+        "num_trainable_params", "non_emb_params", "param",
     ),
     "D": (
         "D", "tokens", "tokens_trained", "training_tokens", "train_tokens", "trained_tokens", "n_tokens", "num_tokens",
         "total_tokens", "tokens_seen", "consumed_tokens", "tokens_total", "token_count", "ntokens",
-        "train_tokens_total",
+        "train_tokens_total", "tokens_processed", "num_input_tokens_seen", "consumed_train_tokens",
+        "num_tokens_trained", "num_training_tokens",
+        "num_train_tokens", "n_train_tokens", "dataset_tokens", "data_tokens", "token",
         "throughput_total_tokens", "samples", "samples_seen", "n_samples", "images_seen", "examples_seen",
     ),
     "C": (
@@ -43,13 +46,23 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "y": (
         "y", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
         "final_val_loss", "best_val_loss", "min_val_loss", "cross_entropy", "cross_entropy_loss", "ce_loss",
-        "test_cross_entropy", "nll", "bits_per_byte", "val_bpb", "bpb", "eval_bpb", "eval_macro_loss", "macro_loss",
+        "test_cross_entropy", "nll",
+        "val_ce", "val_nll", "lm_loss_validation", "lm_loss", "val_lm_loss",
+        "bits_per_byte", "val_bpb", "bpb", "eval_bpb", "eval_macro_loss", "macro_loss",
         "train_loss", "training_loss",
     ),
     "seed": ("seed", "random_seed", "rng_seed", "data_seed", "init_seed", "replicate", "trial", "repeat"),
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "peak_learning_rate", "max_learning_rate"),
 }  # fmt: skip
 GIGA = {"total_training_gflops": 1e9, "throughput_total_training_gflops": 1e9}  # OLMo counts in GFLOPs
+STATISTICS = {"mean", "min", "last", "final", "best", "median"}  # the last part of `loss/min`, as aggregations write it
+UNITS = {
+    **dict.fromkeys(("k", "thousand", "thousands"), 3), **dict.fromkeys(("m", "million", "millions"), 6),
+    **dict.fromkeys(("b", "bn", "g", "billion", "billions"), 9), **dict.fromkeys(("t", "trillion", "trillions"), 12),
+}  # fmt: skip
+_IN_UNITS = re.compile(
+    rf"(.*?)(?:[ _]*[(\[]\s*(?:in )?({'|'.join(UNITS)})\s*[)\]]|[ _]+(?:in_)?({'|'.join(UNITS)}))", re.I
+)
 _LOSSLIKE = re.compile(
     r"(?:^|_)(?:eval|val|valid|validation|test)(?:_.*)?_(?:loss|bpb|crossentropyloss|cross_entropy)$"
 )
@@ -100,8 +113,8 @@ class Header:
             return name
         if name in self._twice:
             raise UserError(f"{self._twice[name]}: rename or drop all but one")
-        alike = (_simple(name), _operators(name))  # params* is a formula that breaks off, not the column params
-        same = [c for c in names_of(self.table) if (_simple(c), _operators(c)) == alike] if len(name) > 1 else []
+        alike = (simple(name), _operators(name))  # params* is a formula that breaks off, not the column params
+        same = [c for c in names_of(self.table) if (simple(c), _operators(c)) == alike] if len(name) > 1 else []
         return same[0] if len(same) == 1 else None
 
     def usual(self, name: str) -> str | None:
@@ -113,7 +126,9 @@ class Header:
         by_path: dict[str, list[str]] = {}
         for column in names_of(self.table):
             if name != "y" or "train" not in column.lower():
-                by_path.setdefault(_simple(re.split(r"[/.:]", column)[-1]), []).append(column)
+                parts = re.split(r"[/.:]", column)
+                last = parts[-2] if len(parts) > 1 and simple(parts[-1]) in STATISTICS else parts[-1]
+                by_path.setdefault(simple(last), []).append(column)
         for candidate in USUAL_NAMES.get(name, (name,)):
             if "+" in candidate:
                 if all(part in self.table for part in candidate.split("+")):
@@ -126,12 +141,29 @@ class Header:
                 raise self._several(name, columns)
             if columns:
                 return columns[0]
+        in_units = self._in_units(name)
+        if in_units is not None:
+            return in_units
         if name == "y":
-            columns = [c for c in names_of(self.table) if _LOSSLIKE.search(_simple(c))]
+            columns = [c for c in names_of(self.table) if _LOSSLIKE.search(simple(c))]
             if len(columns) > 1:
                 raise self._several(name, columns)
             return columns[0] if columns else None
         return None
+
+    def _in_units(self, name: str) -> str | None:
+        """`params (M)` or `tokens_billions` as a formula that makes counts of them."""
+        if name not in ("N", "D", "C"):
+            return None
+        found = []
+        for column in names_of(self.table):
+            match = _IN_UNITS.fullmatch(column)
+            if match and simple(match[1]) in USUAL_NAMES[name]:
+                unit = (match[2] or match[3]).lower()
+                found.append(f"`{column}`*1e{UNITS[unit]}")
+        if len(found) > 1:
+            raise self._several(name, found)
+        return found[0] if found else None
 
     def _several(self, name: str, columns: Sequence[str]) -> UserError:
         return UserError(f"{name} may be {' or '.join(columns[:4])}: choose one with --columns={name}=<column>")
@@ -144,7 +176,7 @@ class Header:
         """
         column = self.find(text)
         if column is not None:
-            return self._numbers(table, column, notes) * GIGA.get(_simple(column), 1.0)
+            return self._numbers(table, column, notes) * GIGA.get(simple(column), 1.0)
         try:
             formula = Formula(text, [c for c in names_of(self.table) if c])
         except ValueError as error:
@@ -165,7 +197,11 @@ class Header:
     def others(self, name: str, used: str) -> list[str]:
         """Other columns of the table that usually mean the same."""
         found = [self.find(c) for c in USUAL_NAMES[name] if "+" not in c]
-        return [c for c in dict.fromkeys(found) if c is not None and c != used]
+        try:
+            parts = {used, *Formula(used, [c for c in names_of(self.table) if c]).used}
+        except ValueError:
+            parts = {used}
+        return [c for c in dict.fromkeys(found) if c is not None and c not in parts]
 
 
 def parse_mapping(pairs: Sequence[str], flag: str = "--columns") -> dict[str, str]:
@@ -199,5 +235,6 @@ def _operators(name: str) -> str:
     return re.sub(r"[^*+^()]", "", name)
 
 
-def _simple(name: str) -> str:
+def simple(name: str) -> str:
+    """A name in lower case, with "_" for whatever is not a letter or a digit."""
     return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from scaling_jax.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-EMPTY = frozenset(("", "nan", "null", "none", "n/a", "na", "-", "--", "<na>", "#n/a", "missing"))
+EMPTY = frozenset((
+    "", "nan", "null", "none", "n/a", "na", "-", "--", "\u2013", "\u2014", "?", "tbd", "<na>", "#n/a",
+    "#value!", "#div/0!", "missing", "diverged", "crashed", "failed", "oom", "error", "running", "pending",
+))  # fmt: skip
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 WORDS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "mn": 1e6, "bn": 1e9, "mio": 1e6}
 SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
@@ -89,9 +93,8 @@ def _product(text: str, factor: float, mark: str | None) -> float:
         return float(f"{float(power.group(1)):.17g}e{int(power.group(2))}") * factor
     value = _digits(text, mark)
     # 1.4 x 1e9 is 1400000000 exactly; the product of the two floats need not be.
-    return (
-        round(value * factor) if factor > 1 and abs(value * factor - round(value * factor)) < 1e-3 else value * factor
-    )
+    product = value * factor
+    return float(round(product)) if factor > 1 and math.isclose(product, round(product), rel_tol=1e-14) else product
 
 
 def _digits(text: str, mark: str | None) -> float:

@@ -26,7 +26,7 @@ from scaling_jax.analysis.runs import (
 from scaling_jax.analysis.status import DONE
 from scaling_jax.analysis.tuned import find_sweep
 from scaling_jax.analysis.units import compute_note, suspect_units
-from scaling_jax.analysis.where import rows_where, split_pairs
+from scaling_jax.analysis.where import asks_for, rows_where, split_pairs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
@@ -94,17 +94,25 @@ class _Reader:
         """The statuses of the rows that meet the conditions; those named in one are taken as finished."""
         asked = [part for text in self.columns.where for part in split_pairs(text, table, self.header.find)]
         enter = pd.Series(True, index=table.index)
+        flags = states.flag_columns(self.header)
         by_status = False
         for condition in asked:
             chosen = rows_where(table, condition, self.header.find)
             self.notes.append(f"--where={condition}: {int((chosen & enter).sum())} of {int(enter.sum())} rows enter")
             enter &= chosen
-            by_status |= column is not None and column.lower() in condition.lower()
+            by_status |= any(asks_for(condition, c) for c in (column, *flags) if c is not None)
         status = status[enter]
         if by_status:
-            return status.where(status.isin([states.DIVERGED]) & False, DONE)
+            return pd.Series(DONE, index=status.index, dtype=object)
         left = status != DONE
-        if left.any() and column is not None:
+        unsaid = left & (table.loc[left.index, column].map(states.is_done).astype(bool) if column is not None else True)
+        if unsaid.any():
+            named = " or ".join(flags[:3])
+            self.notes.append(
+                f"LEFT OUT {int(unsaid.sum())} of {len(status)} rows that {named} marks as {status[unsaid].iloc[0]}"
+            )
+        if (left & ~unsaid).any() and column is not None:
+            left &= ~unsaid
             cells = table.loc[left.index[left], column]
             words = cells.where(cells.notna(), "empty").map(str).value_counts()
             counts = ", ".join(f"{n} {word}" for word, n in words.items())
@@ -114,12 +122,8 @@ class _Reader:
             self.notes.append(
                 f"LEFT OUT {int(left.sum())} of {len(status)} rows whose {column} is not done: {counts}{way}"
             )
-        elif left.any():
-            self.notes.append(
-                f"LEFT OUT {int(left.sum())} of {len(status)} rows that are marked {status[left].iloc[0]}"
-            )
         known = self.ours and column is not None and states.all_known(table.loc[status.index, column])
-        if left.all() and not known:
+        if not (status == DONE).any() and not known:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
         return status
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis.frames import log, names_of
-from scaling_jax.analysis.header import USUAL_NAMES, Header
+from scaling_jax.analysis.header import USUAL_NAMES, Header, simple
 from scaling_jax.analysis.runs import Sweep
 
 TUNED = (
-    "lr", "learning_rate", "rate", "weight_decay", "wd", "batch", "bs", "warmup", "beta", "b1", "b2", "momentum",
-    "dropout",
-    "init", "optimizer", "schedule", "eps", "clip", "hparam", "hyper",
+    "lr", "rate", "decay", "wd", "batch", "bs", "warmup", "beta", "b1", "b2", "momentum", "dropout", "init",
+    "optimizer", "optim", "schedule", "scheduler", "eps", "epsilon", "clip", "clipping", "hparam", "hparams", "hyper",
 )  # fmt: skip
 MAX_VALUES = 64  # a swept quantity takes few values
 UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that no column distinguishes are reported
@@ -47,7 +47,8 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
 
 def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, used: set[str]) -> str | None:
     """The tuned column that differs within groups; None where a seed does, "" where no column says what does."""
-    seeds = {header.find(name) for name in USUAL_NAMES["seed"]} - {None}
+    seeds = {c for c in names_of(header.table) if simple(re.split(r"[/.:]", c)[-1]) in USUAL_NAMES["seed"]}
+    with_seed = [*keys, *(header.table.loc[several.index, c].map(str) for c in seeds)]
     candidates: list[tuple[bool, int, str]] = []
     seeded = False
     for column in names_of(header.table):
@@ -61,7 +62,11 @@ def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, use
             seeded = True
             continue
         distinct = cells.nunique()
-        if distinct > MAX_VALUES or distinct >= len(cells):  # names, ids and other measurements
+        if not _tuned(column) and not (cells.groupby(with_seed, sort=False).nunique() > 1).any():
+            continue  # a node, a date: another one for each seed
+        if (distinct > MAX_VALUES or distinct >= len(cells)) and not _tuned(
+            column
+        ):  # names, ids and other measurements
             continue
         if distinct * 2 > len(cells) and distinct > 4 and not _tuned(column):
             continue
@@ -72,5 +77,5 @@ def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, use
 
 
 def _tuned(column: str) -> bool:
-    lower = column.lower()
-    return any(word in lower for word in TUNED)
+    parts = simple(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)).split("_")
+    return any(part in TUNED or part.rstrip("s0123456789") in TUNED for part in parts)

@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis import numerals
 from scaling_jax.errors import UserError
 from scaling_jax.text import listed
 
 MAX_LENGTH = 4000
 _OPERATORS = ("==", "!=", "<=", ">=", "=", "<", ">")
-_WORD = {word: re.compile(rf"\s+{word}\s+", re.I) for word in ("and", "or")}
+_WORD = {"and": re.compile(r"\s+and\s+|\s*&&?\s*", re.I), "or": re.compile(r"\s+or\s+|\s*\|\|?\s*", re.I)}
 
 
 def rows_where(table: pd.DataFrame, condition: str, find: Callable[[str], str | None]) -> pd.Series:
@@ -114,8 +115,8 @@ class _Parser:
         if operator in ("=", "==", "!="):
             chosen = equals(column, _unquoted(value))
             return ~chosen if operator == "!=" else chosen
-        numbers, number = pd.to_numeric(column, errors="coerce"), pd.to_numeric(value, errors="coerce")
-        if pd.isna(number):
+        numbers, number = _numbers(column, self.table.attrs.get("decimal")), _number(_unquoted(value))
+        if number is None:
             raise UserError(f"--where={self.whole}: {value!r} is not a number to compare with {operator}")
         return {"<": numbers < number, "<=": numbers <= number, ">": numbers > number, ">=": numbers >= number}[
             operator
@@ -129,14 +130,37 @@ def equals(column: pd.Series, value: str) -> pd.Series:
     """
     if pd.api.types.is_bool_dtype(column):
         return column.map(lambda c: str(c).lower()) == value.lower().replace("1", "true").replace("0", "false")
-    number = pd.to_numeric(value, errors="coerce")
-    if pd.notna(number):
-        numbers = pd.to_numeric(column, errors="coerce")
+    number, as_text = _number(value), column.map(lambda c: str(c).strip()) == value.strip()
+    if number is not None:
+        numbers = _numbers(column)
         if numbers.notna().any():
-            return pd.Series(np.asarray(numbers == number, bool), index=column.index)
+            return pd.Series(np.asarray(numbers == number, bool), index=column.index) | as_text
     if value.lower() in ("", "nan", "none", "null"):
         return column.isna() | (column.map(str) == value)
-    return column.map(lambda c: str(c).strip()) == value.strip()
+    return as_text
+
+
+def asks_for(condition: str, column: str) -> bool:
+    """Returns True where a condition compares this column."""
+    name = re.escape(column)
+    return re.search(rf"(?<![\w./]){name}`?\s*(?:[=<>!]|(?:not\s+)?in\b)", condition, re.I) is not None
+
+
+def _number(text: str, mark: str | None = None) -> float | None:
+    """A number as people write them (70M); None for anything else."""
+    try:
+        value = numerals.parse(text, mark)
+    except (ValueError, OverflowError):
+        return None
+    return None if np.isnan(value) else value
+
+
+def _numbers(column: pd.Series, mark: str | None = None) -> pd.Series:
+    """A column as numbers; nan where a cell is not one."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    found = [_number(str(cell), mark) for cell in column]
+    return pd.Series([np.nan if n is None else n for n in found], index=column.index, dtype=float)
 
 
 def split_pairs(text: str, table: pd.DataFrame, find: Callable[[str], str | None]) -> Sequence[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import pathlib
 import sys
 import traceback
@@ -80,11 +81,22 @@ def _run(command: str, rest: Sequence[str]) -> int:
         print(f"scaling-jax {command}: {COMMANDS[command][1]}\n\n{helps}")
         return 0
     args = flags.FLAGS([f"scaling-jax {command}", *rest])[1:]
+    _check_given()
     logging.use_absl_handler()
     with warnings.catch_warnings():
         if not _debugging():
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow in numbers far off the data
         return module.main(args, flags.FLAGS) or 0
+
+
+def _check_given() -> None:
+    """Raises UserError for a flag that is given without a value, or as nan: no flag means anything by it."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        for value in flag.value if isinstance(flag.value, list) and not flag.using_default_value else [flag.value]:
+            empty = isinstance(value, str) and not value.strip()
+            if flag.present and (empty or (isinstance(value, float) and math.isnan(value))):
+                raise UserError(f"--{name}={value}: give a value, or leave the flag out")
 
 
 def _debugging() -> bool:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import socket
 import threading
-import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from scaling_jax.analysis import parse_table
+from scaling_jax.analysis.files import check_ending
 from scaling_jax.errors import UserError
 from scaling_jax.results import Results
 from scaling_jax.storage.paths import as_path, is_remote
 from scaling_jax.study import Fit, HoldOut
 
-REACH_SECONDS = 4.0  # for a first connection
 TIMEOUT = 10.0  # seconds until an object store that does not answer is given up
 
 
@@ -62,6 +59,9 @@ def _read(paths: Sequence[str]) -> Source:
             raise UserError("several results: give workdirs, or one table that holds all runs")
         if not places[0].exists():
             raise UserError(f"results {paths[0]!r} do not exist; give a workdir, or a table such as runs.csv")
+        check_ending(paths[0])
+        if not places[0].is_file() and not is_remote(paths[0]):
+            raise UserError(f"results {paths[0]!r} are neither a file nor a folder; give a workdir or a table")
         content = places[0].read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
@@ -90,8 +90,8 @@ def _within(seconds: float, paths: Sequence[str], read: Any) -> Source:
             found.append(error)
 
     text = next(path for path in paths if is_remote(path))
-    scheme, _, rest = text.partition("://")
-    _reach(scheme, rest)
+    scheme = text.partition("://")[0]
+    as_path(text)  # fails within seconds without a network
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
     thread.join(None if scheme == "gs" else seconds)
@@ -103,28 +103,3 @@ def _within(seconds: float, paths: Sequence[str], read: Any) -> Source:
         reason = " ".join(str(found[0]).split())[:200] or type(found[0]).__name__
         raise UserError(f"results {text!r} cannot be read: {reason}") from found[0]
     return found[0]
-
-
-def _reach(scheme: str, rest: str) -> None:
-    """Fails within seconds where Google's object store cannot be reached; its client would retry for minutes."""
-    if scheme != "gs":
-        raise UserError(f"results '{scheme}://{rest}': unknown scheme {scheme!r}; give a local path or gs://")
-    server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
-    address = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
-    port = address.port or (443 if address.scheme == "https" else 80)
-    host, errors = address.hostname or "storage.googleapis.com", []
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), timeout=REACH_SECONDS).close()
-            errors.append(None)
-        except OSError as error:
-            errors.append(error)
-
-    # Resolving a name has no timeout of its own.
-    probe = threading.Thread(target=connect, daemon=True)
-    probe.start()
-    probe.join(REACH_SECONDS)
-    if not errors or errors[0] is not None:
-        why = errors[0] if errors else f"no answer within {REACH_SECONDS:g} s"
-        raise UserError(f"results 'gs://{rest}': {host} cannot be reached ({why}); check the network")

@@ -83,7 +83,7 @@ def inherited_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:
 
 
 def _absolute(workdir: str) -> str:
-    return workdir if "://" in workdir else os.path.abspath(workdir)
+    return workdir if "://" in workdir else os.path.abspath(os.path.expanduser(workdir))
 
 
 def _reachable(values: Any) -> str:

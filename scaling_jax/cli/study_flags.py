@@ -15,7 +15,7 @@ def define_flags() -> None:
     """Defines --study, --set and --num_cpu_devices."""
     flags.DEFINE_string("study", None, "Python file with get_study().")
     flags.DEFINE_multi_string("set", [], "Override of a field: field.path=value. May be repeated.")
-    flags.DEFINE_integer("num_cpu_devices", None, "CPU devices; default one per core.", lower_bound=1)
+    flags.DEFINE_integer("num_cpu_devices", None, "CPU devices; default one per core.", lower_bound=1, upper_bound=1024)
 
 
 def read_study(args: list[str], values: Any, need_source: bool = True) -> Study:

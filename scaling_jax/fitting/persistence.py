@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
@@ -105,16 +106,17 @@ def _solver(fit: Solution) -> dict[str, Any] | None:
 
 
 def _write(text: str, path: str) -> None:
+    folder = os.path.dirname(path) or "."
+    temporary = os.path.join(folder, f".{uuid.uuid4().hex}.tmp")  # not mkstemp, whose files only their owner may read
     try:
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", suffix=".tmp")
-    except OSError as err:
-        raise FileError(f"{path} cannot be written: {err.strerror}.") from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with open(temporary, "x", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as err:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(err, OSError) and err.filename == temporary:
+            raise FileError(f"{path} cannot be written: {err.strerror}.") from None
         raise
 
 

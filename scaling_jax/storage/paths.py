@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
+import socket
+import threading
+import urllib.parse
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,18 +19,27 @@ from absl import logging
 
 from scaling_jax.errors import UserError
 
+REACH_SECONDS = 4.0  # for a first connection to an object store
+
 
 def as_path(path: Any) -> Any:
     """A path that may be local or gs://; the plain install, which only fits, has no etils and reads local ones.
 
     Raises:
-      UserError: another scheme.
+      UserError: no path, another scheme, or an object store that cannot be reached.
     """
-    scheme, separator, _ = str(path).partition("://")
+    scheme, separator, rest = str(path).partition("://")
+    if not str(path).strip() or (separator and not rest.strip("/").strip()):
+        raise UserError(f"{str(path)!r} names nothing; give a local path or gs://BUCKET/PATH")
+    if str(path).startswith("~"):  # the shell leaves --flag=~/x as it is
+        path = os.path.expanduser(path)
+        if str(path).startswith("~"):
+            raise UserError(f"{str(path)!r}: no user of that name; write ./{path} for a folder called so")
     if separator and scheme != "gs":
         raise UserError(f"{str(path)!r}: {scheme}:// is not supported; give a local path or gs://")
     if "\0" in str(path):
         raise UserError(f"{str(path)!r} holds a null character; give a local path or gs://")
+    check_reachable(path)
     try:
         from etils import epath
     except ModuleNotFoundError:
@@ -33,6 +47,41 @@ def as_path(path: Any) -> Any:
             raise
         return pathlib.Path(path)
     return epath.Path(path)
+
+
+def check_reachable(path: Any) -> None:
+    """Fails within seconds where an object store cannot be reached; its client would retry for minutes.
+
+    Raises:
+      UserError: no connection to the server of a gs:// path.
+    """
+    if not is_remote(path) or urllib.request.getproxies():
+        return
+    server = os.environ.get("STORAGE_EMULATOR_HOST") or "https://storage.googleapis.com"
+    address = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
+    host = address.hostname or "storage.googleapis.com"
+    why = _connection_error(host, address.port or (443 if address.scheme == "https" else 80))
+    if why:
+        raise UserError(f"{str(path)!r}: {host} cannot be reached ({why}); check the network")
+
+
+@functools.cache
+def _connection_error(host: str, port: int) -> str:
+    """Why there is no connection; "" where there is one."""
+    found: list[str] = []
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=REACH_SECONDS).close()
+            found.append("")
+        except OSError as error:
+            found.append(str(error))
+
+    # Resolving a name has no timeout of its own.
+    probe = threading.Thread(target=connect, daemon=True)
+    probe.start()
+    probe.join(REACH_SECONDS)
+    return found[0] if found else f"no answer within {REACH_SECONDS:g} s"
 
 
 def is_remote(path: Any) -> bool:

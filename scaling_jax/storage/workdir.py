@@ -170,6 +170,8 @@ class Workdir:
         if not is_folder:
             what = "a link to nothing" if existing.is_symlink() else "a file"
             raise UserError(f"workdir {str(path)!r}: {str(existing)!r} is {what}; give a folder")
+        if existing.resolve().is_relative_to("/proc") or existing.resolve().is_relative_to("/sys"):
+            raise UserError(f"workdir {str(path)!r} belongs to the system: give a folder")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise UserError(f"workdir {str(path)!r}: no permission to write in {str(existing)!r}")
 
@@ -263,11 +265,18 @@ class Workdir:
         root = pathlib.Path(self.path).resolve()
         for folder in (root, root / "checkpoints", root / "report"):
             for entry in os.scandir(folder) if folder.is_dir() else ():
-                if entry.is_symlink() and not pathlib.Path(entry.path).resolve().is_relative_to(root):
+                if entry.is_symlink() and not _stays_within(pathlib.Path(entry.path), root):
                     raise UserError(
-                        f"workdir {str(self.path)!r}: {entry.path!r} is a link out of the workdir and would be written "
-                        "through; remove it"
+                        f"workdir {str(self.path)!r}: {entry.path!r} is a link out of the workdir (or a loop) and "
+                        "would be written through; remove it"
                     )
+
+
+def _stays_within(link: pathlib.Path, root: pathlib.Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a loop
+        return False
 
 
 def _stored(content: Any) -> Stored:
