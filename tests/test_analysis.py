@@ -209,8 +209,8 @@ def test_intervals_hold_the_truth_and_shrink_with_the_noise():
         return found.frontier.iloc[-1]
 
     truth = analyse(simulated.ladder(noise=0.0)).frontier.N.iloc[-1]
-    noisy, quiet = ([interval(noise, seed) for seed in range(3)] for noise in (4e-3, 1e-3))
-    assert sum(row.N_low < truth < row.N_high for row in noisy + quiet) >= 5
+    noisy, quiet = ([interval(noise, seed) for seed in range(4)] for noise in (4e-3, 1e-3))
+    assert sum(row.N_low < truth < row.N_high for row in noisy + quiet) >= 6
     widths = [np.median([np.log(row.N_high / row.N_low) for row in rows]) for rows in (noisy, quiet)]
     assert widths[1] < 0.6 * widths[0]
 

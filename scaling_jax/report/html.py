@@ -17,7 +17,7 @@ CAPTIONS = {
     "loss_vs_compute": "Loss against compute. Each line is a scale; the black line is the fitted frontier, dashed "
     "beyond the runs. Diamonds are held-out runs, red ticks their prediction by a fit without them.",
     "learning_curves": "Learning curves of the best rate per scale: trunk and cool-downs.",
-    "isoflop": "IsoFLOP curves: loss against size at equal compute; stars are the optima, dots the law.",
+    "isoflop": "IsoFLOP curves: loss against size at equal compute; stars are the optima, dotted lines the law.",
     "residuals": "How the law fits: predicted against observed, and observed / predicted - 1 against compute.",
     "n_and_d": "The law cut two ways: against size at each amount of data, and against data at each size. Dots are "
     "runs, lines the law through all of them.",
