@@ -203,6 +203,10 @@ def test_collect_and_report(home):
     assert "lack the columns" in complaint(home, "collect", "--workdir=empty", "--out=a.csv")
     (run / "result.json").write_text(json.dumps(dict.fromkeys(COLUMNS, 1) | {"run_id": "r"}))
     assert "unknown ending" in complaint(home, "collect", "--workdir=empty", "--out=a.txt")
+    assert "lack the columns trunk_id" in complaint(home, "report", "--workdir=empty")
+    (home / "outside").mkdir()
+    (empty / "report").symlink_to(home / "outside")
+    assert "link out of the workdir" in complaint(home, "report", "--workdir=empty")
 
 
 def test_fit(home):

@@ -12,6 +12,7 @@ from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study_file import override
 
 
@@ -29,6 +30,8 @@ def main(args: list[str], values: Any) -> int:
     if args or not values.workdir:
         raise UserError("report needs --workdir=W, and no other arguments than flags")
     fit_command.check_numbers(values)
+    if not values.out:
+        Workdir(values.workdir[0]).check_links()
     source = read_source(values.workdir)
     if source.folder is None:
         raise UserError(

@@ -140,6 +140,8 @@ def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]
 
 def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
     """Learning curves of the table's runs: run_id, step, tokens, flops, loss, phase; a branch includes its trunk."""
+    if lacking := [column for column in ("trunk_id", "steps") if column not in table]:
+        raise UserError(f"results in {str(workdir)!r} lack the columns {', '.join(lacking)}")
     records = Records(workdir)
     trunks: dict[str, list[dict]] = {}
     rows = []

@@ -260,7 +260,7 @@ class Workdir:
 
     def check_links(self) -> None:
         """Raises UserError when a folder of the workdir is a link out of it: nothing outside is ever written."""
-        if is_remote(self.path) or not self.path.exists():
+        if is_remote(self.path) or not os.path.isdir(self.path):
             return
         root = pathlib.Path(self.path).resolve()
         for folder in (root, root / "checkpoints", root / "report"):
