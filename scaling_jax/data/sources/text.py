@@ -133,7 +133,7 @@ def find(path: pathlib.Path) -> Found:
         if text_formats.is_binary(path):
             raise UserError(
                 f"data.source {str(path)!r} is a binary file: give text in UTF-8 (UTF-16 without a byte order mark: "
-                "iconv -f UTF-16LE -t UTF-8), .jsonl or .parquet"
+                "iconv -f UTF-16LE or UTF-16BE -t UTF-8), .jsonl or .parquet"
             )
         if not path.stat().st_size:
             raise UserError(f"data.source {str(path)!r}: the file is empty")
