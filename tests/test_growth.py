@@ -33,7 +33,9 @@ SMALL = {
     "budget between": (f"budgets.tokens=({60 * BATCH},{240 * BATCH})",),
     "rate": ("optimizer.learning_rates=0.03",),
     "seed": ("seeds=1",),
-    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=(0.01,0.05)", "seeds=1"),
+    "all": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=(0.01,0.03,0.05)", "seeds=1"),
+    # One lane of two continues: alone it runs in another compiled program, which may round differently.
+    "one lane left": (f"budgets.tokens={120 * BATCH}", "optimizer.learning_rates=(0.01,0.05)", "seeds=1"),
 }
 
 
@@ -83,7 +85,8 @@ def test_grown_is_planned_large(tmp_path, study, large, way):
     assert len(first) < len(wanted)
     before = stamps(tmp_path)
     grown, trained = train(study(LARGE), tmp_path)
-    assert grown == wanted
+    assert grown == (pytest.approx(wanted, rel=1e-6) if way == "one lane left" else wanted)
+    assert all(grown[run_id] == loss for run_id, loss in first.items() if run_id in grown)
     assert stamps(tmp_path).items() >= before.items()  # what was finished is not trained again
     assert not {values["run_id"] for values in trained} & set(before)
     reached, steps = last_steps(tmp_path)
