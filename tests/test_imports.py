@@ -51,7 +51,7 @@ HEAVY = {
 # Modules that may import by string: the lazy face, the command modules, the optional engines.
 BY_STRING = {"__init__", "cli.main", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
-DRAWING = {".report.figures", ".report.html", ".report.plot"}
+DRAWING = {".report.figures", ".report.html", ".report.plot", ".report.style"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.
