@@ -8,9 +8,20 @@ import pandas as pd
 import pytest
 
 import scaling_jax as sj
-from scaling_jax.models import optimizers
+from scaling_jax.data.sources import registry as sources
+from scaling_jax.engines import registry as engines
+from scaling_jax.fitting.laws import registry as laws
+from scaling_jax.models import family, metrics, optimizers
 
 ROOT = pathlib.Path(__file__).parents[1]
+REGISTRIES = (
+    (sources, "_registered"),
+    (engines, "_registered"),
+    (laws, "_laws"),
+    (family, "FAMILIES"),
+    (metrics, "METRICS"),
+    (optimizers, "OPTIMIZERS"),
+)
 
 
 def blocks(page: str) -> list[str]:
@@ -20,6 +31,9 @@ def blocks(page: str) -> list[str]:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
+    """A folder to work in; registrations of the pages are undone, since other tests read the registries."""
+    for module, name in REGISTRIES:
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
