@@ -154,7 +154,7 @@ STUDIES = st.builds(
     budgets=st.builds(Budgets, tokens=st.lists(POSITIVE, max_size=3), min_steps=st.integers(1, 1000)),
     optimizer=st.builds(Optimizer, learning_rates=st.lists(POSITIVE, min_size=1, max_size=3), b1=st.floats(0, 0.99)),
     schedule=st.builds(Schedule, name=st.sampled_from(["wsd", "cosine", "constant"])),
-    data=st.builds(Data, source=st.text(max_size=20), unique_tokens=st.none() | st.integers(1, 10**9)),
+    data=st.builds(Data, source=st.text(min_size=1, max_size=20), unique_tokens=st.none() | st.integers(1, 10**9)),
     seeds=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=3),
     execution=st.builds(Execution, mesh=st.none() | st.just((2, 1, 1)), remat=st.sampled_from(["auto", True, False])),
     fit=st.builds(Fit, target_flops=st.lists(POSITIVE, max_size=2), also=st.lists(st.text(max_size=5), max_size=2)),
