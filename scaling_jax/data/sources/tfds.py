@@ -231,6 +231,13 @@ def size_of(builder: tfds.core.DatasetBuilder, info: Any, kind: Spec) -> int:
     return int(whole.num_bytes * info.num_examples / max(1, whole.num_examples))
 
 
+def _text(value: Any, dataset: str, key: str) -> bytes:
+    """A record's text, empty if it is missing; byte 0 separates documents, so it is removed from inside them."""
+    if not isinstance(value, bytes | None):
+        raise UserError(f"data.source {dataset!r}: feature {key!r} is {type(value).__name__}, not text")
+    return (value or b"").replace(b"\0", b"")
+
+
 def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None) -> Reader:
     """Reads a prepared builder on a local disk; without a validation split every 50th record is held out.
 
@@ -247,8 +254,7 @@ def reader(builder: tfds.core.DatasetBuilder, train: str, validation: str | None
         if keys := image_keys(builder.info.features):
             return ((example[keys[0]], int(example[keys[1]])) for example in examples)
         key = text_key(builder)
-        # Byte 0 separates documents, so it is removed from inside them.
-        return (text for example in examples if (text := example[key].replace(b"\0", b"")))
+        return (text for example in examples if (text := _text(example[key], builder.info.full_name, key)))
 
     return read
 
