@@ -1,9 +1,9 @@
 """Inputs that every command must refuse with one line and exit code 2: lists for `test_bad_input.py`.
 
-To add a command: one line in `READERS` for each way it takes a workdir or a table ({} is the place; every broken workdir
-and table is then tried in it), and its wrong flags and arguments in `COMMANDS`, each as typed in a shell. They run in a
-folder with tiny.py (a study), text.txt, runs.csv (12 good runs), work/ (a workdir whose runs are not finished), folder/,
-full/ (somebody's files), loop, dangling, fifo.
+To add a command: a line in `WORKDIR_READERS` or `TABLE_READERS` for each way it takes a workdir or a table ({} is the
+place; every broken workdir and table is then tried in it), and its wrong flags and arguments in `COMMANDS`, each as
+typed in a shell. They run in a folder with tiny.py (a study), text.txt, runs.csv (12 good runs), work/ (a workdir whose
+runs are not finished), folder/, full/ (somebody's files), loop, dangling, fifo.
 """
 
 from __future__ import annotations
@@ -179,8 +179,11 @@ COMMANDS = {
     ),
     "data": (
         "", "nope", "list stray", "show", "show nowhere", "show loop", "show fifo", "show dangling", "show folder",
-        "prepare", "prepare nowhere", "clear nowhere --nope", "show text.txt --set=tokenizer=nope", "show --source=",
-        "show text.txt --set=data.context=0", "show text.txt --set=context=x", "show text.txt --out=x.txt", "show --study=tiny.py text.txt", "show --study=nowhere.py", "list --cache_dir=", "show text.txt --cache_dir=/proc/x", "show gs://", "show s3://b/x", "show /proc/self/mem",
+        "prepare", "prepare nowhere", "clear nowhere --nope", "show text.txt --set=tokenizer=nope",
+        "show --source=", "show text.txt --set=data.context=0", "show text.txt --set=context=x",
+        "show text.txt --out=x.txt", "show --study=tiny.py text.txt", "show --study=nowhere.py",
+        "list --cache_dir=", "show text.txt --cache_dir=/proc/x", "show gs://", "show s3://b/x",
+        "show /proc/self/mem",
     ),
 }  # fmt: skip
 
