@@ -9,15 +9,19 @@ import random
 import sys
 from collections.abc import Callable
 
+import bigram  # noqa: F401
 import pandas as pd
 
 from scaling_jax.cli import main as cli
 from scaling_jax.storage.records import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
-STUDY = '''
+STUDY = f'''
 """A ladder that trains in seconds."""
-from scaling_jax.models import Transformer
+import sys
+
+sys.path.append({str(pathlib.Path(__file__).parent)!r})
+from bigram import Bigram
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Fit, Ladder, Optimizer, Schedule, Study
 
 BATCH = 4 * 16
@@ -26,7 +30,7 @@ BATCH = 4 * 16
 def get_study():
     return Study(
         name="tiny",
-        family=Transformer(head_dim=8),
+        family=Bigram(),
         ladder=Ladder(widths=(8, 16), depths=(1,)),
         budgets=Budgets(tokens=(60 * BATCH, 120 * BATCH, 240 * BATCH), min_steps=10),
         optimizer=Optimizer(learning_rates=(0.01, 0.02, 0.04), batch_size=4),

@@ -1,6 +1,7 @@
 """Training against a loop written by hand, and every layout, mesh, branch and batch split against each other."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import types
@@ -11,8 +12,10 @@ import numpy as np
 import optax
 import packs
 import pytest
+from bigram import Bigram
 
 from scaling_jax.data import batches
+from scaling_jax.models import Transformer
 from scaling_jax.planning import NO_DECAY, Phase, make_plan
 from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
@@ -69,9 +72,10 @@ SWEEP = {
 }
 
 
-@pytest.fixture(scope="module")
-def by_hand():
-    study = packs.make_study(**SWEEP)
+@functools.cache
+def by_hand(family):
+    """(losses, params) of every lane of SWEEP."""
+    study = packs.make_study(family=family, **SWEEP)
     program = packs.make_program(study)
     runs = [reference(study, program, lane) for lane in program.slots]
     losses = np.stack([run[0] for run in runs])
@@ -80,22 +84,24 @@ def by_hand():
 
 
 @pytest.mark.parametrize(
-    ("layout", "mesh"),
+    ("family", "layout", "mesh"),
     [
-        *itertools.product(packs.LAYOUTS, [(1, 1, 1)]),
-        ("map", (2, 1, 1)),
-        ("vmap", (4, 1, 1)),
-        ("sequential", (1, 2, 1)),
-        ("map", (1, 1, 2)),
-        ("vmap", (2, 2, 1)),
-        ("map", (1, 2, 2)),
+        *itertools.product([Bigram()], packs.LAYOUTS, [(1, 1, 1)]),
+        (Bigram(), "map", (2, 1, 1)),
+        (Bigram(), "vmap", (4, 1, 1)),
+        (Bigram(), "sequential", (1, 2, 1)),
+        (Bigram(), "map", (1, 1, 2)),
+        (Bigram(), "map", (1, 2, 2)),
+        (Transformer(head_dim=8), "map", (1, 1, 1)),
+        (Transformer(head_dim=8), "vmap", (2, 2, 1)),
     ],
 )
-def test_lanes_are_the_hand_written_loop(by_hand, layout, mesh):
-    program = packs.make_program(packs.make_study(**SWEEP), layout, mesh)
+def test_lanes_are_the_hand_written_loop(family, layout, mesh):
+    program = packs.make_program(packs.make_study(family=family, **SWEEP), layout, mesh)
     states, losses = packs.run_phase(program, PHASE)
-    np.testing.assert_allclose(losses, by_hand[0], rtol=1e-5)
-    for got, wanted in zip(program.fetch(tuple(state["params"] for state in states)), by_hand[1]):
+    wanted_losses, params = by_hand(family)
+    np.testing.assert_allclose(losses, wanted_losses, rtol=1e-5)
+    for got, wanted in zip(program.fetch(tuple(state["params"] for state in states)), params):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), got, wanted)
 
 
