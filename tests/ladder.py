@@ -22,6 +22,7 @@ import sys
 
 sys.path.append({str(pathlib.Path(__file__).parent)!r})
 from bigram import Bigram
+from scaling_jax.models import Transformer
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Fit, Ladder, Optimizer, Schedule, Study
 
 BATCH = 4 * 16
@@ -43,13 +44,13 @@ def get_study():
 '''
 
 
-def write_study(folder: pathlib.Path) -> pathlib.Path:
+def write_study(folder: pathlib.Path, family: str = "Bigram()") -> pathlib.Path:
     """A text and a study of it in `folder`; the study's path."""
     rng = random.Random(0)
     text = folder / "text.txt"
     text.write_text("".join(" ".join(rng.choices(WORDS.split(), k=12)) + "\n" for _ in range(4000)))
     study = folder / "tiny.py"
-    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}")
+    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}".replace("family=Bigram()", f"family={family}"))
     return study
 
 
