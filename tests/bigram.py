@@ -11,7 +11,7 @@ import optax
 from scaling_jax.models import Counts, Model, accounting, mean_loss, register
 from scaling_jax.models.parametrization import EMBEDDING, HIDDEN, OUTPUT
 
-ROLES = {"embedding": EMBEDDING, "hidden": HIDDEN, "head": OUTPUT}
+ROLES = {"embed": EMBEDDING, "hidden": HIDDEN, "head": OUTPUT}
 
 
 @register
@@ -35,7 +35,7 @@ class Bigram:
 
     def build(self, width, depth, spec, scaling, execution):
         dtype, vocab = jnp.dtype(execution.compute_dtype), spec.vocab_size
-        shapes = {"embedding": (vocab, width), "hidden": (depth, width, width), "head": (width, vocab)}
+        shapes = {"embed": (vocab, width), "hidden": (depth, width, width), "head": (width, vocab)}
         stds = {name: scaling.std(ROLES[name], width) for name in shapes}
 
         def init(key):
@@ -51,7 +51,7 @@ class Bigram:
 
         def nats(params, batch_BxT1):
             params = jax.tree.map(lambda p: p.astype(dtype), params)
-            x_BxTxM = params["embedding"][batch_BxT1[:, :-1]]
+            x_BxTxM = params["embed"][batch_BxT1[:, :-1]]
             for i in range(depth):
                 x_BxTxM = jnp.square(jax.nn.relu(x_BxTxM @ params["hidden"][i]))
             logits_BxTxV = (x_BxTxM @ params["head"]).astype(jnp.float32)
