@@ -76,5 +76,5 @@ def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_
     with PackCheckpoints(folder / "checkpoints", 2, record.forks, record.lanes) as checkpoints:
         common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
         training = Training(study, None, records, finished, common, should_stop, lambda progress: None, on_metrics)
-        PackTrainer(training, pack, program, checkpoints).run()
+        PackTrainer(training, pack, checkpoints, program.branches).run(program)
     return records.finished()
