@@ -16,7 +16,8 @@ from scaling_jax.data import batches
 from scaling_jax.planning import NO_DECAY, Phase, make_plan
 from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
-from scaling_jax.training.loop import PackTrainer, Training
+from scaling_jax.training.pace import Pace
+from scaling_jax.training.piece import Piece, PieceTrainer, Way
 
 STEPS = 50
 PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
@@ -220,14 +221,15 @@ def test_on_metrics_gets_plain_dicts_and_its_failure_stops_no_training(tmp_path)
 def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
     study, seen = packs.make_study(), []
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
-    training = Training(study, None, None, (), {}, lambda: False, seen.append)
     lanes = [np.zeros(64, np.float32), np.full(64, np.nan, np.float32)]  # memorized; diverged
     program = types.SimpleNamespace(buffer_steps=64, fetch=lambda losses: losses)
-    trainer = PackTrainer(training, pack, program, None)
-    trainer._record(Phase("branch", 0, STEPS, 30, STEPS, 0), 0, 40, lanes, 0.0)
+    piece, ways = Piece("branch", (PHASE,)), [Way(0, 0.0, 0)]
+    trainer = PieceTrainer(pack, program, piece, ways, Pace(study.execution, 64), None, None, lambda *a: seen.append(a))
+    trainer._record([0], [40], lanes, 0.0)
     (points,) = (points for points in trainer.points.values() if points)
     assert [point["loss"] for point in points] == [0.0, 0.0]
-    assert seen[0].loss == 0.0
+    (_, means, *_) = seen[0]
+    assert means[0][0] == 0.0 and np.isnan(means[0][1])
 
 
 def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):

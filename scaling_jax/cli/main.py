@@ -35,6 +35,7 @@ COMMANDS = {
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
+    "bench": ("scaling_jax.cli.bench", "measure what this machine does; plan uses it afterwards"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
 

@@ -29,8 +29,8 @@ from scaling_jax.training.program import LaneProgram
 KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
 
 
-def train_packs(packs: Sequence[Pack], training: Training) -> None:
-    """Trains every pack to its last result.
+def train_packs(packs: Sequence[Pack], training: Training, devices: Sequence[Any] | None = None) -> None:
+    """Trains every pack to its last result, on all devices unless some are given.
 
     A piece of a pack takes as many devices as the pack has lanes for; what is left takes other pieces, each in a thread
     of its own. The devices are independent, so neither changes the other's losses. While they train, the pack that is
@@ -43,7 +43,7 @@ def train_packs(packs: Sequence[Pack], training: Training) -> None:
     """
     verify.check_packs(training.study, packs, training.feed.spec)
     if distributed.is_single_process():
-        _Pool(packs, training).run()
+        _Pool(packs, training, devices or jax.devices()).run()
         return
     for pack in sorted(packs, key=lambda pack: -pack.trained_flops):
         if training.should_stop():
@@ -77,11 +77,11 @@ def devices_wanted(pack: Pack, study: Study, available: int) -> int:
 class _Pool:
     """The devices, the packs to train on them, and a thread for each piece under way."""
 
-    def __init__(self, packs: Sequence[Pack], training: Training):
+    def __init__(self, packs: Sequence[Pack], training: Training, devices: Sequence[Any]):
         self._errors: list[BaseException] = []
         told = training.should_stop
         self._training = dataclasses.replace(training, should_stop=lambda: bool(self._errors) or told())
-        self._devices = {device.id: device for device in jax.devices()}
+        self._devices = {device.id: device for device in devices}
         self._free = set(self._devices)
         self._turn = threading.Condition()
         self._programs: dict[tuple[str, Devices, int], concurrent.futures.Future[LaneProgram]] = {}
@@ -116,7 +116,7 @@ class _Pool:
         checkpoints = stack.enter_context(checkpoints_of(pack, training))
         need = devices_wanted(pack, training.study, len(self._devices))
         flops = pack.trained_flops / pack.trained_steps
-        guess = flops / (estimate.speed()[0] * need / len(self._devices))
+        guess = flops / (estimate.speed()[0](pack.width) * need / jax.device_count())
         return Task(PackTrainer(training, pack, checkpoints, together), need, guess)
 
     def _begin(self, task: Task, piece: Piece, devices: Devices) -> threading.Thread:
@@ -174,9 +174,7 @@ class _Pool:
         if (found := compile_next(self._tasks, sorted(self._devices))) is None:
             return
         task, devices = found
-        if layout.wants_trial(
-            self._training.study.execution, task.trainer.pack, len(devices), self._training.records
-        ):
+        if layout.wants_trial(self._training.study.execution, task.trainer.pack, len(devices), self._training.records):
             return
         task.home = devices
         build = self._programs[task.trainer.pack.name, devices, 1] = concurrent.futures.Future()

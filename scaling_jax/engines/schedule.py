@@ -16,6 +16,7 @@ from scaling_jax.training.piece import Piece
 
 CRITICAL = 0.8  # a pack goes first whose own sequence of steps takes this share of what is left for every device
 COMPILE_SECONDS = 5.0  # until one was measured
+WORTH = 1.0  # compilations that ready pieces of others must last for, to be worth one
 AHEAD = 3.0  # compilations that a device's own work should last for, else the next pack is compiled for it
 
 Devices = tuple[int, ...]  # ids
@@ -77,7 +78,7 @@ def choose(tasks: Sequence[Task], free: Collection[int], num_devices: int) -> tu
             rank, devices = 2.0, tuple(sorted(free)[: task.need])
         else:
             rank, devices = 3.0, _elsewhere(task, free)
-            if devices not in task.compiled and sum(map(task.seconds, pieces)) <= task.compile_seconds:
+            if devices not in task.compiled and sum(map(task.seconds, pieces)) < WORTH * task.compile_seconds:
                 continue
         if best is None or (rank, -task.left()) < best[0]:
             piece = pieces[-1] if critical else pieces[0]  # the trunk comes last

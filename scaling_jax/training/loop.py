@@ -150,15 +150,19 @@ class PackTrainer:
 
     # Training.
 
-    def run(self, program: LaneProgram) -> None:
+    def run(self, program: LaneProgram, branches: LaneProgram | None = None) -> None:
         """Trains every run that has no result yet, one piece after another, results as early as possible.
+
+        Args:
+          program: of the trunk.
+          branches: of several branches side by side; by default, the same.
 
         Raises:
           Preempted: `should_stop` returned True; everything is saved.
         """
         while pieces := self.ready():
             self.begin(pieces[0])
-            self.train(pieces[0], program)
+            self.train(pieces[0], program if pieces[0].kind == "trunk" else branches or program)
         self.checkpoints.wait()
 
     def begin(self, piece: Piece) -> None:
@@ -195,9 +199,11 @@ class PackTrainer:
 
         def save(points: Points, state: Any) -> None:
             nonlocal kept
+            begin = time.monotonic()
             self._write_points(points)
             kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
             self.checkpoints.save(TRUNK, kept)
+            self._traced("save", program, begin, time.monotonic())
 
         state = self._trainer(program, piece, [way], save).advance(program.place(at.state))
         with self._lock:
@@ -220,11 +226,13 @@ class PackTrainer:
         trunk_seconds = [at.trunk_seconds if at else 0.0 for at in starts]
 
         def save(points: Points, state: Any) -> None:
+            begin = time.monotonic()
             self._write_points(points)
             for i, (phase, way) in enumerate(zip(piece.phases, ways)):
                 if way is not None and way.step > way.saved:
                     part = Saved(way.step, trunk_seconds[i], way.seconds, program.part(state, i))
                     self.checkpoints.save(branch_name(phase.stop), part)
+            self._traced("save", program, begin, time.monotonic())
 
         trainer = self._trainer(program, piece, ways, save)
         state = program.join([at and at.state for at in starts])
