@@ -60,8 +60,9 @@ def test_branches_on_several_devices_stopped_under_way_end_in_the_same_bits(tmp_
     study = packs.make_study(steps=(100, 140, 180), rates=(0.01,), schedule=schedule_half, execution=FAST)
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     serial = training_of(study, tmp_path / "serial")
+    programs = [compiled_once(pack, serial, [device]) for device in jax.devices()[:2]]
     with local.checkpoints_of(pack, serial) as checkpoints:
-        PackTrainer(serial, pack, checkpoints).run(compiled_once(pack, serial, jax.devices()[:1]))
+        PackTrainer(serial, pack, checkpoints).run(programs[0])
     wanted = losses(serial)
 
     under_way = {}

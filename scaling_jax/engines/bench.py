@@ -42,6 +42,7 @@ class Settings:
       max_lanes: the most lanes of a device.
       context, batch_size: of the runs; on accelerators those that train alone take batches of 16 x 1024.
       matmul: size of the square matrices.
+      small: keep to these shapes on accelerators, too.
     """
 
     seconds: float = 300.0
@@ -52,9 +53,10 @@ class Settings:
     context: int = 128
     batch_size: int = 8
     matmul: int = 4096
+    small: bool = False
 
 
-QUICK = Settings(60.0, 0.05, (32,), (16, 32), 2, 32, 4, 256)
+QUICK = Settings(60.0, 0.05, (32,), (16, 32), 2, 32, 4, 256, small=True)
 
 
 def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class _Bench:
         matmul = {name: self._matmul(name) for name in ("float32", "bfloat16", "float16")}
         training = matmul["float32" if self.backend == "cpu" else "bfloat16"]
         self.peak = training if self.backend == "cpu" else max(training, hardware.peak_flops()[0])
-        big = (s.context, s.batch_size) if self.backend == "cpu" or s == QUICK else (1024, 16)
+        big = (s.context, s.batch_size) if self.backend == "cpu" or s.small else (1024, 16)
         lanes = [row for width in s.lane_widths for row in self._lanes(width)]
         kernels = self._attention()
         single = [row for width in s.single_widths if (row := self._case(width, 1, "map", *big))]
@@ -168,7 +170,7 @@ class _Bench:
         kernels = ["xla", "blocked"] + {"gpu": ["cudnn"], "tpu": ["splash"]}.get(self.backend, [])
         dtype, head_dim = ("float32", 32) if self.backend == "cpu" else ("bfloat16", 128)
         contexts = (self.settings.context, 4 * self.settings.context)
-        contexts = contexts if self.backend == "cpu" or self.settings == QUICK else (256, 1024, 4096)
+        contexts = contexts if self.backend == "cpu" or self.settings.small else (256, 1024, 4096)
         rows = []
         for context in contexts:
             shape = (max(1, 2048 // context), context, 4, head_dim)
