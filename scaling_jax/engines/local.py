@@ -121,7 +121,7 @@ class _Pool:
 
     def _begin(self, task: Task, piece: Piece, devices: Devices) -> threading.Thread:
         """Starts a thread that trains the piece."""
-        task.home = task.home or devices
+        task.home, task.begun = task.home or devices, True
         task.trainer.begin(piece)
         self._free -= set(devices)
         thread = threading.Thread(target=self._work, args=(task, piece, devices), name=task.trainer.pack.name)

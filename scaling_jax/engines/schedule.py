@@ -31,6 +31,7 @@ class Task:
       need: devices that a piece takes.
       guess: seconds of a step, until one was measured.
       home: devices that it began on, or is being compiled for.
+      begun: whether it has trained anything.
       compiled: devices that it is compiled for.
       compile_seconds: measured.
     """
@@ -39,6 +40,7 @@ class Task:
     need: int
     guess: float
     home: Devices | None = None
+    begun: bool = False
     compiled: set[Devices] = dataclasses.field(default_factory=set)
     compile_seconds: float = COMPILE_SECONDS
 
@@ -62,8 +64,8 @@ class Task:
 def choose(tasks: Sequence[Task], free: Collection[int], num_devices: int) -> tuple[Task, Piece, Devices] | None:
     """The piece to begin now, and where; None when there is nothing for the free devices.
 
-    In this order: pieces at home, of the pack that everything waits for, then of the largest; a new pack, the largest
-    first; pieces of a pack whose home is busy, where that is worth another compilation.
+    In this order: pieces at home, of the pack that everything waits for, then of those that have begun; a new pack, the
+    largest first; pieces of a pack whose home is busy, where that is worth another compilation.
     """
     each = sum(task.left() * task.need for task in tasks) / num_devices
     best: tuple[tuple[float, float], Task, Piece, Devices] | None = None
@@ -73,7 +75,7 @@ def choose(tasks: Sequence[Task], free: Collection[int], num_devices: int) -> tu
             continue
         critical = task.path() >= CRITICAL * each
         if task.home is not None and set(task.home) <= set(free):
-            rank, devices = (0.0 if critical else 1.0), task.home
+            rank, devices = (0.0 if critical else 1.0 if task.begun else 1.5), task.home
         elif task.home is None:
             rank, devices = 2.0, tuple(sorted(free)[: task.need])
         else:
