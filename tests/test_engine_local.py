@@ -146,9 +146,8 @@ def simulate(study, seconds, num_devices, compile_seconds=6.0):
         while found := schedule.choose(tasks, free, num_devices):
             task, piece, devices = found
             task.home, task.begun = task.home or devices, True
-            ready = getattr(task, "ready_at", {}).get(
-                devices, now if devices in task.compiled else now + compile_seconds
-            )
+            if devices not in task.compiled:
+                ready[task, devices] = now + compile_seconds
             task.compiled.add(devices)
             task.trainer.begin(piece)
             free -= set(devices)
