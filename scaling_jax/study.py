@@ -16,7 +16,10 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from scaling_jax import rules
 from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.rules import Setting
+from scaling_jax.stored_family import StoredFamily, restore_family
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -28,6 +31,31 @@ Depth = Annotated[int, Field(gt=0, le=2**12)]
 Size = Annotated[int, Field(gt=0, le=10**7)]
 Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
 Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
+
+
+def _setting(quantity: str) -> Any:
+    """Checks a number, a rule, or a list of them."""
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return rules.check(value, quantity)
+        if not value:
+            raise ValueError("the list is empty")
+        return tuple(rules.check(v, quantity) for v in value)
+
+    return pydantic.PlainValidator(check)
+
+
+def _settings(quantity: str) -> Any:
+    """The same, where a single one is a list of one."""
+
+    def check(value: Any) -> Any:
+        found = _setting(quantity).func(value)
+        return found if isinstance(found, tuple) else (found,)
+
+    return pydantic.PlainValidator(check)
+
+
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -93,7 +121,10 @@ class Budgets:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """The optimizer; every combination of rate, decay and seed is a lane of the scale's pack.
+    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget.
+
+    Rates, decays, batch_size, b2 and the schedule's warm-up and cool-down may be numbers, lists or rules in N and D
+    (`scaling_jax.rules`). What differs by rate, decay, b2, warm-up, init scale or seed is a lane of one pack.
 
     Attributes:
       name: "adamw", "sgd", "muon" (AdamW on arrays other than hidden matrices), "lion", "schedule_free_adamw", or one
@@ -101,7 +132,8 @@ class Optimizer:
       options: further options of that optimizer by name, e.g. {"ns_steps": 6} for Muon.
       learning_rates: peak rates at `Parametrization.base_width`.
       weight_decays: decoupled, on matrices only; the decay per step is rate x decay whatever the width.
-      batch_size: sequences (text) or samples per step.
+      batch_size: sequences (text) or samples per step; each value is a pack of its own.
+      b2: decay of the second moment, for optimizers that have one.
       clip_norm: global-norm clip of the gradient; 0 switches it off.
       init_scales: factors on the initial standard deviations.
       spike_policy: "keep" applies every finite update; "skip" drops those whose gradient norm exceeds
@@ -111,12 +143,12 @@ class Optimizer:
 
     name: Annotated[str, Field(min_length=1)] = "adamw"
     options: dict[str, Any] = Field(default_factory=dict)
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
-    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
+    learning_rates: Annotated[tuple[Setting, ...], _settings("learning_rate")] = (0.02,)
+    weight_decays: Annotated[tuple[Setting, ...], _settings("weight_decay")] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: Size = 8
+    batch_size: Annotated[Setting | tuple[Setting, ...], _setting("batch_size")] = 8
     b1: Fraction = 0.9
-    b2: Fraction = 0.95
+    b2: Annotated[Setting | tuple[Setting, ...], _setting("b2")] = 0.95
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.9
     clip_norm: NonNegativeFloat = 1.0
@@ -142,7 +174,7 @@ class Parametrization:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Schedule:
-    """The learning rate over a run.
+    """The learning rate over a run; `warmup_steps` and `cooldown_fraction` may be lists or rules (`scaling_jax.rules`).
 
     Attributes:
       name: "wsd" trains one constant-rate trunk per lane and branches a cool-down off it for every budget; "cosine"
@@ -154,8 +186,8 @@ class Schedule:
     """
 
     name: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    warmup_steps: Annotated[Setting | tuple[Setting, ...], _setting("warmup_steps")] = 100
+    cooldown_fraction: Annotated[Setting | tuple[Setting, ...], _setting("cooldown_fraction")] = 0.2
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -333,7 +365,7 @@ class Study:
         try:
             content = dict(content)
             family = dict(content["family"])
-            content["family"] = _family(family, any_family)
+            content["family"] = restore_family(family, any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error
@@ -356,41 +388,6 @@ class Study:
         except (ValueError, RecursionError) as error:
             raise UserError(f"study: not JSON ({' '.join(str(error).split())[:200]})") from error
         return cls.from_dict(content)
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredFamily:
-    """A family known by its stored options only: enough to report its results, not to train it.
-
-    Attributes:
-      name: of the family.
-      options: by name, as plain JSON types.
-    """
-
-    name: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    inputs: str = ""
-
-    def check(self, width: int, depth: int, spec: Any) -> None:
-        """Raises UserError: it cannot be built."""
-        raise UserError(
-            f"family {self.name!r} is not registered here; import the module that defines it (models.register)"
-        )
-
-    counts = activation_bytes = build = check
-
-
-def _family(options: dict[str, Any], any_family: bool) -> Any:
-    """The family of these options, rebuilt through the registry."""
-    try:
-        from scaling_jax.models import family as families  # brings Flax: only where there is a family to build
-    except ModuleNotFoundError:
-        if not any_family:
-            raise
-        return StoredFamily(str(options.pop("name")), options)
-    if any_family and options.get("name") not in families.FAMILIES:
-        return StoredFamily(str(options.pop("name")), options)
-    return families.from_dict(options)
 
 
 def content_hash(value: Any) -> str:

@@ -15,20 +15,23 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "scaling_jax"
 ROOT = "scaling_jax"
 
 # Room -> rooms it may import from. `errors`, `signals` and `text` are the ground; nothing imports `cli`.
-GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "study"}
+GROUND = {"errors", "text", "formula"}
+STUDY = GROUND | {"models", "study", "rules", "stored_family"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
 AFTER = STUDY | {"fitting", "analysis", "report"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
+    "formula": set(),
+    "rules": GROUND,
+    "stored_family": {"errors", "models"},
     "signals": {"errors"},
     "fitting": {"text", "fitting"},
     "models": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
-    "planning": STUDY | {"identity"},
+    "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
@@ -55,7 +58,7 @@ DRAWING = {".report.figures", ".report.html", ".report.plot", ".report.style"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.
-LATE = {"cli.run", "study"}
+LATE = {"cli.run", "stored_family"}
 
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 10

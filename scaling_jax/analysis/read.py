@@ -27,6 +27,7 @@ from scaling_jax.analysis.status import DONE
 from scaling_jax.analysis.tuned import find_sweep
 from scaling_jax.analysis.units import compute_note, suspect_units
 from scaling_jax.analysis.where import asks_for, rows_where, split_pairs
+from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
@@ -296,8 +297,9 @@ class _Reader:
     def _chosen(self, frame: pd.DataFrame, values: pd.DataFrame) -> Runs:
         done = frame[frame.status == DONE].assign(_row=lambda f: f.index)
         sweep: Sweep | None = None
+        tuned: Tuned | None = None
         if self.ours:
-            best = best_of(done, ["scale", "tokens", "seed"])
+            best, tuned = winners(done)
             trunk = best["trunk_id"] if "trunk_id" in best else trunk_labels(best)
         else:
             sweep = find_sweep(done, values, self.header, self.names)
@@ -338,6 +340,7 @@ class _Reader:
             suspect_units="" if self.ours else suspect_units(read, self.names),
             corpora=corpora,
             sweep=sweep,
+            tuned=tuned,
             ours=self.ours,
         )
 
