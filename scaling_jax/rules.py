@@ -181,6 +181,29 @@ def _in_range(value: float, quantity: str) -> float:
     return int(value) if whole else float(value)
 
 
+def one_or_several(quantity: str) -> Any:
+    """Validator of a number, a rule, or a list of them, for a field of a study."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return check(value, quantity)
+        if not value:
+            raise ValueError("the list is empty")
+        return tuple(check(v, quantity) for v in value)
+
+    return pydantic.PlainValidator(validate)
+
+
+def several(quantity: str) -> Any:
+    """The same, where a single one is a list of one."""
+
+    def validate(value: Any) -> Any:
+        found = one_or_several(quantity).func(value)
+        return found if isinstance(found, tuple) else (found,)
+
+    return pydantic.PlainValidator(validate)
+
+
 def resolve(setting: Setting, quantity: str, inputs: Mapping[str, float], where: str) -> float:
     """The number that a setting means for one run.
 

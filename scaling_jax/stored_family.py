@@ -1,4 +1,4 @@
-"""The family of a stored study: rebuilt through the registry, or known by its options only."""
+"""Families read back from a study's JSON, with or without the code that defines them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class StoredFamily:
     counts = activation_bytes = build = check
 
 
-def restore_family(options: dict[str, Any], any_family: bool) -> Any:
+def rebuilt(options: dict[str, Any], any_family: bool) -> Any:
     """The family of these options, rebuilt through the registry."""
     try:
         from scaling_jax.models import family as families  # brings Flax: only where there is a family to build

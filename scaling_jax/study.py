@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 from scaling_jax import rules
 from scaling_jax.errors import UserError, describe_invalid
 from scaling_jax.rules import Setting
-from scaling_jax.stored_family import StoredFamily, restore_family
+from scaling_jax.stored_family import StoredFamily, rebuilt
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -31,31 +31,6 @@ Depth = Annotated[int, Field(gt=0, le=2**12)]
 Size = Annotated[int, Field(gt=0, le=10**7)]
 Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
 Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
-
-
-def _setting(quantity: str) -> Any:
-    """Checks a number, a rule, or a list of them."""
-
-    def check(value: Any) -> Any:
-        if not isinstance(value, (list, tuple)):
-            return rules.check(value, quantity)
-        if not value:
-            raise ValueError("the list is empty")
-        return tuple(rules.check(v, quantity) for v in value)
-
-    return pydantic.PlainValidator(check)
-
-
-def _settings(quantity: str) -> Any:
-    """The same, where a single one is a list of one."""
-
-    def check(value: Any) -> Any:
-        found = _setting(quantity).func(value)
-        return found if isinstance(found, tuple) else (found,)
-
-    return pydantic.PlainValidator(check)
-
-
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -143,12 +118,12 @@ class Optimizer:
 
     name: Annotated[str, Field(min_length=1)] = "adamw"
     options: dict[str, Any] = Field(default_factory=dict)
-    learning_rates: Annotated[tuple[Setting, ...], _settings("learning_rate")] = (0.02,)
-    weight_decays: Annotated[tuple[Setting, ...], _settings("weight_decay")] = (0.0,)
+    learning_rates: Annotated[tuple[Setting, ...], rules.several("learning_rate")] = (0.02,)
+    weight_decays: Annotated[tuple[Setting, ...], rules.several("weight_decay")] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: Annotated[Setting | tuple[Setting, ...], _setting("batch_size")] = 8
+    batch_size: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("batch_size")] = 8
     b1: Fraction = 0.9
-    b2: Annotated[Setting | tuple[Setting, ...], _setting("b2")] = 0.95
+    b2: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("b2")] = 0.95
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.9
     clip_norm: NonNegativeFloat = 1.0
@@ -186,8 +161,8 @@ class Schedule:
     """
 
     name: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: Annotated[Setting | tuple[Setting, ...], _setting("warmup_steps")] = 100
-    cooldown_fraction: Annotated[Setting | tuple[Setting, ...], _setting("cooldown_fraction")] = 0.2
+    warmup_steps: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("warmup_steps")] = 100
+    cooldown_fraction: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("cooldown_fraction")] = 0.2
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -310,6 +285,31 @@ class Execution:
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Simulation:
+    """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
+
+    Attributes:
+      law: a name of `scaling_jax.fitting.published`, or of `scaling_jax.fitting.laws` with all its `params`.
+      params: coefficients of the law; those given replace published ones.
+      trunk_noise: standard deviation of ln loss between seeds, shared by all branches of a trunk.
+      run_noise: further standard deviation of ln loss of each run.
+      best_rate: the learning rate without penalty; None is the (geometric) middle of those of the study.
+      rate_curvature: the loss rises by this share times the square of ln(rate / best_rate).
+      faults: names of `scaling_jax.simulation.FAULTS`.
+      seed: of noise and faults.
+    """
+
+    law: Annotated[str, Field(min_length=1)] = "besiroglu2024"
+    params: dict[str, float] = Field(default_factory=dict)
+    trunk_noise: NonNegativeFloat = 0.003
+    run_noise: NonNegativeFloat = 0.0015
+    best_rate: PositiveFloat | None = None
+    rate_curvature: NonNegativeFloat = 0.01
+    faults: tuple[str, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Study:
     """One question: a family, a ladder of scales, their budgets, and how they are trained, held out and fitted.
 
@@ -332,6 +332,7 @@ class Study:
     hold_out: HoldOut = HoldOut()
     fit: Fit = Fit()
     execution: Execution = Execution()
+    simulation: Simulation = Simulation()
 
     @pydantic.field_validator("family")
     @classmethod
@@ -365,7 +366,7 @@ class Study:
         try:
             content = dict(content)
             family = dict(content["family"])
-            content["family"] = restore_family(family, any_family)
+            content["family"] = rebuilt(family, any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error

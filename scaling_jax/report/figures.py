@@ -48,6 +48,8 @@ def draw(analysis: Analysis) -> dict[str, Figure]:
             figures[f"{metric}_vs_compute"] = loss_vs_compute(other)
         if has_slices(other):
             figures[f"{metric}_n_and_d"] = slices(other)
+    for figure in figures.values() if runs.simulated else ():
+        figure.suptitle(style.plain(f"SIMULATED from {runs.simulated}"), color=HELD_OUT, fontsize=10, wrap=True)
     return figures
 
 
