@@ -1,0 +1,5 @@
+"""Charts as data: drawn by matplotlib for papers and notebooks, and by the report's page for a screen."""
+
+from scaling_jax.charts.chart import AVOIDED, GREY, INK, Axis, Chart, Mark, Panel, data_color, scale_color
+
+__all__ = ["AVOIDED", "GREY", "INK", "Axis", "Chart", "Mark", "Panel", "data_color", "scale_color"]
