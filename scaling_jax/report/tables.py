@@ -118,7 +118,8 @@ def answer(analysis: Analysis) -> Table:
     known = analysis.frontier[np.isin(analysis.frontier.C, analysis.targets)]
     rows = tuple(
         (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
-         interval(f.D_low, f.D_high), loss(f.loss), interval(f.loss_low, f.loss_high, "{:.4g}".format), parts(analysis, f.N, f.D))
+         interval(f.D_low, f.D_high), loss(f.loss), interval(f.loss_low, f.loss_high, "{:.4g}".format),
+         parts(analysis, f.N, f.D))
         for f in rows_of(known)
     )  # fmt: skip
     return Table(header, rows, tuple("beyond" if f.beyond > 1.01 else "" for f in rows_of(known)))
