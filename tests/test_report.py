@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from scaling_jax import analysis, fitting, models, report, study
+from scaling_jax.charts import figure_of
 from scaling_jax.cli import main as command
 from scaling_jax.errors import UserError
 from scaling_jax.report import figures, figures_of_runs
@@ -83,7 +84,7 @@ def test_text_fits_a_log_and_names_what_matters(found):
 
 def test_nothing_is_clipped_or_written_over_something_else(found):
     for name, chart in figures.charts(found).items():
-        figure = chart.figure()
+        figure = figure_of(chart)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer, frame = canvas.get_renderer(), figure.bbox
@@ -307,8 +308,8 @@ def test_names_with_dollars_and_underscores_are_drawn_as_they_are():
     )
     found = analysis.analyse(table, fit=study.Fit(bootstrap=0, metric=r"loss $\frac$"), name="$x$")
     for chart in figures.charts(found).values():
-        chart.picture()
-    figure = figures.frontier(found).figure()
+        figure_of(chart).canvas.draw()
+    figure = figure_of(figures.frontier(found))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert any(label.startswith("$a$b") for label in labels) and any("_c" in label for label in labels)
     assert r"loss $\frac$" in figure.axes[0].get_ylabel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import numpy as np
 
 INK, GREY, AVOIDED = "ink", "grey", "avoided"  # lines and text; guides; held-out and diverged runs
 LIGHTEST = 0.88  # the light end of the color maps is unreadable on white
-DPI = 150
 
 AxisKind = Literal["flops", "count", "plain", "names"]
 MarkKind = Literal["line", "points", "band", "span", "hspan", "bar", "surface"]
@@ -118,27 +116,6 @@ class Chart:
     title: str
     caption: str
     panels: tuple[Panel, ...]
-
-    def figure(self) -> Any:
-        """A `matplotlib.figure.Figure`, which notebooks show.
-
-        Raises:
-          ModuleNotFoundError: matplotlib is not installed (`pip install 'scaling_jax[plot]'`).
-        """
-        from scaling_jax.charts import matplotlib_figure
-
-        return matplotlib_figure.draw(self)
-
-    def picture(self, kind: str = "png", figure: Any = None) -> bytes:
-        """The content of a .png, .svg or .pdf; of `figure` where it is drawn already."""
-        import matplotlib
-
-        buffer = io.BytesIO()
-        # Without dates and random ids, so that equal charts are equal files.
-        stamps = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        with matplotlib.rc_context({"svg.hashsalt": "scaling_jax"}):
-            (figure or self.figure()).savefig(buffer, format=kind, dpi=DPI, metadata=stamps.get(kind))
-        return buffer.getvalue()
 
     def as_json(self) -> dict[str, Any]:
         """In plain JSON types, numbers to six digits, for the page's script."""

@@ -15,6 +15,7 @@ import pydantic
 from absl import flags
 
 from scaling_jax import analysis, fitting
+from scaling_jax.charts import picture_of
 from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, describe_invalid, is_disk_full
@@ -211,7 +212,7 @@ def _drawn(found: Any) -> tuple[dict[str, bytes], str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # axes of absurd targets overflow
         try:
-            return {name: chart.picture() for name, chart in figures.charts(found, figures.OF_A_FIT).items()}, ""
+            return {name: picture_of(chart) for name, chart in figures.charts(found, figures.OF_A_FIT).items()}, ""
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             return {}, f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"

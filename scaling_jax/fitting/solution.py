@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scaling_jax.charts import figure_of
 from scaling_jax.fitting import plots
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.inference.covariance import Covariance, covariance
@@ -92,7 +93,7 @@ class Solution:
         Raises:
           FitError: no such figure of this law, or a fit without data.
         """
-        return plots.chart(self, name).figure()
+        return figure_of(plots.chart(self, name))
 
     @property
     def residuals(self) -> np.ndarray:

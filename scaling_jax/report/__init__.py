@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.charts import figure_of, picture_of
 from scaling_jax.errors import UserError
 from scaling_jax.report import figures, html, text
 from scaling_jax.report.as_json import as_json
@@ -45,8 +46,8 @@ def write_report(
     files: dict[str, bytes] = {}
     for name, chart in charts.items():
         wanted = tuple(formats) or (("png",) if name in FIRST else ())
-        drawn = chart.figure() if wanted else None
-        files |= {f"{name}.{kind}": chart.picture(kind, drawn) for kind in wanted}
+        drawn = figure_of(chart) if wanted else None
+        files |= {f"{name}.{kind}": picture_of(chart, kind, drawn) for kind in wanted}
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in files.items():
         write_atomic(folder / name, picture)

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.charts import figure_of
 from scaling_jax.errors import UserError
 from scaling_jax.report import figures
 
@@ -74,10 +75,10 @@ class Plots:
 
     def all(self) -> dict[str, Any]:
         """Every figure that the runs allow, by file stem."""
-        return {name: chart.figure() for name, chart in figures.charts(self.analysis).items()}
+        return {name: figure_of(chart) for name, chart in figures.charts(self.analysis).items()}
 
     def _draw(self, name: str, needed: str) -> Any:
         known = figures.catalog(self.analysis)
         if name not in known:
             raise UserError(f"this figure needs {needed}, which {self.analysis.name} does not have")
-        return known[name]().figure()
+        return figure_of(known[name]())
