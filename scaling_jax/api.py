@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting
+from scaling_jax import analysis, data, fitting, simulation
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
-from scaling_jax.engines.registry import LOCAL, find
+from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
@@ -119,7 +119,8 @@ def run(
     Args:
       study: what to train.
       workdir: folder (or gs:// path) for everything; default runs/<study name>.
-      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster.
+      engine: "local" trains in this process; "ray", "slurm", "xpk" and registered ones hand packs to a cluster;
+        "simulate" draws the losses from `study.simulation`, at any compute, and trains nothing.
       only_packs: names of packs; empty means all.
       on_metrics: called on the leader with a plain dict per lane and chunk (kind "train": scale, phase, run_id,
         trunk_id, lr, seed, step, tokens, loss, tokens_per_s) and per finished run (kind "result": its row).
@@ -135,6 +136,8 @@ def run(
       Preempted: stopped by a signal; everything is saved.
       EngineError: packs failed elsewhere.
     """
+    if engine == SIMULATE:
+        return _simulate(study, workdir, only_packs, verbose)
     planned = plan(study)
     base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
@@ -154,6 +157,27 @@ def run(
         attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
         finish=functools.partial(_finish, place.path, verbose),
     )
+    return Results((place.path,))
+
+
+def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bool) -> Results:
+    """`run` with losses that are drawn; needs no data where a study of text names its tokenizer."""
+    _check_study(study)
+    simulation.law_of(study.simulation)
+    if study.fit.metric != "loss":
+        raise UserError(f"fit.metric={study.fit.metric!r}: only the loss is simulated; give --set fit.metric=loss")
+    study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()))
+    try:
+        spec = data.describe(study.data)
+    except UserError:
+        if study.family.inputs != "tokens":
+            raise
+        spec = Spec("tokens", data.tokenizers.vocab_size(study.data.tokenizer), study.data.context)
+    packs = make_plan(study, spec)
+    base.check_names(packs, only_packs)
+    place = Workdir(workdir if workdir is not None else f"runs/{study.name}-simulated")
+    if simulation.run(study, spec, packs, place, only_packs, verbose):
+        _finish(place.path, verbose)
     return Results((place.path,))
 
 

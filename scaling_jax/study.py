@@ -17,6 +17,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.stored_family import StoredFamily, rebuilt
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -278,6 +279,31 @@ class Execution:
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Simulation:
+    """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
+
+    Attributes:
+      law: a name of `scaling_jax.fitting.published`, or of `scaling_jax.fitting.laws` with all its `params`.
+      params: coefficients of the law; those given replace published ones.
+      trunk_noise: standard deviation of ln loss between seeds, shared by all branches of a trunk.
+      run_noise: further standard deviation of ln loss of each run.
+      best_rate: the learning rate without penalty; None is the (geometric) middle of those of the study.
+      rate_curvature: the loss rises by this share times the square of ln(rate / best_rate).
+      faults: names of `scaling_jax.simulation.FAULTS`.
+      seed: of noise and faults.
+    """
+
+    law: Annotated[str, Field(min_length=1)] = "besiroglu2024"
+    params: dict[str, float] = Field(default_factory=dict)
+    trunk_noise: NonNegativeFloat = 0.003
+    run_noise: NonNegativeFloat = 0.0015
+    best_rate: PositiveFloat | None = None
+    rate_curvature: NonNegativeFloat = 0.01
+    faults: tuple[str, ...] = ()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Study:
     """One question: a family, a ladder of scales, their budgets, and how they are trained, held out and fitted.
 
@@ -300,6 +326,7 @@ class Study:
     hold_out: HoldOut = HoldOut()
     fit: Fit = Fit()
     execution: Execution = Execution()
+    simulation: Simulation = Simulation()
 
     @pydantic.field_validator("family")
     @classmethod
@@ -333,7 +360,7 @@ class Study:
         try:
             content = dict(content)
             family = dict(content["family"])
-            content["family"] = _family(family, any_family)
+            content["family"] = rebuilt(family, any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error
@@ -356,41 +383,6 @@ class Study:
         except (ValueError, RecursionError) as error:
             raise UserError(f"study: not JSON ({' '.join(str(error).split())[:200]})") from error
         return cls.from_dict(content)
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredFamily:
-    """A family known by its stored options only: enough to report its results, not to train it.
-
-    Attributes:
-      name: of the family.
-      options: by name, as plain JSON types.
-    """
-
-    name: str
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    inputs: str = ""
-
-    def check(self, width: int, depth: int, spec: Any) -> None:
-        """Raises UserError: it cannot be built."""
-        raise UserError(
-            f"family {self.name!r} is not registered here; import the module that defines it (models.register)"
-        )
-
-    counts = activation_bytes = build = check
-
-
-def _family(options: dict[str, Any], any_family: bool) -> Any:
-    """The family of these options, rebuilt through the registry."""
-    try:
-        from scaling_jax.models import family as families  # brings Flax: only where there is a family to build
-    except ModuleNotFoundError:
-        if not any_family:
-            raise
-        return StoredFamily(str(options.pop("name")), options)
-    if any_family and options.get("name") not in families.FAMILIES:
-        return StoredFamily(str(options.pop("name")), options)
-    return families.from_dict(options)
 
 
 def content_hash(value: Any) -> str:

@@ -1,4 +1,10 @@
-"""Inputs that every command must refuse: lists of (command line, files that it needs), made from the study's fields."""
+"""Inputs that every command must refuse with one line and exit code 2: lists for `test_bad_input.py`.
+
+To add a command: a line in `WORKDIR_READERS` or `TABLE_READERS` for each way it takes a workdir or a table ({} is the
+place; every broken workdir and table is then tried in it), and its wrong flags and arguments in `COMMANDS`, each as
+typed in a shell. They run in a folder with tiny.py (a study), text.txt, runs.csv (12 good runs), work/ (a workdir whose
+runs are not finished), folder/, full/ (somebody's files), loop, dangling, fifo.
+"""
 
 from __future__ import annotations
 
@@ -131,6 +137,55 @@ FIT_FLAGS = (
     "--out=text.txt/fit.json", "--out=/proc/fit.json", "--out=" + "x" * 300 + ".json", "--nope=1", "--flagfile=nowhere",
     "stray",
 )  # fmt: skip
+
+# What reads a workdir, and what reads a table too: tried with all of WORKDIRS, JSONS and TABLES.
+WORKDIR_READERS = (
+    "run --study=tiny.py --workdir={}", "report --workdir={}", "collect --workdir={} --out=table.csv",
+    "clean --workdir={}",
+)  # fmt: skip
+TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
+# Command -> its wrong flags and arguments.
+COMMANDS = {
+    "compare": (
+        "", "runs.csv", "runs.csv runs.csv", "a=runs.csv a=runs.csv", "a=runs.csv", "=runs.csv b=runs.csv", "a= b=",
+        "a=runs.csv b=nowhere.csv", "a=runs.csv nowhere", "a=runs.csv b=work", "a=runs.csv b=folder",
+        "a=runs.csv b=full", "a=runs.csv b=loop", "a=runs.csv b=dangling", "a=runs.csv b=fifo", "a=runs.csv b=text.txt",
+        "a=runs.csv b=/dev/null", "a=runs.csv b=gs://", "a=runs.csv b=s3://x/y.csv", "runs.csv --by=nope",
+        "runs.csv --by=loss=1", "runs.csv --by=name", "runs.csv a=runs.csv --by=name",
+        *(f"a=runs.csv b=runs.csv {flag}" for flag in (
+            "--baseline=c", "--baseline=", "--baseline=runs.csv", "--metric=nope", "--metric=", "--metric=name",
+            "--columns=y=nope", "--columns=x", "--columns=Q=loss", "--columns=y=", "--columns=C=params*",
+            "--columns=y=__import__('os')", "--where=nope=1", "--where=params", "--where=params=1", "--where=",
+            "--floor=x", "--floor=nan", "--floor=inf", "--floor=-1", "--floor=1e9", "--floor=", "--level=0",
+            "--level=1", "--level=2", "--level=nan", "--level=x", "--level=-0.5", "--target_flops=0",
+            "--target_flops=-1", "--target_flops=nan", "--target_flops=inf", "--target_flops=x", "--seed=-1",
+            "--seed=x", "--seed=1.5", "--seed=1e400", "--out=x.txt", "--out=", "--out=folder", "--out=text.txt/x.csv",
+            "--out=/proc/x.csv", "--out=/dev/null", "--out=x.csv/", "--nope=1", "--other_data=maybe",
+            "--flagfile=nowhere", "--out=" + "x" * 300 + ".csv",
+        )),
+    ),
+    "clean": (
+        "", "work", "--workdir=", "--workdir=work", "--workdir=work stray", "--workdir=work --models=maybe",
+        "--workdir=work --models=2", "--workdir=work --dry_run=", "--workdir=work --dry_run", "--workdir=nowhere",
+        "--workdir=folder", "--workdir=full --dry_run", "--workdir=tiny.py", "--workdir=work/study.json",
+        "--workdir=work --nope", "--workdir=loop --models", "--workdir=fifo", "--workdir=gs://", "--workdir=s3://b/x",
+        "--workdir=work --flagfile=nowhere", "--flagfile=folder", "--workdir=/", "--workdir=/proc --models",
+    ),
+    "collect": (
+        "", "--workdir=work", "--workdir=work --out=", "--workdir=work --out=x.txt", "--workdir=work --out=folder",
+        "--workdir=work --out=text.txt/x.csv", "--workdir=work --out=/proc/x.csv", "--workdir=work --out=x.csv stray",
+        "--workdir=work --out=x.csv --nope", "--workdir=work --out=fifo", "--workdir=work --out=x",
+        "--workdir=work --out=gs://x.csv", "--workdir=work --out=loop/x.csv",
+    ),
+    "data": (
+        "", "nope", "list stray", "show", "show nowhere", "show loop", "show fifo", "show dangling", "show folder",
+        "prepare", "prepare nowhere", "clear nowhere --nope", "show text.txt --set=tokenizer=nope",
+        "show --source=", "show text.txt --set=data.context=0", "show text.txt --set=context=x",
+        "show text.txt --out=x.txt", "show --study=tiny.py text.txt", "show --study=nowhere.py",
+        "list --cache_dir=", "show text.txt --cache_dir=/proc/x", "show gs://", "show s3://b/x",
+        "show /proc/self/mem",
+    ),
+}  # fmt: skip
 
 
 def field_values() -> Iterator[tuple[str, str]]:

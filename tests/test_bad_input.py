@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -302,9 +303,18 @@ def crowded(home, monkeypatch):
     (home / "full" / "thesis.tex").write_text("years of work")
     (home / "unreadable.py").write_text("x = 1")
     (home / "unreadable.py").chmod(0)
+    rows = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n in (1e6, 1e7, 1e8) for d in (1e8, 1e9, 1e10, 1e11)]
+    pd.DataFrame(rows, columns=["params", "tokens", "loss"]).assign(name="x").to_csv(home / "runs.csv", index=False)
+    (home / "work").mkdir()
+    (home / "work" / "study.json").write_text(study_json(home))
     monkeypatch.setattr(signal, "getsignal", lambda number: signals._stop)  # as on the command line
     monkeypatch.setattr(local, "check_devices", lambda *args, **kwargs: pytest.fail("the input was accepted"))
     return home
+
+
+def filled(reader: str, place: str) -> tuple[str, ...]:
+    """A command with a place in it that may hold blanks."""
+    return tuple(word.replace("{}", place) for word in reader.split())
 
 
 def commands(assignments: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -343,31 +353,34 @@ def test_workdirs_that_cannot_be(crowded):
         (crowded / "broken" / name).mkdir(parents=True)
         (crowded / "broken" / name / "study.json").write_text(content)
     places = [*bad_inputs.WORKDIRS, *(f"broken/{name}" for name in bad_inputs.JSONS)]
-    cases = []
-    for place in places:
-        cases += [("run", "--study=tiny.py", f"--workdir={place}"), ("report", f"--workdir={place}")]
-        cases += [("collect", f"--workdir={place}", "--out=table.csv")]
-        if place not in ("text.txt",):
-            cases += [("fit", f"--results={place}", "--out=fit.json")]
-    assert problems(crowded, cases) == []
+    readers = [(r, p) for r in bad_inputs.WORKDIR_READERS for p in places]
+    readers += [(r, p) for r in bad_inputs.TABLE_READERS for p in places if p != "text.txt"]
+    assert problems(crowded, [filled(reader, place) for reader, place in readers]) == []
 
 
 def test_tables_that_cannot_be(crowded):
     for name, content in bad_inputs.TABLES.items():
         (crowded / name).write_text(content)
-    assert problems(crowded, [("fit", f"--results={name}", "--out=fit.json") for name in bad_inputs.TABLES]) == []
+    cases = [filled(reader, name) for reader in bad_inputs.TABLE_READERS for name in bad_inputs.TABLES]
+    assert problems(crowded, cases) == []
+
+
+@pytest.mark.parametrize("command", bad_inputs.COMMANDS)
+def test_flags_and_arguments_of(crowded, command):
+    cases = [(command, *shlex.split(row)) for row in bad_inputs.COMMANDS[command]]
+    assert problems(crowded, cases) == []
 
 
 def test_flags_of_fit_that_cannot_be(crowded):
-    rows = [(n, d, 1.7 + 400 / n**0.34 + 410 / d**0.28) for n in (1e6, 1e7, 1e8) for d in (1e8, 1e9, 1e10, 1e11)]
-    pd.DataFrame(rows, columns=["params", "tokens", "loss"]).assign(name="x").to_csv(crowded / "runs.csv", index=False)
     cases = [("fit", "--results=runs.csv", "--resamples=20", flag) for flag in bad_inputs.FIT_FLAGS]
     assert problems(crowded, cases) == []
 
 
 def test_there_are_many():
     """The number that is aimed at, so that a list that becomes empty is noticed."""
-    count = len(list(bad_inputs.field_values())) + len(bad_inputs.OVERRIDES) + len(bad_inputs.TABLES)
-    count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS))
-    count += 4 * (len(bad_inputs.WORKDIRS) + len(bad_inputs.JSONS)) + len(bad_inputs.FIT_FLAGS)
-    assert count > 900
+    places = len(bad_inputs.WORKDIRS) + len(bad_inputs.JSONS)
+    readers = len(bad_inputs.WORKDIR_READERS) + len(bad_inputs.TABLE_READERS)
+    count = len(list(bad_inputs.field_values())) + len(bad_inputs.OVERRIDES) + len(bad_inputs.FIT_FLAGS)
+    count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS)) + places * readers
+    count += len(bad_inputs.TABLE_READERS) * len(bad_inputs.TABLES) + sum(map(len, bad_inputs.COMMANDS.values()))
+    assert count > 1200

@@ -1,5 +1,6 @@
 """Checkpoints come back bit by bit, on any mesh, or not at all: what is damaged is noticed and the one before taken."""
 
+import importlib
 import os
 import pathlib
 import random
@@ -251,6 +252,29 @@ def test_a_save_that_was_killed_leaves_nothing(tmp_path):
         assert checkpoints.restore(TRUNK, like).step == 10
         checkpoints.save(TRUNK, saved(20, trunk))
     assert not torn.exists()
+
+
+def test_parts_that_save_at_the_same_time_share_no_barrier(tmp_path, monkeypatch):
+    """Orbax's managers wait for the other processes under fixed names: one name twice at once is an error."""
+    source = "orbax.checkpoint._src.multihost.multihost"
+    named, name_of = [], importlib.import_module(source).unique_barrier_key
+
+    def record(key, **kwargs):
+        named.append(name_of(key, **kwargs))
+        return named[-1]
+
+    monkeypatch.setattr(f"{source}.unique_barrier_key", record)
+    state, _ = states()
+
+    def barriers(folder, part):
+        with opened(tmp_path / folder) as checkpoints:
+            named.clear()
+            checkpoints.save(part, saved(20, state))
+        return set(named)
+
+    used = [barriers("a", TRUNK), barriers("a", branch_name(50)), barriers("a", branch_name(90)), barriers("b", TRUNK)]
+    assert all(any("set_value_start" in name for name in names) for names in used)
+    assert len(set.union(*used)) == sum(map(len, used))
 
 
 def test_packs_save_side_by_side(tmp_path):

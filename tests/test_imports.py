@@ -16,7 +16,7 @@ ROOT = "scaling_jax"
 
 # Room -> rooms it may import from. `errors`, `text` and `charts` are the ground; nothing imports `cli`.
 GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "study"}
+STUDY = GROUND | {"models", "stored_family", "study"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
 AFTER = STUDY | {"charts", "fitting", "analysis", "report"}
 ALLOWED = {
@@ -26,18 +26,20 @@ ALLOWED = {
     "charts": {"text", "charts"},
     "fitting": {"text", "charts", "fitting"},
     "models": GROUND | {"models"},
+    "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
     "planning": STUDY | {"identity"},
     "storage": STUDY | {"identity", "storage"},
+    "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
     "engines": TRAINING | {"signals", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
     "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
@@ -56,7 +58,7 @@ DRAWING = {".charts.matplotlib_figure"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.
-LATE = {"cli.run", "study"}
+LATE = {"cli.run", "stored_family"}
 
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 10

@@ -61,6 +61,8 @@ def analyse(
             raise UserError(f"fit.law: {error}") from error
         parse_inputs(law, settings.inputs)
     runs = read_runs(table, law, settings, options)
+    if runs.simulated:
+        title += f" (SIMULATED from {runs.simulated})"
     also, not_fitted = {}, []
     for metric in dict.fromkeys(settings.also):
         other = dataclasses.replace(settings, metric=metric, also=())

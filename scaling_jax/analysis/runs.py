@@ -10,6 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
+from scaling_jax.text import listed
 
 # Higher is better for these; the law is fitted to 1 - value.
 LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}
@@ -84,6 +85,12 @@ class Runs:
     def of_status(self, status: str) -> pd.DataFrame:
         """The runs with this status."""
         return self.table[self.table.status == status]
+
+    @property
+    def simulated(self) -> str:
+        """The laws that runs were drawn from instead of trained, in words; empty where all were trained."""
+        laws = self.table["simulated"].dropna().map(str).unique() if "simulated" in self.table else ()
+        return listed(law for law in laws if law)
 
     @property
     def has_compute(self) -> bool:

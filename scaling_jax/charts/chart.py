@@ -110,12 +110,14 @@ class Chart:
       title: what is seen.
       caption: how to read it, in a sentence or two.
       panels: from left to right.
+      note: a warning that belongs to the picture itself.
     """
 
     name: str
     title: str
     caption: str
     panels: tuple[Panel, ...]
+    note: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """In plain JSON types, numbers to six digits, for the page's script."""
@@ -123,6 +125,7 @@ class Chart:
             "name": self.name,
             "title": self.title,
             "caption": self.caption,
+            "note": self.note,
             "panels": [
                 {
                     "x": _sparse(panel.x),

@@ -40,6 +40,8 @@ def draw(chart: Chart) -> Figure:
             ax.remove()
         for ax, panel in zip(grid, chart.panels):
             _panel(ax, panel)
+        if chart.note:
+            figure.suptitle(chart.note, color=COLORS[AVOIDED], fontsize=10, wrap=True)
         handles = _legend(chart)
         if handles:
             figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)

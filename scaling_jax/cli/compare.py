@@ -12,6 +12,7 @@ from absl import flags
 
 from scaling_jax import analysis, fitting
 from scaling_jax.analysis import parse_mapping
+from scaling_jax.cli.fit import check_flops, check_level, check_out
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
 from scaling_jax.study import Fit
@@ -61,8 +62,9 @@ def main(args: list[str], values: Any) -> int:
       UserError, FitError: the recipes cannot be compared; nothing has been written.
     """
     out = pathlib.Path(values.out)
-    if out.suffix != ".csv":
-        raise UserError(f"--out={values.out}: the numbers are written as .csv, e.g. --out=compare.csv")
+    check_out(values.out, "the comparison", "compare.csv")
+    check_flops("target_flops", values.target_flops)
+    check_level(values.level)
     asked = _Asked(
         columns=parse_mapping(values.columns), where=tuple(values.where), floor=_floor(values.floor),
         level=values.level, seed=values.seed, other_data=values.other_data,
@@ -93,6 +95,8 @@ def _recipes(args: Sequence[str], by: str) -> dict[str, pd.DataFrame]:
         for text in args:
             name, given, path = text.partition("=")
             path, name = (path, name) if given else (text, pathlib.Path(text.rstrip("/")).stem or text)
+            if not (name and path):
+                raise UserError(f"{text!r}: write NAME=PATH, e.g. baseline=runs.csv")
             if name in tables:
                 raise UserError(f"two recipes are called {name!r}; name them, e.g. a={args[0]}")
             tables[name] = read_source([path]).table

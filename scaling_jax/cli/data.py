@@ -35,7 +35,7 @@ def define_flags() -> None:
 def main(args: list[str], values: Any) -> int:
     """Runs one action; returns the exit code."""
     action, name = (args + [None, None])[:2]
-    if action not in ACTIONS or len(args) > 2:
+    if action not in ACTIONS or len(args) > (1 if action == "list" else 2):
         raise UserError(
             f"usage: scaling-jax data {{{'|'.join(ACTIONS)}}} [NAME]; NAME is a source or a folder of `list`"
         )

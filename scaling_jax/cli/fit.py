@@ -7,7 +7,7 @@ import errno
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -155,13 +155,10 @@ def cut_settings(settings: HoldOut, values: Any) -> HoldOut:
 
 def check_numbers(values: Any) -> None:
     """Raises UserError for numbers that no setting can have, naming the flag."""
-    for name in ("target_flops", "cut_flops"):
-        given = getattr(values, name)
-        for value in [given] if isinstance(given, float) else given or ():
-            if not (np.isfinite(value) and value > 0):
-                raise UserError(f"--{name}={value}: give a positive number of FLOPs, e.g. 1e21")
-    if values.level is not None and not 0 < values.level < 1:
-        raise UserError(f"--level={values.level}: give a probability between 0 and 1, e.g. 0.9")
+    check_flops("target_flops", values.target_flops or ())
+    check_flops("cut_flops", [] if values.cut_flops is None else [values.cut_flops])
+    if values.level is not None:
+        check_level(values.level)
     if values.resamples is not None and not 2 <= values.resamples <= 1_000_000:
         raise UserError(f"--resamples={values.resamples}: give 2 to a million, e.g. 1000")
     budgets = _numbers("--budgets", values.budgets)
@@ -169,11 +166,24 @@ def check_numbers(values: Any) -> None:
         raise UserError(f"--budgets={','.join(values.budgets)}: give positive numbers, e.g. --budgets=6e18,1e19")
 
 
-def check_out(out: str) -> None:
-    """Raises UserError where no .json can be written; creates nothing."""
-    path = pathlib.Path(out)
-    if path.suffix != ".json":
-        raise UserError(f"--out={out}: the fit is written as .json, e.g. --out=fit.json")
+def check_flops(flag: str, given: Iterable[float]) -> None:
+    """Raises UserError for a value of a flag that is no amount of compute."""
+    for value in given:
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"--{flag}={value}: give a positive number of FLOPs, e.g. 1e21")
+
+
+def check_level(level: float) -> None:
+    """Raises UserError for --level outside of (0, 1)."""
+    if not 0 < level < 1:
+        raise UserError(f"--level={level}: give a probability between 0 and 1, e.g. 0.9")
+
+
+def check_out(out: str, what: str = "the fit", example: str = "fit.json") -> None:
+    """Raises UserError where no file such as `example` can be written; creates nothing."""
+    path, ending = pathlib.Path(out), pathlib.Path(example).suffix
+    if path.suffix != ending or out.endswith("/"):
+        raise UserError(f"--out={out}: {what} is written as {ending}, e.g. --out={example}")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")

@@ -11,7 +11,7 @@ from absl import flags
 
 from scaling_jax.cli import study_flags
 from scaling_jax.engines import cluster, registry
-from scaling_jax.engines.registry import LOCAL
+from scaling_jax.engines.registry import LOCAL, SIMULATE
 
 # Flags that the packs of a cluster do not inherit.
 NOT_INHERITED = {"engine", "engine_option", "max_retries", "dry_run", "only_packs", "debug"}
@@ -24,7 +24,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("num_processes", None, "How many processes train together.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
     flags.DEFINE_string("workdir", None, "Folder (or gs:// path) for everything; default runs/<study name>.")
-    flags.DEFINE_string("engine", LOCAL, f"Where packs run: {LOCAL}, or a cluster: {', '.join(registry.names())}.")
+    flags.DEFINE_string(
+        "engine",
+        LOCAL,
+        f"Where packs run: {LOCAL}, or a cluster: {', '.join(registry.names())}; {SIMULATE} draws losses from a law.",
+    )
     flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
     flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
@@ -42,13 +46,15 @@ def main(args: list[str], values: Any) -> int:
     from scaling_jax import api
     from scaling_jax.training import hardware
 
-    study = study_flags.read_study(args, values)
-    workdir = values.workdir or f"runs/{study.name}"
+    study = study_flags.read_study(args, values, need_source=values.engine != SIMULATE)
+    suffix = "-simulated" if values.engine == SIMULATE else ""
+    workdir = values.workdir or f"runs/{study.name}{suffix}"
     settings = None
     if values.engine == LOCAL:
         hardware.use_cpu_devices(values.num_cpu_devices)
     else:
         jax.config.update("jax_platforms", "cpu")  # this process only plans; the accelerators are for the packs
+    if values.engine not in (LOCAL, SIMULATE):
         settings = api.Dispatch(
             arguments=inherited_flags(values, {"study": _reachable(values), "workdir": _absolute(workdir)}),
             options=tuple(values.engine_option),

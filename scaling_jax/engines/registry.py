@@ -12,6 +12,7 @@ from scaling_jax.errors import UserError
 
 ENTRY_POINTS = "scaling_jax.engines"
 LOCAL = "local"  # trains in this process, and is not an engine
+SIMULATE = "simulate"  # draws losses from a law, see `scaling_jax.simulation`; no engine either
 # Engines that come with the package; each needs packages or commands of its own, so none is imported before its use.
 BUILT_IN = {
     "ray": "scaling_jax.engines.ray_engine",
@@ -34,9 +35,9 @@ def register(name: str) -> Callable[[Engine], Engine]:
     entry point of the group "scaling_jax.engines".
 
     Raises:
-      ValueError: the name is empty or "local".
+      ValueError: the name is empty, "local" or "simulate".
     """
-    if not name or name == LOCAL:
+    if not name or name in (LOCAL, SIMULATE):
         raise ValueError(f"an engine cannot be called {name!r}")
 
     def decorate(engine: Engine) -> Engine:
@@ -67,9 +68,9 @@ def find(name: str) -> Engine:
                 return point.load()
             except (ImportError, AttributeError) as error:
                 raise UserError(f"engine {name!r}: {point.value!r} cannot be imported ({error})") from error
-    near = difflib.get_close_matches(name, [LOCAL, *names()], 1)
+    near = difflib.get_close_matches(name, [LOCAL, SIMULATE, *names()], 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UserError(f"no engine {name!r}; {hint}known: {', '.join([LOCAL, *names()])}")
+    raise UserError(f"no engine {name!r}; {hint}known: {', '.join([LOCAL, SIMULATE, *names()])}")
 
 
 def _points() -> importlib.metadata.EntryPoints:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Collection
 
@@ -51,7 +52,13 @@ def catalog(analysis: Analysis) -> dict[str, Callable[[], Chart]]:
         out["sweeps"] = figures_of_runs.sweeps
     if compute and figures_of_runs.has_times(runs.table):
         out["cost"] = figures_of_runs.cost
-    return {name: functools.partial(make, analysis) for name, make in out.items()}
+    return {name: functools.partial(_noted, make, analysis) for name, make in out.items()}
+
+
+def _noted(make: Callable[[Analysis], Chart], analysis: Analysis) -> Chart:
+    """The chart, which says so where a law made the losses."""
+    source = analysis.runs.simulated
+    return dataclasses.replace(make(analysis), note=f"SIMULATED from {source}" if source else "")
 
 
 def charts(analysis: Analysis, names: Collection[str] | None = None) -> dict[str, Chart]:

@@ -54,7 +54,6 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
         title=f"{analysis.name} · scaling report",
         a=analysis,
         about="; ".join(_about(analysis)),
-        simulated=is_simulated(analysis),
         tiles=_tiles(analysis),
         answer=tables.answer(analysis),
         kind=" of a run (noise, other laws and drift included)"
@@ -142,12 +141,6 @@ def runs_table(analysis: Analysis) -> dict[str, Any]:
 def _exact(column: Any) -> list[float | None]:
     """Numbers as they are: they are what is downloaded."""
     return [float(v) if np.isfinite(v) else None for v in np.asarray(column, float).tolist()]
-
-
-def is_simulated(analysis: Analysis) -> bool:
-    """Returns True where a law made the losses."""
-    table = analysis.runs.table
-    return "simulated" in table and bool(np.any(table["simulated"].astype(str).str.lower().isin(("true", "1"))))
 
 
 def _is_further(name: str, analysis: Analysis) -> bool:

@@ -188,6 +188,10 @@ class PackCheckpoints:
                 # train side by side would wait for each other's and write into folders that are not there.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 cleanup_tmp_directories=True,
+                # The trunk's last save is under way while the branch saves: their barriers must not share names.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    barrier_sync_key_prefix=f"{self.folder.name}-{part}"
+                ),
             )
             self._managers[part] = ocp.CheckpointManager(self.folder / part, options=options)
         return self._managers[part]
