@@ -17,20 +17,23 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.settings import (
+    CONFIG,
+    Depth,
+    Flops,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Simulation,
+    Size,
+    Tokens,
+    ValidationSet,
+    Width,
+)
 from scaling_jax.stored_family import StoredFamily, rebuilt
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Width = Annotated[int, Field(gt=0, le=2**20)]
-Depth = Annotated[int, Field(gt=0, le=2**12)]
-# Far beyond any machine, so that a slip of the keyboard is found here and not as a hang or an overflow.
-Size = Annotated[int, Field(gt=0, le=10**7)]
-Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
-Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
-CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -189,10 +192,12 @@ class Evaluation:
     """Attributes:
     examples: sequences (text) or samples of the fixed validation set that every run is scored on.
     batch_size: sequences or samples per evaluation batch.
+    sets: further validation sets, scored when a study ends; they change no run.
     """
 
     examples: Annotated[int, Field(gt=0, le=10**9)] = 1024
     batch_size: Size = 64
+    sets: tuple[ValidationSet, ...] = ()
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -276,31 +281,6 @@ class Execution:
     dispatch_seconds: PositiveFloat = 2.0
     checkpoint_seconds: PositiveFloat = 60.0
     keep_checkpoints: PositiveInt = 2
-
-
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
-class Simulation:
-    """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
-
-    Attributes:
-      law: a name of `scaling_jax.fitting.published`, or of `scaling_jax.fitting.laws` with all its `params`.
-      params: coefficients of the law; those given replace published ones.
-      trunk_noise: standard deviation of ln loss between seeds, shared by all branches of a trunk.
-      run_noise: further standard deviation of ln loss of each run.
-      best_rate: the learning rate without penalty; None is the (geometric) middle of those of the study.
-      rate_curvature: the loss rises by this share times the square of ln(rate / best_rate).
-      faults: names of `scaling_jax.simulation.FAULTS`.
-      seed: of noise and faults.
-    """
-
-    law: Annotated[str, Field(min_length=1)] = "besiroglu2024"
-    params: dict[str, float] = Field(default_factory=dict)
-    trunk_noise: NonNegativeFloat = 0.003
-    run_noise: NonNegativeFloat = 0.0015
-    best_rate: PositiveFloat | None = None
-    rate_curvature: NonNegativeFloat = 0.01
-    faults: tuple[str, ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

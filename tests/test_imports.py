@@ -16,7 +16,7 @@ ROOT = "scaling_jax"
 
 # Room -> rooms it may import from. `errors`, `signals` and `text` are the ground; nothing imports `cli`.
 GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "stored_family", "study"}
+STUDY = GROUND | {"models", "settings", "stored_family", "study"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
 AFTER = STUDY | {"fitting", "analysis", "report"}
 ALLOWED = {
@@ -25,6 +25,7 @@ ALLOWED = {
     "signals": {"errors"},
     "fitting": {"text", "fitting"},
     "models": GROUND | {"models"},
+    "settings": set(),
     "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
@@ -34,12 +35,13 @@ ALLOWED = {
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
+    "trained": TRAINING | {"trained"},
     "engines": TRAINING | {"signals", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
+    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "trained", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
 
