@@ -14,7 +14,7 @@ from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.engines.progress import Reporter
-from scaling_jax.errors import InUse, Preempted, UserError
+from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
@@ -79,7 +79,9 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
             raise Preempted(str(error)) from error
         except Exception as error:
             if cluster.is_member() and distributed.is_lost_peer(error):
-                raise Preempted("a process that trains with this one was lost; everything saved is intact") from error
+                raise Preempted(
+                    f"a process that trains with this one was lost ({first_line(error)}); everything saved is intact"
+                ) from error
             raise
 
 

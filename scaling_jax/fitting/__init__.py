@@ -24,15 +24,16 @@ from scaling_jax.fitting.optimal.envelope import Envelope, envelope
 from scaling_jax.fitting.optimal.isoflop import isoflop
 from scaling_jax.fitting.optimal.isoflop_result import IsoFlop
 from scaling_jax.fitting.optimal.power_law import power_law
+from scaling_jax.fitting.optimal.suggest import Suggestion, suggest
 from scaling_jax.fitting.published import published
 from scaling_jax.fitting.selection import aicc, select
 from scaling_jax.fitting.sensitivity import sensitivity
 from scaling_jax.fitting.tasks import Chain, NoiseCeiling, chain, noise_ceiling
 
 __all__ = [
-    "LAD", "Approaches", "Chain", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit",
-    "FitError", "FitWarning", "Forecast", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling",
-    "Objective", "aicc", "approaches", "chain", "compare", "cross_check", "envelope", "extrapolation", "fit",
-    "fit_curves", "forecast", "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs",
-    "noise_ceiling", "power_law", "published", "register_law", "select", "sensitivity",
+    "LAD", "Approaches", "Chain", "Comparison", "CurveFit", "DataError", "Envelope", "FileError", "Fit", "FitError",
+    "FitWarning", "Forecast", "Huber", "IsoFlop", "Law", "LawError", "LeastSquares", "NoiseCeiling", "Objective",
+    "Suggestion", "aicc", "approaches", "chain", "compare", "cross_check", "envelope", "extrapolation", "fit",
+    "fit_curves", "forecast", "holdout", "influence", "isoflop", "law", "laws", "load", "next_runs", "noise_ceiling",
+    "power_law", "published", "register_law", "select", "sensitivity", "suggest",
 ]  # fmt: skip
