@@ -13,13 +13,5 @@ from scaling_jax.trained.models import Models, TrainedModel
 from scaling_jax.trained.scores import check_sets, evaluate
 
 __all__ = [
-    "Generator",
-    "Models",
-    "Sampling",
-    "TrainedModel",
-    "Treatment",
-    "check_sets",
-    "evaluate",
-    "prune",
-    "quantize",
-]
+    "Generator", "Models", "Sampling", "TrainedModel", "Treatment", "check_sets", "evaluate", "prune", "quantize",
+]  # fmt: skip
