@@ -10,7 +10,6 @@ from absl import flags
 
 from scaling_jax.cli import trained_flags
 from scaling_jax.trained import Generator, Sampling
-from scaling_jax.trained.generate import speed
 
 
 def define_flags() -> None:
@@ -42,6 +41,7 @@ def main(args: list[str], values: Any) -> int:
             count, begin = count + 1, begin or time.perf_counter()  # the first token waits for the compiler
             print(token.text, end="", flush=True)
         print()
-        took = speed(count - 1, time.perf_counter() - begin) if count > 1 else f"{count} tokens"
+        seconds = time.perf_counter() - begin
+        took = f"{count} tokens" + (f", {(count - 1) / seconds:,.0f} tokens/s" if count > 1 else "")
         print(f"scaling-jax: {trained.scale}, run {trained.row['run_id']}: {took}", file=sys.stderr, flush=True)
     return 0
