@@ -41,11 +41,14 @@ class Ladder:
       widths: one per scale.
       depths: one per scale, or a single one for all; empty follows `aspect`.
       aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
+      seeds: how many of `Study.seeds` each scale trains, one number per scale; empty trains all. Small scales scatter
+        most and cost least: (4, 3, 2, 2).
     """
 
     widths: Annotated[tuple[Width, ...], Field(min_length=1)]
     depths: tuple[Depth, ...] = ()
     aspect: PositiveFloat = 32.0
+    seeds: tuple[PositiveInt, ...] = ()
 
     def scales(self) -> tuple[tuple[int, int], ...]:
         """(width, depth) of every rung, in the order given."""
@@ -338,6 +341,23 @@ class Study:
                 f"frozen dataclass with {', '.join(FAMILY_MEMBERS)}"
             )
         return family
+
+    def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
+        """The seeds that a scale trains.
+
+        Raises:
+          UserError: `ladder.seeds` does not fit the ladder's widths or the study's seeds.
+        """
+        counts, scales = self.ladder.seeds, self.ladder.scales()
+        if not counts:
+            return self.seeds
+        if len(counts) != len(scales):
+            raise UserError(
+                f"ladder.seeds has {len(counts)} entries and ladder.widths has {len(scales)}: give one per scale"
+            )
+        if max(counts) > len(self.seeds):
+            raise UserError(f"ladder.seeds asks for {max(counts)} seeds of a scale and seeds lists {len(self.seeds)}")
+        return self.seeds[: counts[scales.index((width, depth))]]
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""
