@@ -7,7 +7,18 @@ FLOPs see up to 300B tokens. docs/operations.md says how to run it on a pod.
 """
 
 from scaling_jax.models import Transformer
-from scaling_jax.study import Budgets, Data, Evaluation, Fit, HoldOut, Ladder, Optimizer, Parametrization, Schedule, Study
+from scaling_jax.study import (
+    Budgets,
+    Data,
+    Evaluation,
+    Fit,
+    HoldOut,
+    Ladder,
+    Optimizer,
+    Parametrization,
+    Schedule,
+    Study,
+)
 
 
 def get_study() -> Study:
