@@ -67,7 +67,7 @@ class PackCheckpoints:
     def __init__(self, folder: Any, keep_latest: int, forks: Collection[int], lanes: Sequence[str]):
         self.folder = as_path(folder)
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._managers: dict[str, _Manager] = {}
 
     def save(self, part: str, saved: Saved) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.
@@ -176,7 +176,7 @@ class PackCheckpoints:
         distributed.barrier(f"set_aside_{self.folder.name}_{part}_{step}")
         manager.reload()
 
-    def _manager(self, part: str) -> ocp.CheckpointManager:
+    def _manager(self, part: str) -> _Manager:
         if part not in self._managers:
             keep = self._forks if part == TRUNK else frozenset({int(part.rpartition("-")[2])})
             options = ocp.CheckpointManagerOptions(
@@ -193,7 +193,7 @@ class PackCheckpoints:
                     barrier_sync_key_prefix=f"{self.folder.name}-{part}"
                 ),
             )
-            self._managers[part] = ocp.CheckpointManager(self.folder / part, options=options)
+            self._managers[part] = _Manager(self.folder / part, options=options)
         return self._managers[part]
 
     def wait(self) -> None:
@@ -220,6 +220,17 @@ def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     if head.pop("check", None) != content_hash(head):
         raise ValueError("its head does not match its checksum")
     return head
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the loop.
+
+    JAX agrees on the largest number that any process has asked with, plus one. Orbax asks with the step at every save;
+    the loop's count of its own questions would then have to grow to that step before anybody stops.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class _Always(save_decision_policy.SaveDecisionPolicy):
