@@ -278,7 +278,7 @@ def _pack(study: Study, spec: Spec, width: int, depth: int) -> Pack:
     counts = study.family.counts(width, depth, spec)
     tokens_per_step = optimizer.batch_size * spec.context
     budgets = _budgets(study, counts, tokens_per_step, scale)
-    swept = (optimizer.learning_rates, optimizer.weight_decays, optimizer.init_scales, study.seeds)
+    swept = (optimizer.learning_rates, optimizer.weight_decays, optimizer.init_scales, study.seeds_of(width, depth))
     lanes = tuple(Lane(*values) for values in itertools.product(*swept))
     if len(set(lanes)) < len(lanes):
         raise UserError("optimizer: the same (learning rate, weight decay, init scale, seed) is listed twice")

@@ -44,11 +44,13 @@ class Ladder:
       widths: one per scale.
       depths: one per scale, or a single one for all; empty follows `aspect`.
       aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
+      seeds: how many of `Study.seeds` each scale trains, e.g. (4, 3, 2, 2), since small ones scatter most; empty: all.
     """
 
     widths: Annotated[tuple[Width, ...], Field(min_length=1)]
     depths: tuple[Depth, ...] = ()
     aspect: PositiveFloat = 32.0
+    seeds: tuple[PositiveInt, ...] = ()
 
     def scales(self) -> tuple[tuple[int, int], ...]:
         """(width, depth) of every rung, in the order given."""
@@ -319,11 +321,21 @@ class Study:
             )
         return family
 
+    def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
+        """The seeds that a scale trains; a UserError where `ladder.seeds` does not fit the study."""
+        counts, scales = self.ladder.seeds, self.ladder.scales()
+        if counts and not (len(counts) == len(scales) and max(counts) <= len(self.seeds)):
+            limits = (
+                f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
+            )
+            raise UserError(f"ladder.seeds={counts}: give {limits}")
+        return self.seeds[: counts[scales.index((width, depth))]] if counts else self.seeds
+
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""
         out = dataclasses.asdict(self)
-        stored = isinstance(self.family, StoredFamily)
-        out["family"] = {"name": self.family.name, **(self.family.options if stored else out["family"])}
+        options = self.family.options if isinstance(self.family, StoredFamily) else out["family"]
+        out["family"] = {"name": self.family.name, **options}
         return json.loads(json.dumps(out))
 
     @classmethod
@@ -339,8 +351,7 @@ class Study:
         """
         try:
             content = dict(content)
-            family = dict(content["family"])
-            content["family"] = rebuilt(family, any_family)
+            content["family"] = rebuilt(dict(content["family"]), any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error
