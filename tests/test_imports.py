@@ -16,7 +16,7 @@ ROOT = "scaling_jax"
 
 # Room -> rooms it may import from. `errors`, `text` and `charts` are the ground; nothing imports `cli`.
 GROUND = {"errors", "text", "formula"}
-STUDY = GROUND | {"models", "study", "rules", "stored_family"}
+STUDY = GROUND | {"models", "study", "rules", "settings", "stored_family"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
 AFTER = STUDY | {"charts", "fitting", "analysis", "report"}
 ALLOWED = {
@@ -28,6 +28,7 @@ ALLOWED = {
     "charts": {"text", "charts"},
     "fitting": {"text", "charts", "fitting"},
     "models": GROUND | {"models"},
+    "settings": set(),
     "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
@@ -37,12 +38,13 @@ ALLOWED = {
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
+    "trained": TRAINING | {"trained"},
     "engines": TRAINING | {"signals", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
+    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "trained", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
 

@@ -13,12 +13,12 @@ from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_l
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.runs import (
-    LACKING,
     Runs,
     Sweep,
     best_of,
     count_statuses,
     most_epochs,
+    rising,
     scale_table,
     seed_noise,
     y_name,
@@ -156,7 +156,7 @@ class _Reader:
         assert text is not None
         out["y"] = self.header.values(text, done, self.notes)
         self.names["y"] = text
-        if self.settings.metric in LACKING and text == self.settings.metric:
+        if rising(self.settings.metric) and text == self.settings.metric:
             out["y"] = 1 - out["y"]
         for name in ("N", "D", "C"):
             if name not in out:

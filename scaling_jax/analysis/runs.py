@@ -14,7 +14,11 @@ from scaling_jax.analysis.winners import Tuned
 from scaling_jax.text import listed
 
 # Higher is better for these; the law is fitted to 1 - value.
-LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}
+# Metrics that rise, and what is fitted of them: 1 - value.
+LACKING = {
+    "accuracy": "error", "token_accuracy": "token error", "macro_f1": "1 - macro F1",
+    "macro_precision": "1 - macro precision", "macro_recall": "1 - macro recall",
+}  # fmt: skip
 ONE_EPOCH = 1.001  # budgets are rounded to whole steps
 SAME_BUDGET = 0.03  # relative: budgets equal but for rounding to whole steps differ by less
 
@@ -104,7 +108,13 @@ class Runs:
 
 def y_name(metric: str) -> str:
     """The fitted quantity in a word or two."""
-    return LACKING.get(metric, metric)
+    name = rising(metric)
+    return metric if name is None else LACKING[name] + metric.removeprefix(name).replace("_", " ")
+
+
+def rising(metric: str) -> str | None:
+    """The metric of `LACKING` that a column holds, on whatever validation set: accuracy_news is an accuracy."""
+    return next((name for name in LACKING if metric == name or metric.startswith(f"{name}_")), None)
 
 
 def same_budget(values: pd.Series) -> pd.Series:

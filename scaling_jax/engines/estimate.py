@@ -140,7 +140,7 @@ def _added_steps(pack: Pack) -> list[int]:
 
 
 def _bytes(value: float) -> str:
-    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}B"

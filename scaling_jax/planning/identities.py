@@ -68,6 +68,7 @@ def frame(study: Study, spec: Spec) -> dict[str, Any]:
         del parametrization["base_width"]
     if study.parametrization.name != "completep":
         parametrization.pop("base_depth", None)
+    evaluation = {k: v for k, v in resolved["evaluation"].items() if k != "sets"}  # they change no run
     data = {"kind": spec.kind, "vocab_size": spec.vocab_size, "context": spec.context}
     if spec.kind == "images":
         data |= {"image_shape": list(spec.image_shape or ()), "augment": study.data.augment}
@@ -77,7 +78,7 @@ def frame(study: Study, spec: Spec) -> dict[str, Any]:
         "schedule": {k: v for k, v in schedule.items() if k not in SWEPT_SCHEDULE},
         "optimizer": {k: v for k, v in optimizer.items() if k not in unread},
         "data": data,
-        "evaluation": resolved["evaluation"],
+        "evaluation": evaluation,
     }
 
 

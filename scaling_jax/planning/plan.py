@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling_jax import rules
@@ -79,6 +79,7 @@ def _packs(study: Study, spec: Spec, width: int, depth: int) -> list[Pack]:
         raise UserError(f"scale {scale}: {error}") from error
     counts = study.family.counts(width, depth, spec)
     drafts: dict[tuple[int, float], _Draft] = {}
+    seeds = study.seeds_of(width, depth)
     for budget in budgets_of(study, counts):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
@@ -86,7 +87,7 @@ def _packs(study: Study, spec: Spec, width: int, depth: int) -> list[Pack]:
             batch_size = int(batch_size)
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
-            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, where)
+            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, seeds, where)
     batches, cooldowns = {key[0] for key in drafts}, {key[1] for key in drafts}
     out = []
     for (batch_size, cooldown), draft in drafts.items():
@@ -102,6 +103,7 @@ def _add(
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
+    seeds: Sequence[int],
     where: str,
 ) -> None:
     """Adds every combination of what is swept at one scale, budget and batch size."""
@@ -117,7 +119,7 @@ def _add(
     lanes = [
         Lane(rate, decay, scale, seed, warmup, b2)
         for rate, decay, scale, warmup, b2, seed in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, study.seeds
+            rates, decays, optimizer.init_scales, warmups, second, seeds
         )
     ]
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
