@@ -29,7 +29,13 @@ def summary(analysis: Analysis, last: str = "") -> str:
     parts = [_verdict(analysis), _answer(analysis), _next(analysis)]
     if len(analysis.runs.scales) and analysis.runs.has_compute and analysis.runs.ours:
         parts.append("\n" + _table(tables.scales(analysis)))
-    parts += [_law(analysis), _hold_out(analysis), _frontier(analysis), *map(_also, analysis.also.values())]
+    parts += [
+        _law(analysis),
+        _tuned(analysis),
+        _hold_out(analysis),
+        _frontier(analysis),
+        *map(_also, analysis.also.values()),
+    ]
     parts += [_checks(analysis), _notes(analysis)]
     return "\n".join([*(part for part in parts if part), *([last] if last else [])])
 
@@ -39,7 +45,7 @@ def header(analysis: Analysis) -> str:
     counts = analysis.runs.counts
     out = f"{analysis.name}: {plural(counts[DONE], 'run')} done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
     if analysis.used < counts[DONE]:
-        out += f"; the best run of every (scale, {analysis.unit}, seed) is used: {analysis.used} runs"
+        out += f"; the best of every (scale, budget) is used: {analysis.used} runs"
     if analysis.runs.noise is not None:
         out += f"; seeds differ by {analysis.runs.noise:.2%} (one standard deviation)"
     return out
@@ -164,6 +170,13 @@ def _law(analysis: Analysis) -> str:
     lines += textwrap.wrap(f"{analysis.settings.level:.0%} intervals of the law: {analysis.fitted.source}", WIDTH - 2)
     lines += textwrap.wrap(objective(fit), WIDTH - 2) + textwrap.wrap(ranking(analysis), WIDTH - 2)
     return "\n" + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
+
+
+def _tuned(analysis: Analysis) -> str:
+    if analysis.runs.tuned is None:
+        return ""
+    first, *others = analysis.runs.tuned.sentences()
+    return "\n" + "\n".join([_wrap(first), *(_wrap(line, "  ") for line in others)])
 
 
 def _hold_out(analysis: Analysis) -> str:
