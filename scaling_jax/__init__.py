@@ -41,10 +41,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study",
+    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study", "trained",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study")
+_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study", "trained")
 _HOME = {
     "scaling_jax.api": ("Plan", "plan", "run"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),

@@ -209,7 +209,7 @@ def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypat
     monkeypatch.setattr(layout, "WORTH_SECONDS", worth)
     seconds = {"vmap": 2.0, "map": 1.0, "sequential": 3.0}
     timed = []
-    monkeypatch.setattr(layout, "_time", lambda name, study, pack: timed.append(name) or seconds[name])
+    monkeypatch.setattr(layout, "_time", lambda name, pack: timed.append(name) or seconds[name])
     study = dataclasses.replace(packs.make_study(steps=(40,), rates=SIX_RATES), execution=Execution())
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     mesh, records = make_mesh(jax.devices(), (4, 1, 1)), Records(tmp_path / "work", 0)

@@ -223,7 +223,7 @@ def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     lanes = [np.zeros(64, np.float32), np.full(64, np.nan, np.float32)]  # memorized; diverged
     program = types.SimpleNamespace(buffer_steps=64, fetch=lambda losses: losses)
-    piece, ways = Piece("branch", (PHASE,)), [Way(0, 0.0, 0)]
+    piece, ways = Piece("branch", (dataclasses.replace(PHASE, lanes=(0, 1)),)), [Way(0, 0.0, 0)]
     trainer = PieceTrainer(pack, program, piece, ways, Pace(study.execution, 64), None, None, lambda *a: seen.append(a))
     trainer._record([0], [40], lanes, 0.0)
     (points,) = (points for points in trainer.points.values() if points)

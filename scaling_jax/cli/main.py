@@ -34,6 +34,8 @@ COMMANDS = {
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
+    "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
+    "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
     "bench": ("scaling_jax.cli.bench", "measure what this machine does; plan uses it afterwards"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),

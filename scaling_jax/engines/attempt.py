@@ -105,7 +105,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
-    _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
+    _check_same(study, [record_of(pack) for pack in chosen], dataset.dataset_hash)
     with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
@@ -167,7 +167,7 @@ def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
-        records = {pack.name: record_of(pack, study.schedule) for pack in packs}
+        records = {pack.name: record_of(pack) for pack in packs}
         if distributed.is_leader():
             try:
                 number = float(stack.enter_context(workdir.claim(stored, records)))

@@ -183,7 +183,7 @@ class _Pool:
 
 def checkpoints_of(pack: Pack, training: Training) -> PackCheckpoints:
     """The pack's checkpoints; also those that earlier starts kept for growth are kept."""
-    root, record = training.records.root, record_of(pack, training.study.schedule)
+    root, record = training.records.root, record_of(pack)
     forks = record.joined(Workdir(root).packs().get(pack.name)).forks
     folder = root / "checkpoints" / pack.name
     return PackCheckpoints(folder, training.study.execution.keep_checkpoints, forks, record.lanes)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from scaling_jax.planning import NO_DECAY, Pack, Phase, phases
+from scaling_jax.planning import NO_DECAY, Pack, Phase
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Study
 from scaling_jax.training import distributed
@@ -91,7 +91,7 @@ class PackTrainer:
 
     def __init__(self, training: Training, pack: Pack, checkpoints: PackCheckpoints, together: int = 1):
         self.training, self.pack, self.checkpoints, self.together = training, pack, checkpoints, together
-        branches = [phase for phase in phases(training.study.schedule, pack.budgets) if phase.kind == "branch"]
+        branches = self._branches = [phase for phase in pack.phases if phase.kind == "branch"]
         self._waiting = [tuple(branches[i : i + together]) for i in range(0, len(branches), together)]
         self._waiting = [wave for wave in self._waiting if any(map(self.missing_lanes, wave))]
         self._lock = threading.RLock()
@@ -111,7 +111,7 @@ class PackTrainer:
     def missing_lanes(self, phase: Phase) -> list[int]:
         """Lanes of a branch that have no result yet."""
         finished = self.training.finished
-        return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in finished]
+        return [lane for lane in phase.lanes if self.pack.run(lane, phase.budget).run_id not in finished]
 
     def _available(self, branch: Phase) -> bool:
         return branch.stop in self._begun or branch.start in self._reached or not self.missing_lanes(branch)
@@ -124,7 +124,9 @@ class PackTrainer:
             if blocked and not any(piece.kind == "trunk" for piece in self._running):
                 first = min(blocked, key=lambda branch: branch.start)
                 begin = max(step for step in self._reached if step < first.start)
-                trunk = Phase("trunk", begin, first.start, NO_DECAY, NO_DECAY, first.budget)
+                going_on = {lane for branch in self._branches[first.budget :] for lane in branch.lanes}
+                lanes = tuple(sorted(going_on))
+                trunk = Phase("trunk", begin, first.start, NO_DECAY, NO_DECAY, first.budget, lanes)
                 pieces.append(Piece("trunk", (trunk,)))
             return pieces
 
@@ -188,13 +190,13 @@ class PackTrainer:
 
     def _train_trunk(self, piece: Piece, program: LaneProgram) -> None:
         """From memory or the newest checkpoint before the fork, else from the beginning."""
-        fork = piece.phases[0].stop
+        fork, lanes = piece.phases[0].stop, piece.phases[0].lanes
         with self._lock:
             at, self._trunk = self._trunk, None
         if at is not None and at.step > fork:
             at = None
         reached = -1 if at is None else at.step
-        at = self.checkpoints.restore(TRUNK, program.part_like, after=reached, until=fork) or at
+        at = self.checkpoints.restore(TRUNK, program.part_like, reached, fork, wanted=lanes) or at
         at = at or Saved(0, 0.0, 0.0, program.init())
         way, kept = Way(at.step, at.trunk_seconds, at.step), at
 
@@ -203,7 +205,7 @@ class PackTrainer:
             begin = time.monotonic()
             self._write_points(points)
             kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
-            self.checkpoints.save(TRUNK, kept)
+            self.checkpoints.save(TRUNK, kept, lanes)
             self._traced("save", program, begin, time.monotonic())
 
         state = self._trainer(program, piece, [way], save).advance(program.place(at.state))
@@ -232,7 +234,7 @@ class PackTrainer:
             for i, (phase, way) in enumerate(zip(piece.phases, ways)):
                 if way is not None and way.step > way.saved:
                     part = Saved(way.step, trunk_seconds[i], way.seconds, program.part(state, i))
-                    self.checkpoints.save(branch_name(phase.stop), part)
+                    self.checkpoints.save(branch_name(phase.stop), part, phase.lanes)
             self._traced("save", program, begin, time.monotonic())
 
         trainer = self._trainer(program, piece, ways, save)
@@ -243,7 +245,8 @@ class PackTrainer:
     def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
         """Where a branch goes on, else the fork at which it begins; None when that has to be reached again."""
         if branch.stop in self._begun:
-            if found := self.checkpoints.restore(branch_name(branch.stop), program.part_like):
+            part = branch_name(branch.stop)
+            if found := self.checkpoints.restore(part, program.part_like, wanted=branch.lanes):
                 return found
             self._begun.discard(branch.stop)
         with self._lock:
@@ -252,7 +255,8 @@ class PackTrainer:
                 fork = self._trunk
             if fork is not None:  # copied before the trunk goes on
                 return dataclasses.replace(fork, state=program.copy_part(program.place(fork.state)))
-        found = self.checkpoints.restore(TRUNK, program.part_like, after=branch.start - 1, until=branch.start)
+        fork = branch.start
+        found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)
         if found is None and branch.start == 0:
             found = Saved(0, 0.0, 0.0, program.init_part())
         if found is None:
@@ -270,7 +274,9 @@ class PackTrainer:
         together = program.branches
         pace = Pace(self.training.study.execution, program.buffer_steps, self._step_seconds.get(together, 0.0))
 
-        def on_chunk(trainer: PieceTrainer, means: list[list[float]], speed: float, begin: float, end: float) -> None:
+        def on_chunk(
+            trainer: PieceTrainer, means: list[dict[int, float]], speed: float, begin: float, end: float
+        ) -> None:
             with self._lock:
                 self._step_seconds[together] = pace.step_seconds
                 for phase, way in zip(piece.phases, ways):
@@ -279,7 +285,7 @@ class PackTrainer:
                         self._steps[part] = way.step - (0 if piece.kind == "trunk" else phase.start)
                 steps_done = sum(self._steps.values())
             self._traced(piece.kind, program, begin, end)
-            best = min((mean for lanes in means for mean in lanes if np.isfinite(mean)), default=float("nan"))
+            best = min((mean for lanes in means for mean in lanes.values() if np.isfinite(mean)), default=float("nan"))
             self.training.on_progress(Progress(self.pack.name, piece.kind, steps_done, best, speed))
             for phase, way, losses in zip(piece.phases, ways, means):
                 if way is not None and losses:
@@ -291,15 +297,15 @@ class PackTrainer:
         devices = [device.id for device in program.mesh.devices.flat]
         self.training.trace.add(kind, self.pack.name, devices, begin, end)
 
-    def _report_losses(self, phase: Phase, step: int, losses: list[float], tokens_per_s: float) -> None:
+    def _report_losses(self, phase: Phase, step: int, losses: Mapping[int, float], tokens_per_s: float) -> None:
         """Hands every lane's mean loss over a chunk to `on_metrics`."""
-        for i, (lane, loss) in enumerate(zip(self.pack.lanes, losses)):
-            run = self.pack.run(i, phase.budget)
+        for i, loss in losses.items():
+            lane = self.pack.lanes[i]
             self._call_on_metrics(
                 {
                     "kind": "train",
-                    "run_id": None if phase.kind == "trunk" else run.run_id,
-                    "trunk_id": run.trunk_id,
+                    "run_id": None if phase.kind == "trunk" else self.pack.run(i, phase.budget).run_id,
+                    "trunk_id": self.pack.trunk_id(i),
                     "scale": self.pack.scale,
                     "phase": phase.kind,
                     "lr": lane.learning_rate,
@@ -350,16 +356,16 @@ class PackTrainer:
             for lane in self.missing_lanes(phase):
                 slot = i * num_lanes + lane
                 row = result_row(
-                    self.pack, program, lane, phase.budget, sums[slot], int(frozen[slot]), wall / num_lanes
+                    self.pack, program, lane, phase.budget, sums[slot], int(frozen[slot]), wall / len(phase.lanes)
                 )
                 row = {"run_id": row["run_id"], **self.training.common, **row}
                 self.training.records.write_result(row)
                 self._call_on_metrics({"kind": "result", **row})
 
 
-def buffer_steps(pack: Pack, study: Study, limit: int = 4096) -> int:
+def buffer_steps(pack: Pack, limit: int = 4096) -> int:
     """The most steps that one dispatch of this pack may take."""
-    longest = max(p.stop - p.start for p in phases(study.schedule, pack.budgets))
+    longest = max(phase.stop - phase.start for phase in pack.phases)
     return max(POINT_STEPS, min(limit, longest))
 
 

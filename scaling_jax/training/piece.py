@@ -56,7 +56,7 @@ class PieceTrainer:
       pace: chooses the chunks.
       should_stop: polled between chunks; True saves and raises `Preempted`.
       save: called with (points since the last save, states); keeps every way whose step is not its saved one.
-      on_chunk: called with (piece trainer, mean losses by branch and lane, tokens per second, begin, end) of a chunk.
+      on_chunk: called with (piece trainer, mean losses of lanes by branch, tokens per second, begin, end) of a chunk.
     """
 
     def __init__(
@@ -133,20 +133,22 @@ class PieceTrainer:
         begin, self._last_done = max(begin, self._last_done), now
         self.pace.measured((now - begin) / max(counts))
         num_lanes = len(self.pack.lanes)
-        means: list[list[float]] = []
+        means: list[dict[int, float]] = []
         for branch, (phase, way, first, count) in enumerate(zip(self.piece.phases, self.ways, firsts, counts)):
-            lanes = [loss[:count] for loss in fetched[branch * num_lanes : (branch + 1) * num_lanes]]
-            means.append([float(np.mean(losses_K)) for losses_K in lanes] if count else [])
+            lanes = {lane: fetched[branch * num_lanes + lane][:count] for lane in phase.lanes}
+            means.append({lane: float(np.mean(losses_K)) for lane, losses_K in lanes.items()} if count else {})
             if way is None:
                 continue
             way.step, way.seconds = first + count, way.seconds + (now - begin) * count / sum(counts)
-            for lane, losses_K in enumerate(lanes):
-                run = self.pack.run(lane, phase.budget)
-                key = ("trunks", run.trunk_id) if phase.kind == "trunk" else ("runs", run.run_id)
+            for lane, losses_K in lanes.items():
+                key = ("trunks", self.pack.trunk_id(lane))
+                if phase.kind == "branch":
+                    key = ("runs", self.pack.run(lane, phase.budget).run_id)
                 self.points.setdefault(key, []).extend(
                     {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
                     for i in range(0, count, POINT_STEPS)
                     if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all()  # NaN from where a lane diverged
                 )
-        speed = sum(counts) * self.pack.tokens_per_step * num_lanes / (now - begin)
+        steps = sum(count * len(phase.lanes) for phase, count in zip(self.piece.phases, counts))
+        speed = steps * self.pack.tokens_per_step / (now - begin)
         self._on_chunk(self, means, speed, begin, now)

@@ -82,6 +82,7 @@ class LaneProgram:
       feed: a `ResidentFeed` or `StreamFeed` of the study's data.
       buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
       branches: phases that are trained side by side.
+      some_stop: whether lanes stand still in some phases (`Phase.lanes`).
     """
 
     def __init__(
@@ -94,10 +95,14 @@ class LaneProgram:
         feed: Any,
         buffer_steps: int,
         branches: int = 1,
+        some_stop: bool = False,
     ):
         self.model, self.study, self.execution, self.mesh, self.feed = model, study, execution, mesh, feed
+        assert isinstance(study.optimizer.batch_size, int), "the pack's own study (`Pack.settled`)"
         self.num_lanes, self.branches, self.batch_size = len(lanes), branches, study.optimizer.batch_size
-        self.placement = Placement(lanes, branches, mesh.shape["run"], execution.layout == "sequential")
+        self.some_stop = some_stop
+        one_by_one = execution.layout == "sequential"
+        self.placement = Placement(lanes, branches, mesh.shape["run"], one_by_one, some_stop)
         self.slots, self.groups, self.seeds = self.placement.slots, self.placement.groups, self.placement.seeds
         self.lanes_per_device = len(self.groups[0]) // mesh.shape["run"]
         self.max_loss = study.optimizer.max_loss_factor * math.log(feed.spec.vocab_size)
@@ -126,6 +131,9 @@ class LaneProgram:
         `longest` is the number of steps of the lane that takes most of them.
         """
         first_step, num_steps = span["first_step"], span["num_steps"]
+        if self.some_stop:
+            num_steps = jnp.where(hparams["takes_part"], num_steps, 0)
+        batched = self.execution.layout == "vmap"
 
         def body(i, carry):
             state, losses_K = carry
@@ -143,14 +151,13 @@ class LaneProgram:
                 self.max_loss,
             )
             trains = state["diverged_step"] < 0
-            if batched and self.branches > 1:  # a shorter branch waits for the longest
+            if batched and (self.branches > 1 or self.some_stop):  # a shorter branch waits for the longest
                 trains &= i < num_steps
                 new_state = jax.tree.map(lambda new, old: jnp.where(i < num_steps, new, old), new_state, state)
             # A frozen lane has no loss, whatever the layout.
             return new_state, losses_K.at[i].set(jnp.where(trains, loss, jnp.nan))
 
         # A frozen lane takes no time; under vmap the bound must not vary by lane.
-        batched = self.execution.layout == "vmap"
         bound = longest if batched else jnp.where(state["diverged_step"] < 0, num_steps, 0)
         return jax.lax.fori_loop(0, bound, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
 
@@ -245,7 +252,7 @@ class LaneProgram:
         inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), self._step_inputs)
         inputs = self._abstract(inputs, INPUTS)
         group, placement = self.groups[0], self.placement
-        per_lane = (placement.hparams(group, self.study.schedule, ()), placement.span(group, (), ()))
+        per_lane = (placement.hparams(group, self.study, ()), placement.span(group, (), ()))
         per_lane = self._abstract(per_lane, P("run"))
         arrays = self._abstract(self.arrays["train"], P())
         return train, (self.abstract_state, *per_lane, inputs, longest, arrays)
@@ -356,8 +363,7 @@ class LaneProgram:
 
     def hparams(self, *phases: Phase | None) -> tuple[Any, ...]:
         """The traced hyperparameters of every lane in its branch's phase, on the devices."""
-        schedule = self.study.schedule
-        return tuple(self._put(self.placement.hparams(group, schedule, phases), P("run")) for group in self.groups)
+        return tuple(self._put(self.placement.hparams(group, self.study, phases), P("run")) for group in self.groups)
 
     def train(
         self,
