@@ -74,7 +74,7 @@ SWEEP = {
 def by_hand():
     study = packs.make_study(**SWEEP)
     program = packs.make_program(study)
-    runs = [reference(study, program, lane) for lane in program.slots]
+    runs = [reference(study, program, lane) for lane in program.placement.slots]
     losses = np.stack([run[0] for run in runs])
     assert (losses[:, -5:].mean(1) < losses[:, :5].mean(1) - 0.3).all()  # it learns, or equality would say little
     return losses, [run[1] for run in runs]
@@ -104,7 +104,7 @@ def test_sgd_is_the_hand_written_loop():
     study = packs.make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
     program = packs.make_program(study)
     losses = packs.run_phase(program, PHASE)[1]
-    wanted = reference(study, program, program.slots[0])[0]
+    wanted = reference(study, program, program.placement.slots[0])[0]
     assert wanted[-5:].mean() < wanted[:5].mean() - 0.1
     np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)
 
@@ -228,7 +228,7 @@ def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
     trainer._record([0], [40], lanes, 0.0)
     (points,) = (points for points in trainer.points.values() if points)
     assert [point["loss"] for point in points] == [0.0, 0.0]
-    (_, means, *_) = seen[0]
+    (means, *_) = seen[0]
     assert means[0][0] == 0.0 and np.isnan(means[0][1])
 
 

@@ -17,7 +17,7 @@ from scaling_jax import text
 from scaling_jax.data.dataset import Dataset
 from scaling_jax.models import Scaling, Transformer, attention
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import NO_DECAY, Lane, Pack, Phase, make_plan, step_bytes
+from scaling_jax.planning import NO_DECAY, Pack, Phase, make_plan, step_bytes
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
 from scaling_jax.training import hardware
 from scaling_jax.training.feed import ResidentFeed, device_memory
@@ -260,8 +260,7 @@ def _program(
     feed = ResidentFeed(Dataset(spec, tokens, tokens, "0" * 16, 1.0, len(tokens), {}))
     scaling = Scaling("mup", pack.width, 32)
     model = study.family.build(pack.width, pack.depth, spec, scaling, execution)
-    lanes = [Lane(lane.learning_rate, 0.0, 1.0, 0) for lane in pack.lanes]
-    return LaneProgram(model, study, execution, make_mesh(devices, mesh), lanes, feed, 1024)
+    return LaneProgram(model, study, execution, make_mesh(devices, mesh), pack.lanes, feed, 1024)
 
 
 def _step_seconds(program: LaneProgram, seconds: float) -> float:

@@ -254,7 +254,7 @@ class PackTrainer:
             if fork is None and self._trunk is not None and self._trunk.step == branch.start:
                 fork = self._trunk
             if fork is not None:  # copied before the trunk goes on
-                return dataclasses.replace(fork, state=program.copy_part(program.place(fork.state)))
+                return dataclasses.replace(fork, state=program.part(program.place(fork.state), 0))
         fork = branch.start
         found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)
         if found is None and branch.start == 0:
@@ -274,9 +274,7 @@ class PackTrainer:
         together = program.branches
         pace = Pace(self.training.study.execution, program.buffer_steps, self._step_seconds.get(together, 0.0))
 
-        def on_chunk(
-            trainer: PieceTrainer, means: list[dict[int, float]], speed: float, begin: float, end: float
-        ) -> None:
+        def on_chunk(means: list[dict[int, float]], speed: float, begin: float, end: float) -> None:
             with self._lock:
                 self._step_seconds[together] = pace.step_seconds
                 for phase, way in zip(piece.phases, ways):

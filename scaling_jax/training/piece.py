@@ -56,7 +56,7 @@ class PieceTrainer:
       pace: chooses the chunks.
       should_stop: polled between chunks; True saves and raises `Preempted`.
       save: called with (points since the last save, states); keeps every way whose step is not its saved one.
-      on_chunk: called with (piece trainer, mean losses of lanes by branch, tokens per second, begin, end) of a chunk.
+      on_chunk: called with (mean losses of lanes by branch, tokens per second, begin, end) of a chunk.
     """
 
     def __init__(
@@ -151,4 +151,4 @@ class PieceTrainer:
                 )
         steps = sum(count * len(phase.lanes) for phase, count in zip(self.piece.phases, counts))
         speed = steps * self.pack.tokens_per_step / (now - begin)
-        self._on_chunk(self, means, speed, begin, now)
+        self._on_chunk(means, speed, begin, now)

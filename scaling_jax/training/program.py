@@ -103,7 +103,7 @@ class LaneProgram:
         self.some_stop = some_stop
         one_by_one = execution.layout == "sequential"
         self.placement = Placement(lanes, branches, mesh.shape["run"], one_by_one, some_stop)
-        self.slots, self.groups, self.seeds = self.placement.slots, self.placement.groups, self.placement.seeds
+        self.groups, self.seeds = self.placement.groups, self.placement.seeds
         self.lanes_per_device = len(self.groups[0]) // mesh.shape["run"]
         self.max_loss = study.optimizer.max_loss_factor * math.log(feed.spec.vocab_size)
         self.decay = "cosine" if study.schedule.name == "cosine" else "linear"
@@ -309,8 +309,8 @@ class LaneProgram:
         """Fresh states of all lanes."""
         out = []
         for group in self.groups:
-            seeds = np.array([self.slots[i].seed for i in group], np.int32)
-            scales = np.array([self.slots[i].init_scale for i in group], np.float32)
+            seeds = np.array([self.placement.slots[i].seed for i in group], np.int32)
+            scales = np.array([self.placement.slots[i].init_scale for i in group], np.float32)
             active = np.asarray([i < self.num_lanes * self.branches for i in group])
             out.append(self._init(*self._put((seeds, scales, active), P("run"))))
         return tuple(out)
@@ -356,10 +356,6 @@ class LaneProgram:
     def init_part(self) -> tuple[Any, ...]:
         """Fresh states of one branch."""
         return self.init() if self.branches == 1 else self.part(self.init(), 0)
-
-    def copy_part(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
-        """A copy of the states of one branch."""
-        return self.copy(states) if self.branches == 1 else regroup.part(states, self.part_like, 0, self.num_lanes)
 
     def hparams(self, *phases: Phase | None) -> tuple[Any, ...]:
         """The traced hyperparameters of every lane in its branch's phase, on the devices."""
