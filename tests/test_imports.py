@@ -35,6 +35,7 @@ ALLOWED = {
     "identity": STUDY,
     "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
+    "outlook": STUDY | {"planning", "study_file", "fitting", "analysis"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
@@ -43,7 +44,7 @@ ALLOWED = {
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
     "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "trained", "api", "cli"},
     "__main__": {"signals", "cli"},
 }

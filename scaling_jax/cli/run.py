@@ -68,6 +68,7 @@ def main(args: list[str], values: Any) -> int:
         only_packs=values.only_packs,
         processes=processes if together else None,
         settings=settings,
+        force=values.force,
     )
     return 0
 
