@@ -61,7 +61,7 @@ SMALL = ["family.head_dim=8", "budgets.tokens=(2e7,4e7,8e7)"]
 def test_branches_of_a_trunk_share_their_luck():
     """The sum over trunks against the inverse of the whole covariance matrix."""
     study, noise = make_study(), (0.01, 0.003)
-    points = outlook._points(study, make_plan(study, SPEC))
+    points = outlook.points_of(study, make_plan(study, SPEC))
     assert len(points.N) == 24 and len(set(points.trunk)) == 8
     law, true = fitting.laws["chinchilla"], outlook.SMALL_LAW
     step = 1e-5
@@ -159,7 +159,7 @@ def test_a_prior_is_a_workdir_a_name_or_a_fit(tmp_path):
 def test_other_batch_sizes_are_not_more_runs():
     study = packs.make_study(steps=(200, 401), rates=(0.01, 0.02), seeds=(0, 1))
     wide = override(study, ["optimizer.batch_size=(3, 4)"])
-    both = [len(outlook._points(s, make_plan(s, packs.SPEC)).N) for s in (study, wide)]
+    both = [len(outlook.points_of(s, make_plan(s, packs.SPEC)).N) for s in (study, wide)]
     assert both == [4, 4]
 
 
