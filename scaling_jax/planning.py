@@ -14,6 +14,7 @@ from scaling_jax.errors import UserError
 from scaling_jax.identity import Identity, PackRecord
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
+from scaling_jax.scales import at_scale, scales
 from scaling_jax.study import Execution, Schedule, Study
 
 SWEPT = ("learning_rates", "weight_decays", "init_scales", "batch_size")
@@ -153,7 +154,7 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
             f"gives {spec.kind}; choose another family or data.source"
         )
     optimizers.check(study.optimizer)
-    packs = tuple(_pack(study, spec, w, d) for w, d in study.ladder.scales())
+    packs = tuple(_pack(at_scale(study, scale), spec, *scale) for scale in scales(study))
     packs = tuple(pack for pack in packs if pack.runs)
     if not packs:
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
@@ -176,8 +177,7 @@ def identified(
 
     def one(pack: Pack, run: Run) -> Run:
         shape = (pack.width, pack.depth, pack.lanes[run.lane])
-        run_id, trunk_id = identity.run_id(*shape, run.steps), identity.trunk_id(*shape)
-        return dataclasses.replace(run, run_id=run_id, trunk_id=trunk_id)
+        return dataclasses.replace(run, run_id=identity.run_id(*shape, run.steps), trunk_id=identity.trunk_id(*shape))
 
     return tuple(dataclasses.replace(pack, runs=tuple(one(pack, run) for run in pack.runs)) for pack in packs)
 

@@ -71,6 +71,7 @@ class Budgets:
       tokens: tokens (text) or samples (classifiers).
       tokens_per_param: multiples of the scale's non-embedding parameters.
       flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
+      extra: further single runs, (width, depth, tokens) each, of scales in the ladder or not.
       ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
         points outside are not planned.
       max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
@@ -80,6 +81,7 @@ class Budgets:
     tokens: tuple[Tokens, ...] = ()
     tokens_per_param: tuple[Tokens, ...] = ()
     flops: tuple[Flops, ...] = ()
+    extra: tuple[tuple[Width, Depth, Tokens], ...] = ()
     ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
     max_tokens: PositiveFloat = 1e15
     min_steps: PositiveInt = 100

@@ -29,7 +29,8 @@ ALLOWED = {
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
-    "planning": STUDY | {"identity"},
+    "scales": {"study"},
+    "planning": STUDY | {"identity", "scales"},
     "storage": STUDY | {"identity", "storage"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
@@ -37,9 +38,11 @@ ALLOWED = {
     "engines": TRAINING | {"signals", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
+    "decide": TRAINING | {"fitting", "analysis", "decide"},
     "results": AFTER | {"storage"},
     "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
+    "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
+    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "decide", "decisions", "cli"},
     "__main__": {"signals", "cli"},
 }
 
@@ -50,8 +53,8 @@ HEAVY = {
     "tensorflow_datasets", "tokenizers", "zstandard",
 }  # fmt: skip
 
-# Modules that may import by string: the lazy face, the command modules, the optional engines.
-BY_STRING = {"__init__", "cli.main", "engines.registry"}
+# Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.
+BY_STRING = {"__init__", "cli.main", "decide.source", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
 DRAWING = {".report.figures", ".report.html", ".report.plot", ".report.style"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
