@@ -1,7 +1,10 @@
 """From results to decisions: recommend, suggest, reach and run_until on simulated ladders whose law is known."""
 
+import contextlib
 import dataclasses
+import io
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -15,15 +18,8 @@ from scaling_jax.models.family import Spec
 from scaling_jax.study_file import load_study
 
 LAW = fitting.published["besiroglu2024"]
-STUDY = sj.Study(
-    name="small",
-    family=sj.models.Transformer(head_dim=64),
-    ladder=sj.Ladder(widths=(256, 384, 512, 768, 1024), aspect=64),
-    budgets=sj.Budgets(tokens=(1e9, 4e9, 1.6e10, 6.4e10)),
-    optimizer=sj.Optimizer(learning_rates=(0.004,), batch_size=128),
-    data=sj.Data(source="python_sources", context=1024),
-    fit=sj.study.Fit(bootstrap=20),
-)
+PAGE = (pathlib.Path(__file__).parents[1] / "docs" / "decisions.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```(?:\n\n```\n(.*?)```)?", PAGE, re.DOTALL)  # code, what it prints
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,21 +30,42 @@ def no_report():
         yield
 
 
-def simulate(folder: pathlib.Path, study: sj.Study = STUDY) -> sj.Results:
+def simulate(folder: pathlib.Path, study: sj.Study) -> sj.Results:
     return sj.run(study, folder, engine="simulate", verbose=False)
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """20 runs up to 9e19 FLOPs of the law of Besiroglu et al. 2024."""
-    return simulate(tmp_path_factory.mktemp("decide") / "w")
+def page(tmp_path_factory):
+    """The names of docs/decisions.md, and what each block of its code prints."""
+    names, said = {}, []
+    with contextlib.chdir(tmp_path_factory.mktemp("decide")):
+        for code, _ in BLOCKS:
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(code, "docs/decisions.md", "exec"), names)
+            said.append(out.getvalue())
+        names["results"] = sj.load(names["results"].path)
+    return names, said
+
+
+@pytest.fixture(scope="module")
+def results(page):
+    """40 runs up to 9e19 FLOPs of the law of Besiroglu et al. 2024."""
+    return page[0]["results"]
+
+
+def test_the_page_prints_what_it_says(page):
+    """Up to numbers, which differ in the last digits between machines."""
+    for (_, expected), found in zip(BLOCKS, page[1]):
+        assert [re.split(r"\d", line)[0] for line in found.split("\n")] == [
+            re.split(r"\d", line)[0] for line in expected.split("\n")
+        ]
 
 
 @pytest.fixture(scope="module")
 def big(results):
     """The recommendation at 1e24 FLOPs."""
-    chip = decide.find_chip("H100", price=2.0)
-    return sj.recommend(results, 1e24, inference_tokens=1e13, chip=chip)
+    return sj.recommend(results, 1e24, inference_tokens=1e13, chip=decide.find_chip("H100", price=2.0))
 
 
 def test_the_recommendation_holds_the_truth(big):
@@ -82,7 +99,7 @@ def test_the_study_it_writes_is_planned_as_recommended(big, tmp_path):
 
 def test_a_run_near_the_ladder_keeps_its_recipe(results):
     made = sj.recommend(results, 3e20).study
-    assert made.optimizer == STUDY.optimizer and made.schedule == STUDY.schedule
+    assert made.optimizer == results.study.optimizer and made.schedule == results.study.schedule
 
 
 def test_inference_costs_least_on_the_contour_of_the_loss(big):
@@ -90,7 +107,7 @@ def test_inference_costs_least_on_the_contour_of_the_loss(big):
     found = big.inference
     surface = decide.Surface.published("besiroglu2024")
     exact = decide.recommend(surface, 1e24, inference_tokens=1e13).inference
-    assert abs(np.log(found.N / exact.N)) < 0.3 and found.flops == pytest.approx(exact.flops, rel=0.05)
+    assert abs(np.log(found.N / exact.N)) < 0.3 and found.flops == pytest.approx(exact.flops, rel=0.1)
     goal = float(LAW.frontier(1e24).loss)
     assert float(LAW.predict({"N": exact.N, "D": exact.D})) == pytest.approx(goal, rel=1e-6)
     totals = []
@@ -112,8 +129,8 @@ def test_caps(results):
 
 
 def test_reach_inverts_recommend(results, big):
-    there = sj.reach(results, big.optimum.loss, chip=big.chip)
-    assert 0.98e24 < there.optimum.C < 1.02e24 and there.C_interval[0] < 1e24 < there.C_interval[1]
+    there = sj.reach(results, sj.recommend(results, 1e21).optimum.loss, chip=big.chip)
+    assert 0.98e21 < there.optimum.C < 1.02e21 and there.C_interval[0] < 1e21 < there.C_interval[1]
     assert "to be sure" in there.text()
     never = sj.reach(results, 1.0)
     assert never.optimum is None and "below the floor of every law" in never.text()
@@ -121,22 +138,22 @@ def test_reach_inverts_recommend(results, big):
     assert float(LAW.frontier(published.optimum.C).loss) == pytest.approx(2.0, abs=1e-4)
 
 
-def test_with_no_answer_it_names_no_model(tmp_path):
+def test_with_no_answer_it_names_no_model(results, tmp_path):
     """All runs on D = 20 N."""
-    line = dataclasses.replace(STUDY, budgets=sj.Budgets(tokens_per_param=(20.0,)), seeds=(0, 1))
+    line = dataclasses.replace(results.study, budgets=sj.Budgets(tokens_per_param=(20.0,)), seeds=(0, 1))
     found = sj.recommend(simulate(tmp_path / "w", line), 1e22)
     assert not found.answer and found.study is None and found.shape is None
     assert found.text().startswith("no answer for 1e+22 FLOPs") and "instead: " in found.text()
-    assert "N*" not in found.text().replace("N*'s", "")
+    assert "D*" not in found.text() and "width" not in found.text()
 
 
-def test_shapes_follow_the_ladder_and_the_family():
-    deep = dataclasses.replace(STUDY, ladder=sj.Ladder(widths=(256, 1024), depths=(4, 8)))
+def test_shapes_follow_the_ladder_and_the_family(results):
+    deep = dataclasses.replace(results.study, ladder=sj.Ladder(widths=(256, 1024), depths=(4, 8)))
     path = Path.of(deep, Spec("tokens", 256, 1024))
     assert path.slope == pytest.approx(0.5) and path.shape(4096).depth == 16
-    flat = Path.of(dataclasses.replace(STUDY, ladder=sj.Ladder(widths=(256, 512), depths=(2,))), path.spec)
+    flat = Path.of(dataclasses.replace(results.study, ladder=sj.Ladder(widths=(256, 512), depths=(2,))), path.spec)
     assert {flat.shape(w).depth for w in (128, 512, 4096)} == {2} and flat.shape(100) is None
-    for N in (1e6, 1e8, 1e10, 1e12):
+    for N in (1e7, 1e9, 1e11):
         assert abs(np.log(path.nearest(N).N / N)) < 0.25
 
 
@@ -150,7 +167,7 @@ def test_suggested_runs_are_trainable_and_within_the_budget(results, next_runs, 
     assert not found.stop and found.cost <= 2e20 and found.after < 0.9 * found.before
     path = tmp_path / "grown.py"
     path.write_text(study_source(next_runs.study, "Grown."))
-    before, grown = sj.plan(STUDY), sj.plan(load_study(path))
+    before, grown = sj.plan(results.study), sj.plan(load_study(path))
     new = {(run.scale, run.tokens) for run in grown.runs} - {(run.scale, run.tokens) for run in before.runs}
     assert new == {(f"w{w}-d{d}", int(t)) for w, d, t in next_runs.points}
     cost = sum(p.trained_flops for p in grown.packs) - sum(p.trained_flops for p in before.packs)
@@ -160,14 +177,14 @@ def test_suggested_runs_are_trainable_and_within_the_budget(results, next_runs, 
 
 def test_the_grown_study_runs_in_the_same_workdir_until_the_interval(results, tmp_path):
     place = tmp_path / "w"
-    first = simulate(place)
+    first = simulate(place, results.study)
     half = sj.suggest(first, 2e20, target_flops=1e22).suggestion.before
     options = {"target_flops": 1e22, "engine": "simulate", "verbose": False}
-    grown = sj.run_until(STUDY, place, 0.85 * half, 1e22, **options)
+    grown = sj.run_until(results.study, place, 0.85 * half, 1e22, **options)
     assert set(first.table.run_id) < set(grown.table.run_id)
     after = sj.suggest(grown, 1e22, target_flops=1e22).suggestion
     assert after.before < half and (after.before <= 0.85 * half or after.stop)
-    again = sj.run_until(STUDY, place, 0.99, 1e22, **options)  # known well enough: what was grown stays
+    again = sj.run_until(results.study, place, 0.99, 1e22, **options)  # known well enough: what was grown stays
     assert set(again.table.run_id) == set(grown.table.run_id)
 
 
@@ -200,7 +217,7 @@ def test_a_trained_run_ends_in_its_predicted_interval(tmp_path):
     tiny = load_study(write_study(tmp_path))
     ladder = dataclasses.replace(
         tiny,
-        ladder=sj.Ladder(widths=(8, 16, 24, 32), depths=(1,)),
+        ladder=sj.Ladder(widths=(8, 16, 24), depths=(1,)),
         budgets=dataclasses.replace(tiny.budgets, tokens=tuple(64.0 * s for s in (60, 120, 240, 480))),
         optimizer=dataclasses.replace(tiny.optimizer, learning_rates=(0.02,)),
         fit=sj.study.Fit(bootstrap=20, law="chinchilla"),

@@ -3,7 +3,7 @@
 Rates stay where the ladder's parametrization carries them (muP, CompleteP); under "standard" the best rates of the
 scales are continued as a power of N. A batch is kept up to `FAR` times the tokens of the longest run; beyond, tokens
 per batch grow as D^.571 (Step Law, arXiv:2503.04715), in powers of two, and the rate as the square root of the batch
-(arXiv:2205.10287). Warm-up is at least 1% of the steps. Rules of the study stay rules.
+(arXiv:2205.10287), and warm-up is at least 1% of the steps. Rules of the study stay rules.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def one_run(
             )
         changes["batch_size"] = batch = grown
         steps /= batch
-        if isinstance(schedule.warmup_steps, int) and schedule.name != "constant":
+        far = float(analysis.runs.chosen.D.max()) * FAR < D
+        if far and isinstance(schedule.warmup_steps, int) and schedule.name != "constant":
             warmup = max(schedule.warmup_steps, round(WARMUP * steps))
             schedule = dataclasses.replace(schedule, warmup_steps=min(warmup, 2**31 - 1))
     try:

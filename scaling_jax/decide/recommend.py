@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import textwrap
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from scaling_jax.text import short
 
 GRID, SMALLEST = 241, 1e-3  # sizes tried for the over-trained optimum, down to this share of N*
 MOST_TOKENS = 1e4  # times D* that over-training may take
+WIDTH = 110  # of text
 INFERENCE = 2.0  # FLOPs per parameter and token
 
 
@@ -101,7 +103,7 @@ class Recommendation:
         """The answer first."""
         if self.optimum is None:
             lines = [f"no answer for {self.C:.3g} FLOPs from {self.source}, because"]
-            lines += [f"  - {reason}" for reason in self.reasons]
+            lines += [_wrapped(f"- {reason}") for reason in self.reasons]
             return "\n".join([*lines, *([f"instead: {self.instead}"] if self.instead else [])])
         best, level = self.optimum, f"{self.level:.0%}"
         far = "" if math.isnan(self.beyond) else f", {self.beyond:.3g} times the largest run"
@@ -125,10 +127,9 @@ class Recommendation:
             lines.append(
                 _row("this run", f"{short(run.tokens)} tokens, {run.flops:.3g} FLOPs, {self.metric}", interval)
             )
-        if self.inference is not None:
-            lines.append(f"  {self.inference.text()}")
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join([*lines, *(f"  ! {reason}" for reason in self.reasons)])
+        more = [] if self.inference is None else [self.inference.text()]
+        more += [f"note: {note}" for note in self.notes] + [f"! {reason}" for reason in self.reasons]
+        return "\n".join([*lines, *(_wrapped(sentence) for sentence in more)])
 
     __repr__ = text
 
@@ -287,6 +288,10 @@ def _ends(ends: Ends | None, level: str, shape: str = "", what: str = "") -> str
         return ""
     low, high = (shape.format(v) if shape else short(v) for v in ends)
     return f"[{low}, {high}] {level}" + (f" {what}" if what else "")
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
 
 
 def _row(name: str, *values: str) -> str:
