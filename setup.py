@@ -20,7 +20,7 @@ FIT = [
     "jinja2>=3.1",
     "filelock>=3.15",
 ]
-PLOT = ["matplotlib>=3.9"]  # the figures of a fit
+PLOT = ["matplotlib>=3.9", "plotly>=6"]  # the figures of a fit; the library of the report's page
 TRAIN = [
     *PLOT,
     "flax>=0.12",
@@ -51,6 +51,7 @@ TOOLS = [
     "pandas-stubs>=2.2",
     "scipy-stubs>=1.15",
     "gcp-storage-emulator>=2024.8.3",
+    "websocket-client>=1.7",  # drives a headless Chromium
 ]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
 
@@ -63,7 +64,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
-    package_data={"scaling_jax": ["py.typed", "engines/*.sbatch", "report/*.j2", "report/templates/*"]},
+    package_data={"scaling_jax": ["py.typed", "engines/*.sbatch", "report/*.j2", "report/*.js"]},
     install_requires=FIT,
     extras_require={
         "plot": PLOT,

@@ -26,13 +26,14 @@ from scaling_jax.study import Budgets, Data, Evaluation, Fit, HoldOut, Ladder, O
 def get_study() -> Study:
     return Study(
         name="text_quickstart",
-        family=Transformer(head_dim=16),
-        ladder=Ladder(widths=(16, 32, 48, 64, 96), depths=(2,)),
-        budgets=Budgets(tokens=(0.5e6, 0.7e6, 1e6, 1.4e6, 2e6, 2.8e6)),
+        family=Transformer(head_dim=16, short_conv=3),
+        ladder=Ladder(widths=(16, 32, 48, 64), depths=(2,), seeds=(4, 3, 2, 2)),
+        budgets=Budgets(tokens=(0.5e6, 0.7e6, 1e6, 1.4e6, 2e6)),
         optimizer=Optimizer(learning_rates=(0.014,), batch_size=4),
         schedule=Schedule(warmup_steps=100, cooldown_fraction=0.2),
         data=Data(source="python_sources", context=128),
+        seeds=(0, 1, 2, 3),
         evaluation=Evaluation(examples=512),
-        hold_out=HoldOut(cut=0.4),
-        fit=Fit(law="auto"),
+        hold_out=HoldOut(cut=0.25),
+        fit=Fit(law="chinchilla_outer"),
     )

@@ -43,10 +43,10 @@ __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
     "decide", "engines", "fitting", "load", "load_study", "models", "override", "plan", "reach", "recommend",
-    "report", "run", "run_until", "study", "suggest",
+    "report", "run", "run_until", "study", "suggest", "trained",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study")
+_MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trained")
 _HOME = {
     "scaling_jax.api": ("Plan", "plan", "run"),
     "scaling_jax.decisions": ("reach", "recommend", "run_until", "suggest"),

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, simulation
+from scaling_jax import analysis, data, fitting, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
@@ -22,8 +22,8 @@ from scaling_jax.models.family import Model, Spec
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.results import Results, analyse, load
 from scaling_jax.storage.paths import write_atomic
-from scaling_jax.storage.records import load_table, save_table
-from scaling_jax.storage.workdir import Workdir
+from scaling_jax.storage.records import Records, load_table, save_table
+from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 
@@ -93,11 +93,17 @@ def plan(study: Study, workdir: Any = None) -> Plan:
     Raises:
       UserError: the study cannot be trained or fitted as it is.
     """
+    return _plan(study, workdir, None if workdir is None else Workdir(workdir).stored())
+
+
+def _plan(study: Study, workdir: Any, stored: Stored | None) -> Plan:
+    """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
-    stored = None if workdir is None else Workdir(workdir).stored()
     spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
     packs = make_plan(study, spec)
-    _check_metrics(study, spec)
+    if stored is None:
+        trained.check_sets(study, spec)
+    _check_metrics(study, spec, workdir)
     return Plan(study, spec, packs)
 
 
@@ -138,16 +144,16 @@ def run(
     """
     if engine == SIMULATE:
         return _simulate(study, workdir, only_packs, verbose)
-    planned = plan(study)
-    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
+    planned = _plan(study, place.path, None)
+    base.check_names(planned.packs, only_packs)
     if engine != LOCAL:
         find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
         done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
-            _finish(place.path, verbose)  # the last pack was stopped before it could
+            _finish(study, place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
             base.say(f"the study is done: {place.path}/report/index.html")
         return Results((place.path,))
@@ -155,7 +161,7 @@ def run(
         hardware.use_cpu_devices()
     attempt.train(
         attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
-        finish=functools.partial(_finish, place.path, verbose),
+        finish=functools.partial(_finish, study, place.path, verbose),
     )
     return Results((place.path,))
 
@@ -166,7 +172,8 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     simulation.law_of(study.simulation)
     if study.fit.metric != "loss":
         raise UserError(f"fit.metric={study.fit.metric!r}: only the loss is simulated; give --set fit.metric=loss")
-    study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()))
+    plain = dataclasses.replace(study.evaluation, sets=())
+    study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()), evaluation=plain)
     try:
         spec = data.describe(study.data)
     except UserError:
@@ -177,12 +184,17 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     base.check_names(packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}-simulated")
     if simulation.run(study, spec, packs, place, only_packs, verbose):
-        _finish(place.path, verbose)
+        _finish(study, place.path, verbose)
     return Results((place.path,))
 
 
-def _finish(path: Any, verbose: bool) -> None:
-    """Collects, fits and reports a workdir whose every run has a result."""
+def _finish(study: Study, path: Any, verbose: bool) -> None:
+    """Scores further validation sets, collects, fits and reports a workdir whose every run has a result."""
+    if study.evaluation.sets:
+        try:
+            trained.evaluate(path, study.evaluation.sets, on_progress=base.say if verbose else lambda line: None)
+        except UserError as error:  # its results are there all the same
+            base.say(f"scaling-jax: evaluation.sets: {error}")
     save_table(load_table(path), path / "results.csv")
     summary = write_report(path)
     if verbose:
@@ -206,13 +218,17 @@ def _check_study(study: Study) -> None:
         raise UserError(f"fit.law: {error}") from error
 
 
-def _check_metrics(study: Study, spec: Spec) -> None:
+def _check_metrics(study: Study, spec: Spec, workdir: Any = None) -> None:
     """Raises UserError when a metric to fit will not be a column of the results."""
     wanted = [("fit.metric", study.fit.metric), *(("fit.also", name) for name in study.fit.also)]
     if all(name == "loss" for _, name in wanted):
         return
-    known = (*_family_metrics(study, spec), *(TOKEN_METRICS if spec.kind == "tokens" else ()))
+    plain = (*_family_metrics(study, spec), *(TOKEN_METRICS if spec.kind == "tokens" else ()))
+    endings = [one.name for one in study.evaluation.sets]
+    known = (*plain, *(f"{name}_{ending}" for ending in endings for name in plain))
     for field, name in wanted:
+        if name not in known and workdir is not None:  # it may be a column of `evaluate`
+            known += tuple(f"{name}_{ending}" for ending in Records(workdir).score_names() for name in plain)
         if name not in known:
             raise UserError(
                 f"{field}: family {study.family.name!r} has no metric {name!r}; give one of {', '.join(known)}"

@@ -70,6 +70,12 @@ def describe_foreign(error: BaseException) -> str | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """An exception's message in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
 def _shorten(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
 

@@ -1,5 +1,6 @@
 """Checkpoints come back bit by bit, on any mesh, or not at all: what is damaged is noticed and the one before taken."""
 
+import importlib
 import os
 import pathlib
 import random
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from scaling_jax.errors import UserError
 from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
@@ -158,6 +160,17 @@ def test_a_number_that_is_there_is_not_saved_again(tmp_path):
 DAMAGES = ("truncate", "empty", "zeros", "remove", "flip", "flip")
 
 
+def test_saving_does_not_ask_for_preemption(tmp_path, monkeypatch):
+    """JAX agrees on a number above all that any process has asked with: a step would put the stop off for hours."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
+    state, _ = states()
+    with opened(tmp_path / "c") as checkpoints:
+        checkpoints.save(TRUNK, saved(1000, state))
+    assert steps(tmp_path / "c" / TRUNK) == [1000]
+    assert asked == []
+
+
 def damage(path: pathlib.Path, kind: str, rng: random.Random) -> None:
     data = bytearray(path.read_bytes())
     if kind == "remove":
@@ -251,6 +264,29 @@ def test_a_save_that_was_killed_leaves_nothing(tmp_path):
         assert checkpoints.restore(TRUNK, like).step == 10
         checkpoints.save(TRUNK, saved(20, trunk))
     assert not torn.exists()
+
+
+def test_parts_that_save_at_the_same_time_share_no_barrier(tmp_path, monkeypatch):
+    """Orbax's managers wait for the other processes under fixed names: one name twice at once is an error."""
+    source = "orbax.checkpoint._src.multihost.multihost"
+    named, name_of = [], importlib.import_module(source).unique_barrier_key
+
+    def record(key, **kwargs):
+        named.append(name_of(key, **kwargs))
+        return named[-1]
+
+    monkeypatch.setattr(f"{source}.unique_barrier_key", record)
+    state, _ = states()
+
+    def barriers(folder, part):
+        with opened(tmp_path / folder) as checkpoints:
+            named.clear()
+            checkpoints.save(part, saved(20, state))
+        return set(named)
+
+    used = [barriers("a", TRUNK), barriers("a", branch_name(50)), barriers("a", branch_name(90)), barriers("b", TRUNK)]
+    assert all(any("set_value_start" in name for name in names) for names in used)
+    assert len(set.union(*used)) == sum(map(len, used))
 
 
 def test_packs_save_side_by_side(tmp_path):

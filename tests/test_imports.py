@@ -14,35 +14,41 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "scaling_jax"
 ROOT = "scaling_jax"
 
-# Room -> rooms it may import from. `errors`, `signals` and `text` are the ground; nothing imports `cli`.
-GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "stored_family", "study"}
+# Room -> rooms it may import from. `errors`, `text` and `charts` are the ground; nothing imports `cli`.
+GROUND = {"errors", "text", "formula"}
+STUDY = GROUND | {"models", "study", "rules", "settings", "stored_family"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
-AFTER = STUDY | {"fitting", "analysis", "report"}
+AFTER = STUDY | {"charts", "fitting", "analysis", "report"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
+    "formula": set(),
+    "rules": GROUND,
     "signals": {"errors"},
-    "fitting": {"text", "fitting"},
+    "charts": {"text", "charts"},
+    "fitting": {"text", "charts", "fitting"},
     "models": GROUND | {"models"},
+    "settings": set(),
     "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
-    "scales": {"study"},
-    "planning": STUDY | {"identity", "scales"},
+    "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
+    "trained": TRAINING | {"trained"},
     "engines": TRAINING | {"signals", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage"},
     "decide": TRAINING | {"fitting", "analysis", "decide"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
     "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "decide", "decisions", "cli"},
+    "cli": TRAINING
+    | AFTER
+    | {"engines", "results", "signals", "study_file", "trained", "api", "decide", "decisions", "cli"},
     "__main__": {"signals", "cli"},
 }
 
@@ -56,7 +62,7 @@ HEAVY = {
 # Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.
 BY_STRING = {"__init__", "cli.main", "decide.source", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
-DRAWING = {".report.figures", ".report.html", ".report.plot", ".report.style"}
+DRAWING = {".charts.matplotlib_figure"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.

@@ -25,7 +25,7 @@ ENDINGS = (*TEXT, *JSON, *LINES, *PARQUET, *EXCEL)
 PACKED = (".gz", ".bz2", ".xz")
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 COMMENTS = ("#", "%", "//")
-MAX_BYTES = 2 << 30  # unpacked: a few kilobytes can unpack to gigabytes
+MAX_BYTES = 256 << 20  # unpacked: a few kilobytes can unpack to gigabytes, and reading takes several times as much
 SNIFFED_LINES = 200
 
 
@@ -108,7 +108,7 @@ def _unpacked(content: bytes, name: str, packed: str) -> bytes:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise UserError(f"results {name!r} cannot be unpacked: {error}") from None
     if len(out) > MAX_BYTES:
-        raise UserError(f"results {name!r} unpack to more than {MAX_BYTES >> 30} GiB")
+        raise UserError(f"results {name!r} unpack to more than {MAX_BYTES >> 20} MiB; unpack and trim it first")
     return out
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis import numerals
-from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.errors import UserError
+from scaling_jax.formula import Formula
 from scaling_jax.text import listed
 
 # What columns are called in our own results table, and by nanochat, wandb exports, OLMo, litgpt, marin and papers; the

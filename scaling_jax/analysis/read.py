@@ -13,12 +13,12 @@ from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_l
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.runs import (
-    LACKING,
     Runs,
     Sweep,
     best_of,
     count_statuses,
     most_epochs,
+    rising,
     scale_table,
     seed_noise,
     y_name,
@@ -27,6 +27,7 @@ from scaling_jax.analysis.status import DONE
 from scaling_jax.analysis.tuned import find_sweep
 from scaling_jax.analysis.units import compute_note, suspect_units
 from scaling_jax.analysis.where import asks_for, rows_where, split_pairs
+from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
@@ -155,7 +156,7 @@ class _Reader:
         assert text is not None
         out["y"] = self.header.values(text, done, self.notes)
         self.names["y"] = text
-        if self.settings.metric in LACKING and text == self.settings.metric:
+        if rising(self.settings.metric) and text == self.settings.metric:
             out["y"] = 1 - out["y"]
         for name in ("N", "D", "C"):
             if name not in out:
@@ -296,8 +297,9 @@ class _Reader:
     def _chosen(self, frame: pd.DataFrame, values: pd.DataFrame) -> Runs:
         done = frame[frame.status == DONE].assign(_row=lambda f: f.index)
         sweep: Sweep | None = None
+        tuned: Tuned | None = None
         if self.ours:
-            best = best_of(done, ["scale", "tokens", "seed"])
+            best, tuned = winners(done)
             trunk = best["trunk_id"] if "trunk_id" in best else trunk_labels(best)
         else:
             sweep = find_sweep(done, values, self.header, self.names)
@@ -338,6 +340,7 @@ class _Reader:
             suspect_units="" if self.ours else suspect_units(read, self.names),
             corpora=corpora,
             sweep=sweep,
+            tuned=tuned,
             ours=self.ours,
         )
 

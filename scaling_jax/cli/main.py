@@ -36,6 +36,8 @@ COMMANDS = {
     "suggest": ("scaling_jax.cli.suggest", "which runs to make next, for their FLOPs"),
     "recommend": ("scaling_jax.cli.recommend", "what to train with a budget, or what a goal costs"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
+    "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
+    "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }

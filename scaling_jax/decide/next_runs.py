@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -16,7 +15,7 @@ from scaling_jax.decide.shapes import Path, Shape
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Suggestion
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import make_plan
+from scaling_jax.planning import make_plan, scale_name
 from scaling_jax.study import Study
 from scaling_jax.text import short, table
 
@@ -34,7 +33,7 @@ class NextRuns:
     Attributes:
       suggestion: `fitting.Suggestion`: expected intervals, costs, whether to stop.
       points: (width, depth, tokens) of each run, in its order.
-      lanes: runs that the study trains at each point.
+      lanes: runs that the study trains at each point, at most.
       study: grown by the points; the same study where the suggestion is to stop.
     """
 
@@ -100,12 +99,11 @@ def next_runs(
     for name, value in (("budget_flops", budget_flops), ("target_flops", target_flops)):
         if value is not None and not 0 < value < 1e40:
             raise UserError(f"{name}={value:g}: give a positive number of FLOPs, e.g. 1e21")
-    lanes = len(make_plan(study, spec)[0].lanes)
-    pool = _pool(analysis, study, spec, lanes, budget_flops)
+    pool = _pool(analysis, study, spec, budget_flops)
     if pool.empty:
         raise UserError(
             f"budget_flops={budget_flops:.3g}: no further run of {study.family.name!r} on the ladder's path costs so "
-            f"little in {lanes} lanes; raise it"
+            "little in all its lanes; raise it"
         )
     wsd = {"wsd": 1.0 - _number(study.schedule.cooldown_fraction, 0.2), "constant": 1.0}
     try:
@@ -118,7 +116,7 @@ def next_runs(
             trained=_trained(analysis),
             shared=wsd.get(study.schedule.name, 0.0),
             runs=runs,
-            repeats=len(study.seeds),
+            repeats=pool.seeds,
         )
     except fitting.FitError as error:
         raise UserError(str(error)) from error
@@ -129,7 +127,7 @@ def next_runs(
         extra = tuple(dict.fromkeys((*study.budgets.extra, *points)))
         grown = dataclasses.replace(study, budgets=dataclasses.replace(study.budgets, extra=extra))
         make_plan(grown, spec)
-    return NextRuns(found, points, lanes, grown)
+    return NextRuns(found, points, int(pool.lanes.max()), grown)
 
 
 def _number(value: object, default: float) -> float:
@@ -142,28 +140,32 @@ def _trained(analysis: Analysis) -> dict[str, float]:
     return {str(scale): float(tokens) for scale, tokens in longest.items()}
 
 
-def _pool(analysis: Analysis, study: Study, spec: Spec, lanes: int, budget: float) -> pd.DataFrame:
-    """Candidates: scale, width, depth, N, D, C (of all lanes); without runs that exist or that the study plans."""
+def _pool(analysis: Analysis, study: Study, spec: Spec, budget: float) -> pd.DataFrame:
+    """Candidates: scale, width, depth, N, D, C (of all lanes), seeds, lanes; without runs that exist or are planned."""
     chosen = analysis.runs.chosen
     ratio = chosen.D / chosen.N
     low, high = float(ratio.min()) / RATIOS, float(ratio.max()) * RATIOS
     table_ = analysis.runs.table
     done = table_[table_.status == DONE]
-    planned = {(run.scale, run.tokens) for pack in make_plan(study, spec) for run in pack.runs}
+    packs = make_plan(study, spec)
+    planned = {(run.scale, run.tokens) for pack in packs for run in pack.runs}
+    first = [pack for pack in packs if pack.scale == packs[0].scale]
+    swept = sum(len(pack.lanes) for pack in first) // len(study.seeds_of(first[0].width, first[0].depth))
     known = {(str(s), int(d)) for s, d in zip(done.scale, done.D)} | planned
     batch = int(_number(study.optimizer.batch_size, float(chosen.batch_size.iloc[-1]) if "batch_size" in chosen else 1))
     per_step, rows = batch * spec.context, []
     for shape in _shapes(study, spec):
-        name, per_token = f"w{shape.width}-d{shape.depth}", shape.counts.flops_per_token * lanes
-        first = max(shape.N * low, per_step * _fewest_steps(study), float(chosen.D.min()))
+        seeds = len(study.seeds_of(shape.width, shape.depth))
+        name, per_token = scale_name(shape.width, shape.depth), shape.counts.flops_per_token * swept * seeds
+        least = max(shape.N * low, per_step * _fewest_steps(study), float(chosen.D.min()))
         last = min(shape.N * high, study.budgets.max_tokens, 20 * budget / per_token)
-        tokens = first * LONGER ** np.arange(STEPS_PER_SCALE)
+        tokens = least * LONGER ** np.arange(STEPS_PER_SCALE)
         for steps in np.unique(np.round(tokens[tokens <= last] / per_step)):
             D = int(steps) * per_step
             near = any(s == name and abs(math.log(d / D)) < 0.5 * math.log(LONGER) for s, d in known)
             if not near:
-                rows.append((name, shape.width, shape.depth, shape.N, float(D), per_token * D))
-    return pd.DataFrame(rows, columns=["scale", "width", "depth", "N", "D", "C"])
+                rows.append((name, shape.width, shape.depth, shape.N, float(D), per_token * D, seeds, swept * seeds))
+    return pd.DataFrame(rows, columns=["scale", "width", "depth", "N", "D", "C", "seeds", "lanes"])
 
 
 def _fewest_steps(study: Study) -> float:
@@ -184,4 +186,4 @@ def _shapes(study: Study, spec: Spec) -> list[Shape]:
             if shape is not None:
                 shapes[shape.width, shape.depth] = shape
         width += path.step * max(1, round(width * (BETWEEN - 1) / 2 / path.step))
-    return list(itertools.chain(shapes.values()))
+    return list(shapes.values())

@@ -26,7 +26,9 @@ FAR = 10.0  # times the tokens of the longest run, up to which its batch is kept
 BATCH_EXPONENT = 0.571
 WARMUP = 0.01  # of the steps, at least
 TUNED_SCALES = 3  # whose best rates make a trend
-SWEPT = {"learning_rates": "lr", "weight_decays": "weight_decay", "init_scales": "init_scale"}  # field -> column
+# Field -> column of the results, of what may be swept; then of the schedule.
+SWEPT = {"learning_rates": "lr", "weight_decays": "weight_decay", "init_scales": "init_scale", "b2": "b2"}
+SCHEDULE = ("warmup_steps", "cooldown_fraction")
 LARGEST_BATCH = 2**20
 
 
@@ -43,8 +45,13 @@ def one_run(
     changes: dict[str, Any] = {}
     for field, column in SWEPT.items():
         values = getattr(optimizer, field)
-        if len(values) > 1:
-            changes[field] = (_best(analysis, column, values, study, shape, notes),)
+        if isinstance(values, tuple) and len(values) > 1:
+            best = _best(analysis, column, values, study, shape, notes)
+            changes[field] = best if field == "b2" else (best,)
+    for field in SCHEDULE:
+        values = getattr(schedule, field)
+        if isinstance(values, tuple):
+            schedule = dataclasses.replace(schedule, **{field: _best(analysis, field, values, study, shape, notes)})
     batch = optimizer.batch_size
     if isinstance(batch, tuple):
         batch = _best(analysis, "batch_size", batch, study, shape, notes)
@@ -61,8 +68,8 @@ def one_run(
         changes["batch_size"] = batch = grown
         steps /= batch
         far = float(analysis.runs.chosen.D.max()) * FAR < D
-        if far and isinstance(schedule.warmup_steps, int) and schedule.name != "constant":
-            warmup = max(schedule.warmup_steps, round(WARMUP * steps))
+        if far and isinstance(schedule.warmup_steps, (int, float)) and schedule.name != "constant":
+            warmup = max(int(schedule.warmup_steps), round(WARMUP * steps))
             schedule = dataclasses.replace(schedule, warmup_steps=min(warmup, 2**31 - 1))
     try:
         made = dataclasses.replace(
@@ -104,4 +111,4 @@ def _best(analysis: Analysis, column: str, values: Any, study: Study, shape: Sha
     value = float(np.exp(np.mean(np.log(top)))) if (top > 0).all() else float(top.iloc[-1])
     value = float(f"{value:.4g}")
     notes.append(f"{column} {value:g}: the best of the larger half of the scales")
-    return int(round(value)) if column == "batch_size" else value
+    return round(value) if column in ("batch_size", "warmup_steps") else value

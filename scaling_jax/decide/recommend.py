@@ -121,7 +121,7 @@ class Recommendation:
         if self.shape is not None:
             lines.append(_row("model", f"{self.shape.text()}: N = {short(self.shape.N)}"))
         if self.pack is not None:
-            lines.append(_row("recipe", _recipe(self.pack, self.study)))
+            lines.append(_row("recipe", _recipe(self.pack)))
             run = self.pack.runs[0]
             interval = _ends(self.run_interval, level, "{:.4f}")
             lines.append(
@@ -274,12 +274,11 @@ def _most_in_memory(path: Path, study: Study, most: float) -> float:
     return best
 
 
-def _recipe(pack: Pack, study: Study | None) -> str:
+def _recipe(pack: Pack) -> str:
     lane = pack.lanes[0]
-    warmup = getattr(lane, "warmup_steps", None if study is None else study.schedule.warmup_steps)
     return (
         f"batch {pack.batch_size} x {pack.tokens_per_step // pack.batch_size}, rate {lane.learning_rate:.4g}, "
-        f"warm-up {warmup} of {pack.runs[0].steps:,} steps"
+        f"warm-up {lane.warmup_steps} of {pack.runs[0].steps:,} steps"
     )
 
 

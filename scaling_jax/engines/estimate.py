@@ -11,7 +11,7 @@ from scaling_jax import text
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, memory_bytes, phases
+from scaling_jax.planning import Pack, memory_bytes
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
@@ -55,8 +55,9 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
         head_dim = attention_head_dim(study.family)
         execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
-        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(study, pack))):
-            run = pack.run(0, budget)
+        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(pack))):
+            runs = [run for run in pack.runs if run.budget == budget]
+            run = runs[0]
             out.append(
                 Row(
                     scale=pack.name,
@@ -66,9 +67,9 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
                     tokens=run.tokens,
                     flops=run.flops,
                     steps=steps,
-                    runs=len(pack.lanes),
+                    runs=len(runs),
                     memory_bytes=memory,
-                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token * len(pack.lanes)),
+                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token),
                 )
             )
     return out
@@ -127,11 +128,11 @@ def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None)
     return f"{line}; start-up, compilation and preemptions are not included."
 
 
-def _added_steps(study: Study, pack: Pack) -> list[int]:
-    """Steps that each budget adds to those before it."""
+def _added_steps(pack: Pack) -> list[int]:
+    """Steps that each budget adds to those before it, all lanes together."""
     out, since = [], 0
-    for phase in phases(study.schedule, pack.budgets):
-        since += phase.stop - phase.start
+    for phase in pack.phases:
+        since += (phase.stop - phase.start) * len(phase.lanes)
         if phase.kind == "branch":
             out.append(since)
             since = 0
@@ -139,7 +140,7 @@ def _added_steps(study: Study, pack: Pack) -> list[int]:
 
 
 def _bytes(value: float) -> str:
-    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}B"

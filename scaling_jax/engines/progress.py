@@ -7,10 +7,12 @@ import threading
 import time
 from collections.abc import Sequence
 
+from scaling_jax import text
 from scaling_jax.planning import Pack
 from scaling_jax.training.loop import Progress
 
 LINE_SECONDS = 5.0
+DAY, YEAR = 86_400, 31_557_600  # seconds
 
 
 class Reporter:
@@ -67,9 +69,13 @@ class Reporter:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03, 2:03 or -:-- when unknown."""
+    """2:03, 1:02:03, 12.5 days, 3.4 years, or -:-- when unknown."""
     if seconds != seconds:
         return " -:--"
+    if seconds >= 2 * YEAR:
+        return f"{text.short(seconds / YEAR)} years"
+    if seconds >= 3 * DAY:
+        return f"{seconds / DAY:.1f} days"
     minutes, sec = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{sec:02}" if hours else f"{minutes:2}:{sec:02}"

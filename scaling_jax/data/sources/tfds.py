@@ -19,7 +19,7 @@ from scaling_jax.data.cache import Progress
 from scaling_jax.data.sources import tfds_prepare
 from scaling_jax.data.sources.registry import registered
 from scaling_jax.data.sources.source import Reader, Source
-from scaling_jax.errors import UserError
+from scaling_jax.errors import UserError, first_line
 from scaling_jax.models.family import Spec
 from scaling_jax.storage.paths import is_remote
 from scaling_jax.study import Data
@@ -132,7 +132,7 @@ def _reason(error: Exception, name: str) -> str:
         return f"{base} has no configuration {config!r}; nearest: {', '.join(near) or 'it has none'}"
     if isinstance(error, ImportError) and "tensorflow" in str(error):
         return "this dataset's code needs TensorFlow: pip install 'scaling_jax[prepare]'"
-    return re.sub(r"^Failed to construct dataset .*?}\": ", "", tfds_prepare.first_line(error))
+    return re.sub(r"^Failed to construct dataset .*?}\": ", "", first_line(error))
 
 
 def check_format(builder: tfds.core.DatasetBuilder) -> None:
@@ -275,4 +275,4 @@ def _one_line(what: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:
-        raise UserError(f"{what} cannot be read: {tfds_prepare.first_line(error)}") from error
+        raise UserError(f"{what} cannot be read: {first_line(error)}") from error

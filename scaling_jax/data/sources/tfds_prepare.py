@@ -25,7 +25,7 @@ from tensorflow_datasets.core.download import downloader
 
 from scaling_jax.data import cache
 from scaling_jax.data.cache import Progress
-from scaling_jax.errors import UserError
+from scaling_jax.errors import UserError, first_line
 
 PREFLIGHT_SECONDS = 3.0
 
@@ -201,9 +201,3 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
 
     threading.Thread(target=work, daemon=True).start()
     return future.result(seconds)
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's message in one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."

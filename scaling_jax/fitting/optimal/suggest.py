@@ -107,7 +107,7 @@ def suggest(
     trained: Mapping[Any, float] | None = None,
     shared: float = 0.0,
     runs: int = 8,
-    repeats: int = 1,
+    repeats: Any = 1,
 ) -> Suggestion:
     """Chooses the runs that narrow the forecast at the target most for their cost, within a budget.
 
@@ -123,7 +123,7 @@ def suggest(
       trained: {trunk: tokens of its longest run so far}: a longer budget of it costs only the extension.
       shared: share of a run's tokens that lie on its trunk: 1 - cooldown_fraction of WSD.
       runs: at most this many.
-      repeats: runs (seeds) made at each candidate; C is of all together.
+      repeats: runs (seeds) made at each candidate, a number or (m,); C is of all together.
 
     Returns:
       A `Suggestion` with `.runs`, `.before`, `.after`, `.stop` and `.text()`.
@@ -145,7 +145,6 @@ def suggest(
         raise FitError("suggest plans runs over N and D: give a forecast of a loss in N and D.")
     check_positive(budget_flops, "budget_flops", "1e20")
     check_int(runs, "runs", 1)
-    check_int(repeats, "repeats", 1)
     check_level(forecast.level)
     aims = _targets(forecast, target_flops, target)
     N, D, C = _candidates(mixture, candidates)
@@ -155,7 +154,10 @@ def suggest(
     places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     longest = np.array([(trained or {}).get(label, 0.0) for label in places])
     pool = _Pool(N, D, C, np.array([places[label] for label in labels]), longest, float(shared))
-    joint = _joint(forecast, pool, aims, repeats)
+    seeds = np.broadcast_to(np.asarray(repeats, float), N.shape)
+    if np.any(~(seeds >= 1)):
+        raise FitError(f"repeats={repeats!r}: give 1 or more.")
+    joint = _joint(forecast, pool, aims, seeds)
     chosen = _best_plan(joint, pool, budget_flops, runs)
     before, of_run = _widths(forecast, aims, joint)
     records = [
@@ -228,7 +230,7 @@ def _candidates(mixture: Mixture, given: Any) -> tuple[np.ndarray, np.ndarray, n
     return N, D, C
 
 
-def _joint(forecast: Forecast, pool: _Pool, aims: Mapping[str, np.ndarray], repeats: int) -> _Joint:
+def _joint(forecast: Forecast, pool: _Pool, aims: Mapping[str, np.ndarray], repeats: np.ndarray) -> _Joint:
     mixture, ladder = forecast._mixture, forecast._ladder
     m, t = pool.N.size, len(aims["N"])
     inputs = {"N": np.concatenate([pool.N, aims["N"]]), "D": np.concatenate([pool.D, aims["D"]])}
@@ -256,7 +258,7 @@ def _share(mixture: Mixture) -> float:
     return between**2 / (between**2 + within**2)
 
 
-def _shared_luck(mixture: Mixture, pool: _Pool, N: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray]:
+def _shared_luck(mixture: Mixture, pool: _Pool, N: np.ndarray, repeats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What is unknown of the luck of each candidate's trunk, and what is known of it by its siblings.
 
     Returns:
@@ -270,7 +272,7 @@ def _shared_luck(mixture: Mixture, pool: _Pool, N: np.ndarray, repeats: int) -> 
     for i in np.flatnonzero(pool.longest[pool.trunk] > 0):
         rows = np.flatnonzero(np.abs(np.log(N / pool.N[i])) < 1e-6)
         if rows.size:
-            left = (1.0 - share) / ((1.0 - share) + share * rows.size / repeats)
+            left = (1.0 - share) / ((1.0 - share) + share * rows.size / repeats[i])
             shares[i] = share * left
             siblings[rows, i] = (1.0 - left) / rows.size
     return shares, siblings
