@@ -113,6 +113,9 @@ def reach(
         return Reach(**said, optimum=None, C_interval=None, reasons=(reason, *doubts))
     runs = np.array([p.run_interval or (p.loss, p.loss) for p in curve])
     low, high = (_crossing(log_c, runs[:, i], goal) for i in (0, 1))
+    near, _ = surface.optima(C * np.geomspace(0.7, 1.4, 9), max_params)  # closer to where the curve crosses
+    closer = _crossing(np.log([p.C for p in near]), np.array([p.loss for p in near]), goal) if near else None
+    C = closer if closer is not None and math.isfinite(closer) else C
     found, why = surface.optima([C], max_params)
     if not found:
         return Reach(**said, optimum=None, C_interval=None, reasons=(*why, *doubts))
