@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling_jax import analysis, data, decide, engines, fitting, models, report, study
+    from scaling_jax import analysis, data, decide, engines, fitting, models, report, study, trackers
     from scaling_jax.api import Plan, plan, run
     from scaling_jax.decisions import reach, recommend, run_until, suggest
     from scaling_jax.errors import EngineError, Preempted, UserError
@@ -43,10 +43,10 @@ __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
     "decide", "engines", "fitting", "load", "load_study", "models", "override", "plan", "reach", "recommend",
-    "report", "run", "run_until", "study", "suggest", "trained",
+    "report", "run", "run_until", "study", "suggest", "trackers", "trained",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trained")
+_MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trackers", "trained")
 _HOME = {
     "scaling_jax.api": ("Plan", "plan", "run"),
     "scaling_jax.decisions": ("reach", "recommend", "run_until", "suggest"),

@@ -35,28 +35,32 @@ ALLOWED = {
     "identity": STUDY,
     "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
+    "outlook": STUDY | {"planning", "study_file", "fitting", "analysis", "outlook"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
     "trained": TRAINING | {"trained"},
-    "engines": TRAINING | {"signals", "engines"},
+    "live": {"text", "storage"},
+    "trackers": {"errors", "storage"},
+    "engines": TRAINING | {"signals", "live", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
-    "report": AFTER | {"storage"},
     "decide": TRAINING | {"fitting", "analysis", "decide"},
+    "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
     "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
     "cli": TRAINING
     | AFTER
-    | {"engines", "results", "signals", "study_file", "trained", "api", "decide", "decisions", "cli"},
+    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
+    | {"cli"},
     "__main__": {"signals", "cli"},
 }
 
 # Packages that are heavy, optional, or of one platform: what may be imported inside a function.
 HEAVY = {
     "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax",
-    "orbax", "pandas", "pyarrow", "ray", "requests", "scipy", "sentencepiece", "sklearn", "tensorflow",
-    "tensorflow_datasets", "tokenizers", "zstandard",
+    "orbax", "pandas", "pyarrow", "ray", "requests", "rich", "scipy", "sentencepiece", "sklearn", "tensorflow",
+    "tensorboardX", "tensorflow_datasets", "tokenizers", "wandb", "zstandard",
 }  # fmt: skip
 
 # Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.

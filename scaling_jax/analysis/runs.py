@@ -68,6 +68,7 @@ class Runs:
       sweep: the tuned quantity in the table of somebody else, or None.
       tuned: what our own table tuned and how the winners came about, or None.
       ours: whether the table is one of our results tables.
+      curves: why its rows are points of learning curves; "" where they are runs.
     """
 
     table: pd.DataFrame
@@ -89,6 +90,7 @@ class Runs:
     sweep: Sweep | None
     tuned: Tuned | None
     ours: bool
+    curves: str = ""
 
     def of_status(self, status: str) -> pd.DataFrame:
         """The runs with this status."""

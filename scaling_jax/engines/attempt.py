@@ -13,7 +13,7 @@ from scaling_jax import data
 from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
-from scaling_jax.engines.progress import Reporter
+from scaling_jax.engines.progress import reporting
 from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
@@ -191,8 +191,8 @@ def _train_packs(
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
     reports = attempt.verbose and distributed.is_leader()
-    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
-    with stop.deferred():
+    shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
+    with stop.deferred(), shown as on_progress:
         training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
         local.train_packs(todo, training)
 
