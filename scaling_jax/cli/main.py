@@ -30,10 +30,13 @@ from scaling_jax.errors import (
 COMMANDS = {
     "plan": ("scaling_jax.cli.plan", "show the runs of a study: N, D, FLOPs, memory, time; trains nothing"),
     "run": ("scaling_jax.cli.run", "train what is missing of a study, then collect, fit and report"),
+    "watch": ("scaling_jax.cli.watch", "show how a study trains, from elsewhere, also as a page"),
     "collect": ("scaling_jax.cli.collect", "write a workdir's results table as .csv or .parquet"),
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
+    "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
+    "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
