@@ -33,6 +33,7 @@ TRAIN = [
     "etils[epath]>=1.12",
     "requests>=2.31",
     "pillow>=10",
+    "rich>=13",  # the table of progress
     "scikit-learn>=1.4",  # carries the digits
 ]
 RAY = ["ray>=2.40"]
@@ -42,12 +43,15 @@ PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing rea
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
 EXPORT = ["safetensors>=0.5", "flatbuffers>=24"]  # jax.export writes with flatbuffers
 SERVE = ["starlette>=0.45", "uvicorn>=0.34"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+WANDB = ["wandb>=0.19"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     *EXCEL,
+    *TENSORBOARD,
     "ruff>=0.14,<1",
     "pyright[nodejs]==1.1.414",
     "pandas-stubs>=2.2",
@@ -79,6 +83,8 @@ setup(
         "excel": EXCEL,
         "export": [*TRAIN, *EXPORT],
         "serve": [*TRAIN, *SERVE],
+        "tensorboard": [*TRAIN, *TENSORBOARD],
+        "wandb": [*TRAIN, *WANDB],
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},

@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling_jax import analysis, data, engines, fitting, models, report, study
+    from scaling_jax import analysis, data, engines, fitting, models, report, study, trackers
     from scaling_jax.api import Plan, plan, run
     from scaling_jax.errors import EngineError, Preempted, UserError
     from scaling_jax.results import Results, analyse, load
@@ -41,10 +41,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study", "trained",
+    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study", "trackers",
+    "trained",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study", "trained")
+_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study", "trackers", "trained")
 _HOME = {
     "scaling_jax.api": ("Plan", "plan", "run"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),

@@ -16,7 +16,9 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from scaling_jax import rules
 from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.rules import Setting
 from scaling_jax.settings import (
     CONFIG,
     Depth,
@@ -99,7 +101,10 @@ class Budgets:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """The optimizer; every combination of rate, decay and seed is a lane of the scale's pack.
+    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget.
+
+    Rates, decays, batch_size, b2 and the schedule's warm-up and cool-down may be numbers, lists or rules in N and D
+    (`scaling_jax.rules`). What differs by rate, decay, b2, warm-up, init scale or seed is a lane of one pack.
 
     Attributes:
       name: "adamw", "sgd", "muon" (AdamW on arrays other than hidden matrices), "lion", "schedule_free_adamw", or one
@@ -107,7 +112,8 @@ class Optimizer:
       options: further options of that optimizer by name, e.g. {"ns_steps": 6} for Muon.
       learning_rates: peak rates at `Parametrization.base_width`.
       weight_decays: decoupled, on matrices only; the decay per step is rate x decay whatever the width.
-      batch_size: sequences (text) or samples per step.
+      batch_size: sequences (text) or samples per step; each value is a pack of its own.
+      b2: decay of the second moment, for optimizers that have one.
       clip_norm: global-norm clip of the gradient; 0 switches it off.
       init_scales: factors on the initial standard deviations.
       spike_policy: "keep" applies every finite update; "skip" drops those whose gradient norm exceeds
@@ -117,12 +123,12 @@ class Optimizer:
 
     name: Annotated[str, Field(min_length=1)] = "adamw"
     options: dict[str, Any] = Field(default_factory=dict)
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
-    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
+    learning_rates: Annotated[tuple[Setting, ...], rules.several("learning_rate")] = (0.02,)
+    weight_decays: Annotated[tuple[Setting, ...], rules.several("weight_decay")] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: Size = 8
+    batch_size: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("batch_size")] = 8
     b1: Fraction = 0.9
-    b2: Fraction = 0.95
+    b2: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("b2")] = 0.95
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.9
     clip_norm: NonNegativeFloat = 1.0
@@ -148,7 +154,7 @@ class Parametrization:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Schedule:
-    """The learning rate over a run.
+    """The learning rate over a run; `warmup_steps` and `cooldown_fraction` may be lists or rules (`scaling_jax.rules`).
 
     Attributes:
       name: "wsd" trains one constant-rate trunk per lane and branches a cool-down off it for every budget; "cosine"
@@ -160,8 +166,8 @@ class Schedule:
     """
 
     name: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    warmup_steps: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("warmup_steps")] = 100
+    cooldown_fraction: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("cooldown_fraction")] = 0.2
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 

@@ -69,10 +69,10 @@ def run_phase(program, phase, states=None):
 def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_metrics=None) -> dict:
     """Trains the pack with its loop; the rows of its results by run_id."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
-    program = program or make_program(study, steps=buffer_steps(pack, study))
+    program = program or make_program(study, steps=buffer_steps(pack))
     records = Records(folder, attempt)
     finished = records.finished()
-    record = record_of(pack, study.schedule)
+    record = record_of(pack)
     with PackCheckpoints(folder / "checkpoints", 2, record.forks, record.lanes) as checkpoints:
         common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
         training = Training(study, None, records, finished, common, should_stop, lambda progress: None, on_metrics)

@@ -156,6 +156,8 @@ def test_a_term_that_left_the_law_is_said_and_drawn(tmp_path):
     assert (tmp_path / "fit_loss_vs_compute.png").exists()
     text = fit_table(table.head(5), out=tmp_path / "fit.json")
     assert text.startswith("verdict: no answer") and "5 distinct points for 5 parameters" in text
+    assert re.search(r"\nno N\*, D\* or loss at \S+ FLOPs: 5 distinct points for 5 parameters", text)
+    assert "frontier at C" not in text and "D*/N*" not in text  # a number would be remembered, the sentence not
     assert "leave no residual to resample" in " ".join(text.split())
 
 
@@ -227,14 +229,12 @@ def test_what_a_law_reads_besides_n_and_d_is_told_with_at(tmp_path, capsys):
     assert "N* there varies" in text
 
     inputs, loss = noisy("shape", 0.001)
-    text = fit_table(
-        pd.DataFrame({**inputs, "loss": loss}), law="shape", inputs={"depth": "24", "width": "sqrt(N / (12*24))"},
-        target_flops=(1e22,),
-    )  # fmt: skip
+    shaped = {"depth": "24", "width": "sqrt(N / (12*24))"}
+    wanted = study.Fit(law="shape", inputs=shaped, target_flops=(1e22,), bootstrap=20)
+    found = analysis.analyse(pd.DataFrame({**inputs, "loss": loss}), fit=wanted)
     fit = fitting.fit("shape", inputs, loss)
     best = fit.frontier(1e22, inputs={"depth": 24.0, "width": lambda N, D: np.sqrt(N / 288)})
-    assert "(C = 6 N D, depth = 24, width = sqrt(N / (12*24)))" in text
-    assert f"loss  {float(best.loss):>8.4f}" in text
+    assert report_text.target_row(found).loss == pytest.approx(float(best.loss))
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,15 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "scaling_jax"
 ROOT = "scaling_jax"
 
 # Room -> rooms it may import from. `errors`, `text` and `charts` are the ground; nothing imports `cli`.
-GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "settings", "stored_family", "study"}
+GROUND = {"errors", "text", "formula"}
+STUDY = GROUND | {"models", "study", "rules", "settings", "stored_family"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
 AFTER = STUDY | {"charts", "fitting", "analysis", "report"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
+    "formula": set(),
+    "rules": GROUND,
     "signals": {"errors"},
     "charts": {"text", "charts"},
     "fitting": {"text", "charts", "fitting"},
@@ -31,26 +33,31 @@ ALLOWED = {
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
-    "planning": STUDY | {"identity"},
+    "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
+    "outlook": STUDY | {"planning", "study_file", "fitting", "analysis", "outlook"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
     "trained": TRAINING | {"trained"},
-    "engines": TRAINING | {"signals", "engines"},
+    "live": {"text", "storage"},
+    "trackers": {"errors", "storage"},
+    "engines": TRAINING | {"signals", "live", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
-    "report": AFTER | {"storage"},
+    "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "trained", "api", "cli"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
+    "cli": TRAINING
+    | AFTER
+    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "cli"},
     "__main__": {"signals", "cli"},
 }
 
 # Packages that are heavy, optional, or of one platform: what may be imported inside a function.
 HEAVY = {
     "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax",
-    "orbax", "pandas", "pyarrow", "ray", "requests", "scipy", "sentencepiece", "sklearn", "tensorflow",
-    "tensorflow_datasets", "tokenizers", "zstandard",
+    "orbax", "pandas", "pyarrow", "ray", "requests", "rich", "scipy", "sentencepiece", "sklearn", "tensorflow",
+    "tensorboardX", "tensorflow_datasets", "tokenizers", "wandb", "zstandard",
 }  # fmt: skip
 
 # Modules that may import by string: the lazy face, the command modules, the optional engines.

@@ -30,6 +30,7 @@ from scaling_jax.errors import (
 COMMANDS = {
     "plan": ("scaling_jax.cli.plan", "show the runs of a study: N, D, FLOPs, memory, time; trains nothing"),
     "run": ("scaling_jax.cli.run", "train what is missing of a study, then collect, fit and report"),
+    "watch": ("scaling_jax.cli.watch", "show how a study trains, from elsewhere, also as a page"),
     "collect": ("scaling_jax.cli.collect", "write a workdir's results table as .csv or .parquet"),
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),

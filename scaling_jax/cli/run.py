@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 from absl import flags
 
+from scaling_jax import trackers
 from scaling_jax.cli import study_flags
 from scaling_jax.engines import cluster, registry
 from scaling_jax.engines.registry import LOCAL, SIMULATE
@@ -32,6 +34,7 @@ def define_flags() -> None:
     flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
     flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
+    flags.DEFINE_string("track", None, "Send metrics to tensorboard[:FOLDER] or wandb[:PROJECT] while training.")
     flags.DEFINE_bool("dry_run", False, "Show what the engine would do, and do nothing.")
 
 
@@ -61,15 +64,23 @@ def main(args: list[str], values: Any) -> int:
             max_retries=values.max_retries,
             dry_run=values.dry_run,
         )
-    api.run(
-        study,
-        workdir,
-        engine=values.engine,
-        only_packs=values.only_packs,
-        processes=processes if together else None,
-        settings=settings,
-    )
+    leads = not together or not values.process_id
+    with trackers.make(values.track, study.name, workdir) if values.track and leads else _no_tracker() as tracker:
+        api.run(
+            study,
+            workdir,
+            engine=values.engine,
+            only_packs=values.only_packs,
+            on_metrics=tracker,
+            processes=processes if together else None,
+            settings=settings,
+            force=values.force,
+        )
     return 0
+
+
+def _no_tracker() -> contextlib.nullcontext[None]:
+    return contextlib.nullcontext()
 
 
 def inherited_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from scaling_jax import data
 from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
-from scaling_jax.engines.progress import Reporter
+from scaling_jax.engines.progress import reporting
 from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
@@ -98,7 +98,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
-    _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
+    _check_same(study, [record_of(pack) for pack in chosen], dataset.dataset_hash)
     with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
@@ -152,7 +152,7 @@ def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
-        records = {pack.name: record_of(pack, study.schedule) for pack in packs}
+        records = {pack.name: record_of(pack) for pack in packs}
         if distributed.is_leader():
             try:
                 number = float(stack.enter_context(workdir.claim(stored, records)))
@@ -191,8 +191,8 @@ def _train_packs(
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
     reports = attempt.verbose and distributed.is_leader()
-    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
-    with stop.deferred():
+    shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
+    with stop.deferred(), shown as on_progress:
         training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
         local.train_packs(todo, training)
 

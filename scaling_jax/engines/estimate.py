@@ -11,13 +11,17 @@ from scaling_jax import text
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, memory_bytes, phases
+from scaling_jax.planning import Pack, memory_bytes
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
+# Seconds of compiling one pack's program for the first time (a cached one takes a tenth), and of everything around the
+# training: imports, data from the cache, the fit with its bootstrap, the report.
+COMPILE_SECONDS = {"cpu": 7.0, "gpu": 20.0, "tpu": 30.0}
+AROUND_SECONDS = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +59,9 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
         head_dim = attention_head_dim(study.family)
         execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
-        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(study, pack))):
-            run = pack.run(0, budget)
+        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(pack))):
+            runs = [run for run in pack.runs if run.budget == budget]
+            run = runs[0]
             out.append(
                 Row(
                     scale=pack.name,
@@ -66,9 +71,9 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
                     tokens=run.tokens,
                     flops=run.flops,
                     steps=steps,
-                    runs=len(pack.lanes),
+                    runs=len(runs),
                     memory_bytes=memory,
-                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token * len(pack.lanes)),
+                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token),
                 )
             )
     return out
@@ -79,6 +84,12 @@ def speed() -> tuple[float, str]:
     peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
     return share * peak, f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source})"
+
+
+def overhead_seconds(packs: Sequence[Pack]) -> float:
+    """Seconds that a run takes beside training: programs compile one after another on one core for each device."""
+    side_by_side = max(min(len(packs), jax.device_count()), 1) if jax.default_backend() == "cpu" else 1
+    return AROUND_SECONDS + len(packs) * COMPILE_SECONDS.get(jax.default_backend(), 20.0) / side_by_side
 
 
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
@@ -104,7 +115,8 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
-            f"{clock(total / per_second).strip()} at {source}.",
+            f"{clock(total / per_second).strip()} at {source}; with start, compilation and report about "
+            f"{clock(total / per_second + overhead_seconds(packs)).strip()}.",
         ]
     )
 
@@ -127,11 +139,11 @@ def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None)
     return f"{line}; start-up, compilation and preemptions are not included."
 
 
-def _added_steps(study: Study, pack: Pack) -> list[int]:
-    """Steps that each budget adds to those before it."""
+def _added_steps(pack: Pack) -> list[int]:
+    """Steps that each budget adds to those before it, all lanes together."""
     out, since = [], 0
-    for phase in phases(study.schedule, pack.budgets):
-        since += phase.stop - phase.start
+    for phase in pack.phases:
+        since += (phase.stop - phase.start) * len(phase.lanes)
         if phase.kind == "branch":
             out.append(since)
             since = 0

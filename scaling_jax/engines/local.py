@@ -148,7 +148,7 @@ class _Ahead:
 def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:
     """Trains one pack from wherever it stands."""
     study, root = training.study, training.records.root
-    record = record_of(pack, study.schedule)
+    record = record_of(pack)
     forks = record.joined(Workdir(root).packs().get(pack.name)).forks  # of earlier starts, too: it may grow again
     folder = root / "checkpoints" / pack.name
     with PackCheckpoints(folder, study.execution.keep_checkpoints, forks, record.lanes) as checkpoints:

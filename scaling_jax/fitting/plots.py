@@ -251,6 +251,32 @@ def _profile(fit: Any, name: str, level: float, shown: tuple[float, float] | Non
     ]
 
 
+def multipliers(comparisons: Mapping[str, Any]) -> Chart:
+    """How much less compute each recipe needs than the baseline, against compute; a panel per metric."""
+    panels = []
+    for metric, found in comparisons.items():
+        others, marks = found.names[1:], []
+        ends = [found.common_range(k) for k in others]
+        one = [min(low for low, _ in ends), 10 * max(high for _, high in ends)]
+        marks.append(Mark("line", one, [1.0, 1.0], color=GREY, width=1.0))
+        for i, (name, (low, high)) in enumerate(zip(others, ends)):
+            C, color = np.geomspace(low, 10 * high, 60), scale_color(i, max(len(others), 2))
+            m = found.multiplier(C, name)
+            inside = high >= C
+            marks.append(Mark("band", C, low=m.low, high=m.high, color=color))
+            marks.append(Mark("line", C, m.value, color=color, dash="dash", width=1.0))
+            marks.append(Mark("line", C[inside], m.value[inside], color=color, width=2.0, name=name, scale=name))
+        y = Axis(f"multiplier over {found.names[0]}", log=True)
+        title = f"{metric}: {found.verdict}" if metric else ""
+        panels.append(Panel(Axis(f"compute of {found.names[0]}", "flops", True), y, tuple(marks), title))
+    level = next(iter(comparisons.values())).level
+    caption = (
+        f"How many times more compute the baseline needs for the same loss, with {level:.0%} intervals; dashed where "
+        "one of the two has no runs."
+    )
+    return Chart("compare", "How much compute a recipe saves", caption, tuple(panels))
+
+
 def charts(fit: Any) -> dict[str, Callable[[], Chart]]:
     """What a fit with data can show: name -> its chart."""
     if fit.data is None or fit.y is None:

@@ -84,6 +84,8 @@ def render(template: str, charts: Mapping[str, Chart], table: Any = None, **valu
         undefined=jinja2.StrictUndefined,
     )  # fmt: skip
     environment.globals |= {"marks": MARKS, "verdicts": VERDICTS, "text": text, "tables": tables, "answers": answers}
+    if not charts and table is None:
+        return environment.get_template(template).render(data="", script="", plotly="", **values)
     data: dict[str, Any] = {"charts": [chart.as_json() | {"name": name} for name, chart in charts.items()]}
     if table is not None:
         data["runs"] = table

@@ -117,7 +117,7 @@ function axis(spec, panel, key) {
 }
 function layout(panel, width) {
   return {
-    width, height: Math.round(Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8, r: 10, t: 8, b: 8 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
+    width, height: Math.round(printing ? Math.min(300, width * 0.8) : Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8, r: 10, t: 8, b: 8 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x"), yaxis: axis(panel.y, panel, "y"),
     hovermode: "closest", barmode: "overlay", dragmode: coarse.matches ? false : "zoom", showlegend: false,
     modebar: { bgcolor: theme().back, color: theme().grey, activecolor: theme().ink },
@@ -130,7 +130,7 @@ function draw(chart) {
   chart.panels.forEach((panel, i) => {
     const box = chart.boxes[i], shown = [];
     for (const mark of panel.marks) if (mark.x || mark.low || mark.z) for (const trace of traces(mark)) shown.push({ ...trace, visible: visible(chart, mark) });
-    const width = printing ? 640 : Math.max(box.parentElement.clientWidth, 200);
+    const width = printing ? (chart.panels.length > 1 ? 320 : 640) : Math.max(box.parentElement.clientWidth, 200);
     const config = { displaylogo: false, responsive: false, displayModeBar: !coarse.matches && "hover", modeBarButtons: [["toImage", "resetScale2d"]], toImageButtonOptions: { format: "svg", filename: chart.name } };
     Plotly.react(box, shown, layout(panel, width), config);
   });

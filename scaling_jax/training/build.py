@@ -18,7 +18,7 @@ from scaling_jax.training.program import LaneProgram, make_mesh
 
 def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
     """The pack's program on these devices, compiled."""
-    study, feed = training.study, training.feed
+    study, feed = pack.settled(training.study), training.feed
     head_dim = attention_head_dim(study.family)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
     scaling = scaling_of(study, pack.width, pack.depth)
@@ -27,10 +27,10 @@ def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> Lan
 
     def program(layout: str, steps: int) -> LaneProgram:
         resolved = dataclasses.replace(execution, layout=layout)
-        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
+        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps, some_stop=not pack.is_whole)
 
     layout = choose_layout(execution, pack, study, mesh, training.records, program)
-    chosen = program(layout, buffer_steps(pack, study))
+    chosen = program(layout, buffer_steps(pack))
     chosen.compile()
     return chosen
 

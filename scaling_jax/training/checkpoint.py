@@ -30,6 +30,7 @@ from scaling_jax.training.regroup import as_saved, regroup
 # Errors of a restore though the checkpoint is whole: memory, network, permissions.
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 TRUNK = "trunk"
+STOPPED = ""  # in place of the identity of a lane that stood still before a checkpoint
 
 
 def branch_name(steps: int) -> str:
@@ -69,26 +70,28 @@ class PackCheckpoints:
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
         self._managers: dict[str, _Manager] = {}
 
-    def save(self, part: str, saved: Saved) -> None:
+    def save(self, part: str, saved: Saved, took_part: Collection[int] | None = None) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.
 
         Args:
           part: `TRUNK` or a `branch_name`.
           saved: the state, and where training is.
+          took_part: places of the lanes that have come this far; None for all. The others are not in this checkpoint.
 
         Raises:
           Exception: this save or the one before failed (a full disk, a lost network).
         """
         manager = self._manager(part)
+        lanes = [lane if took_part is None or i in took_part else STOPPED for i, lane in enumerate(self._lanes)]
         if saved.step in manager.all_steps():
-            if self._has_lanes(manager, saved.step):
+            if self._has_lanes(manager, saved.step, lanes):
                 return  # retraining after a loss passes checkpoints that were not lost
             manager.delete(saved.step)
         head = {
             "step": saved.step,
             "trunk_seconds": saved.trunk_seconds,
             "branch_seconds": saved.branch_seconds,
-            "lanes": self._lanes,
+            "lanes": lanes,
             "groups": _geometry(saved.state),
             "shapes": _shapes(saved.state),
         }
@@ -99,7 +102,14 @@ class PackCheckpoints:
         }
         manager.save(saved.step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, part: str, like: tuple[Any, ...], after: int = -1, until: int | None = None) -> Saved | None:
+    def restore(
+        self,
+        part: str,
+        like: tuple[Any, ...],
+        after: int = -1,
+        until: int | None = None,
+        wanted: Collection[int] | None = None,
+    ) -> Saved | None:
         """The newest checkpoint that can be used of a part; None when there is none.
 
         One that cannot be read is set aside (in `<folder>.unreadable/`), one of other lanes is passed over with a line
@@ -109,6 +119,7 @@ class PackCheckpoints:
           part: `TRUNK` or a `branch_name`.
           like: groups of ShapeDtypeStructs with shardings: the states as they are laid out on the devices now.
           after, until: only checkpoints of steps in (after, until].
+          wanted: places of the lanes that go on from it; None for all. The others get any state.
 
         Raises:
           UserError: the checkpoints hold other arrays than this code trains.
@@ -116,12 +127,13 @@ class PackCheckpoints:
         if not (self.folder / part).exists():
             return None
         manager = self._manager(part)
+        lanes = [lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted]
         for step in sorted(manager.all_steps(), reverse=True):
             if step <= after or (until is not None and step > until):
                 continue
             try:
                 head = _head(manager, step)
-                if set(self._lanes) <= set(head["lanes"]):
+                if set(lanes) <= set(head["lanes"]):
                     return self._restore(manager, part, step, head, like)
                 logging.warning("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
             except UserError:
@@ -150,13 +162,16 @@ class PackCheckpoints:
         stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
-        if tuple(head["groups"]) != _geometry(like) or head["lanes"] != self._lanes:
-            state = regroup(state, like, [head["lanes"].index(lane) for lane in self._lanes])
+        same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
+        if tuple(head["groups"]) != _geometry(like) or len(head["lanes"]) != len(self._lanes) or not same:
+            places = {lane: i for i, lane in enumerate(head["lanes"])}
+            any_place = min(i for lane, i in places.items() if lane != STOPPED)
+            state = regroup(state, like, [places.get(lane, any_place) for lane in self._lanes])
         return Saved(head["step"], head["trunk_seconds"], head["branch_seconds"], state)
 
-    def _has_lanes(self, manager: ocp.CheckpointManager, step: int) -> bool:
+    def _has_lanes(self, manager: ocp.CheckpointManager, step: int, lanes: Sequence[str]) -> bool:
         try:
-            return set(self._lanes) <= set(_head(manager, step)["lanes"])
+            return {*lanes} - {STOPPED} <= {*_head(manager, step)["lanes"]}
         except Exception:  # it is still being written, by this process; or cannot be read, which a restore will find
             return True
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from scaling_jax.planning import Pack, phases
+from scaling_jax.planning import Pack
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Study, content_hash
@@ -89,16 +89,16 @@ def _trial(
     if cache.exists():
         seconds = json.loads(cache.read_text())
     else:
-        seconds = {layout: _time(program(layout, 16), study, pack) for layout in LAYOUTS}
+        seconds = {layout: _time(program(layout, 16), pack) for layout in LAYOUTS}
         write_atomic(cache, json.dumps(seconds))
         shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
         logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.name, len(pack.lanes), shown)
     return min(seconds, key=seconds.__getitem__), seconds
 
 
-def _time(trial: LaneProgram, study: Study, pack: Pack) -> float:
+def _time(trial: LaneProgram, pack: Pack) -> float:
     """Best seconds per step over chunks of a few steps."""
-    hparams = trial.hparams(phases(study.schedule, pack.budgets)[0])
+    hparams = trial.hparams(pack.phases[0])
     states, losses = trial.train(trial.init(), hparams, 0, 8)  # compiles
     jax.block_until_ready(losses)
     best, begin = float("inf"), time.monotonic()

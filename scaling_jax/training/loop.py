@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from absl import logging
 
 from scaling_jax.data import batches
 from scaling_jax.errors import Preempted
-from scaling_jax.planning import NO_DECAY, Pack, Phase, phases
+from scaling_jax.planning import NO_DECAY, Pack, Phase
 from scaling_jax.storage.records import DIVERGED, DONE, Records
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed
@@ -133,7 +133,7 @@ class PackTrainer:
 
     def __init__(self, training: Training, pack: Pack, program: LaneProgram, checkpoints: PackCheckpoints):
         self.training, self.pack, self.program, self.checkpoints = training, pack, program, checkpoints
-        self.branches = [phase for phase in phases(training.study.schedule, pack.budgets) if phase.kind == "branch"]
+        self.branches = [phase for phase in pack.phases if phase.kind == "branch"]
         self.trunk: Saved | None = None  # where the trunk is, in memory
         self.seconds = 0.0  # of the phase under way
         self.pace = Pace(training.study.execution, program.buffer_steps)
@@ -156,14 +156,14 @@ class PackTrainer:
             if not self._missing_lanes(phase):
                 continue
             part = branch_name(phase.stop)
-            branch = self.checkpoints.restore(part, like)
+            branch = self.checkpoints.restore(part, like, wanted=phase.lanes)
             if branch is None:
                 trunk = self._trunk_at(phase, like)
                 branch = Saved(phase.start, trunk.trunk_seconds, 0.0, self.program.copy(trunk.state))
             resumed_at = branch.step
             branch = self._advance(phase, branch)
             if branch.step > resumed_at:
-                self._save(part, branch)
+                self._save(part, branch, phase.lanes)
             self._finish_branch(phase, branch)
         self.checkpoints.wait()
 
@@ -172,19 +172,25 @@ class PackTrainer:
         fork = branch.start
         reached = -1 if self.trunk is None else self.trunk.step
         if fork > reached:
-            self.trunk = self.checkpoints.restore(TRUNK, like, after=reached, until=fork) or self.trunk
+            wanted = self._going_on(branch)
+            self.trunk = self.checkpoints.restore(TRUNK, like, reached, fork, wanted) or self.trunk
         if self.trunk is None:
             self.trunk = Saved(0, 0.0, 0.0, self.program.init())
         if self.trunk.step < fork:
-            trunk = Phase("trunk", self.trunk.step, fork, NO_DECAY, NO_DECAY, branch.budget)
+            lanes = self._going_on(branch)
+            trunk = Phase("trunk", self.trunk.step, fork, NO_DECAY, NO_DECAY, branch.budget, lanes)
             self.trunk = self._advance(trunk, self.trunk)
-            self._save(TRUNK, self.trunk)
+            self._save(TRUNK, self.trunk, lanes)
         return self.trunk
+
+    def _going_on(self, branch: Phase) -> tuple[int, ...]:
+        """Lanes that have a result at this branch or a later one."""
+        return tuple(sorted({lane for phase in self.branches[branch.budget :] for lane in phase.lanes}))
 
     def _missing_lanes(self, phase: Phase) -> list[int]:
         """Lanes of a branch that have no result yet."""
         finished = self.training.finished
-        return [i for i in range(len(self.pack.lanes)) if self.pack.run(i, phase.budget).run_id not in finished]
+        return [lane for lane in phase.lanes if self.pack.run(lane, phase.budget).run_id not in finished]
 
     def _advance(self, phase: Phase, at: Saved) -> Saved:
         """Trains from `at` to the end of `phase`; losses of a chunk are fetched while the next one runs."""
@@ -209,7 +215,7 @@ class PackTrainer:
                     self._record(phase, *pending)
                     pending = None
                 part = TRUNK if phase.kind == "trunk" else branch_name(phase.stop)
-                self._save(part, self._reached(phase, at, step, state))
+                self._save(part, self._reached(phase, at, step, state), phase.lanes)
             if stop:
                 self.checkpoints.wait()
                 raise Preempted(f"pack {self.pack.name} saved at step {step} of its {phase.kind}")
@@ -230,30 +236,32 @@ class PackTrainer:
         self.last_done = now
         self.pace.measured(elapsed / count)
         self.seconds += elapsed
-        for lane, losses_K in enumerate(by_lane):
-            run = self.pack.run(lane, phase.budget)
-            kind, ident = ("trunks", run.trunk_id) if phase.kind == "trunk" else ("runs", run.run_id)
+        for lane in phase.lanes:
+            losses_K = by_lane[lane]
+            kind, ident = ("trunks", self.pack.trunk_id(lane))
+            if phase.kind == "branch":
+                kind, ident = "runs", self.pack.run(lane, phase.budget).run_id
             self.points.setdefault((kind, ident), []).extend(
                 {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
                 for i in range(0, count, POINT_STEPS)
                 if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all()  # NaN from where a lane diverged
             )
-        means = [float(np.mean(losses_K)) for losses_K in by_lane]
-        best = min((mean for mean in means if np.isfinite(mean)), default=float("nan"))
-        speed = count * self.pack.tokens_per_step * len(by_lane) / elapsed
+        means = {lane: float(np.mean(by_lane[lane])) for lane in phase.lanes}
+        best = min((mean for mean in means.values() if np.isfinite(mean)), default=float("nan"))
+        speed = count * self.pack.tokens_per_step * len(means) / elapsed
         steps_done = sum(other.stop - other.start for other in self.branches[: phase.budget]) + first + count
         self.training.on_progress(Progress(self.pack.name, phase.kind, steps_done, best, speed))
         self._report_losses(phase, first + count, means, speed)
 
-    def _report_losses(self, phase: Phase, step: int, losses: list[float], tokens_per_s: float) -> None:
+    def _report_losses(self, phase: Phase, step: int, losses: Mapping[int, float], tokens_per_s: float) -> None:
         """Hands every lane's mean loss over a chunk to `on_metrics`."""
-        for i, (lane, loss) in enumerate(zip(self.pack.lanes, losses)):
-            run = self.pack.run(i, phase.budget)
+        for i, loss in losses.items():
+            lane = self.pack.lanes[i]
             self._call_on_metrics(
                 {
                     "kind": "train",
-                    "run_id": None if phase.kind == "trunk" else run.run_id,
-                    "trunk_id": run.trunk_id,
+                    "run_id": None if phase.kind == "trunk" else self.pack.run(i, phase.budget).run_id,
+                    "trunk_id": self.pack.trunk_id(i),
                     "scale": self.pack.scale,
                     "phase": phase.kind,
                     "lr": lane.learning_rate,
@@ -282,7 +290,7 @@ class PackTrainer:
         wall = branch.trunk_seconds + branch.branch_seconds + time.monotonic() - begin
         self._flush_points()
         for lane in self._missing_lanes(phase):
-            self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(sums))
+            self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(phase.lanes))
 
     def _write_result(self, lane: int, budget: int, sums: Any, diverged_step: int, wall: float) -> None:
         """Writes one run's row of the results table."""
@@ -314,6 +322,9 @@ class PackTrainer:
             "steps": run.steps,
             "weight_decay": hparams.weight_decay,
             "init_scale": hparams.init_scale,
+            "warmup_steps": hparams.warmup_steps,
+            "b2": hparams.b2,
+            "cooldown_fraction": pack.cooldown_fraction,
             "layout": self.program.execution.layout,
             "compute_dtype": self.program.execution.compute_dtype,
             "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
@@ -335,15 +346,15 @@ class PackTrainer:
             self.training.records.write_points(kind, ident, points)
         self.points.clear()
 
-    def _save(self, part: str, saved: Saved) -> None:
+    def _save(self, part: str, saved: Saved, lanes: Collection[int]) -> None:
         self._flush_points()
-        self.checkpoints.save(part, dataclasses.replace(saved, state=self.program.copy(saved.state)))
+        self.checkpoints.save(part, dataclasses.replace(saved, state=self.program.copy(saved.state)), lanes)
         self.pace.saved()
 
 
-def buffer_steps(pack: Pack, study: Study, limit: int = 4096) -> int:
+def buffer_steps(pack: Pack, limit: int = 4096) -> int:
     """The most steps that one dispatch of this pack may take."""
-    longest = max(p.stop - p.start for p in phases(study.schedule, pack.budgets))
+    longest = max(phase.stop - phase.start for phase in pack.phases)
     return max(POINT_STEPS, min(limit, longest))
 
 

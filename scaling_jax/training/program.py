@@ -79,6 +79,7 @@ class LaneProgram:
       lanes: the pack's, in the order of its runs.
       feed: a `ResidentFeed` or `StreamFeed` of the study's data.
       buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
+      some_stop: whether lanes stand still in some phases (`Phase.lanes`).
     """
 
     def __init__(
@@ -90,9 +91,11 @@ class LaneProgram:
         lanes: Sequence[Lane],
         feed: Any,
         buffer_steps: int,
+        some_stop: bool = False,
     ):
         self.model, self.study, self.execution, self.mesh, self.feed = model, study, execution, mesh, feed
-        self.num_lanes, self.batch_size = len(lanes), study.optimizer.batch_size
+        assert isinstance(study.optimizer.batch_size, int), "the pack's own study (`Pack.settled`)"
+        self.num_lanes, self.batch_size, self.some_stop = len(lanes), study.optimizer.batch_size, some_stop
         run_axis = mesh.shape["run"]
         padded = math.ceil(len(lanes) / run_axis) * run_axis
         # Slots beyond the lanes hold a frozen copy of the last one, so that every device has equally many.
@@ -139,11 +142,16 @@ class LaneProgram:
                 self.execution.microbatches,
                 self.max_loss,
             )
+            moves = state["diverged_step"] < 0
+            if self.some_stop:
+                moves &= hparams["takes_part"]
+                new_state = jax.tree.map(lambda n, o: jnp.where(hparams["takes_part"], n, o), new_state, state)
             # A frozen lane has no loss, whatever the layout.
-            return new_state, losses_K.at[i].set(jnp.where(state["diverged_step"] < 0, loss, jnp.nan))
+            return new_state, losses_K.at[i].set(jnp.where(moves, loss, jnp.nan))
 
         if self.execution.layout != "vmap":  # a frozen lane takes no time; under vmap the bound must not vary by lane
             num_steps = jnp.where(state["diverged_step"] < 0, num_steps, 0)
+            num_steps = jnp.where(hparams["takes_part"], num_steps, 0) if self.some_stop else num_steps
         return jax.lax.fori_loop(0, num_steps, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
 
     def _lane_evaluate(self, state: Any, inputs_N: Any, arrays: Any) -> Any:
@@ -264,16 +272,24 @@ class LaneProgram:
 
     def _hparams(self, group: Sequence[int], phase: Phase | None) -> dict[str, np.ndarray]:
         lanes, schedule = [self.slots[i] for i in group], self.study.schedule
-        return {
+        warmups = np.array([lane.warmup_steps for lane in lanes], np.float32)
+        fixed = np.full(len(lanes), phase.decay_start if phase else 0, np.float32)
+        hparams = {
             "learning_rate": np.array([lane.learning_rate for lane in lanes], np.float32),
             "weight_decay": np.array([lane.weight_decay for lane in lanes], np.float32),
             "seed": np.array([lane.seed for lane in lanes], np.int32),
             "seed_index": np.array([self.seeds.index(lane.seed) for lane in lanes], np.int32),
-            "warmup_steps": np.full(len(lanes), schedule.warmup_steps, np.float32),
-            "decay_start": np.full(len(lanes), phase.decay_start if phase else 0, np.float32),
+            "warmup_steps": warmups,
+            "decay_start": warmups if phase and self.decay == "cosine" else fixed,
             "decay_stop": np.full(len(lanes), phase.decay_stop if phase else 0, np.float32),
             "final_fraction": np.full(len(lanes), schedule.final_fraction, np.float32),
         }
+        if not isinstance(self.study.optimizer.b2, float):  # swept; else a constant of the program
+            hparams["b2"] = np.array([lane.b2 for lane in lanes], np.float32)
+        if self.some_stop:
+            lanes_in = range(self.num_lanes) if phase is None else phase.lanes
+            hparams["takes_part"] = np.array([min(i, self.num_lanes - 1) in lanes_in for i in group])
+        return hparams
 
     def _inputs(self, first_step: int, num_steps: int) -> Any:
         """The feed's inputs of these steps for every seed, [seeds, buffer_steps, batch, ...].

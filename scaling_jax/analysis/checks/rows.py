@@ -25,8 +25,10 @@ def units(e: Evidence) -> Check:
 
 
 def one_row_per_run(e: Evidence) -> Check:
-    """No sweep over a tuned quantity is taken for runs of their own."""
+    """Neither a sweep over a tuned quantity nor a learning curve is taken for runs of their own."""
     name, sweep = "one row per run", e.runs.sweep
+    if e.runs.curves:
+        return Check(name, FAIL, e.runs.curves)
     if sweep is None:
         return Check(name, PASS, "no rows differ in a tuned quantity alone")
     differs = f"in {sweep.column}" if sweep.column else "in nothing that the table names"
