@@ -40,6 +40,7 @@ COMMANDS = {
     "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
     "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
+    "bench": ("scaling_jax.cli.bench", "measure what this machine does; plan uses it afterwards"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
 
