@@ -34,6 +34,8 @@ COMMANDS = {
     "collect": ("scaling_jax.cli.collect", "write a workdir's results table as .csv or .parquet"),
     "fit": ("scaling_jax.cli.fit", "fit a law to a results table, from here or from elsewhere"),
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
+    "suggest": ("scaling_jax.cli.suggest", "which runs to make next, for their FLOPs"),
+    "recommend": ("scaling_jax.cli.recommend", "what to train with a budget, or what a goal costs"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
     "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
     "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
@@ -41,6 +43,7 @@ COMMANDS = {
     "classify": ("scaling_jax.cli.classify", "classes of images by a trained model, and a contact sheet"),
     "serve": ("scaling_jax.cli.serve", "generate and classify over HTTP, OpenAI-style"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
+    "bench": ("scaling_jax.cli.bench", "measure what this machine does; plan uses it afterwards"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
 # Package -> the extra that brings it, where that is not "train".
