@@ -146,6 +146,11 @@ WORKDIR_READERS = (
 TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
 # Command -> its wrong flags and arguments.
 COMMANDS = {
+    "bench": (
+        "stray", "--seconds=0", "--seconds=nan", "--seconds=x", "--out=x.txt", "--out=", "--out=folder",
+        "--out=text.txt/x.json", "--out=/proc/x.json", "--num_cpu_devices=0", "--quick=maybe",
+        "--nope", "--flagfile=nowhere", "--out=" + "x" * 300 + ".json",
+    ),
     "compare": (
         "", "runs.csv", "runs.csv runs.csv", "a=runs.csv a=runs.csv", "a=runs.csv", "=runs.csv b=runs.csv", "a= b=",
         "a=runs.csv b=nowhere.csv", "a=runs.csv nowhere", "a=runs.csv b=work", "a=runs.csv b=folder",

@@ -134,6 +134,9 @@ class _Pool:
             task.trainer.train(piece, self._program(task, devices, together))
             if task.trainer.done:
                 task.trainer.checkpoints.close()
+                with self._turn:  # its programs hold memory
+                    for key in [key for key in self._programs if key[0] == task.trainer.pack.name]:
+                        del self._programs[key]
         except BaseException as error:
             self._errors.append(error)
         finally:
