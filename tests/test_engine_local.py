@@ -44,10 +44,10 @@ def compiled_once(monkeypatch):
     """Every program is compiled once, whoever trains."""
     build, built = local.build_program, {}
 
-    def program(pack, training, devices, together=1):
+    def program(pack, training, devices, together=1, init=True):
         key = (pack.name, tuple(devices), together)
         if key not in built:
-            built[key] = build(pack, training, devices, together)
+            built[key] = build(pack, training, devices, together, init)
         return built[key]
 
     monkeypatch.setattr(local, "build_program", program)

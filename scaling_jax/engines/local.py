@@ -159,7 +159,8 @@ class _Pool:
     def _build(self, task: Task, devices: Devices, together: int, build: concurrent.futures.Future) -> None:
         pack, begin = task.trainer.pack, time.monotonic()
         try:
-            program = build_program(pack, self._training, [self._devices[i] for i in devices], together)
+            first = together == 1 and not task.compiled
+            program = build_program(pack, self._training, [self._devices[i] for i in devices], together, first)
         except BaseException as error:
             build.set_exception(error)
             return
