@@ -65,8 +65,12 @@ class Points:
                             name=self.labels[scale],
                         )
                     )
-        # Every name once: the circles carry the scale's, one diamond of no scale explains the others.
-        named = [m if m.symbol == "circle" else dataclasses.replace(m, name="") for m in out]
+        # Every name once, also of a scale that was held out whole; one diamond of no scale explains the others.
+        seen: set[str] = set()
+        named = []
+        for mark in out:
+            named.append(mark if mark.scale not in seen else dataclasses.replace(mark, name=""))
+            seen.add(mark.scale)
         if (self.held & rows).any():
             named.append(Mark("points", [], [], name="held out", color=GREY, symbol="diamond", size=5.0))
         return named
