@@ -12,13 +12,14 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, simulation, trained
+from scaling_jax import analysis, data, fitting, outlook, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
+from scaling_jax.outlook import Outlook, Prior
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.results import Results, analyse, load
 from scaling_jax.storage.paths import write_atomic
@@ -40,11 +41,13 @@ class Plan:
       study: what was asked for.
       spec: what its data looks like.
       packs: runs of one shape that are trained together, in ladder order.
+      prior: law and noise that the outlook is computed with; None takes the default.
     """
 
     study: Study
     spec: Spec
     packs: tuple[Pack, ...]
+    prior: Prior | None = None
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -68,7 +71,15 @@ class Plan:
         notes: tuple[str, ...] = ()
         with contextlib.suppress(UserError):  # planned from a workdir, without its data
             notes = data.notes(self.study.data)
-        return (*notes, *_doubts(self.study, self.packs))
+        return (*notes, *map(str, self.outlook.findings))
+
+    @functools.cached_property
+    def outlook(self) -> Outlook:
+        """What the study will be able to tell: expected intervals, what limits them, and what would change that."""
+        tokens = None
+        with contextlib.suppress(UserError):
+            tokens = data.known_tokens(self.study.data)
+        return outlook.assess(self.study, self.packs, self.spec, self.prior, tokens)
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -79,24 +90,44 @@ class Plan:
         return estimate.cost_text(self.packs, chip, chips, price)
 
     def __str__(self) -> str:
-        lines = [estimate.plan_text(self.study, self.packs, self.spec)]
+        lines = [estimate.plan_text(self.study, self.packs, self.spec), str(self.outlook)]
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
 
-def plan(study: Study, workdir: Any = None) -> Plan:
+def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None, force: bool = False) -> Plan:
     """The runs that a study asks for; trains nothing.
 
     Args:
       study: the study.
       workdir: where it, or a smaller one, was trained: the data need not be there any more.
+      prior: what the outlook believes before anything is trained: a workdir (its law and the noise of its seeds), a
+        name of `fitting.published`, a fit's JSON file, or an `outlook.Prior`.
+      force: plan even what cannot answer, such as D = 20 N throughout.
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
     """
-    return _plan(study, workdir, None if workdir is None else Workdir(workdir).stored())
+    stored = None if workdir is None else Workdir(workdir).stored()
+    return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))
 
 
-def _plan(study: Study, workdir: Any, stored: Stored | None) -> Plan:
+def _prior(text: Any) -> Prior | None:
+    if text is None or isinstance(text, Prior):
+        return text
+    if (found := outlook.named_prior(str(text))) is not None:
+        return found
+    if not (Workdir(text).path / "study.json").exists():
+        known = ", ".join(fitting.published)
+        raise UserError(f"--prior={text}: neither a workdir, a fit's .json nor one of {known}")
+    done = load(text).analysis
+    if done.fit is None:
+        raise UserError(f"--prior={text}: no law fits it: {done.no_fit}")
+    noise = done.runs.noise
+    trunk = outlook.TRUNK_NOISE if noise is None else noise
+    return outlook.checked(Prior(done.fit, trunk, min(outlook.RUN_NOISE, trunk / 2), str(text)))
+
+
+def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:
     """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
     spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
@@ -104,6 +135,8 @@ def _plan(study: Study, workdir: Any, stored: Stored | None) -> Plan:
     if stored is None:
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
+    if not force and (refused := outlook.refused(study, packs)):
+        raise UserError(f"{refused}, or go on with --force")
     return Plan(study, spec, packs)
 
 
@@ -117,6 +150,7 @@ def run(
     processes: cluster.Processes | None = None,
     settings: Dispatch | None = None,
     verbose: bool = True,
+    force: bool = False,
 ) -> Results:
     """Trains what is missing of a study, then fits and reports. Run it again: it resumes, or says what is done.
 
@@ -133,6 +167,7 @@ def run(
       processes: how to find the other processes where several train together.
       settings: of an engine other than "local".
       verbose: print progress on stderr and the summary of the report on stdout.
+      force: train even what cannot answer, such as D = 20 N throughout.
 
     Returns:
       The results so far: of the whole study, unless an engine only queues its packs or `only_packs` leaves some out.
@@ -145,7 +180,7 @@ def run(
     if engine == SIMULATE:
         return _simulate(study, workdir, only_packs, verbose)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
-    planned = _plan(study, place.path, None)
+    planned = _plan(study, place.path, None, force)
     base.check_names(planned.packs, only_packs)
     if engine != LOCAL:
         find(engine)
@@ -255,21 +290,3 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
 
     sums = jax.eval_shape(evaluate, batch)
     return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
-
-
-def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:
-    points = {(pack.counts.params_matmul, run.tokens) for pack in packs for run in pack.runs}
-    doubts = []
-    needed = len(fitting.laws[study.fit.law].params) if study.fit.law != analysis.AUTO else 5
-    if len(points) <= needed:
-        doubts.append(
-            f"{len(points)} points (N, D) for the {needed} parameters of law {study.fit.law!r}: nothing is left to "
-            "judge the fit by; add scales or budgets"
-        )
-    if len({n for n, _ in points}) < 3:
-        doubts.append("fewer than 3 scales: how the loss falls with N cannot be told from its floor; add widths")
-    if len(points) > 2 and len({round(d / n, 2) for n, d in points}) == 1:
-        doubts.append("every run has the same D/N: the exponents of N and D cannot be told apart; vary the budgets")
-    if len(study.seeds) == 1:
-        doubts.append("one seed: the scatter between seeds stays unknown; give seeds=(0, 1)")
-    return doubts

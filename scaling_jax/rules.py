@@ -233,6 +233,14 @@ def resolve(setting: Setting, quantity: str, inputs: Mapping[str, float], where:
         raise UserError(f"{where}: the rule {rule.rule!r} fails: {error}") from None
 
 
+def reads(setting: Setting, quantity: str, name: str) -> bool:
+    """Whether a setting follows one of `INPUTS`."""
+    if isinstance(setting, (int, float)):
+        return False
+    used = _formula(setting.rule if isinstance(setting, Rule) else setting, quantity).used
+    return any(u == name or (u not in INPUTS and name in _RULES[u, quantity].arguments) for u in used)
+
+
 def _value(text: str, quantity: str, inputs: Mapping[str, float]) -> float:
     formula, values = _formula(text, quantity), dict(inputs)
     for name in formula.used:

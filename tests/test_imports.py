@@ -35,6 +35,7 @@ ALLOWED = {
     "identity": STUDY,
     "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
+    "outlook": STUDY | {"planning", "study_file", "fitting", "analysis", "outlook"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
@@ -45,7 +46,7 @@ ALLOWED = {
     "analysis": STUDY | {"fitting", "analysis"},
     "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "trained"},
+    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
     "cli": TRAINING
     | AFTER
     | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "cli"},

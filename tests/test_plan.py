@@ -219,7 +219,7 @@ def test_trained_steps_are_those_of_the_phases():
         ({"schedule": Schedule(warmup_steps=32)}, "no step is left"),
         ({"ladder": Ladder(widths=(12,))}, "head_dim"),
         ({"ladder": Ladder(widths=(16,), seeds=(1, 2))}, "one number for each of the 1 scales"),
-        ({"ladder": Ladder(widths=(16,), seeds=(9,))}, "none above the 2 listed in seeds"),
+        ({"ladder": Ladder(widths=(16,), seeds=(9,))}, "none above the 1 listed in seeds"),
     ],
 )
 def test_what_cannot_be_planned(changes, match):

@@ -74,6 +74,7 @@ def main(args: list[str], values: Any) -> int:
             on_metrics=tracker,
             processes=processes if together else None,
             settings=settings,
+            force=values.force,
         )
     return 0
 

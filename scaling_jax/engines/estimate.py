@@ -18,6 +18,10 @@ from scaling_jax.training.build import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
+# Seconds of compiling one pack's program for the first time (a cached one takes a tenth), and of everything around the
+# training: imports, data from the cache, the fit with its bootstrap, the report.
+COMPILE_SECONDS = {"cpu": 7.0, "gpu": 20.0, "tpu": 30.0}
+AROUND_SECONDS = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +86,12 @@ def speed() -> tuple[float, str]:
     return share * peak, f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source})"
 
 
+def overhead_seconds(packs: Sequence[Pack]) -> float:
+    """Seconds that a run takes beside training: programs compile one after another on one core for each device."""
+    side_by_side = max(min(len(packs), jax.device_count()), 1) if jax.default_backend() == "cpu" else 1
+    return AROUND_SECONDS + len(packs) * COMPILE_SECONDS.get(jax.default_backend(), 20.0) / side_by_side
+
+
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     """A table with one row per scale and budget, and the totals."""
     per_second, source = speed()
@@ -105,7 +115,8 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
-            f"{clock(total / per_second).strip()} at {source}.",
+            f"{clock(total / per_second).strip()} at {source}; with start, compilation and report about "
+            f"{clock(total / per_second + overhead_seconds(packs)).strip()}.",
         ]
     )
 
