@@ -141,11 +141,17 @@ FIT_FLAGS = (
 # What reads a workdir, and what reads a table too: tried with all of WORKDIRS, JSONS and TABLES.
 WORKDIR_READERS = (
     "run --study=tiny.py --workdir={}", "report --workdir={}", "collect --workdir={} --out=table.csv",
-    "clean --workdir={}",
+    "clean --workdir={}", "watch --workdir={} --once",
 )  # fmt: skip
 TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
 # Command -> its wrong flags and arguments.
 COMMANDS = {
+    "watch": (
+        "", "work --once", "--workdir=", *(f"--workdir=work --once {flag}" for flag in (
+            "", "stray", "--every=0", "--every=-1", "--every=nan", "--every=x", "--once=maybe", "--page=", "--nope=1",
+            "--page=/proc/x.html", "--flagfile=nowhere",
+        )),
+    ),
     "compare": (
         "", "runs.csv", "runs.csv runs.csv", "a=runs.csv a=runs.csv", "a=runs.csv", "=runs.csv b=runs.csv", "a= b=",
         "a=runs.csv b=nowhere.csv", "a=runs.csv nowhere", "a=runs.csv b=work", "a=runs.csv b=folder",
