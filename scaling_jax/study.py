@@ -78,6 +78,7 @@ class Budgets:
       tokens: tokens (text) or samples (classifiers).
       tokens_per_param: multiples of the scale's non-embedding parameters.
       flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
+      extra: further single runs, (width, depth, tokens) each, of scales in the ladder or not.
       ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
         points outside are not planned.
       max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
@@ -87,6 +88,7 @@ class Budgets:
     tokens: tuple[Tokens, ...] = ()
     tokens_per_param: tuple[Tokens, ...] = ()
     flops: tuple[Flops, ...] = ()
+    extra: tuple[tuple[Width, Depth, Tokens], ...] = ()
     ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
     max_tokens: PositiveFloat = 1e15
     min_steps: PositiveInt = 100
@@ -268,6 +270,7 @@ class Execution:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
       layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
         to train, and is "sequential" elsewhere.
+      branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
@@ -280,6 +283,7 @@ class Execution:
 
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
+    branches: PositiveInt = 1
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     microbatches: PositiveInt = 1
     feed: Literal["auto", "resident", "stream"] = "auto"
@@ -335,7 +339,8 @@ class Study:
                 f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
             )
             raise UserError(f"ladder.seeds={counts}: give {limits}")
-        return self.seeds[: counts[scales.index((width, depth))]] if counts else self.seeds
+        own = dict(zip(scales, counts)).get((width, depth), min(counts, default=0))  # the fewest for `budgets.extra`
+        return self.seeds[:own] if counts else self.seeds
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""

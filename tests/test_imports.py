@@ -44,12 +44,15 @@ ALLOWED = {
     "trackers": {"errors", "storage"},
     "engines": TRAINING | {"signals", "live", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
+    "decide": TRAINING | {"fitting", "analysis", "decide"},
     "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
     "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
+    "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
     "cli": TRAINING
     | AFTER
-    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "cli"},
+    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
+    | {"cli"},
     "__main__": {"signals", "cli"},
 }
 
@@ -60,8 +63,8 @@ HEAVY = {
     "tensorboardX", "tensorflow_datasets", "tokenizers", "wandb", "zstandard",
 }  # fmt: skip
 
-# Modules that may import by string: the lazy face, the command modules, the optional engines.
-BY_STRING = {"__init__", "cli.main", "engines.registry"}
+# Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.
+BY_STRING = {"__init__", "cli.main", "decide.source", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
 DRAWING = {".charts.matplotlib_figure"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.

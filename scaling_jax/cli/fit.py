@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +14,7 @@ from absl import flags
 
 from scaling_jax import analysis, fitting
 from scaling_jax.charts import picture_of
+from scaling_jax.cli.out_file import check_writable
 from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, describe_invalid, is_disk_full
@@ -184,15 +183,7 @@ def check_out(out: str, what: str = "the fit", example: str = "fit.json") -> Non
     path, ending = pathlib.Path(out), pathlib.Path(example).suffix
     if path.suffix != ending or out.endswith("/"):
         raise UserError(f"--out={out}: {what} is written as {ending}, e.g. --out={example}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if path.exists():
-            path.open("ab").close()
-        nearest = next(folder for folder in path.absolute().parents if folder.exists())
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from None
+    check_writable("out", path)
 
 
 def write(found: Any, out: Any) -> str:

@@ -23,10 +23,19 @@ class Budget:
     name: str
 
 
-def budgets_of(study: Study, counts: Counts) -> list[Budget]:
-    """Every budget of one scale, ascending."""
+def scales_of(study: Study) -> tuple[tuple[int, int], ...]:
+    """(width, depth) of every scale: the ladder's, then those that only `budgets.extra` names."""
+    extra = ((width, depth) for width, depth, _ in study.budgets.extra)
+    return tuple(dict.fromkeys((*study.ladder.scales(), *extra)))
+
+
+def budgets_of(study: Study, counts: Counts, scale: tuple[int, int]) -> list[Budget]:
+    """Every budget of one (width, depth), ascending."""
     budgets = study.budgets
-    found = {t: f"budgets.tokens={t:g}" for t in budgets.tokens}
+    extra = {t: f"budgets.extra={(*at, t)}" for *at, t in budgets.extra if tuple(at) == scale}
+    if scale not in study.ladder.scales():
+        return [Budget(tokens, name) for tokens, name in sorted(extra.items())]
+    found = extra | {t: f"budgets.tokens={t:g}" for t in budgets.tokens}
     ranged = {k * counts.params_non_embedding: f"budgets.tokens_per_param={k:g}" for k in budgets.tokens_per_param}
     low, high = (r * counts.params_non_embedding for r in budgets.ratio_range)
     for flops in budgets.flops:

@@ -11,7 +11,7 @@ from scaling_jax import rules
 from scaling_jax.errors import UserError
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
-from scaling_jax.planning.budgets import Budget, budgets_of, steps_of
+from scaling_jax.planning.budgets import Budget, budgets_of, scales_of, steps_of
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
 from scaling_jax.study import Study
@@ -36,7 +36,7 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
         )
     optimizers.check(study.optimizer)
     _check_read(study)
-    packs = tuple(pack for w, d in study.ladder.scales() for pack in _packs(study, spec, w, d))
+    packs = tuple(pack for w, d in scales_of(study) for pack in _packs(study, spec, w, d))
     if not packs:
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
     return identified(packs, study, spec, dataset_hash, compute_dtype) if dataset_hash else packs
@@ -80,7 +80,7 @@ def _packs(study: Study, spec: Spec, width: int, depth: int) -> list[Pack]:
     counts = study.family.counts(width, depth, spec)
     drafts: dict[tuple[int, float], _Draft] = {}
     seeds = study.seeds_of(width, depth)
-    for budget in budgets_of(study, counts):
+    for budget in budgets_of(study, counts, (width, depth)):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
         for batch_size in _values(study.optimizer.batch_size, "batch_size", inputs, "optimizer.batch_size " + where):
