@@ -7,4 +7,15 @@ from scaling_jax.decide.reach import Reach, reach
 from scaling_jax.decide.recommend import Recommendation, recommend
 from scaling_jax.decide.surface import Surface
 
-__all__ = ["Chip", "NextRuns", "Reach", "Recommendation", "Surface", "find_chip", "next_runs", "notes", "reach", "recommend"]
+__all__ = [
+    "Chip",
+    "NextRuns",
+    "Reach",
+    "Recommendation",
+    "Surface",
+    "find_chip",
+    "next_runs",
+    "notes",
+    "reach",
+    "recommend",
+]
