@@ -47,7 +47,7 @@ ALLOWED = {
     "decide": TRAINING | {"fitting", "analysis", "decide"},
     "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "outlook", "trained", "decide"},
+    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "outlook", "trained"},
     "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
     "cli": TRAINING
     | AFTER
