@@ -57,7 +57,7 @@ def test_hours_of_a_device_are_spent(budgets):
             "fewer than budgets.min_steps|less than one batch",
         ),
         ({"flops": (1e12,), "isoflop_sizes": 3, "isoflop_ratio": 1e9}, "no scale of the ladder is within 4x"),
-        ({"tokens_per_param": (20,), "max_tokens": 10}, "budgets.max_tokens=10 .* leave none"),
+        ({"tokens_per_param": (20,), "max_tokens": 10}, "budgets.max_tokens=10 .* leave no budget"),
     ],
 )
 def test_what_cannot_be_planned(budgets, match):

@@ -43,7 +43,7 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
         b = study.budgets
         if b.tokens_per_param or b.flops:
             raise UserError(
-                f"budgets.max_tokens={b.max_tokens:g} and budgets.ratio_range={b.ratio_range} leave none of the budgets; "
+                f"budgets.max_tokens={b.max_tokens:g} and budgets.ratio_range={b.ratio_range} leave no budget; "
                 "widen them, or give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops"
             )
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
