@@ -20,7 +20,7 @@ FIT = [
     "jinja2>=3.1",
     "filelock>=3.15",
 ]
-PLOT = ["matplotlib>=3.9"]  # the figures of a fit
+PLOT = ["matplotlib>=3.9", "plotly>=6"]  # the figures of a fit; the library of the report's page
 TRAIN = [
     *PLOT,
     "flax>=0.12",
@@ -33,6 +33,7 @@ TRAIN = [
     "etils[epath]>=1.12",
     "requests>=2.31",
     "pillow>=10",
+    "rich>=13",  # the table of progress
     "scikit-learn>=1.4",  # carries the digits
 ]
 RAY = ["ray>=2.40"]
@@ -40,19 +41,26 @@ RAY = ["ray>=2.40"]
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
+EXPORT = ["safetensors>=0.5", "flatbuffers>=24"]  # jax.export writes with flatbuffers
+SERVE = ["starlette>=0.45", "uvicorn>=0.34"]
+TENSORBOARD = ["tensorboardX>=2.6"]
+WANDB = ["wandb>=0.19"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     *EXCEL,
+    *TENSORBOARD,
     "ruff>=0.14,<1",
     "pyright[nodejs]==1.1.414",
     "pandas-stubs>=2.2",
     "scipy-stubs>=1.15",
+    "httpx>=0.27",  # a client of what is served
     "gcp-storage-emulator>=2024.8.3",
+    "websocket-client>=1.7",  # drives a headless Chromium
 ]
-TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
+TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *EXPORT, *SERVE, *TOOLS]
 
 setup(
     name="scaling_jax",
@@ -63,7 +71,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["scaling_jax", "scaling_jax.*"]),
-    package_data={"scaling_jax": ["py.typed", "engines/*.sbatch", "report/*.j2", "report/templates/*"]},
+    package_data={"scaling_jax": ["py.typed", "engines/*.sbatch", "report/*.j2", "report/*.js"]},
     install_requires=FIT,
     extras_require={
         "plot": PLOT,
@@ -73,6 +81,10 @@ setup(
         "prepare": [*TRAIN, *PREPARE],
         "gcs": [*TRAIN, *GCS],
         "excel": EXCEL,
+        "export": [*TRAIN, *EXPORT],
+        "serve": [*TRAIN, *SERVE],
+        "tensorboard": [*TRAIN, *TENSORBOARD],
+        "wandb": [*TRAIN, *WANDB],
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},

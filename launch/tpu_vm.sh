@@ -73,6 +73,11 @@ parse() {
     shift
   done
   [[ $zone ]] || complain "give --zone"
+  local given
+  for given in "$zone" "$project" "$accelerator_type" "$runtime_version" "$network" "$workdir" "$service_account"; do
+    # A comma would begin another entry of --metadata.
+    [[ $given =~ ^[-A-Za-z0-9._/:@]*$ ]] || complain "'$given': letters, digits, and - . _ / : @ only"
+  done
   workdir=${workdir%/}
   launch=$workdir-launch # beside the workdir: a workdir holds results only
   place=(--zone="$zone" ${project:+--project="$project"})
@@ -84,6 +89,7 @@ parse() {
       complain "v7x lives on GKE and Compute Engine, not in the Cloud TPU API: see launch/jobset.md"
     [[ " ${run_flags[*]-} " == *" --study"* || " ${run_flags[*]-} " == *" --flagfile"* ]] ||
       complain "give --study=FILE (or --flagfile=FILE) after --"
+    [[ ${run_flags[*]-} != *$'\n'* ]] || complain "a flag holds a line end, where the next would begin"
   fi
 }
 

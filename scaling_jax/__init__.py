@@ -18,8 +18,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling_jax import analysis, data, engines, fitting, models, report, study
+    from scaling_jax import analysis, data, decide, engines, fitting, models, report, study, trackers
     from scaling_jax.api import Plan, plan, run
+    from scaling_jax.decisions import reach, recommend, run_until, suggest
     from scaling_jax.errors import EngineError, Preempted, UserError
     from scaling_jax.results import Results, analyse, load
     from scaling_jax.study import (
@@ -41,12 +42,14 @@ __version__ = "0.1.0"
 __all__ = [
     "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
     "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "engines", "fitting", "load", "load_study", "models", "override", "plan", "report", "run", "study",
+    "decide", "engines", "fitting", "load", "load_study", "models", "override", "plan", "reach", "recommend",
+    "report", "run", "run_until", "study", "suggest", "trackers", "trained",
 ]  # fmt: skip
 
-_MODULES = ("analysis", "data", "engines", "fitting", "models", "report", "study")
+_MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trackers", "trained")
 _HOME = {
     "scaling_jax.api": ("Plan", "plan", "run"),
+    "scaling_jax.decisions": ("reach", "recommend", "run_until", "suggest"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),
     "scaling_jax.results": ("Results", "analyse", "load"),
     "scaling_jax.study": (

@@ -12,18 +12,19 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, simulation
+from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
+from scaling_jax.outlook import Outlook, Prior
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.results import Results, analyse, load
 from scaling_jax.storage.paths import write_atomic
-from scaling_jax.storage.records import load_table, save_table
-from scaling_jax.storage.workdir import Workdir
+from scaling_jax.storage.records import Records, load_table, save_table
+from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 
@@ -40,11 +41,13 @@ class Plan:
       study: what was asked for.
       spec: what its data looks like.
       packs: runs of one shape that are trained together, in ladder order.
+      prior: law and noise that the outlook is computed with; None takes the default.
     """
 
     study: Study
     spec: Spec
     packs: tuple[Pack, ...]
+    prior: Prior | None = None
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -57,9 +60,9 @@ class Plan:
         Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
         memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
         """
-        per_second, _ = estimate.speed()
+        at, _ = estimate.speed()
         frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
-        frame["seconds"] = frame.pop("train_flops") / per_second
+        frame["seconds"] = frame.pop("train_flops") / [at(width) for width in frame["width"]]
         return frame
 
     @functools.cached_property
@@ -68,7 +71,15 @@ class Plan:
         notes: tuple[str, ...] = ()
         with contextlib.suppress(UserError):  # planned from a workdir, without its data
             notes = data.notes(self.study.data)
-        return (*notes, *_doubts(self.study, self.packs))
+        return (*notes, *map(str, self.outlook.findings))
+
+    @functools.cached_property
+    def outlook(self) -> Outlook:
+        """What the study will be able to tell: expected intervals, what limits them, and what would change that."""
+        tokens = None
+        with contextlib.suppress(UserError):
+            tokens = data.known_tokens(self.study.data)
+        return outlook.assess(self.study, self.packs, self.spec, self.prior, tokens)
 
     def cost(self, chip: str, chips: int = 1, price: float | None = None) -> str:
         """One line: time, and dollars at `price` per chip-hour, on chips such as "v6e" or "H100".
@@ -79,26 +90,71 @@ class Plan:
         return estimate.cost_text(self.packs, chip, chips, price)
 
     def __str__(self) -> str:
-        lines = [estimate.plan_text(self.study, self.packs, self.spec)]
+        lines = [estimate.plan_text(self.study, self.packs, self.spec), str(self.outlook)]
         return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
 
 
-def plan(study: Study, workdir: Any = None) -> Plan:
+def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None, force: bool = False) -> Plan:
     """The runs that a study asks for; trains nothing.
 
     Args:
       study: the study.
       workdir: where it, or a smaller one, was trained: the data need not be there any more.
+      prior: what the outlook believes before anything is trained: a workdir (its law and the noise of its seeds), a
+        name of `fitting.published`, a fit's JSON file, or an `outlook.Prior`.
+      force: plan even what cannot answer, such as D = 20 N throughout.
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
     """
-    _check_study(study)
     stored = None if workdir is None else Workdir(workdir).stored()
+    return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))
+
+
+def _prior(text: Any) -> Prior | None:
+    if text is None or isinstance(text, Prior):
+        return text
+    if (found := outlook.named_prior(str(text))) is not None:
+        return found
+    if not (Workdir(text).path / "study.json").exists():
+        known = ", ".join(fitting.published)
+        raise UserError(f"--prior={text}: neither a workdir, a fit's .json nor one of {known}")
+    done = load(text).analysis
+    if done.fit is None:
+        raise UserError(f"--prior={text}: no law fits it: {done.no_fit}")
+    noise = done.runs.noise
+    trunk = outlook.TRUNK_NOISE if noise is None else noise
+    return outlook.checked(Prior(done.fit, trunk, min(outlook.RUN_NOISE, trunk / 2), str(text)))
+
+
+def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:
+    """`plan`; the data is described by `stored` or, where that is None, read."""
+    _check_study(study)
     spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
-    packs = make_plan(study, spec)
-    _check_metrics(study, spec)
+    packs = _within_memory(study, make_plan(study, spec), spec)
+    if stored is None:
+        trained.check_sets(study, spec)
+    _check_metrics(study, spec, workdir)
+    if not force and (refused := outlook.refused(study, packs)):
+        raise UserError(f"{refused}, or go on with --force")
     return Plan(study, spec, packs)
+
+
+def _within_memory(study: Study, packs: tuple[Pack, ...], spec: Spec) -> tuple[Pack, ...]:
+    """The packs that fit `budgets.memory_gib` on one device."""
+    cap = study.budgets.memory_gib
+    if cap is None:
+        return packs
+    with contextlib.suppress(RuntimeError):  # the estimate asks for the devices, whose number is fixed from then on
+        hardware.use_cpu_devices()
+    needs = {row.scale: row.memory_bytes / 2**30 for row in estimate.rows(study, packs, spec)}
+    fit = tuple(pack for pack in packs if needs[pack.name] <= cap)
+    if not fit:
+        name, least = min(needs.items(), key=lambda item: item[1])
+        raise UserError(
+            f"budgets.memory_gib={cap:g} is below the smallest model: {name} takes {least:.3g} GiB; raise it"
+        )
+    return fit
 
 
 def run(
@@ -111,6 +167,7 @@ def run(
     processes: cluster.Processes | None = None,
     settings: Dispatch | None = None,
     verbose: bool = True,
+    force: bool = False,
 ) -> Results:
     """Trains what is missing of a study, then fits and reports. Run it again: it resumes, or says what is done.
 
@@ -127,6 +184,7 @@ def run(
       processes: how to find the other processes where several train together.
       settings: of an engine other than "local".
       verbose: print progress on stderr and the summary of the report on stdout.
+      force: train even what cannot answer, such as D = 20 N throughout.
 
     Returns:
       The results so far: of the whole study, unless an engine only queues its packs or `only_packs` leaves some out.
@@ -138,16 +196,16 @@ def run(
     """
     if engine == SIMULATE:
         return _simulate(study, workdir, only_packs, verbose)
-    planned = plan(study)
-    base.check_names(planned.packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
+    planned = _plan(study, place.path, None, force)
+    base.check_names(planned.packs, only_packs)
     if engine != LOCAL:
         find(engine)
         if settings is None:
             raise UserError(f"engine {engine!r} needs settings=Dispatch(arguments=...): what each machine is to run")
         done = dispatch(planned.packs, study, planned.spec, place, engine, settings, only_packs)
         if done and not (place.path / "_SUCCESS").exists():
-            _finish(place.path, verbose)  # the last pack was stopped before it could
+            _finish(study, place.path, verbose)  # the last pack was stopped before it could
         elif done and verbose:
             base.say(f"the study is done: {place.path}/report/index.html")
         return Results((place.path,))
@@ -155,7 +213,7 @@ def run(
         hardware.use_cpu_devices()
     attempt.train(
         attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
-        finish=functools.partial(_finish, place.path, verbose),
+        finish=functools.partial(_finish, study, place.path, verbose),
     )
     return Results((place.path,))
 
@@ -166,7 +224,8 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     simulation.law_of(study.simulation)
     if study.fit.metric != "loss":
         raise UserError(f"fit.metric={study.fit.metric!r}: only the loss is simulated; give --set fit.metric=loss")
-    study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()))
+    plain = dataclasses.replace(study.evaluation, sets=())
+    study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()), evaluation=plain)
     try:
         spec = data.describe(study.data)
     except UserError:
@@ -177,12 +236,17 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     base.check_names(packs, only_packs)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}-simulated")
     if simulation.run(study, spec, packs, place, only_packs, verbose):
-        _finish(place.path, verbose)
+        _finish(study, place.path, verbose)
     return Results((place.path,))
 
 
-def _finish(path: Any, verbose: bool) -> None:
-    """Collects, fits and reports a workdir whose every run has a result."""
+def _finish(study: Study, path: Any, verbose: bool) -> None:
+    """Scores further validation sets, collects, fits and reports a workdir whose every run has a result."""
+    if study.evaluation.sets:
+        try:
+            trained.evaluate(path, study.evaluation.sets, on_progress=base.say if verbose else lambda line: None)
+        except UserError as error:  # its results are there all the same
+            base.say(f"scaling-jax: evaluation.sets: {error}")
     save_table(load_table(path), path / "results.csv")
     summary = write_report(path)
     if verbose:
@@ -192,7 +256,20 @@ def _finish(path: Any, verbose: bool) -> None:
 
 def write_report(path: Any) -> str:
     """Writes the report of a workdir; returns the summary for the terminal."""
-    return load(path).report()
+    results = load(path)
+    return results.report(notes=next_steps(path, results.analysis))
+
+
+def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
+    """What the report of a workdir says on what to do next: see `scaling_jax.decide.notes`."""
+    stored = Workdir(path).stored()
+    if stored is None:
+        return {}
+    try:
+        study = Study.from_dict(stored.study, any_family=True)
+    except UserError:
+        return {}
+    return decide.notes(found, study, Spec(**stored.spec))
 
 
 def _check_study(study: Study) -> None:
@@ -206,13 +283,17 @@ def _check_study(study: Study) -> None:
         raise UserError(f"fit.law: {error}") from error
 
 
-def _check_metrics(study: Study, spec: Spec) -> None:
+def _check_metrics(study: Study, spec: Spec, workdir: Any = None) -> None:
     """Raises UserError when a metric to fit will not be a column of the results."""
     wanted = [("fit.metric", study.fit.metric), *(("fit.also", name) for name in study.fit.also)]
     if all(name == "loss" for _, name in wanted):
         return
-    known = (*_family_metrics(study, spec), *(TOKEN_METRICS if spec.kind == "tokens" else ()))
+    plain = (*_family_metrics(study, spec), *(TOKEN_METRICS if spec.kind == "tokens" else ()))
+    endings = [one.name for one in study.evaluation.sets]
+    known = (*plain, *(f"{name}_{ending}" for ending in endings for name in plain))
     for field, name in wanted:
+        if name not in known and workdir is not None:  # it may be a column of `evaluate`
+            known += tuple(f"{name}_{ending}" for ending in Records(workdir).score_names() for name in plain)
         if name not in known:
             raise UserError(
                 f"{field}: family {study.family.name!r} has no metric {name!r}; give one of {', '.join(known)}"
@@ -239,21 +320,3 @@ def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
 
     sums = jax.eval_shape(evaluate, batch)
     return tuple(built[0].metrics({name: np.ones(leaf.shape, leaf.dtype) for name, leaf in sums.items()}))
-
-
-def _doubts(study: Study, packs: Sequence[Pack]) -> list[str]:
-    points = {(pack.counts.params_matmul, run.tokens) for pack in packs for run in pack.runs}
-    doubts = []
-    needed = len(fitting.laws[study.fit.law].params) if study.fit.law != analysis.AUTO else 5
-    if len(points) <= needed:
-        doubts.append(
-            f"{len(points)} points (N, D) for the {needed} parameters of law {study.fit.law!r}: nothing is left to "
-            "judge the fit by; add scales or budgets"
-        )
-    if len({n for n, _ in points}) < 3:
-        doubts.append("fewer than 3 scales: how the loss falls with N cannot be told from its floor; add widths")
-    if len(points) > 2 and len({round(d / n, 2) for n, d in points}) == 1:
-        doubts.append("every run has the same D/N: the exponents of N and D cannot be told apart; vary the budgets")
-    if len(study.seeds) == 1:
-        doubts.append("one seed: the scatter between seeds stays unknown; give seeds=(0, 1)")
-    return doubts

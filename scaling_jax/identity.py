@@ -7,6 +7,7 @@ kernel, device, fit settings. Two runs of one identity differ by rounding at mos
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from scaling_jax.study import content_hash
@@ -23,21 +24,32 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [] if old == new else [f"{prefix.rstrip('.')}: {old} -> {new}"]
 
 
+def shared(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored frame without what runs of one workdir need not share; frames of older versions have it."""
+    own = {"schedule": ("warmup_steps", "cooldown_fraction"), "optimizer": ("b2",)}
+    return {
+        key: {k: v for k, v in value.items() if k not in own[key]} if key in own else value
+        for key, value in frame.items()
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What the runs of one study on one corpus share, ready to be hashed.
+    """What the runs of one pack on one corpus share, ready to be hashed: numbers, whatever rule they came from.
 
     Attributes:
       frame: of `planning.frame`.
       dataset_hash: identity of the corpus' content.
       compute_dtype: resolved, "float32" or "bfloat16".
       batch_size: sequences or samples per step.
+      cooldown_fraction: of a schedule that has one.
     """
 
     frame: dict[str, Any]
     dataset_hash: str
     compute_dtype: str
     batch_size: int
+    cooldown_fraction: float | None
 
     def trunk_id(self, width: int, depth: int, lane: Any) -> str:
         """Identity of the runs of one lane (a dataclass of its hyperparameters) of one scale, whatever their budget."""
@@ -48,15 +60,20 @@ class Identity:
         return content_hash(self._trunk(width, depth, lane) | {"steps": steps})
 
     def _trunk(self, width: int, depth: int, lane: Any) -> dict[str, Any]:
+        values = dataclasses.asdict(lane)
+        schedule = {"warmup_steps": values.pop("warmup_steps"), "cooldown_fraction": self.cooldown_fraction}
+        optimizer = {"b2": values.pop("b2")}
         return {
             "training_semantics": TRAINING_SEMANTICS,
             **self.frame,
+            "schedule": self.frame["schedule"] | {k: v for k, v in schedule.items() if v is not None},
+            "optimizer": self.frame["optimizer"] | {k: v for k, v in optimizer.items() if v is not None},
             "dataset_hash": self.dataset_hash,
             "compute_dtype": self.compute_dtype,
             "batch_size": self.batch_size,
             "width": width,
             "depth": depth,
-            "lane": dataclasses.asdict(lane),
+            "lane": values,
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -89,15 +89,27 @@ class Results:
         """The figures by name, e.g. `results.plot.frontier()`."""
         return report.Plots(self.analysis)
 
-    def report(self, out: Any = None) -> str:
-        """Writes figures and a page into `out` (default: `report` in the first workdir); returns the summary.
+    def report(self, out: Any = None, formats: Sequence[str] = (), notes: Mapping[str, str] | None = None) -> str:
+        """Writes a page into `out` (default: `report` in the first workdir); returns the summary.
+
+        Args:
+          out: folder.
+          formats: of "png", "svg", "pdf", in which every figure is written beside it.
+          notes: what to do next, of `scaling_jax.decide.notes`; the command adds them by itself.
 
         Raises:
           UserError: as `table`, or the workdir's `report` is a link out of it.
         """
         if out is None:
             Workdir(self.path).check_links()
-        return report.write_report(self.analysis, as_path(out) if out is not None else self.path / "report")
+        folder = as_path(out) if out is not None else self.path / "report"
+        return report.write_report(self.analysis, folder, formats, about(self.path) | dict(notes or {}))
+
+
+def about(path: Any) -> dict[str, Any]:
+    """What a report says of a workdir beside its runs: the resolved study."""
+    stored = Workdir(path).stored()
+    return {} if stored is None else {"study": stored.study}
 
 
 def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:

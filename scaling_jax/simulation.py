@@ -17,7 +17,7 @@ import numpy as np
 from scaling_jax import fitting
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, Run, frame, grouped, identified, phases, record_of
+from scaling_jax.planning import Pack, Run, frame, grouped, identified, record_of
 from scaling_jax.storage.records import DIVERGED, DONE, Records
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Simulation, Study, content_hash
@@ -140,7 +140,7 @@ def run(
         device=DEVICE,
         runs=tuple(run.run_id for pack in packs for run in pack.runs),
     )
-    with workdir.claim(stored, {pack.name: record_of(pack, study.schedule) for pack in chosen}) as attempt:
+    with workdir.claim(stored, {pack.name: record_of(pack) for pack in chosen}) as attempt:
         records = Records(workdir.path, attempt)
         finished = records.finished()
         missing = sum(run.run_id not in finished for pack in chosen for run in pack.runs)
@@ -165,7 +165,7 @@ class _Drawing:
             "flops": tuple(sorted({r.flops for p in packs for r in p.runs})),
             "run_ids": tuple(sorted(r.run_id for p in packs for r in p.runs)),
         }
-        rates = study.optimizer.learning_rates
+        rates = self.rates = sorted({lane.learning_rate for lane in pack.lanes})
         self.best_rate = self.world.best_rate or math.exp(float(np.mean(np.log(rates))))
         self.steps = _curve_steps([*pack.budgets, *self.branches.values()])
         ends = np.array([*pack.budgets, *self.steps], float) * pack.tokens_per_step
@@ -177,8 +177,7 @@ class _Drawing:
 
     def _branches(self) -> dict[int, int]:
         """Budget -> the step at which its branch leaves the trunk."""
-        found = phases(self.study.schedule, self.pack.budgets)
-        return {phase.budget: phase.start for phase in found if phase.kind == "branch"}
+        return {phase.budget: phase.start for phase in self.pack.phases if phase.kind == "branch"}
 
     def _law(self, tokens: np.ndarray) -> np.ndarray:
         N, per_token = self._size(self.pack), self.pack.counts.flops_per_token
@@ -203,14 +202,13 @@ class _Drawing:
         off_rate = math.log(lane.learning_rate / self.best_rate)
         shared = self._normal("trunk", run.trunk_id).normal(0, self.world.trunk_noise)
         own = self._normal("run", run.run_id).normal(0, self.world.run_noise)
-        rates = self.study.optimizer.learning_rates
         place = Place(
             **self.ladder,
             N=self._size(self.pack),
             D=float(run.tokens),
             C=run.flops,
             run_id=run.run_id,
-            top_rate=len(rates) > 1 and lane.learning_rate == max(rates),
+            top_rate=len(self.rates) > 1 and lane.learning_rate == self.rates[-1],
         )
         faults = math.prod(FAULTS[name](place) for name in self.world.faults)
         return (1 + self.world.rate_curvature * off_rate**2) * math.exp(shared), faults * math.exp(own)
@@ -218,13 +216,14 @@ class _Drawing:
     def write(self, records: Records, finished: Any) -> None:
         """Writes the curves and results that are missing."""
         for lane in range(len(self.pack.lanes)):
-            trunk_id, reach = self.pack.run(lane, 0).trunk_id, max(self.branches.values())
+            runs = self.pack.runs_of(lane)
+            trunk_id, reach = runs[0].trunk_id, max(self.branches[run.budget] for run in runs)
             noise = self._normal("curve", trunk_id).normal(0, SCATTER, len(self.steps))
-            trunk, _ = self._factor(self.pack.run(lane, 0))
+            trunk, _ = self._factor(runs[0])
             hot = self.curve * trunk * (1 + HOT) * np.exp(noise)
             records.write_points("trunks", trunk_id, _points(self.steps, hot, 0, reach))
-            for budget, end in enumerate(self.pack.budgets):
-                run = self.pack.run(lane, budget)
+            for run in runs:
+                budget, end = run.budget, run.steps
                 if run.run_id not in finished:
                     fork = self.branches[budget]
                     own = self._factor(run)[1]

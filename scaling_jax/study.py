@@ -16,21 +16,25 @@ import pydantic
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from scaling_jax import rules
 from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.rules import Setting
+from scaling_jax.settings import (
+    CONFIG,
+    Budgets,
+    Depth,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Simulation,
+    Size,
+    ValidationSet,
+    Width,
+)
 from scaling_jax.stored_family import StoredFamily, rebuilt
 
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Width = Annotated[int, Field(gt=0, le=2**20)]
-Depth = Annotated[int, Field(gt=0, le=2**12)]
-# Far beyond any machine, so that a slip of the keyboard is found here and not as a hang or an overflow.
-Size = Annotated[int, Field(gt=0, le=10**7)]
-Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
-Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
-CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -41,11 +45,13 @@ class Ladder:
       widths: one per scale.
       depths: one per scale, or a single one for all; empty follows `aspect`.
       aspect: width / depth, used where `depths` is empty (depth is rounded, at least 1).
+      seeds: how many of `Study.seeds` each scale trains, e.g. (4, 3, 2, 2), since small ones scatter most; empty: all.
     """
 
     widths: Annotated[tuple[Width, ...], Field(min_length=1)]
     depths: tuple[Depth, ...] = ()
     aspect: PositiveFloat = 32.0
+    seeds: tuple[PositiveInt, ...] = ()
 
     def scales(self) -> tuple[tuple[int, int], ...]:
         """(width, depth) of every rung, in the order given."""
@@ -64,37 +70,11 @@ class Ladder:
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
-class Budgets:
-    """How long each scale trains; the union of all that is given, each rounded to whole steps.
-
-    Attributes:
-      tokens: tokens (text) or samples (classifiers).
-      tokens_per_param: multiples of the scale's non-embedding parameters.
-      flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
-      ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
-        points outside are not planned.
-      max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
-      min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
-    """
-
-    tokens: tuple[Tokens, ...] = ()
-    tokens_per_param: tuple[Tokens, ...] = ()
-    flops: tuple[Flops, ...] = ()
-    ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
-    max_tokens: PositiveFloat = 1e15
-    min_steps: PositiveInt = 100
-
-    @pydantic.field_validator("ratio_range")
-    @classmethod
-    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the lowest ratio comes first")
-        return value
-
-
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """The optimizer; every combination of rate, decay and seed is a lane of the scale's pack.
+    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget.
+
+    Rates, decays, batch_size, b2 and the schedule's warm-up and cool-down may be numbers, lists or rules in N and D
+    (`scaling_jax.rules`). What differs by rate, decay, b2, warm-up, init scale or seed is a lane of one pack.
 
     Attributes:
       name: "adamw", "sgd", "muon" (AdamW on arrays other than hidden matrices), "lion", "schedule_free_adamw", or one
@@ -102,7 +82,8 @@ class Optimizer:
       options: further options of that optimizer by name, e.g. {"ns_steps": 6} for Muon.
       learning_rates: peak rates at `Parametrization.base_width`.
       weight_decays: decoupled, on matrices only; the decay per step is rate x decay whatever the width.
-      batch_size: sequences (text) or samples per step.
+      batch_size: sequences (text) or samples per step; each value is a pack of its own.
+      b2: decay of the second moment, for optimizers that have one.
       clip_norm: global-norm clip of the gradient; 0 switches it off.
       init_scales: factors on the initial standard deviations.
       spike_policy: "keep" applies every finite update; "skip" drops those whose gradient norm exceeds
@@ -112,12 +93,12 @@ class Optimizer:
 
     name: Annotated[str, Field(min_length=1)] = "adamw"
     options: dict[str, Any] = Field(default_factory=dict)
-    learning_rates: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.02,)
-    weight_decays: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (0.0,)
+    learning_rates: Annotated[tuple[Setting, ...], rules.several("learning_rate")] = (0.02,)
+    weight_decays: Annotated[tuple[Setting, ...], rules.several("weight_decay")] = (0.0,)
     init_scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    batch_size: Size = 8
+    batch_size: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("batch_size")] = 8
     b1: Fraction = 0.9
-    b2: Fraction = 0.95
+    b2: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("b2")] = 0.95
     eps: PositiveFloat = 1e-8
     momentum: Fraction = 0.9
     clip_norm: NonNegativeFloat = 1.0
@@ -143,7 +124,7 @@ class Parametrization:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Schedule:
-    """The learning rate over a run.
+    """The learning rate over a run; `warmup_steps` and `cooldown_fraction` may be lists or rules (`scaling_jax.rules`).
 
     Attributes:
       name: "wsd" trains one constant-rate trunk per lane and branches a cool-down off it for every budget; "cosine"
@@ -155,8 +136,8 @@ class Schedule:
     """
 
     name: Literal["wsd", "cosine", "constant"] = "wsd"
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    cooldown_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    warmup_steps: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("warmup_steps")] = 100
+    cooldown_fraction: Annotated[Setting | tuple[Setting, ...], rules.one_or_several("cooldown_fraction")] = 0.2
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -189,10 +170,12 @@ class Evaluation:
     """Attributes:
     examples: sequences (text) or samples of the fixed validation set that every run is scored on.
     batch_size: sequences or samples per evaluation batch.
+    sets: further validation sets, scored when a study ends; they change no run.
     """
 
     examples: Annotated[int, Field(gt=0, le=10**9)] = 1024
     batch_size: Size = 64
+    sets: tuple[ValidationSet, ...] = ()
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -255,6 +238,7 @@ class Execution:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
       layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
         to train, and is "sequential" elsewhere.
+      branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
@@ -267,6 +251,7 @@ class Execution:
 
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
+    branches: PositiveInt = 1
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     microbatches: PositiveInt = 1
     feed: Literal["auto", "resident", "stream"] = "auto"
@@ -276,31 +261,6 @@ class Execution:
     dispatch_seconds: PositiveFloat = 2.0
     checkpoint_seconds: PositiveFloat = 60.0
     keep_checkpoints: PositiveInt = 2
-
-
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
-class Simulation:
-    """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
-
-    Attributes:
-      law: a name of `scaling_jax.fitting.published`, or of `scaling_jax.fitting.laws` with all its `params`.
-      params: coefficients of the law; those given replace published ones.
-      trunk_noise: standard deviation of ln loss between seeds, shared by all branches of a trunk.
-      run_noise: further standard deviation of ln loss of each run.
-      best_rate: the learning rate without penalty; None is the (geometric) middle of those of the study.
-      rate_curvature: the loss rises by this share times the square of ln(rate / best_rate).
-      faults: names of `scaling_jax.simulation.FAULTS`.
-      seed: of noise and faults.
-    """
-
-    law: Annotated[str, Field(min_length=1)] = "besiroglu2024"
-    params: dict[str, float] = Field(default_factory=dict)
-    trunk_noise: NonNegativeFloat = 0.003
-    run_noise: NonNegativeFloat = 0.0015
-    best_rate: PositiveFloat | None = None
-    rate_curvature: NonNegativeFloat = 0.01
-    faults: tuple[str, ...] = ()
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -339,11 +299,22 @@ class Study:
             )
         return family
 
+    def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
+        """The seeds that a scale trains; a UserError where `ladder.seeds` does not fit the study."""
+        counts, scales = self.ladder.seeds, self.ladder.scales()
+        if counts and not (len(counts) == len(scales) and max(counts) <= len(self.seeds)):
+            limits = (
+                f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
+            )
+            raise UserError(f"ladder.seeds={counts}: give {limits}")
+        own = dict(zip(scales, counts)).get((width, depth), min(counts, default=0))  # the fewest for `budgets.extra`
+        return self.seeds[:own] if counts else self.seeds
+
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""
         out = dataclasses.asdict(self)
-        stored = isinstance(self.family, StoredFamily)
-        out["family"] = {"name": self.family.name, **(self.family.options if stored else out["family"])}
+        options = self.family.options if isinstance(self.family, StoredFamily) else out["family"]
+        out["family"] = {"name": self.family.name, **options}
         return json.loads(json.dumps(out))
 
     @classmethod
@@ -359,8 +330,7 @@ class Study:
         """
         try:
             content = dict(content)
-            family = dict(content["family"])
-            content["family"] = rebuilt(family, any_family)
+            content["family"] = rebuilt(dict(content["family"]), any_family)
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error

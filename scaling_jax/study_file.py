@@ -81,10 +81,23 @@ def _text_of(error: BaseException) -> str:
 
 
 def _with_source(study: Study, folder: pathlib.Path, needed: bool) -> Study:
-    """The study with a relative path to its data made absolute; names of TFDS and built-in sources stay."""
-    source = study.data.source
+    """The study with relative paths to its data made absolute; names of TFDS and built-in sources stay."""
+    data = dataclasses.replace(study.data, source=located(study.data.source, "data.source", folder, needed))
+    sets = tuple(
+        dataclasses.replace(one, source=located(one.source, "evaluation.sets", folder, needed))
+        for one in study.evaluation.sets
+    )
+    return dataclasses.replace(study, data=data, evaluation=dataclasses.replace(study.evaluation, sets=sets))
+
+
+def located(source: str, what: str, folder: pathlib.Path, needed: bool = True) -> str:
+    """A source with a relative path made absolute, looked up in `folder`, then in the current one.
+
+    Raises:
+      UserError: a path that must exist and does not.
+    """
     if source in BUILT_IN_SOURCES or source.startswith(("/", "~")):
-        return study
+        return source
     places = [folder.absolute(), pathlib.Path.cwd()]
     for place in places:
         try:
@@ -92,12 +105,11 @@ def _with_source(study: Study, folder: pathlib.Path, needed: bool) -> Study:
         except (OSError, ValueError):
             found = False
         if found:
-            data = dataclasses.replace(study.data, source=str(place / source))
-            return dataclasses.replace(study, data=data)
+            return str(place / source)
     if needed and (source.startswith(("./", "../")) or re.search(r"\.[A-Za-z]\w*$", source)):
         looked = " and ".join(dict.fromkeys(map(str, places)))
-        raise UserError(f"data.source {source!r} does not exist; looked for it in {looked}")
-    return study
+        raise UserError(f"{what} {source!r} does not exist; looked for it in {looked}")
+    return source
 
 
 def override(study: Study, assignments: Sequence[str]) -> Study:

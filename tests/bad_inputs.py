@@ -141,11 +141,23 @@ FIT_FLAGS = (
 # What reads a workdir, and what reads a table too: tried with all of WORKDIRS, JSONS and TABLES.
 WORKDIR_READERS = (
     "run --study=tiny.py --workdir={}", "report --workdir={}", "collect --workdir={} --out=table.csv",
-    "clean --workdir={}",
+    "clean --workdir={}", "suggest --workdir={} --budget_flops=1e12", "recommend --workdir={} --target_flops=1e12",
+    "watch --workdir={} --once",
 )  # fmt: skip
 TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
 # Command -> its wrong flags and arguments.
 COMMANDS = {
+    "bench": (
+        "stray", "--seconds=0", "--seconds=nan", "--seconds=x", "--out=x.txt", "--out=", "--out=folder",
+        "--out=text.txt/x.json", "--out=/proc/x.json", "--num_cpu_devices=0", "--quick=maybe",
+        "--nope", "--flagfile=nowhere", "--out=" + "x" * 300 + ".json",
+    ),
+    "watch": (
+        "", "work --once", "--workdir=", *(f"--workdir=work --once {flag}" for flag in (
+            "", "stray", "--every=0", "--every=-1", "--every=nan", "--every=x", "--once=maybe", "--page=", "--nope=1",
+            "--page=/proc/x.html", "--flagfile=nowhere",
+        )),
+    ),
     "compare": (
         "", "runs.csv", "runs.csv runs.csv", "a=runs.csv a=runs.csv", "a=runs.csv", "=runs.csv b=runs.csv", "a= b=",
         "a=runs.csv b=nowhere.csv", "a=runs.csv nowhere", "a=runs.csv b=work", "a=runs.csv b=folder",
@@ -162,6 +174,32 @@ COMMANDS = {
             "--seed=x", "--seed=1.5", "--seed=1e400", "--out=x.txt", "--out=", "--out=folder", "--out=text.txt/x.csv",
             "--out=/proc/x.csv", "--out=/dev/null", "--out=x.csv/", "--nope=1", "--other_data=maybe",
             "--flagfile=nowhere", "--out=" + "x" * 300 + ".csv",
+        )),
+    ),
+    "suggest": (
+        "", "work", "--workdir=work", "--budget_flops=1e12", "--workdir= --budget_flops=1e12",
+        *(f"--workdir=work --budget_flops=1e12 {flag}" for flag in (
+            "stray", "", "--budget_flops=x", "--budget_flops=nan", "--target_flops=x", "--target_flops=", "--runs=0",
+            "--runs=x", "--runs=100000", "--apply=x.txt", "--apply=", "--apply=folder", "--apply=folder.py/x.py",
+            "--apply=text.txt/x.py", "--apply=/proc/x.py", "--nope",
+        )),
+    ),
+    "recommend": (
+        "", "work", "--workdir=work", "--target_flops=1e12", "--workdir=work --published=besiroglu2024",
+        "--workdir=work --target_flops=1e12", "--published=nope --target_flops=1e21", "--published=besiroglu2024",
+        "--published= --target_flops=1e21", "--published=step_law_lr --target_flops=1e21",
+        *(f"--published=besiroglu2024 {flag}" for flag in (
+            "--device_hours=1", "--device_hours=x --chip=H100", "--target_loss=-1", "--target_loss=x",
+            "--target_accuracy=0.9", "--target_metric=loss", "--target_metric=loss=x", "--target_metric=accuracy=0.9",
+            "--target_flops=1e21 --target_loss=2", "--target_loss=2 --out=x.py", "--target_loss=2 --max_memory=80GB",
+            "--target_loss=2 --inference_tokens=1e9",
+        )),
+        *(f"--published=besiroglu2024 --target_flops=1e21 {flag}" for flag in (
+            "stray", "--chip=nope", "--chip=", "--price=2", "--chip=H100 --price=-1", "--chip=H100 --utilization=0",
+            "--chip=H100 --utilization=2", "--max_params=0", "--max_params=x", "--max_params=-5", "--max_memory=80GB",
+            "--max_memory=x", "--max_memory=-1", "--max_memory=80XB", "--max_memory=", "--inference_tokens=0",
+            "--inference_tokens=nan", "--out=x.py", "--out=x.txt", "--nope", "--target_flops=0", "--target_flops=-1",
+            "--target_flops=inf", "--target_flops=x",
         )),
     ),
     "clean": (

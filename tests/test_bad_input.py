@@ -173,10 +173,10 @@ def study_json(home, *overrides):
 def test_workdir_of_another_study(home):
     workdir = home / "work"
     workdir.mkdir()
-    (workdir / "study.json").write_text(study_json(home, "schedule.warmup_steps=7"))
+    (workdir / "study.json").write_text(study_json(home, "optimizer.clip_norm=7"))
     err = complaint(home, "run", "--study=tiny.py", f"--workdir={workdir}")
     assert "holds another study" in err
-    assert "schedule.warmup_steps" in err
+    assert "optimizer.clip_norm" in err
     (workdir / "study.json").write_text("{half")
     assert "cannot be read" in complaint(home, "run", "--study=tiny.py", f"--workdir={workdir}")
     (workdir / "study.json").unlink()

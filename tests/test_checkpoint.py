@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from scaling_jax.errors import UserError
 from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
@@ -157,6 +158,17 @@ def test_a_number_that_is_there_is_not_saved_again(tmp_path):
 
 
 DAMAGES = ("truncate", "empty", "zeros", "remove", "flip", "flip")
+
+
+def test_saving_does_not_ask_for_preemption(tmp_path, monkeypatch):
+    """JAX agrees on a number above all that any process has asked with: a step would put the stop off for hours."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: asked.append(step) or False)
+    state, _ = states()
+    with opened(tmp_path / "c") as checkpoints:
+        checkpoints.save(TRUNK, saved(1000, state))
+    assert steps(tmp_path / "c" / TRUNK) == [1000]
+    assert asked == []
 
 
 def damage(path: pathlib.Path, kind: str, rng: random.Random) -> None:

@@ -88,6 +88,9 @@ def test_learning_curves_are_looked_at():
         assert CHECKS[name](sound).status == "pass"
     found = CHECKS["no spikes"](analysis.analyse(table, spiked(curves.copy(), odd), fit=QUICK))
     assert (found.status, found.runs) == ("warn", (odd,))
+    odd_batch = curves.copy()
+    odd_batch.loc[odd_batch.index[odd_batch.run_id == odd][-6], "loss"] *= 1.5
+    assert CHECKS["no spikes"](analysis.analyse(table, odd_batch, fit=QUICK)).status == "pass", "back at once"
     late = curves.copy()
     early = (late.run_id == odd) & (late.step < 0.75 * late.step[late.run_id == odd].max())
     late.loc[early, "loss"] *= 1.25

@@ -42,6 +42,8 @@ def test_one_table_with_a_column_of_recipes(folder, capsys):
     assert list(table.recipe) == ["muon"] and table.metric[0] == "bpb" and table.C[0] == 1e20
     assert table.low[0] < 1.4 < table.high[0] and table.high[0] / table.low[0] < 1.3
     assert (folder / "new" / "muon.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "new" / "muon.html").read_text()
+    assert "bpb: muon is better" in page and '"name":"compare"' in page and "extrapolated" not in page
 
 
 def test_two_tables_of_ours_metric_by_metric(folder, capsys):

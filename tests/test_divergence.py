@@ -14,11 +14,11 @@ from scaling_jax.planning import NO_DECAY, Lane, Phase, make_plan
 
 PHASE = Phase("trunk", 0, 40, NO_DECAY, NO_DECAY, -1)
 LATER = Phase("trunk", 40, 60, NO_DECAY, NO_DECAY, -1)
-HEALTHY = Lane(0.02, 0.1, 1.0, 0)
+HEALTHY = Lane(0.02, 0.1, 1.0, 0, 5)
 SICK = {
-    "absurd rate": Lane(1e5, 0.1, 1.0, 0),
-    "decay that explodes": Lane(0.02, 1e4, 1.0, 0),
-    "not finite from the start": Lane(0.02, 0.1, 1e30, 0),
+    "absurd rate": Lane(1e5, 0.1, 1.0, 0, 5),
+    "decay that explodes": Lane(0.02, 1e4, 1.0, 0, 5),
+    "not finite from the start": Lane(0.02, 0.1, 1e30, 0, 5),
 }
 
 
@@ -28,12 +28,12 @@ def test_neighbours_are_what_they_would_be(layout, mesh):
 
     def train(middle):
         # Lanes are data: the same program takes the healthy and the sick.
-        program.slots = (Lane(0.01, 0.1, 1.0, 1), middle, HEALTHY, *program.slots[3:])
+        program.placement.slots = (Lane(0.01, 0.1, 1.0, 1, 5), middle, HEALTHY, *program.placement.slots[3:])
         states, losses = packs.run_phase(program, PHASE)
         states_later, _ = packs.run_phase(program, LATER, program.copy(states))
         return program.fetch(states), losses, program.fetch(states_later)
 
-    program = packs.make_program(study, layout, mesh, lanes=(Lane(0.01, 0.1, 1.0, 1), HEALTHY, HEALTHY))
+    program = packs.make_program(study, layout, mesh, lanes=(Lane(0.01, 0.1, 1.0, 1, 5), HEALTHY, HEALTHY))
     undisturbed, wanted, _ = train(HEALTHY)
     assert [int(lane["diverged_step"]) for lane in undisturbed] == [-1, -1, -1]
     for sick in SICK.values():

@@ -25,7 +25,7 @@ def test_greedy_updates_are_those_of_a_joint_normal_distribution(forecast):
     assert len(found.runs) > 2
     n, d = found.runs.N, found.runs.D
     pool = module._Pool(n, d, 6 * n * d, np.arange(n.size), np.zeros(n.size), 0.0)
-    joint = module._joint(forecast, pool, found.target, 1)
+    joint = module._joint(forecast, pool, found.target, np.ones(n.size))
     solved = np.linalg.solve(joint.K + np.diag(joint.noise), joint.cross.T)
     left = joint.variance - np.mean(np.einsum("tm,mt->t", joint.cross, solved))
     assert found.after == pytest.approx(found.before * np.sqrt((joint.run + left) / (joint.run + joint.variance)))
@@ -35,7 +35,7 @@ def test_greedy_updates_are_those_of_a_joint_normal_distribution(forecast):
 def test_the_joint_variance_is_that_of_the_forecast(forecast):
     target = {"N": np.array([1e9]), "D": np.array([2e10])}
     pool = module._Pool(*(np.array([v]) for v in (1e8, 1e9, 6e17)), np.zeros(1, int), np.zeros(1), 0.0)
-    joint, parts = module._joint(forecast, pool, target, 1), forecast.predict(target).parts
+    joint, parts = module._joint(forecast, pool, target, np.ones(1)), forecast.predict(target).parts
     assert joint.variance == pytest.approx(sum(parts[k][0] ** 2 for k in ("resampling", "laws", "drift")), rel=1e-6)
     assert joint.run == pytest.approx(parts["run"][0] ** 2)
 

@@ -75,8 +75,8 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     code, out, err = ladder.run_here("report", f"--workdir={workdir}")
     assert code == 0, err
     assert (as_path(workdir) / "report" / "index.html").exists()
-    assert command.run(*args, f"--workdir={workdir}", "--set=schedule.warmup_steps=7") == 2, command.said()
-    assert "holds another study" in command.said() and "schedule.warmup_steps" in command.said()
+    assert command.run(*args, f"--workdir={workdir}", "--set=optimizer.clip_norm=7") == 2, command.said()
+    assert "holds another study" in command.said() and "optimizer.clip_norm" in command.said()
 
 
 def test_records(bucket):

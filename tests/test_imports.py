@@ -14,50 +14,64 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "scaling_jax"
 ROOT = "scaling_jax"
 
-# Room -> rooms it may import from. `errors`, `signals` and `text` are the ground; nothing imports `cli`.
-GROUND = {"errors", "text"}
-STUDY = GROUND | {"models", "stored_family", "study"}
+# Room -> rooms it may import from. `errors`, `text` and `charts` are the ground; nothing imports `cli`.
+GROUND = {"errors", "text", "formula"}
+STUDY = GROUND | {"models", "study", "rules", "settings", "stored_family"}
 TRAINING = STUDY | {"planning", "identity", "storage", "data", "training"}
-AFTER = STUDY | {"fitting", "analysis", "report"}
+AFTER = STUDY | {"charts", "fitting", "analysis", "report"}
 ALLOWED = {
     "errors": set(),
     "text": set(),
+    "formula": set(),
+    "rules": GROUND,
     "signals": {"errors"},
-    "fitting": {"text", "fitting"},
+    "charts": {"text", "charts"},
+    "fitting": {"text", "charts", "fitting"},
     "models": GROUND | {"models"},
+    "settings": set(),
     "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},
     "identity": STUDY,
-    "planning": STUDY | {"identity"},
+    "planning": STUDY | {"identity", "planning"},
     "storage": STUDY | {"identity", "storage"},
+    "outlook": STUDY | {"planning", "study_file", "fitting", "analysis", "outlook"},
     "simulation": STUDY | {"identity", "planning", "storage", "fitting"},
     "data": STUDY | {"storage", "data"},
     "training": TRAINING,
-    "engines": TRAINING | {"signals", "engines"},
+    "trained": TRAINING | {"trained"},
+    "live": {"text", "storage"},
+    "trackers": {"errors", "storage"},
+    "engines": TRAINING | {"signals", "live", "engines"},
     "analysis": STUDY | {"fitting", "analysis"},
-    "report": AFTER | {"storage"},
+    "decide": TRAINING | {"fitting", "analysis", "decide"},
+    "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation"},
-    "cli": TRAINING | AFTER | {"engines", "results", "signals", "study_file", "api", "cli"},
+    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "outlook", "trained"},
+    "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
+    "cli": TRAINING
+    | AFTER
+    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
+    | {"transfer", "cli"},
+    "transfer": TRAINING | AFTER | {"engines", "api"},
     "__main__": {"signals", "cli"},
 }
 
 # Packages that are heavy, optional, or of one platform: what may be imported inside a function.
 HEAVY = {
     "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax",
-    "orbax", "pandas", "pyarrow", "ray", "requests", "scipy", "sentencepiece", "sklearn", "tensorflow",
-    "tensorflow_datasets", "tokenizers", "zstandard",
+    "orbax", "pandas", "pyarrow", "ray", "requests", "rich", "scipy", "sentencepiece", "sklearn", "tensorflow",
+    "tensorboardX", "tensorflow_datasets", "tokenizers", "wandb", "zstandard",
 }  # fmt: skip
 
-# Modules that may import by string: the lazy face, the command modules, the optional engines.
-BY_STRING = {"__init__", "cli.main", "engines.registry"}
+# Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.
+BY_STRING = {"__init__", "cli.main", "decide.source", "engines.registry"}
 # They draw with matplotlib, which the plain install does not bring: only who draws imports them.
-DRAWING = {".report.figures", ".report.html", ".report.plot", ".report.style"}
+DRAWING = {".charts.matplotlib_figure"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.
-LATE = {"cli.run", "stored_family"}
+LATE = {"cli.run", "cli.report", "stored_family"}
 
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 10

@@ -203,6 +203,9 @@ def test_whoever_follows_may_stop_and_come_back(cloud):
         ),
         (["run", "l", "--zone=z", "--workdir=gs://b/w", "--accelerator_type=v6e-8", "--runtime_version=r"], "--study"),
         (["run", "ladder", "--zon=z"], "--zon=z"),
+        (["run", "ladder", "--zone=z", "--workdir=gs://b/w,ssh-keys=x"], "gs://b/w,ssh-keys=x"),
+        (["run", "ladder", "--zone=z,startup-script=x", "--workdir=gs://b/w"], "z,startup-script=x"),
+        (["run", "ladder", "--zone=z", "--workdir=gs://b/w x"], "gs://b/w x"),
         (["destroy", "ladder"], "destroy"),
         (["delete"], "a name"),
     ],
@@ -225,6 +228,7 @@ def test_wrong_input_is_one_line(cloud, arguments, what):
         ("gpu_box.sh", ["--dry_run", "--", "--study=a.py"], "scaling-jax run --study=a.py"),
         ("gpu_box.sh", ["--mps=4", "--dry_run", "--", "--study=a.py"], "packs_per_gpu=4"),
         ("slurm_array.sbatch", ["--dry_run", "w8-d1", "train"], "train --only_packs=w8-d1"),
+        ("slurm_array.sbatch", ["--dry_run", "w8-d1", "a b", "$(c)"], r"a\ b \$\(c\) --only_packs=w8-d1"),
     ],
 )
 def test_dry_run_shows_and_does_nothing(cloud, script, arguments, shows):

@@ -45,7 +45,7 @@ def problem():
     return draw(), [draw() for _ in range(STEPS)]
 
 
-def trained(optimizer: Optimizer):
+def trained(optimizer: Optimizer, b2: float | None = None):
     """(parameters, evaluated parameters) after STEPS updates by the engine's code."""
     model = types.SimpleNamespace(
         roles=ROLES,
@@ -57,7 +57,7 @@ def trained(optimizer: Optimizer):
     state = training_optimizers.init(model, optimizer, params)
     update = jax.jit(lambda *args: training_optimizers.update(model, optimizer, *args))
     for rate, gradient in zip(rates(), grads):
-        params, state = update(gradient, state, params, jnp.float32(rate), jnp.float32(DECAY))
+        params, state = update(gradient, state, params, jnp.float32(rate), jnp.float32(DECAY), b2)
     return params, training_optimizers.evaluation_params(optimizer, {"params": params, "opt_state": state})
 
 
@@ -111,6 +111,12 @@ def test_lion_is_its_formula():
         return np.sign(0.8 * m + 0.2 * g)
 
     assert_close(trained(Optimizer(name="lion", options={"b1": 0.8, "b2": 0.98}, clip_norm=0))[0], descend(lion))
+
+
+@pytest.mark.parametrize("name", ["adamw", "schedule_free_adamw", "muon"])
+def test_beta2_may_be_data_of_the_program(name):
+    wanted = trained(Optimizer(name=name, b2=0.8))
+    assert_close(trained(Optimizer(name=name, b2=(0.5, 0.8)), jnp.float32(0.8))[1], wanted[1])
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

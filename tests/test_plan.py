@@ -49,6 +49,16 @@ def test_counts_of_every_run():
     assert pack.trained_flops < sum(run.flops for run in pack.runs)  # a shared trunk saves work
 
 
+def test_small_scales_may_train_more_seeds():
+    study = packs.make_study(steps=(20,), rates=(0.01, 0.02), seeds=(0, 1, 2))
+    study = dataclasses.replace(study, ladder=Ladder(widths=(16, 32), depths=(1,), seeds=(3, 1)))
+    narrow, wide = plan(study)
+    assert [lane.seed for lane in narrow.lanes] == [0, 1, 2] * 2
+    assert [lane.seed for lane in wide.lanes] == [0] * 2
+    everywhere = plan(dataclasses.replace(study, ladder=Ladder(widths=(16, 32), depths=(1,))))[1]
+    assert {run.run_id for run in wide.runs} < {run.run_id for run in everywhere.runs}
+
+
 def test_budgets_are_the_union_rounded_to_whole_steps():
     n = Transformer(head_dim=8).counts(16, 1, packs.SPEC).params_non_embedding
     per_token = Transformer(head_dim=8).counts(16, 1, packs.SPEC).flops_per_token
@@ -164,7 +174,7 @@ def test_without_a_corpus_runs_have_no_identity_yet():
 def test_lanes_stay_in_the_pack_that_they_began_in():
     small = make_study(steps=(20,), rates=(0.02, 0.03))
     (old,) = plan(small)
-    record = record_of(old, small.schedule)
+    record = record_of(old)
     assert (record.scale, len(record.lanes), record.forks) == ("w16-d1", 2, (16,))
     large = plan(make_study(steps=(20, 50), rates=(0.01, 0.03), seeds=(0, 1)))
     kept, fresh = sorted(grouped(large, {"w16-d1": record}), key=lambda pack: pack.name)
@@ -175,7 +185,7 @@ def test_lanes_stay_in_the_pack_that_they_began_in():
     for pack in (kept, fresh):
         assert all(pack.run(run.lane, run.budget) == run for run in pack.runs)
     # A third time, with another batch size.
-    recorded = {pack.name: record_of(pack, small.schedule) for pack in (kept, fresh)}
+    recorded = {pack.name: record_of(pack) for pack in (kept, fresh)}
     other = plan(override(small, ["optimizer.batch_size=8", "budgets.min_steps=1"]))
     assert [pack.name for pack in grouped(other, recorded)] == ["w16-d1-3"]
 
@@ -212,6 +222,8 @@ def test_trained_steps_are_those_of_the_phases():
         ({"budgets": Budgets()}, "at least one of budgets"),
         ({"schedule": Schedule(warmup_steps=32)}, "no step is left"),
         ({"ladder": Ladder(widths=(12,))}, "head_dim"),
+        ({"ladder": Ladder(widths=(16,), seeds=(1, 2))}, "one number for each of the 1 scales"),
+        ({"ladder": Ladder(widths=(16,), seeds=(9,))}, "none above the 1 listed in seeds"),
     ],
 )
 def test_what_cannot_be_planned(changes, match):

@@ -4,6 +4,8 @@ import dataclasses
 import html.parser
 import itertools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -12,11 +14,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from scaling_jax import analysis, fitting, models, report, study
+from scaling_jax.charts import figure_of
 from scaling_jax.cli import main as command
-from scaling_jax.report import figures, style
+from scaling_jax.errors import UserError
+from scaling_jax.report import figures, figures_of_runs
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
 from scaling_jax.storage.workdir import FORMAT, Stored
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def analyse(table, curves=None, also=(), name="simulated"):
@@ -65,7 +71,7 @@ def usual():
 def test_text_fits_a_log_and_names_what_matters(found):
     text = report_text.summary(found, "report: runs/here/report/index.html")
     lines = text.splitlines()
-    assert len(lines) <= 75 and max(map(len, lines)) <= 104
+    assert len(lines) <= 80 and max(map(len, lines)) <= 104
     assert lines[0].startswith(f"verdict: {found.verdict}") and f"{found.runs.counts['done']} runs done" in lines[0]
     flat = " ".join(text.split())
     for reason in found.reasons[: report_text.MAX_REASONS]:
@@ -80,9 +86,17 @@ def test_text_fits_a_log_and_names_what_matters(found):
     assert "nan" not in text and "None" not in text
 
 
-def test_nothing_is_clipped_or_written_over_something_else(found):
-    for (name, figure), on in itertools.product(figures.draw(found).items(), ("desktop", "phone")):
-        canvas = FigureCanvasAgg(style.narrow(figure) if on == "phone" else figure)
+# Drawn alike whatever the ladder: looked at once.
+ONCE = {"surface", "parameters", "cost", "interval", "learning_curves"}
+
+
+def test_nothing_is_clipped_or_written_over_something_else(found, request):
+    names = set(figures.catalog(found))
+    if request.node.callspec.params["found"] != "usual":
+        names -= ONCE
+    for name, chart in figures.charts(found, names).items():
+        figure = figure_of(chart)
+        canvas = FigureCanvasAgg(figure)
         canvas.draw()
         renderer, frame = canvas.get_renderer(), figure.bbox
         boxes, undrawn = [], set().union(*(_undrawn_ticks(ax) for ax in figure.axes))
@@ -92,10 +106,10 @@ def test_nothing_is_clipped_or_written_over_something_else(found):
             box = text.get_window_extent(renderer)
             boxes.append((text.get_text(), box))
             inside = box.x0 >= -2 and box.y0 >= -2 and box.x1 <= frame.x1 + 2 and box.y1 <= frame.y1 + 2
-            assert inside, f"{name} on a {on}: {text.get_text()!r} is clipped"
+            assert inside, f"{name}: {text.get_text()!r} is clipped"
         for (one, a), (other, b) in itertools.combinations(boxes, 2):
             overlap = min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
-            assert not overlap, f"{name} on a {on}: {one!r} is written over {other!r}"
+            assert not overlap, f"{name}: {one!r} is written over {other!r}"
 
 
 def _undrawn_ticks(ax):
@@ -109,38 +123,49 @@ def _undrawn_ticks(ax):
     return out
 
 
-def test_report_writes_pictures_page_and_json(usual, tmp_path):
+def test_report_writes_a_page_its_main_picture_and_json(usual, tmp_path):
     (tmp_path / "isoflop.png").write_bytes(b"of an earlier report")
     text = report.write_report(usual, tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
-    pictures = {f"{name}.png" for name in figures.NAMES if name != "law"}  # of laws of one input
-    assert names == pictures | {"index.html", "summary.json", "summary.txt"}
-    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert names == {"frontier.png", "index.html", "summary.json", "summary.txt"}
+    assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "summary.txt").read_text() == text + "\n"
 
 
-def test_pictures_of_an_earlier_report_go(tmp_path):
+def test_every_figure_is_written_for_papers(tmp_path):
     for name in ("isoflop", "error_vs_compute", "someone's"):
         (tmp_path / f"{name}.png").write_bytes(b"of an earlier report")
-    table = simulated.ladder(widths=(32,), flops=(1e12, 3e12), tokens=())
-    report.write_report(analyse(table), tmp_path)
-    assert {path.name for path in tmp_path.glob("*.png")} == {"loss_vs_compute.png", "someone's.png"}
+    found = analyse(simulated.ladder(widths=(32,), flops=(1e12, 3e12), tokens=(), rates=(0.02,)))
+    report.write_report(found, tmp_path, ("svg", "pdf"))
+    drawn = set(figures.charts(found))
+    assert {"frontier", "cost"} <= drawn
+    assert {p.name for p in tmp_path.glob("*.*") if p.suffix in (".png", ".svg", ".pdf")} == {
+        "someone's.png", *(f"{name}.{kind}" for name in drawn for kind in ("svg", "pdf")),
+    }  # fmt: skip
+    assert all((tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF") for name in drawn)
+    with pytest.raises(UserError, match="png, svg, pdf, not as 'gif'"):
+        report.write_report(found, tmp_path / "other", ("gif",))
+    assert not (tmp_path / "other").exists()
 
 
-def test_a_further_metric_has_its_pictures_text_and_numbers(tmp_path):
+def test_a_further_metric_has_its_charts_text_and_numbers(tmp_path):
     table = as_images(simulated.ladder(rates=(0.02,)))
     found = analyse(table, also=("error",))
     text = report.write_report(found, tmp_path)
     other = found.also["error"]
-    assert {"error_vs_compute.png", "error_n_and_d.png"} <= {path.name for path in tmp_path.iterdir()}
     assert f"E {other.fit.params['E']:.4g}" in text and f"RMSLE {other.hold_out.rmsle:.2%}" in text
     page = (tmp_path / "index.html").read_text()
-    count = len(list(tmp_path.glob("*.png")))
-    assert page.count(' src="data:image/png') == page.count(' srcset="data:image/png') == count
+    assert {"error_frontier", "error_n_and_d"} <= {chart["name"] for chart in data_of(page)["charts"]}
     assert "Validation error (1 - accuracy)" in page and f"RMSLE {other.hold_out.rmsle:.2%}" in page
     read = json.loads((tmp_path / "summary.json").read_text())["also"]["error"]
     assert read["hold_out"]["rmsle"] == other.hold_out.rmsle
     assert {k: read["law"]["params"][k]["value"] for k in other.fit.params} == other.fit.params
+
+
+def data_of(page):
+    """The JSON that the page's script reads."""
+    _, _, rest = page.partition('<script type="application/json" id="data">')
+    return json.loads(rest.partition("</script>")[0])
 
 
 def test_json_holds_the_numbers_of_the_analysis(found):
@@ -162,9 +187,9 @@ def test_json_holds_the_numbers_of_the_analysis(found):
 
 
 class Page(html.parser.HTMLParser):
-    """Checks that tags close in order and collects links, pictures and text."""
+    """Checks that tags close in order and collects links and text."""
 
-    EMPTY = ("meta", "img", "source", "br", "hr")
+    EMPTY = ("meta", "img", "input", "br", "hr")
 
     def __init__(self):
         super().__init__()
@@ -172,7 +197,7 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.links += [value for key, value in attrs if key in ("src", "srcset", "href")]
-        assert tag not in ("script", "link", "iframe")
+        assert tag not in ("link", "iframe")
         if tag not in self.EMPTY:
             self.open.append(tag)
 
@@ -180,47 +205,47 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        if self.open[-1:] != ["script"]:
+            self.words.append(data)
 
 
 def test_page_is_whole_and_offline(found):
-    pictures = {"loss_vs_compute": PNG} if len(found.runs.chosen) else {}
-    text = html_page.page(found, pictures, pictures)
+    text = html_page.page(found, figures.charts(found))
     page = Page()
     page.feed(text)
-    assert page.open == [] and all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert "@import" not in text and "url(" not in text
+    assert page.open == [] and set(page.links) <= {"frontier.png"}
+    assert "@import" not in text and "url(" not in text.partition('id="plotly"')[0]
     words = " ".join(page.words)
-    for run_id in found.runs.table.run_id:
-        assert run_id in words
+    assert {row[0] for row in data_of(text)["runs"]["rows"]} == set(found.runs.table.run_id)
     for row in found.frontier.itertuples():
-        assert f"{row.C:.2e}" in words
+        assert (f"{row.C:.2e}" in words) == (found.verdict != "no answer")
     for sentence in (*found.warnings, *found.reasons, *found.notes, *(c.detail for c in found.checks)):
         assert sentence in words
 
 
-PNG = bytes.fromhex("89504e470d0a1a0a0000000d4948445200000001000000010806000000")
-
-
 def test_on_a_narrow_screen_each_cell_of_a_wide_table_is_named(usual):
     text = html_page.page(usual, {})
-    for name in ("N*", "D*", "observed", "predicted", "status"):
+    for name in ("N*", "D*", "observed", "predicted"):
         assert f'data-name="{name}"' in text
-    assert text.count('class="scroll wide"') == 4 and "prefers-color-scheme:dark" in text
+    assert text.count('class="scroll wide"') == 5 and "prefers-color-scheme:dark" in text
+
+
+HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><b>&w $\\frac$"
 
 
 def test_page_escapes_what_it_shows():
-    table = simulated.ladder().assign(scale="<b>&w</b>")
-    text = html_page.page(analyse(table, name="<i>"), {})
-    assert "<b>&w" not in text and "<h1><i>" not in text
-    assert "&lt;b&gt;&amp;w" in text
+    table = simulated.ladder(rates=(0.02,)).assign(scale=HOSTILE)
+    found = analyse(table, name="<i>")
+    text = html_page.page(found, figures.charts(found))
+    assert "<script>window" not in text and "<img src=x" not in text and "<h1><i>" not in text
+    assert data_of(text)["runs"]["rows"][0][1] == HOSTILE
 
 
 def test_smoothing_keeps_the_ends_and_the_level():
     table = simulated.ladder(widths=(32,), rates=(0.02,), flops=(9e12,), tokens=())
     rows = simulated.curves(table, points=2000, noise=0.05)
-    smooth = figures.smooth(rows)
-    assert len(smooth) <= figures.SMOOTHING_BINS
+    smooth = figures_of_runs.smooth(rows)
+    assert len(smooth) <= figures_of_runs.SMOOTHING_BINS
     at = np.interp(np.log(smooth.tokens), np.log(rows.tokens), simulated.curves(table, points=2000, noise=0.0).loss)
     middle = slice(20, -8)
     np.testing.assert_allclose(smooth.loss[middle], at[middle], rtol=0.05)
@@ -259,6 +284,24 @@ def test_fit_and_report_of_a_workdir_are_one_analysis(tmp_path, capsys):
         assert summary["law"]["name"] == fit.law.name
 
 
+def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    every, few = figures.catalog, ("frontier", "isoflop", "residuals", "parameters")  # drawing them all takes long
+    monkeypatch.setattr(figures, "catalog", lambda found: {k: v for k, v in every(found).items() if k in few})
+    table = simulated.ladder(rates=(0.02,))
+    workdir(tmp_path / "runs" / "mine", table)
+    workdir(tmp_path / "runs" / "other", table.assign(loss=table.loss * 1.02))
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "report.md").read_text(), flags=re.S)
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, "docs/report.md", "exec"), {})
+        elif "--track" not in code and "watch" not in code:  # tests/test_live.py trains
+            assert command.main(code.split()) == 0, capsys.readouterr()
+    folder = tmp_path / "runs" / "mine" / "report"
+    assert (tmp_path / "frontier.pdf").exists() and (tmp_path / "compare.html").exists()
+    assert {p.stem for p in folder.glob("*.svg")} >= {"frontier", "isoflop", "residuals", "parameters"}
+
+
 def test_several_workdirs_are_reported_together(tmp_path, capsys):
     table = simulated.ladder(rates=(0.02,))
     one, two = table[table.width < 60], table[table.width > 40]
@@ -288,11 +331,37 @@ def test_a_damaged_study_record_is_one_line(content, tmp_path, capsys):
 
 
 def test_names_with_dollars_and_underscores_are_drawn_as_they_are():
-    table = simulated.ladder(rates=(0.02,))
+    table = simulated.ladder(rates=(0.02,)).rename(columns={"loss": r"loss $\frac$"})
     table["scale"] = table.scale.map(
         {s: n for s, n in zip(table.scale.unique(), ("$a$b", r"$\frac$", "_c", "d$", "e"))}
     )
-    figure = figures.draw(analyse(table, name="$x$"))["loss_vs_compute"]
-    FigureCanvasAgg(figure).draw()
+    found = analysis.analyse(table, fit=study.Fit(bootstrap=0, metric=r"loss $\frac$"), name="$x$")
+    for chart in figures.charts(found).values():
+        figure_of(chart).canvas.draw()
+    figure = figure_of(figures.frontier(found))
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert any(r"\$a\$b" in label for label in labels) and any("_c" in label for label in labels)
+    assert any(label.startswith("$a$b") for label in labels) and any("_c" in label for label in labels)
+    assert r"loss $\frac$" in figure.axes[0].get_ylabel()
+
+
+def test_a_fit_draws_itself():
+    table = simulated.ladder(rates=(0.02,))
+    fit = fitting.fit("chinchilla", {"N": table.params_matmul, "D": table.tokens}, table.loss)
+    left, right = fit.plot().axes
+    assert len(left.collections) >= 4 and right.get_xscale() == "log"
+    assert [ax.get_xlabel() for ax in fit.plot("residuals").axes] == ["N", "D"]
+    assert [ax.get_xlabel() for ax in fit.plot("parameters").axes] == list(fit.free)
+    assert fit.plot("surface").axes[0].get_ylabel() == "D"
+    one = fitting.fit("power_offset", {"x": table.flops}, table.loss)
+    assert one.plot().axes[0].get_xlabel() == "x"
+    with pytest.raises(fitting.FitError, match="choose one of n_and_d, surface, residuals, parameters"):
+        fit.plot("pie")
+    with pytest.raises(fitting.FitError, match="has no data"):
+        fitting.published["hoffmann2022"].plot()
+
+
+def test_the_optimum_of_a_sweep_lies_between_the_rates():
+    x = np.array([0.001, 0.003, 0.01, 0.03])
+    best = figures_of_runs.optimum(x, np.exp(0.1 * (np.log(x) - np.log(0.004)) ** 2))
+    np.testing.assert_allclose(best, (0.004, 1.0), rtol=1e-9)
+    assert figures_of_runs.optimum(x, x) is None and figures_of_runs.optimum(x[:2], x[:2]) is None

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from scaling_jax import fitting, study
 from scaling_jax.analysis import Columns, analyse, parse_table
-from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.numerals import decimal_mark, parse
 from scaling_jax.analysis.read import read_runs
 from scaling_jax.errors import UserError
+from scaling_jax.formula import Formula
 
 CASES = pathlib.Path(__file__).parents[2] / "shared" / "cases"
 GRID = [(n, d) for n in (70_000_000, 300_000_000, 1_400_000_000) for d in (2e9, 1e10, 6e10)]

@@ -74,8 +74,8 @@ def test_wsd_cools_down_over_the_last_fifth_of_each_budget():
 
 def test_cosine_trains_every_budget_alone_and_constant_branches_off_nothing():
     assert phases(Schedule(name="cosine", warmup_steps=10), (100, 200)) == (
-        Phase("branch", 0, 100, 10, 100, 0),
-        Phase("branch", 0, 200, 10, 200, 1),
+        Phase("branch", 0, 100, 0, 100, 0),  # decays from the end of each lane's warm-up
+        Phase("branch", 0, 200, 0, 200, 1),
     )
     assert phases(Schedule(name="constant"), (100, 200)) == (
         Phase("trunk", 0, 100, NO_DECAY, NO_DECAY, -1),

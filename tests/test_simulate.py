@@ -8,6 +8,7 @@ from ladder import run_here
 
 import scaling_jax as sj
 from scaling_jax import fitting
+from scaling_jax.charts import figure_of
 from scaling_jax.report import figures, html, text
 
 EXPERIMENT = pathlib.Path(__file__).parents[1] / "experiments" / "simulated.py"
@@ -61,8 +62,9 @@ def test_marked_everywhere(exact):
     assert exact.table.dataset_hash.str.startswith("simulated-").all()
     assert exact.analysis.name == "simulated (SIMULATED from besiroglu2024)"
     few = sj.analyse(exact.table.head(4))  # too few for a law: one figure and a short page
-    drawn = figures.draw(few)
-    assert {figure.get_suptitle() for figure in drawn.values()} == {"SIMULATED from besiroglu2024"}
+    drawn = figures.charts(few)
+    assert {chart.note for chart in drawn.values()} == {"SIMULATED from besiroglu2024"}
+    assert figure_of(drawn["frontier"]).get_suptitle() == "SIMULATED from besiroglu2024"
     assert "<h1>runs (SIMULATED from besiroglu2024)</h1>" in html.page(few, {})
     assert "SIMULATED from besiroglu2024" in text.summary(few)
 

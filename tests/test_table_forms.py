@@ -2,13 +2,16 @@
 
 import gzip
 import io
+import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from test_results_table import parsed, read, runs_table, same
 
-from scaling_jax.analysis import Columns, parse_table
+from scaling_jax import study
+from scaling_jax.analysis import Columns, analyse, parse_table
 from scaling_jax.errors import UserError
 
 
@@ -101,6 +104,14 @@ def test_a_sweep_over_any_tuned_quantity_is_named(column):
     same(read(table, Columns(best=True)))
 
 
+@pytest.mark.parametrize(
+    ("column", "way"), [("split", "--where='split=...'"), ("lr", "take the best of each with --b")]
+)
+def test_what_is_not_tuned_is_fitted_one_at_a_time(column, way):
+    found = analyse(swept(**{column: ("a", "b")}), fit=study.Fit(law="chinchilla", bootstrap=0))
+    assert way in "; ".join(found.reasons)
+
+
 def test_rates_that_are_all_different_are_a_sweep():
     table = swept(lr=(1, 1)).assign(lr=np.linspace(1e-4, 1e-2, 18))
     assert read(table).sweep.column == "lr"
@@ -138,6 +149,14 @@ def excel(table, **options):
     return file.getvalue()
 
 
+def sheets(**tables):
+    file = io.BytesIO()
+    with pd.ExcelWriter(file) as writer:
+        for name, table in tables.items():
+            table.to_excel(writer, sheet_name=name, index=False)
+    return file.getvalue()
+
+
 def parquet(table):
     file = io.BytesIO()
     table.to_parquet(file)
@@ -149,11 +168,35 @@ def markdown(table):
     return "\n".join(f"| {line} |" for line in ["params | tokens | loss", "---|:--|--:", *rows]).encode()
 
 
+def objects(table, write):
+    """As wandb's export script writes runs: `summary` and `config` are objects."""
+    rows = table.to_dict("records")
+    return pd.DataFrame({
+        "summary": [write({"val_loss": row["loss"], "_step": 9}) for row in rows],
+        "config": [write({"params": row["params"], "tokens": row["tokens"]}) for row in rows],
+        "name": [f"run-{i}" for i in range(len(rows))],
+    })  # fmt: skip
+
+
 def text(table, **options):
     return table.to_csv(index=False, **options)
 
 
 FORMS = {
+    "title.csv": lambda t: f"Runs of May,,\n\n{text(t)}".encode(),
+    "titles.csv": lambda t: f"Runs of May\nall on C4\n{text(t)}".encode(),
+    "joined.csv": lambda t: (text(t.head(4)) + text(t.iloc[4:])).encode(),  # cat a.csv b.csv
+    "wandb.csv": lambda t: text(objects(t, json.dumps)).encode(),
+    "python.csv": lambda t: text(objects(t, lambda row: str(row | {"x": float("nan")}))).encode(),
+    "errors.csv": lambda t: text(t.assign(loss=[f"{y} \u00b1 0.002" for y in t.loss])).encode(),
+    "digits.csv": lambda t: text(t.assign(loss=[f"{y}(2)" for y in t.loss])).encode(),
+    "bold.txt": lambda t: markdown(t.astype(object).assign(loss=[f"**{y}**" for y in t.loss])),
+    "formulas.csv": lambda t: "\n".join(
+        ["params,tokens,loss", *(",".join(f'="{c}"' for c in r) for r in t.to_numpy())]
+    ).encode(),
+    "letters.csv": lambda t: text(t.assign(params=t.params / 1e6).set_axis(["N (M)", "D", "L"], axis=1)).encode(),
+    "notes first.xlsx": lambda t: sheets(notes=pd.DataFrame({"read me": ["all on C4"]}), runs=t),
+    "nats.csv": lambda t: text(t.rename(columns={"loss": "Val loss [nats/token]"})).encode(),
     "unpacked.csv": lambda t: gzip.compress(text(t).encode()),
     "parquet.csv": parquet,
     "excel.csv": lambda t: excel(t, index=False),
@@ -173,6 +216,71 @@ FORMS = {
 def test_files_that_are_not_quite_what_they_are_called(name):
     pytest.importorskip("openpyxl")
     same(read(parse_table(FORMS[name](runs_table()), name)))
+
+
+@pytest.mark.parametrize(
+    ("columns", "way"),
+    [
+        (lambda t: {"params": t.params, "tokens": t.tokens, "val_ppl": np.exp(t.loss)}, "y=log(`val_ppl`)"),
+        (lambda t: {"params": t.params, "tokens": t.tokens, "log_likelihood": -t.loss}, "y=-`log_likelihood`"),
+        (lambda t: {"log10_params": np.log10(t.params), "tokens": t.tokens, "loss": t.loss}, "N=10^`log10_params`"),
+        (lambda t: {"params": t.params, "log(D)": np.log(t.tokens), "loss": t.loss}, "D=exp(`log(D)`)"),
+        (lambda t: {"params": t.params, "ratio": t.tokens / t.params, "loss": t.loss}, "D=`params`*`ratio`"),
+        (lambda t: {"params": t.params, "flops": 6 * t.params * t.tokens, "loss": t.loss}, "D=`flops`/(6*`params`)"),
+        (
+            lambda t: {"params": t.params, "tokens_per_step": 4e6, "iter": t.tokens / 4e6, "loss": t.loss},
+            "D=`iter`*`tokens_per_step`",
+        ),
+        (
+            lambda t: {"params": t.params, "step": t.tokens / 2048, "batch_size": 2, "seq_len": 1024, "loss": t.loss},
+            "D=`step`*`batch_size`*`seq_len`",
+        ),
+    ],
+)
+def test_what_a_table_lacks_is_made_of_what_it_has(columns, way):
+    table = pd.DataFrame(columns(runs_table()))
+    with pytest.raises(UserError, match=re.escape(f"--columns={way}")):
+        read(table)
+    same(read(table, Columns(names=dict([way.split("=", 1)]))))  # and the way out is one
+
+
+def test_a_pivot_table_is_called_one():
+    with pytest.raises(UserError, match="pivot table: give one row per run"):
+        read(runs_table().pivot(index="params", columns="tokens", values="loss").reset_index())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_placeholder_for_a_loss_is_refused_with_its_row(value):
+    table = runs_table()
+    table.loc[9] = [1e9, 1e10, value]
+    with pytest.raises(UserError, match=rf"column loss, row 9: {value:g}; .*--where='loss > 0'"):
+        read(table)
+    same(read(table, Columns(where=("loss > 0",))))
+
+
+def test_rows_that_repeat_another_would_narrow_the_interval():
+    table = runs_table()
+    runs = read(pd.concat([table, table.head(4)]))
+    same(runs)
+    assert any(note.startswith("LEFT OUT 4 of 13 rows that repeat another") for note in runs.notes)
+    assert len(read(pd.concat([table.assign(seed=0), table.assign(seed=1)])).chosen) == 18
+
+
+@pytest.mark.parametrize(("column", "small"), [("params", 300.0), ("tokens", 10.0)])
+def test_cells_of_one_column_in_different_units(column, small):
+    table = runs_table()
+    assert not read(table).suspect_units
+    table.loc[table[column] == table[column].iloc[4], column] = small  # 300 million, 10 billion
+    assert f"({column}) is " in read(table).suspect_units and "mixes units" in read(table).suspect_units
+
+
+def test_learning_curves_are_not_runs():
+    table = runs_table().sort_values(["params", "tokens"])
+    assert "9 of 9 rows are points along run, 3 each" in read(table.assign(run=table.params.map(str))).curves
+    assert not read(table.assign(run=range(9))).curves
+    assert not read(table.assign(model=table.params.map(str))).curves  # a size is not a run
+    assert "points along model" in read(table.assign(model=table.params.map(str), step=table.tokens)).curves
+    assert not read(table.assign(run=table.params.map(str)), Columns(cluster="run")).curves
 
 
 def test_cells_beyond_the_header_are_not_dropped_where_they_hold_something():

@@ -194,8 +194,8 @@ def test_a_workdir_keeps_its_family_its_recipe_and_its_data(tmp_path, study):
     assert workdir.stored() == stored(study)
     assert workdir.packs() == PACK
     for settings, match in (
-        (["schedule.warmup_steps=5"], "holds another study .schedule.warmup_steps: 10 -> 5.: only widths"),
-        (["family.head_dim=16", "optimizer.b2=0.9"], "family.head_dim: 8 -> 16; optimizer.b2: 0.95 -> 0.9"),
+        (["schedule.final_fraction=0.5"], "holds another study .schedule.final_fraction: 0.0 -> 0.5.: only widths"),
+        (["family.head_dim=16", "optimizer.b1=0.8"], "family.head_dim: 8 -> 16; optimizer.b1: 0.9 -> 0.8"),
         (["evaluation.examples=32"], "evaluation.examples: 64 -> 32"),
     ):
         with pytest.raises(UserError, match=match):

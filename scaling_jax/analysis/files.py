@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis.cells import with_objects
 from scaling_jax.analysis.numerals import decimal_mark
 from scaling_jax.errors import UserError
 
@@ -25,7 +26,7 @@ ENDINGS = (*TEXT, *JSON, *LINES, *PARQUET, *EXCEL)
 PACKED = (".gz", ".bz2", ".xz")
 SEPARATORS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 COMMENTS = ("#", "%", "//")
-MAX_BYTES = 2 << 30  # unpacked: a few kilobytes can unpack to gigabytes
+MAX_BYTES = 256 << 20  # unpacked: a few kilobytes can unpack to gigabytes, and reading takes several times as much
 SNIFFED_LINES = 200
 
 
@@ -62,9 +63,10 @@ def parse_table(content: bytes, name: str) -> pd.DataFrame:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"results {name!r} cannot be read as {plain[1:]}: {reason}") from error
     table, kept = _with_index(table)
+    table, opened = with_objects(table)
     if not len(table.columns):
         raise UserError(f"results {name!r} have no columns")
-    table.attrs = {"notes": mistaken + notes + kept, "decimal": _mark(table)}
+    table.attrs = {"notes": mistaken + notes + kept + opened, "decimal": _mark(table)}
     return table
 
 
@@ -108,7 +110,7 @@ def _unpacked(content: bytes, name: str, packed: str) -> bytes:
     except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise UserError(f"results {name!r} cannot be unpacked: {error}") from None
     if len(out) > MAX_BYTES:
-        raise UserError(f"results {name!r} unpack to more than {MAX_BYTES >> 30} GiB")
+        raise UserError(f"results {name!r} unpack to more than {MAX_BYTES >> 20} MiB; unpack and trim it first")
     return out
 
 
@@ -169,6 +171,10 @@ def _tidied(lines: list[str], notes: list[str]) -> list[str]:
     if rules:
         notes.append("read as a Markdown table")
         lines = [line.strip().strip("|") for line in lines if line not in rules]
+    lines = _without_titles(lines, notes)
+    if repeated := lines[1:].count(lines[0]):
+        notes.append(f"left out {repeated} repetition{'s' * (repeated > 1)} of the header")
+        lines = [lines[0], *(line for line in lines[1:] if line != lines[0])]
     separator = _separator(lines)
     if separator is None or len(lines) < 2:
         return lines
@@ -177,6 +183,23 @@ def _tidied(lines: list[str], notes: list[str]) -> list[str]:
     if any(len(row) > width for row in rows) and not any(cell.strip() for row in rows for cell in row[width:]):
         notes.append("empty cells beyond the header are left out")
         return [lines[0], *(_cut(line, separator, len(row) - width) for line, row in zip(lines[1:], rows))]
+    return lines
+
+
+def _without_titles(lines: list[str], notes: list[str]) -> list[str]:
+    """Without lines above the header that hold one cell, where all others hold the same number of several."""
+    for titles in range(1, min(5, len(lines) - 2)):
+        rest = lines[titles:]
+        separator = _separator(rest)
+        if separator is None:
+            continue
+        above = [sum(map(bool, map(str.strip, row))) for row in csv.reader(lines[:titles], delimiter=separator)]
+        widths = {len(row) for row in csv.reader(rest, delimiter=separator)}
+        if above == [1] * titles and len(widths) == 1 and widths != {1}:
+            filled = [cell.strip() for cell in next(csv.reader(rest[:1], delimiter=separator))]
+            if all(filled) and not any(map(_is_number, filled)):
+                notes.append(f"left out {titles} line{'s' * (titles > 1)} above the header")
+                return rest
     return lines
 
 
@@ -194,7 +217,10 @@ def _frame(lines: list[str], separator: str | None, **options: Any) -> pd.DataFr
                 index_col=False, low_memory=False, on_bad_lines="error", **options,
             )  # fmt: skip
         except pd.errors.ParserWarning:
-            raise UserError("rows hold more cells than the header has names") from None
+            raise UserError(
+                "rows hold more cells than the header has names: quote cells that hold the separator, remove lines "
+                "above the header, or name every column"
+            ) from None
 
 
 def _decoded(content: bytes) -> tuple[str, list[str]]:
@@ -252,15 +278,16 @@ def _header(line: str, separator: str | None) -> list[str]:
 
 
 def _all_numbers(cells: list[str]) -> bool:
-    def number(cell: str) -> bool:
-        try:
-            float(cell)
-        except ValueError:
-            return False
-        return True
-
     filled = [cell for cell in cells if cell.strip()]
-    return bool(filled) and all(map(number, filled))
+    return bool(filled) and all(map(_is_number, filled))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _commented_header(comments: list[str], first: str, separator: str | None) -> str | None:
@@ -331,7 +358,8 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     filled = {name: sheet for name, sheet in sheets.items() if len(sheet.dropna(how="all"))}
     if not filled:
         raise UserError("no sheet has a row")
-    first, *others = filled
+    first = next((name for name, sheet in filled.items() if _is_table(sheet)), next(iter(filled)))  # not notes
+    others = [name for name in filled if name != first]
     notes = [f"read from the sheet {first!r}; other sheets are not read: {', '.join(map(str, others))}"]
     cells = filled[first].astype(object)
     if ending in (".xlsx", ".xlsm"):
@@ -347,6 +375,10 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     if titles:
         notes.append(f"skipped {titles} row{'s' * (titles > 1)} above the names")
     return table.infer_objects(), notes
+
+
+def _is_table(sheet: pd.DataFrame) -> bool:
+    return sheet.dropna(how="all", axis=1).shape[1] > 1
 
 
 def _fill_merged(cells: pd.DataFrame, content: bytes, sheet: Any) -> None:

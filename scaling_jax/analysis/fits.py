@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting.selection import Selection
 from scaling_jax.fitting.sensitivity import starts_near
+from scaling_jax.formula import Formula
 from scaling_jax.study import Fit as Settings
 
 PARAM_COLUMNS = ("name", "value", "low", "high")

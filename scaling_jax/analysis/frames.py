@@ -26,5 +26,6 @@ def names_of(table: pd.DataFrame) -> list[str]:
 
 
 def log(values: pd.Series) -> pd.Series:
-    """Natural logarithm with the index kept."""
-    return pd.Series(np.log(values), index=values.index)
+    """Natural logarithm with the index kept; nan or -inf where there is none."""
+    with np.errstate(all="ignore"):
+        return pd.Series(np.log(values), index=values.index)

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis import numerals
-from scaling_jax.analysis.formula import Formula
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.errors import UserError
+from scaling_jax.formula import Formula
 from scaling_jax.text import listed
 
 # What columns are called in our own results table, and by nanochat, wandb exports, OLMo, litgpt, marin and papers; the
@@ -44,7 +44,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "E": ("E", "experts", "num_experts", "n_experts"),
     "M": ("M", "tokens_per_param", "tokens_per_parameter"),
     "y": (
-        "y", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
+        "y", "L", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
         "final_val_loss", "best_val_loss", "min_val_loss", "cross_entropy", "cross_entropy_loss", "ce_loss",
         "test_cross_entropy", "nll",
         "val_ce", "val_nll", "lm_loss_validation", "lm_loss", "val_lm_loss",
@@ -63,6 +63,7 @@ UNITS = {
 _IN_UNITS = re.compile(
     rf"(.*?)(?:[ _]*[(\[]\s*(?:in )?({'|'.join(UNITS)})\s*[)\]]|[ _]+(?:in_)?({'|'.join(UNITS)}))", re.I
 )
+_LOSS_UNIT = re.compile(r"(.*?)\s*[(\[]\s*(?:in )?(?:nats?|bits?|ce|cross.?entropy)\b[^)\]]*[)\]]", re.I)
 _LOSSLIKE = re.compile(
     r"(?:^|_)(?:eval|val|valid|validation|test)(?:_.*)?_(?:loss|bpb|crossentropyloss|cross_entropy)$"
 )
@@ -113,6 +114,8 @@ class Header:
             return name
         if name in self._twice:
             raise UserError(f"{self._twice[name]}: rename or drop all but one")
+        if name.startswith("-") or "`" in name:
+            return None  # a formula
         alike = (simple(name), _operators(name))  # params* is a formula that breaks off, not the column params
         same = [c for c in names_of(self.table) if (simple(c), _operators(c)) == alike] if len(name) > 1 else []
         return same[0] if len(same) == 1 else None
@@ -141,10 +144,13 @@ class Header:
                 raise self._several(name, columns)
             if columns:
                 return columns[0]
-        in_units = self._in_units(name)
+        in_units, by_name = self._in_units(name), USUAL_NAMES.get(name, ())
         if in_units is not None:
             return in_units
         if name == "y":
+            columns = [c for c in names_of(self.table) if (m := _LOSS_UNIT.fullmatch(c)) and simple(m[1]) in by_name]
+            if len(columns) == 1:
+                return columns[0]
             columns = [c for c in names_of(self.table) if _LOSSLIKE.search(simple(c))]
             if len(columns) > 1:
                 raise self._several(name, columns)
@@ -158,7 +164,7 @@ class Header:
         found = []
         for column in names_of(self.table):
             match = _IN_UNITS.fullmatch(column)
-            if match and simple(match[1]) in USUAL_NAMES[name]:
+            if match and (match[1] == name or simple(match[1]) in USUAL_NAMES[name]):
                 unit = (match[2] or match[3]).lower()
                 found.append(f"`{column}`*1e{UNITS[unit]}")
         if len(found) > 1:

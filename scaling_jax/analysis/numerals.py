@@ -21,6 +21,10 @@ SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 WORDS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "mn": 1e6, "bn": 1e9, "mio": 1e6}
 SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 UNITS = r"(?:params?|parameters?|tokens?|toks?|tok|samples?|images?|nats?|bits?)"
+_BOLD = re.compile(r"(\*\*|__)(.+)\1")  # Markdown's
+_UNCERTAIN = re.compile(
+    r"(?<=\d)\s*(?:\u00b1|\+/?-)\s*[\d.,]+(?:e[+-]?\d+)?$|(?<=\.\d)\(\d+\)$|(?<=\d\d)\(\d+\)$", re.I
+)
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
 _POWER = re.compile(r"([+-]?[\d.]+)\s*(?:x|\u00d7|\*|\u00b7)\s*10\s*(?:\^|\*\*)?\s*\{?([+-]?\d+)\}?")
 _FLOPS = re.compile(r"(.*?)\s*([kmgtpezy]?)flops?", re.I)
@@ -70,7 +74,8 @@ def parse(text: str, mark: str | None = None) -> float:
       >>> parse("1.4B"), parse("70,000,000"), parse("3 x 10^20"), parse("1,5", ",")
       (1400000000.0, 70000000.0, 3e+20, 1.5)
     """
-    text = text.strip().strip("\"'").replace("\u2212", "-").strip()
+    text = text.strip().lstrip("=").strip("\"'").replace("\u2212", "-").strip()
+    text = _UNCERTAIN.sub("", _BOLD.sub(r"\2", text))
     if text.lower() in EMPTY:
         return float("nan")
     if text.lower().lstrip("+-") in ("inf", "infinity"):

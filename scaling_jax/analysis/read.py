@@ -12,21 +12,23 @@ from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
+from scaling_jax.analysis.hints import way_out
 from scaling_jax.analysis.runs import (
-    LACKING,
     Runs,
     Sweep,
     best_of,
     count_statuses,
     most_epochs,
+    rising,
     scale_table,
     seed_noise,
     y_name,
 )
 from scaling_jax.analysis.status import DONE
-from scaling_jax.analysis.tuned import find_sweep
-from scaling_jax.analysis.units import compute_note, suspect_units
+from scaling_jax.analysis.tuned import find_sweep, learning_curves
+from scaling_jax.analysis.units import check_signs, compute_note, suspect_units
 from scaling_jax.analysis.where import asks_for, rows_where, split_pairs
+from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
@@ -78,7 +80,7 @@ class _Reader:
         derived = ("N", "D") if "M" in inputs else ()
         check_names(chosen_by, [*inputs, "y", "C", *derived])
         column = states.status_column(self.header)
-        table = self.header.table.drop_duplicates("run_id", keep="last") if self.ours else self.header.table
+        table = self._without_repeats()
         status = states.statuses(self.header, column).loc[table.index]
         status = self._where(table, status, column)
         done = table.loc[status.index[status == DONE]]
@@ -89,6 +91,19 @@ class _Reader:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
         frame = self._frame(table.loc[status.index], status, values)
         return self._chosen(frame, values)
+
+    def _without_repeats(self) -> pd.DataFrame:
+        """The latest row of each of our runs; of other tables every row but those that repeat one in every column."""
+        table = self.header.table
+        if self.ours:
+            return table.drop_duplicates("run_id", keep="last")
+        repeats = table.map(str).duplicated()
+        if repeats.any():
+            self.notes.append(
+                f"LEFT OUT {int(repeats.sum())} of {len(table)} rows that repeat another in every column (first: row "
+                f"{table.index[repeats][0]}); if they are other runs, add a column such as seed"
+            )
+        return table[~repeats]
 
     def _where(self, table: pd.DataFrame, status: pd.Series, column: str | None) -> pd.Series:
         """The statuses of the rows that meet the conditions; those named in one are taken as finished."""
@@ -155,7 +170,7 @@ class _Reader:
         assert text is not None
         out["y"] = self.header.values(text, done, self.notes)
         self.names["y"] = text
-        if self.settings.metric in LACKING and text == self.settings.metric:
+        if rising(self.settings.metric) and text == self.settings.metric:
             out["y"] = 1 - out["y"]
         for name in ("N", "D", "C"):
             if name not in out:
@@ -165,7 +180,8 @@ class _Reader:
             self.names["C"] = "6 N D"
             if self.law is None or self.law.nd({k: out[k].to_numpy() for k in self.law.inputs if k in out}) is not None:
                 self.notes.append("no column of FLOPs (map one with --columns=C=<column>): C = 6 N D")
-        self._check_signs(done, out)
+        logs = self.settings.objective != "least_squares"
+        check_signs(out, self.names, done["run_id"] if self.ours else None, y_name(self.settings.metric), logs)
         return out
 
     def _source(self, name: str, optional: bool) -> str | None:
@@ -196,9 +212,13 @@ class _Reader:
         if found is None and not optional:
             usual = ", ".join(u for u in USUAL_NAMES.get(name, ())[:3] if u != name and "+" not in u)
             known = f"{name} ({usual})" if usual else name
-            raise UserError(f"no column for {known}: {self._has()}; map one with --columns={name}=<column>")
-        if found is not None and name == "y" and "train" in found.lower():
-            self.notes.append(f"{found} is a training loss: no validation loss was found")
+            way = way_out(self.header, name) or f"map one with --columns={name}=<column>"
+            raise UserError(f"no column for {known}: {self._has()}; {way}")
+        if found is not None and name == "y":
+            if "train" in found.lower():
+                self.notes.append(f"{found} is a training loss: no validation loss was found")
+            elif others := [c for c in self.header.others("y", found) if "train" not in c.lower()]:
+                self.notes.append(f"y = {found}; the table also has {listed(others)}: choose with --columns=y=<column>")
         return found
 
     def _has(self) -> str:
@@ -215,37 +235,6 @@ class _Reader:
         if varied:
             self.notes.append(f"x = {varied[0]}, the only size in the table")
         return varied[0] if varied else None
-
-    def _check_signs(self, done: pd.DataFrame, out: pd.DataFrame) -> None:
-        rules = {
-            "C": "FLOPs are positive and finite",
-            "N": "a count is positive and finite",
-            "D": "a count is positive and finite",
-        }
-        for name, rule in rules.items():
-            if name not in self.names or self.names[name] == "6 N D":
-                continue
-            column, values = self.names[name], out[name].to_numpy()
-            empty = np.isnan(values) & out.y.notna().to_numpy()
-            if empty.any():
-                raise UserError(
-                    f"column {column} is empty in {int(empty.sum())} rows (first: row {out.index[empty][0]}); drop "
-                    "them or fill them in"
-                )
-            bad = ~np.isnan(values) & ~(np.isfinite(values) & (values > 0))
-            if bad.any():
-                raise UserError(
-                    f"column {column}, row {out.index[bad][0]}: {values[bad][0]:g}; {rule}: correct it, or leave such "
-                    f"rows out ({int(bad.sum())} of {len(out)})"
-                )
-        if self.ours:
-            bad = np.isfinite(out.y) & ~(out.y > 0)
-            if bad.any():
-                row = done.loc[out.index[bad][0]]
-                raise UserError(
-                    f"run {row.run_id} is done but its {y_name(self.settings.metric)} is {out.y[bad].iloc[0]:g}, not a "
-                    "positive number; mark the run as failed, or fix the value"
-                )
 
     def _without_empty(self, values: pd.DataFrame, status: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
         """Finished rows without a finite y count as diverged, aloud."""
@@ -296,8 +285,9 @@ class _Reader:
     def _chosen(self, frame: pd.DataFrame, values: pd.DataFrame) -> Runs:
         done = frame[frame.status == DONE].assign(_row=lambda f: f.index)
         sweep: Sweep | None = None
+        tuned: Tuned | None = None
         if self.ours:
-            best = best_of(done, ["scale", "tokens", "seed"])
+            best, tuned = winners(done)
             trunk = best["trunk_id"] if "trunk_id" in best else trunk_labels(best)
         else:
             sweep = find_sweep(done, values, self.header, self.names)
@@ -338,7 +328,9 @@ class _Reader:
             suspect_units="" if self.ours else suspect_units(read, self.names),
             corpora=corpora,
             sweep=sweep,
+            tuned=tuned,
             ours=self.ours,
+            curves="" if self.ours or self.columns.cluster else learning_curves(done, self.header),
         )
 
     def _labels(self, best: pd.DataFrame, flag: str, column: str) -> np.ndarray | None:

@@ -10,10 +10,15 @@ import pandas as pd
 
 from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
+from scaling_jax.analysis.winners import Tuned
 from scaling_jax.text import listed
 
 # Higher is better for these; the law is fitted to 1 - value.
-LACKING = {"accuracy": "error", "macro_f1": "1 - macro F1"}
+# Metrics that rise, and what is fitted of them: 1 - value.
+LACKING = {
+    "accuracy": "error", "token_accuracy": "token error", "macro_f1": "1 - macro F1",
+    "macro_precision": "1 - macro precision", "macro_recall": "1 - macro recall",
+}  # fmt: skip
 ONE_EPOCH = 1.001  # budgets are rounded to whole steps
 SAME_BUDGET = 0.03  # relative: budgets equal but for rounding to whole steps differ by less
 
@@ -43,8 +48,9 @@ class Runs:
     Attributes:
       table: every row, with the columns run_id, scale, seed, lr, status (done, diverged or failed), N, D, C and y.
         What a law does not need may be nan.
-      chosen: what is fitted, in order of C: of the finished runs the best over rates, decays and initializations at
-        each (scale, tokens, seed); `trunk` is equal for runs that branched off one trunk.
+      chosen: what is fitted, in order of C: of the finished runs those of the best combination of what was tuned at
+        each (scale, budget), one per seed, with y corrected (see `winners`); `trunk` is equal for runs that branched
+        off one trunk.
       inputs: the law's other inputs -> their (len(chosen),) values.
       clusters: (len(chosen),) labels of rows that are not independent, or None.
       weights: (len(chosen),) or None.
@@ -60,7 +66,9 @@ class Runs:
       suspect_units: why N, D or C do not look like counts; "" where they do.
       corpora: names of the data sets, where the table has several.
       sweep: the tuned quantity in the table of somebody else, or None.
+      tuned: what our own table tuned and how the winners came about, or None.
       ours: whether the table is one of our results tables.
+      curves: why its rows are points of learning curves; "" where they are runs.
     """
 
     table: pd.DataFrame
@@ -80,7 +88,9 @@ class Runs:
     suspect_units: str
     corpora: tuple[str, ...]
     sweep: Sweep | None
+    tuned: Tuned | None
     ours: bool
+    curves: str = ""
 
     def of_status(self, status: str) -> pd.DataFrame:
         """The runs with this status."""
@@ -100,7 +110,13 @@ class Runs:
 
 def y_name(metric: str) -> str:
     """The fitted quantity in a word or two."""
-    return LACKING.get(metric, metric)
+    name = rising(metric)
+    return metric if name is None else LACKING[name] + metric.removeprefix(name).replace("_", " ")
+
+
+def rising(metric: str) -> str | None:
+    """The metric of `LACKING` that a column holds, on whatever validation set: accuracy_news is an accuracy."""
+    return next((name for name in LACKING if metric == name or metric.startswith(f"{name}_")), None)
 
 
 def same_budget(values: pd.Series) -> pd.Series:

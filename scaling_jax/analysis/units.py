@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from scaling_jax.errors import UserError
 from scaling_jax.text import short
 
 # No ladder has all of its models below a thousand parameters or all of its runs below ten thousand tokens.
@@ -14,6 +15,7 @@ SMALLEST_N, SMALLEST_D, SMALLEST_C = 1e3, 1e4, 1e9
 SMALL_N = 1e5  # largest N below which N is doubted together with D
 # Tokens (or samples) per parameter that no run of a ladder goes beyond.
 RATIO_LOW, RATIO_HIGH = 1e-3, 2e5
+MIXED = 1e5  # between the smallest and the largest of a column, where the smallest is no count
 FLOPS_APART = 100.0  # times 6 N D
 COUNTED_APART = 0.05  # in ln C: by this much FLOPs may differ from 6 N D without a note
 
@@ -31,6 +33,13 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
         wrong.append(("N", N))
     if D < SMALLEST_D or ("N" in names and D / N < RATIO_LOW):
         wrong.append(("D", D))
+    for k, smallest in (("N", SMALLEST_N), ("D", SMALLEST_D)):
+        if not wrong and k in names and values[k].min() < smallest and values[k].max() > MIXED * values[k].min():
+            row = values.index[values[k].to_numpy().argmin()]
+            return (
+                f"{k} ({names[k]}) is {short(values[k].min())} in row {row} and {short(values[k].max())} elsewhere: "
+                "the column mixes units; write all of it in one"
+            )
     if names.get("C", "6 N D") != "6 N D" and {"N", "D"} <= set(names) and not wrong:
         ratio = float(np.median(values.C / (6 * values.N * values.D)))
         if ratio < 1 / FLOPS_APART or ratio > FLOPS_APART:
@@ -48,6 +57,55 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
             f"{largest}: too small to be counts, perhaps millions or billions; give the factor, e.g. --columns='{way}'"
         )
     return ""
+
+
+def check_signs(
+    values: pd.DataFrame, names: Mapping[str, str], run_ids: pd.Series | None, metric: str, logs: bool
+) -> None:
+    """Refuses counts that are empty or not positive, and losses that are not positive.
+
+    Args:
+      values: columns N, D, C, y of the finished rows.
+      names: of those that were read, the column.
+      run_ids: of our own tables; None for tables of others.
+      metric: what y is called.
+      logs: whether ln y is fitted.
+
+    Raises:
+      UserError: with the column, the row and the way out.
+    """
+    rules = {"C": "FLOPs are positive and finite"} | dict.fromkeys("ND", "a count is positive and finite")
+    for name, rule in rules.items():
+        if name not in names or names[name] == "6 N D":
+            continue
+        column, found = names[name], values[name].to_numpy()
+        empty = np.isnan(found) & values.y.notna().to_numpy()
+        if empty.any():
+            raise UserError(
+                f"column {column} is empty in {int(empty.sum())} rows (first: row {values.index[empty][0]}); drop "
+                "them or fill them in"
+            )
+        bad = ~np.isnan(found) & ~(np.isfinite(found) & (found > 0))
+        if bad.any():
+            raise UserError(
+                f"column {column}, row {values.index[bad][0]}: {found[bad][0]:g}; {rule}: correct it, or leave such "
+                f"rows out ({int(bad.sum())} of {len(values)})"
+            )
+    bad = np.isfinite(values.y) & ~(values.y > 0)
+    if not bad.any() or not (logs or run_ids is not None):
+        return
+    row, value, y = values.index[bad][0], values.y[bad].iloc[0], names["y"]
+    if run_ids is not None:
+        raise UserError(
+            f"run {run_ids[row]} is done but its {metric} is {value:g}, not a positive number; mark the run as failed, "
+            "or fix the value"
+        )
+    if bad.all():
+        raise UserError(f"column {y}, row {row}: {value:g}; a loss is positive: of log-likelihoods, --columns=y=-`{y}`")
+    raise UserError(
+        f"column {y}, row {row}: {value:g}; a loss is positive: leave such rows out ({int(bad.sum())} of "
+        f"{len(values)}), e.g. --where='{y} > 0', or fit y itself with --objective=least_squares"
+    )
 
 
 def _known(names: Mapping[str, str], wrong: list[str]) -> bool:

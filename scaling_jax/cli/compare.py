@@ -12,9 +12,12 @@ from absl import flags
 
 from scaling_jax import analysis, fitting
 from scaling_jax.analysis import parse_mapping
+from scaling_jax.charts import picture_of
 from scaling_jax.cli.fit import check_flops, check_level, check_out
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
+from scaling_jax.fitting import plots
+from scaling_jax.report import compare_page
 from scaling_jax.study import Fit
 from scaling_jax.text import short, table
 
@@ -36,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_float("target_flops", [], "Compute at which the multiplier is printed.")
     flags.DEFINE_bool("other_data", False, "Compare although the recipes were trained on different corpora.")
     flags.DEFINE_integer("seed", 0, "Of the sampling.", lower_bound=0)
-    flags.DEFINE_string("out", "compare.csv", "Where the numbers are written; the picture goes beside it.")
+    flags.DEFINE_string("out", "compare.csv", "Where the numbers are written; a picture and a page go beside it.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +78,10 @@ def main(args: list[str], values: Any) -> int:
     for comparison, names, notes in found.values():
         rows.append(comparison.table(values.target_flops or None).assign(metric=names))
         text.append(_text(comparison, rows[-1], names, notes))
-    _write(out, rows, {names: comparison for comparison, names, _ in found.values()})
+    noted = list(dict.fromkeys(note for _, _, notes in found.values() for note in notes))
+    _write(out, rows, {names: comparison for comparison, names, _ in found.values()}, noted)
     print("\n\n".join(text))
-    print(f"\nwritten: {out}, {out.with_suffix('.png')}")
+    print(f"\nwritten: {out}, {out.with_suffix('.png')}, {out.with_suffix('.html')}")
     return 0
 
 
@@ -182,25 +186,17 @@ def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequen
     return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
 
 
-def _write(out: pathlib.Path, rows: Sequence[pd.DataFrame], comparisons: Mapping[str, Comparison]) -> None:
+def _write(
+    out: pathlib.Path, rows: Sequence[pd.DataFrame], comparisons: Mapping[str, Comparison], notes: Sequence[str]
+) -> None:
     import pandas as pd
 
+    chart = plots.multipliers(comparisons)
+    picture, page = picture_of(chart), compare_page.page(comparisons, chart, rows, notes)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         pd.concat(rows, ignore_index=True).to_csv(out, index=False)
-        _picture(out.with_suffix(".png"), comparisons)
+        out.with_suffix(".png").write_bytes(picture)
+        out.with_suffix(".html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from None
-
-
-def _picture(path: pathlib.Path, comparisons: Mapping[str, Comparison]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0 * len(comparisons)), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(comparisons), squeeze=False)[:, 0]
-    for ax, (metric, comparison) in zip(axes, comparisons.items()):
-        comparison.plot(ax)
-        ax.set_title(f"{metric}: {comparison.verdict}".replace("$", r"\$"), loc="left")
-    figure.savefig(path)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,10 +13,12 @@ import pydantic
 from absl import flags
 
 from scaling_jax import analysis, fitting
+from scaling_jax.charts import picture_of
+from scaling_jax.cli.out_file import check_writable
 from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, describe_invalid, is_disk_full
-from scaling_jax.report import text
+from scaling_jax.report import figures, text
 from scaling_jax.study import Fit, HoldOut
 
 RESAMPLING = ("pairs", "residual", "wild")
@@ -183,15 +183,7 @@ def check_out(out: str, what: str = "the fit", example: str = "fit.json") -> Non
     path, ending = pathlib.Path(out), pathlib.Path(example).suffix
     if path.suffix != ending or out.endswith("/"):
         raise UserError(f"--out={out}: {what} is written as {ending}, e.g. --out={example}")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if path.exists():
-            path.open("ab").close()
-        nearest = next(folder for folder in path.absolute().parents if folder.exists())
-        tempfile.TemporaryFile(dir=nearest).close()
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror or error}") from None
+    check_writable("out", path)
 
 
 def write(found: Any, out: Any) -> str:
@@ -201,13 +193,13 @@ def write(found: Any, out: Any) -> str:
       UserError: the file cannot be written.
     """
     summary = text.summary(found)
-    figures, reason = _drawn(found)
+    drawn, reason = _drawn(found)
     path = pathlib.Path(out)
-    places = {name: path.with_name(f"{path.stem}_{name}.png") for name in figures}
+    places = {name: path.with_name(f"{path.stem}_{name}.png") for name in drawn}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         found.fit.to_json(path)
-        for name, picture in figures.items():
+        for name, picture in drawn.items():
             places[name].write_bytes(picture)
     except OSError as error:
         if is_disk_full(error):
@@ -218,15 +210,13 @@ def write(found: Any, out: Any) -> str:
 
 def _drawn(found: Any) -> tuple[dict[str, bytes], str]:
     """(name -> .png of every figure, why there are none): drawn before anything is written."""
-    try:
-        from scaling_jax.report import figures
-        from scaling_jax.report.plot import png
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        return {}, f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # axes of absurd targets overflow
-        return {name: png(figure) for name, figure in figures.draw(found).items()}, ""
+        try:
+            return {name: picture_of(chart) for name, chart in figures.charts(found, figures.OF_A_FIT).items()}, ""
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            return {}, f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"
 
 
 def _numbers(flag: str, texts: list[str]) -> list[float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from scaling_jax import analysis, report
+from scaling_jax import analysis, report, results
 from scaling_jax.cli import fit as fit_command
 from scaling_jax.cli.results_source import Source, read_source
 from scaling_jax.errors import UserError
@@ -22,6 +22,7 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "Folder of the report; default WORKDIR/report of the first workdir.")
     flags.DEFINE_string("metric", None, "The column that is fitted, e.g. bits_per_byte; default as in the study.")
     flags.DEFINE_multi_string("set", [], "Override of a setting: fit.FIELD=VALUE or hold_out.FIELD=VALUE.")
+    flags.DEFINE_list("figures", [], f"Also write every figure as {', '.join(report.FORMATS)}.")
     fit_command.define_fit_flags()
 
 
@@ -30,6 +31,7 @@ def main(args: list[str], values: Any) -> int:
     if args or not values.workdir:
         raise UserError("report needs --workdir=W, and no other arguments than flags")
     fit_command.check_numbers(values)
+    report.check_formats(values.figures)
     if not values.out:
         Workdir(values.workdir[0]).check_links()
     source = read_source(values.workdir)
@@ -64,7 +66,16 @@ def write(source: Source | Any, values: Any = None) -> str:
             fit = dataclasses.replace(fit, metric=values.metric)
     found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
     out = values.out if values is not None and values.out else as_path(source.folder) / "report"
-    return report.write_report(found, out)
+    formats = values.figures if values is not None else ()
+    return report.write_report(found, out, formats, results.about(source.folder) | _next_steps(source.folder, found))
+
+
+def _next_steps(folder: Any, found: analysis.Analysis) -> dict[str, str]:
+    try:
+        from scaling_jax import api
+    except ModuleNotFoundError:  # the plain install has nothing to plan models with
+        return {}
+    return api.next_steps(folder, found)
 
 
 def _overridden(fit: Any, cut: Any, assignments: list[str]) -> tuple[Any, Any]:

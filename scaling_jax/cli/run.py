@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -9,9 +10,11 @@ from typing import Any
 
 from absl import flags
 
+from scaling_jax import trackers
 from scaling_jax.cli import study_flags
 from scaling_jax.engines import cluster, registry
 from scaling_jax.engines.registry import LOCAL, SIMULATE
+from scaling_jax.errors import UserError
 
 # Flags that the packs of a cluster do not inherit.
 NOT_INHERITED = {"engine", "engine_option", "max_retries", "dry_run", "only_packs", "debug"}
@@ -32,7 +35,14 @@ def define_flags() -> None:
     flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
     flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
+    flags.DEFINE_string("track", None, "Send metrics to tensorboard[:FOLDER] or wandb[:PROJECT] while training.")
     flags.DEFINE_bool("dry_run", False, "Show what the engine would do, and do nothing.")
+    flags.DEFINE_string(
+        "until_interval", None, "Grow the study by what `suggest` chooses until the forecast at --target_flops is "
+        "known to +- this, e.g. 2%, or --budget_flops is spent.",
+    )  # fmt: skip
+    flags.DEFINE_float("budget_flops", None, "For the runs that --until_interval adds.")
+    flags.DEFINE_float("target_flops", None, "Compute of the run that --until_interval is about.")
 
 
 def main(args: list[str], values: Any) -> int:
@@ -43,9 +53,10 @@ def main(args: list[str], values: Any) -> int:
         return cluster.supervise(sys.argv[1:])
     import jax  # a supervisor does without
 
-    from scaling_jax import api
+    from scaling_jax import api, decisions
     from scaling_jax.training import hardware
 
+    interval = _interval(values, together)
     study = study_flags.read_study(args, values, need_source=values.engine != SIMULATE)
     suffix = "-simulated" if values.engine == SIMULATE else ""
     workdir = values.workdir or f"runs/{study.name}{suffix}"
@@ -61,15 +72,54 @@ def main(args: list[str], values: Any) -> int:
             max_retries=values.max_retries,
             dry_run=values.dry_run,
         )
-    api.run(
-        study,
-        workdir,
-        engine=values.engine,
-        only_packs=values.only_packs,
-        processes=processes if together else None,
-        settings=settings,
-    )
+    leads = not together or not values.process_id
+    with trackers.make(values.track, study.name, workdir) if values.track and leads else _no_tracker() as tracker:
+        if interval is not None:
+            decisions.run_until(
+                study, workdir, interval, values.budget_flops, target_flops=values.target_flops, engine=values.engine,
+                on_metrics=tracker, force=values.force,
+            )  # fmt: skip
+            return 0
+        api.run(
+            study,
+            workdir,
+            engine=values.engine,
+            only_packs=values.only_packs,
+            on_metrics=tracker,
+            processes=processes if together else None,
+            settings=settings,
+            force=values.force,
+        )
     return 0
+
+
+def _no_tracker() -> contextlib.nullcontext[None]:
+    return contextlib.nullcontext()
+
+
+def _interval(values: Any, together: bool) -> float | None:
+    """--until_interval as a share.
+
+    Raises:
+      UserError: not a share, or flags that do not go with it.
+    """
+    text = values.until_interval
+    if text is None:
+        for name in ("budget_flops", "target_flops"):
+            if getattr(values, name) is not None:
+                raise UserError(f"--{name} needs --until_interval, e.g. --until_interval=2%")
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise UserError(f"--until_interval={text}: give a share such as 2%")
+    if values.budget_flops is None:
+        raise UserError("--until_interval needs --budget_flops=F: what the further runs may cost")
+    if together or values.engine not in (LOCAL, SIMULATE) or values.only_packs:
+        raise UserError("--until_interval runs whole studies in this process: leave out --engine and --only_packs")
+    return share
 
 
 def inherited_flags(values: Any, replaced: dict[str, str]) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from scaling_jax.study_file import load_study
 
 
 def define_flags() -> None:
-    """Defines --study, --set and --num_cpu_devices."""
+    """Defines --study, --set, --force and --num_cpu_devices."""
     flags.DEFINE_string("study", None, "Python file with get_study().")
     flags.DEFINE_multi_string("set", [], "Override of a field: field.path=value. May be repeated.")
+    flags.DEFINE_bool("force", False, "Go on with a study that cannot answer, such as D = 20 N throughout.")
     flags.DEFINE_integer("num_cpu_devices", None, "CPU devices; default one per core.", lower_bound=1, upper_bound=1024)
 
 

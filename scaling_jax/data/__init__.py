@@ -5,8 +5,8 @@
 """
 
 from scaling_jax.data import tokenizers
-from scaling_jax.data.dataset import Dataset, describe, load, notes
+from scaling_jax.data.dataset import Dataset, describe, known_tokens, load, notes
 from scaling_jax.data.sources.registry import register
 from scaling_jax.data.sources.source import Source
 
-__all__ = ["Dataset", "Source", "describe", "load", "notes", "register", "tokenizers"]
+__all__ = ["Dataset", "Source", "describe", "known_tokens", "load", "notes", "register", "tokenizers"]

@@ -81,6 +81,18 @@ def notes(data: Data, cache_dir: str | pathlib.Path | None = None) -> tuple[str,
     return materialize.notes(resolve(data), cache_dir)
 
 
+def known_tokens(data: Data, cache_dir: str | pathlib.Path | None = None) -> int | None:
+    """Training tokens (samples) of the source, where that is known without reading it.
+
+    Args:
+      data, cache_dir: as in `notes`.
+
+    Raises:
+      UserError: there is no such source, or it cannot be read.
+    """
+    return materialize.known_tokens(resolve(data), cache_dir)
+
+
 _warned: set[str] = set()
 
 

@@ -61,6 +61,14 @@ def notes(source: Source, cache_dir: str | pathlib.Path | None = None) -> tuple[
     return tuple(source.notes() if meta is None else meta["info"].get("notes", ()))
 
 
+def known_tokens(source: Source, cache_dir: str | pathlib.Path | None = None) -> int | None:
+    """Training tokens (samples) of `source`, where its arrays are cached."""
+    if source.prepare is not None:
+        return None
+    meta = cache.read_meta(cache.arrays_folder(cache_dir) / key(source))
+    return None if meta is None else int(meta["files"]["train"]["shape"][0])
+
+
 def local_root(cache_dir: str | pathlib.Path | None) -> pathlib.Path:
     """The cache folder.
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from scaling_jax import data
 from scaling_jax.data import cache
 from scaling_jax.engines import base, cluster, compile_cache, estimate, local
 from scaling_jax.engines.preemption import StopSignal
-from scaling_jax.engines.progress import Reporter
+from scaling_jax.engines.progress import reporting
 from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
+from scaling_jax.storage.paths import write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
 from scaling_jax.training.loop import Training, missing
+from scaling_jax.training.trace import Trace
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
@@ -92,13 +97,15 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         cluster.join(attempt.processes)
     stop.shared = not distributed.is_single_process()
     local.check_devices(study)
+    trace, begin = Trace(), time.monotonic()
     dataset = data.load(
         study.data, on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0)
     )
+    trace.add("data", "", (), begin, time.monotonic())
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
-    _check_same(study, [record_of(pack, study.schedule) for pack in chosen], dataset.dataset_hash)
+    _check_same(study, [record_of(pack) for pack in chosen], dataset.dataset_hash)
     with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
@@ -110,7 +117,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
                 (workdir.path / "_SUCCESS").unlink(missing_ok=True)
             attempt.say(estimate.plan_text(study, chosen, attempt.spec))
             attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
-            _train_packs(todo, attempt, dataset, records, finished, stop)
+            try:
+                _train_packs(todo, attempt, dataset, records, finished, stop, trace)
+            finally:
+                _say_busy(trace, attempt)
+                _write_trace(trace, records, attempt)
         else:
             attempt.say(f"all {runs} runs are done; nothing to train")
         finished = _finished(records, packs)
@@ -118,7 +129,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         if waiting:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
         elif distributed.is_leader():
+            begin = time.monotonic()
             finish()
+            trace.add("report", "", (), begin, time.monotonic())
+            if todo:
+                _write_trace(trace, records, attempt)
     cluster.leave()
 
 
@@ -152,7 +167,7 @@ def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]
     """The leader takes the packs for all processes; yields the number of this attempt."""
     with contextlib.ExitStack() as stack:
         number, refused = -1.0, None
-        records = {pack.name: record_of(pack, study.schedule) for pack in packs}
+        records = {pack.name: record_of(pack) for pack in packs}
         if distributed.is_leader():
             try:
                 number = float(stack.enter_context(workdir.claim(stored, records)))
@@ -180,6 +195,7 @@ def _train_packs(
     records: Records,
     finished: Collection[str],
     stop: StopSignal,
+    trace: Trace,
 ) -> None:
     study = attempt.study
     common = {
@@ -191,10 +207,30 @@ def _train_packs(
     }
     feed = make_feed(dataset, study.execution, study.data.augment)
     reports = attempt.verbose and distributed.is_leader()
-    on_progress = Reporter(todo, hardware.peak_flops()[0]) if reports else lambda progress: None
-    with stop.deferred():
-        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
+    shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
+    with stop.deferred(), shown as on_progress:
+        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace)
         local.train_packs(todo, training)
+
+
+def _say_busy(trace: Trace, attempt: Attempt) -> None:
+    busy = trace.busy(jax.device_count())
+    if busy == busy:
+        attempt.say(
+            f"devices were busy {100 * busy:.0f}% of the time between the first compiled program and the last step; "
+            f"compiling took {trace.seconds('compile'):.0f} s, most of it beside training"
+        )
+
+
+def _write_trace(trace: Trace, records: Records, attempt: Attempt) -> None:
+    """Keeps what each device did when, for https://ui.perfetto.dev."""
+    if not records.writes:
+        return
+    path = records.root / "attempts" / f"{records.attempt:04d}-{os.getpid()}.trace.json"
+    try:
+        write_atomic(path, trace.to_json())
+    except OSError as error:  # a full disk must not hide what stopped the training
+        attempt.say(f"{path} could not be written: {error}")
 
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:

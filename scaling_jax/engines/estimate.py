@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 
 from scaling_jax import text
+from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, memory_bytes, phases
+from scaling_jax.planning import Pack, Run, memory_bytes
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}
+# Seconds of compiling one pack's program for the first time (a cached one takes a tenth), and of everything around the
+# training: imports, data from the cache, the fit with its bootstrap, the report.
+COMPILE_SECONDS = {"cpu": 7.0, "gpu": 20.0, "tpu": 30.0}
+AROUND_SECONDS = 40.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +61,12 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
         head_dim = attention_head_dim(study.family)
         execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
-        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(study, pack))):
-            run = pack.run(0, budget)
+        by_budget: dict[int, list[Run]] = {}
+        for run in pack.runs:
+            by_budget.setdefault(run.budget, []).append(run)
+        for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(pack))):
+            runs = by_budget[budget]
+            run = runs[0]
             out.append(
                 Row(
                     scale=pack.name,
@@ -66,34 +76,45 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
                     tokens=run.tokens,
                     flops=run.flops,
                     steps=steps,
-                    runs=len(pack.lanes),
+                    runs=len(runs),
                     memory_bytes=memory,
-                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token * len(pack.lanes)),
+                    train_flops=float(added * pack.tokens_per_step * pack.counts.flops_per_token),
                 )
             )
     return out
 
 
-def speed() -> tuple[float, str]:
-    """(FLOP/s that a plan assumes of this process's devices, how it is known)."""
+def speed() -> tuple[Callable[[int], float], str]:
+    """(FLOP/s that a plan assumes of this process's devices by width, how it is known)."""
+    if report := speeds.load():
+        return functools.partial(speeds.flops_at, report), "the speeds that scaling-jax bench measured here"
     peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
-    return share * peak, f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source})"
+    return lambda width: share * peak, (
+        f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source}; scaling-jax bench measures more than that)"
+    )
+
+
+def overhead_seconds(packs: Sequence[Pack]) -> float:
+    """Seconds that a run takes beside training: programs compile one after another on one core for each device."""
+    side_by_side = max(min(len(packs), jax.device_count()), 1) if jax.default_backend() == "cpu" else 1
+    return AROUND_SECONDS + len(packs) * COMPILE_SECONDS.get(jax.default_backend(), 20.0) / side_by_side
 
 
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     """A table with one row per scale and budget, and the totals."""
-    per_second, source = speed()
+    at, source = speed()
     header = ["scale", "width", "depth", "N", "D", "D/N", "C", "steps", "memory", "time"]
     cells = [
         [
             row.scale, str(row.width), str(row.depth), text.short(row.params), text.short(row.tokens),
             f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), _bytes(row.memory_bytes),
-            clock(row.train_flops / per_second).strip(),
+            clock(row.train_flops / at(row.width)).strip(),
         ]
         for row in rows(study, packs, spec)
     ]  # fmt: skip
     total = sum(pack.trained_flops for pack in packs)
+    seconds = sum(pack.trained_flops / at(pack.width) for pack in packs)
     count = sum(len(pack.runs) for pack in packs)
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
@@ -104,7 +125,8 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
-            f"{clock(total / per_second).strip()} at {source}.",
+            f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
+            f"{clock(seconds + overhead_seconds(packs)).strip()}.",
         ]
     )
 
@@ -127,11 +149,11 @@ def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None)
     return f"{line}; start-up, compilation and preemptions are not included."
 
 
-def _added_steps(study: Study, pack: Pack) -> list[int]:
-    """Steps that each budget adds to those before it."""
+def _added_steps(pack: Pack) -> list[int]:
+    """Steps that each budget adds to those before it, all lanes together."""
     out, since = [], 0
-    for phase in phases(study.schedule, pack.budgets):
-        since += phase.stop - phase.start
+    for phase in pack.phases:
+        since += (phase.stop - phase.start) * len(phase.lanes)
         if phase.kind == "branch":
             out.append(since)
             since = 0
@@ -139,7 +161,7 @@ def _added_steps(study: Study, pack: Pack) -> list[int]:
 
 
 def _bytes(value: float) -> str:
-    for factor, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:.0f}B"

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from scaling_jax.charts import figure_of
+from scaling_jax.fitting import plots
 from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.recipe import Recipe, noise, read_recipe, sample_pair
@@ -183,32 +185,9 @@ class Comparison:
                 rows.append((k, c, *answer, bool(low <= c <= high)))
         return pd.DataFrame(rows, columns=["recipe", "C", "multiplier", "low", "high", "in_data"])
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draws the multiplier of each recipe over the baseline against compute; returns the matplotlib axes."""
-        from matplotlib import ticker
-
-        if ax is None:
-            from matplotlib.figure import Figure
-
-            ax = Figure(figsize=(6.4, 4.0), layout="constrained").subplots()
-        others = self.names[1:]
-        for i, k in enumerate(others):
-            low, high = self.common_range(k)
-            C = np.geomspace(low, 10 * high, 60)
-            m = self.multiplier(C, k)
-            ax.fill_between(C, m.low, m.high, color=f"C{i}", alpha=0.25 / np.sqrt(len(others)), lw=0)
-            ax.plot(C, m.value, color=f"C{i}", ls="--", lw=1)
-            inside = high >= C
-            ax.plot(C[inside], m.value[inside], color=f"C{i}", lw=2, label=k.replace("$", r"\$"))
-        ax.axhline(1.0, color="0.4", lw=1)
-        base = self.names[0].replace("$", r"\$")
-        ax.set(xscale="log", yscale="log", xlabel=f"compute of {base}", ylabel=f"multiplier over {base}")
-        ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 1.2, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-        ax.yaxis.set_minor_locator(ticker.NullLocator())
-        outside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(others) > 3 else {"loc": "best"}
-        ax.legend(frameon=False, fontsize="small", title=f"{self.level:.0%} intervals", **outside)
-        return ax
+    def plot(self) -> Any:
+        """The multiplier of each recipe over the baseline against compute; the matplotlib axes."""
+        return figure_of(plots.multipliers({"": self})).axes[0]
 
     def __str__(self) -> str:
         return "\n".join([f"{self.verdict} (floor: {self.floor})", *(f"  {r}" for r in self.reasons)])

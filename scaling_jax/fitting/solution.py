@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from scaling_jax.charts import figure_of
+from scaling_jax.fitting import plots
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.inference.covariance import Covariance, covariance
 from scaling_jax.fitting.inference.linearized import Linearized, linearize
@@ -80,6 +82,18 @@ class Solution:
     def free(self) -> tuple[str, ...]:
         """Names of the parameters that were fitted, in the law's order; none where they were given."""
         return () if self.problem is None else self.problem.free
+
+    def plot(self, name: str | None = None) -> Any:
+        """A `matplotlib.figure.Figure` of the fit, which notebooks show.
+
+        Args:
+          name: "n_and_d" (the law cut at each amount of data and at each size), "surface" (contour lines over N and D),
+            "law" (of one input), "residuals", or "parameters" (bootstrap and profile of each); None takes the law.
+
+        Raises:
+          FitError: no such figure of this law, or a fit without data.
+        """
+        return figure_of(plots.chart(self, name))
 
     @property
     def residuals(self) -> np.ndarray:

@@ -26,7 +26,7 @@ def cross_entropy(logits_BxK: Any, label_B: Any, smoothing: float = 0.0) -> Any:
 
 
 def functions(logits: Callable[[Any, Any], Any], smoothing: float) -> dict[str, Callable[..., Any]]:
-    """`loss`, `evaluate` and `metrics` of a `Model` on batches {"image": [B, H, W, C], "label": int32 [B]}.
+    """`loss`, `evaluate`, `metrics` and `logits` of a `Model` on batches {"image": [B, H, W, C], "label": int32 [B]}.
 
     Args:
       logits: (params, image_BxHxWxC) -> [B, K].
@@ -46,4 +46,9 @@ def functions(logits: Callable[[Any, Any], Any], smoothing: float) -> dict[str, 
             **metrics.sums_of("images", logits_BxK, batch["label"]),
         }
 
-    return {"loss": loss, "evaluate": evaluate, "metrics": lambda sums: metrics.values("images", sums)}
+    return {
+        "loss": loss,
+        "evaluate": evaluate,
+        "metrics": lambda sums: metrics.values("images", sums),
+        "logits": lambda params, image_BxHxWxC: logits(params, image_BxHxWxC).astype(jnp.float32),
+    }

@@ -65,6 +65,21 @@ class Counts:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decoding:
+    """Generation a token at a time: what a model keeps of the tokens before.
+
+    Attributes:
+      start: (params, batch size) -> an empty cache, a pytree of arrays.
+      step: (params, cache, tokens int [B, T], position int scalar) -> (logits float32 [B, T, V], cache): the tokens
+        stand at position, position + 1, ...; those before are in the cache. Positions beyond the context are not
+        allowed.
+    """
+
+    start: Callable[[PyTree, int], PyTree]
+    step: Callable[[PyTree, PyTree, Any, Any], tuple[Any, PyTree]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Model:
     """One scale as pure functions of plain pytrees.
 
@@ -81,6 +96,10 @@ class Model:
       roles: pytree like params: the role of each array; Muon and other optimizers that treat arrays differently read
         it. `Scaling.array_rules` gives these four.
       eps_multiplier: the parametrization's factor on Adam's epsilon.
+      logits: (params, inputs) -> float32 logits, of tokens int [B, T] -> [B, T, V] (of the token after each, T up to
+        the context), of images float [B, H, W, C] -> [B, K]. A family without it trains; its models cannot be
+        sampled, exported, served or averaged.
+      decoding: generation with a cache of keys and values, see `Decoding`; None generates by `logits` alone.
     """
 
     init: Callable[[Any], PyTree]
@@ -91,6 +110,8 @@ class Model:
     decay_mask: PyTree
     roles: PyTree = None
     eps_multiplier: float = 1.0
+    logits: Callable[[PyTree, Any], Any] | None = None
+    decoding: Decoding | None = None
 
 
 def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:

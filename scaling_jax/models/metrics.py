@@ -20,8 +20,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+CALIBRATION_BINS = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +98,59 @@ def _accuracy(sums: Mapping[str, Any]) -> float:
     return float(np.trace(np.asarray(sums["confusion"], np.float64)) / float(sums["count"]))
 
 
+def _mean_share(hits_K: Any, of_K: Any) -> float:
+    """Mean of hits / of over the classes where that is something."""
+    return float(np.mean(hits_K[of_K > 0] / of_K[of_K > 0]))
+
+
 def _macro_f1(sums: Mapping[str, Any]) -> float:
     """Mean over classes of 2 tp / (2 tp + fp + fn), without classes that are neither present nor predicted."""
     confusion_KxK = np.asarray(sums["confusion"], np.float64)
-    hits_K, seen_K = np.diag(confusion_KxK), confusion_KxK.sum(0) + confusion_KxK.sum(1)
-    return float(np.mean(2 * hits_K[seen_K > 0] / seen_K[seen_K > 0]))
+    return _mean_share(2 * np.diag(confusion_KxK), confusion_KxK.sum(0) + confusion_KxK.sum(1))
+
+
+def _macro_precision(sums: Mapping[str, Any]) -> float:
+    """Mean over the predicted classes of tp / (tp + fp)."""
+    confusion_KxK = np.asarray(sums["confusion"], np.float64)
+    return _mean_share(np.diag(confusion_KxK), confusion_KxK.sum(0))
+
+
+def _macro_recall(sums: Mapping[str, Any]) -> float:
+    """Mean over the classes present of tp / (tp + fn)."""
+    confusion_KxK = np.asarray(sums["confusion"], np.float64)
+    return _mean_share(np.diag(confusion_KxK), confusion_KxK.sum(1))
+
+
+def _calibration(logits_RxK: Any, labels_R: Any) -> dict[str, Any]:
+    """By bins of the largest probability: its sum and the number of correct predictions."""
+    probability_RxK = jax.nn.softmax(logits_RxK.astype(jnp.float32), axis=-1)
+    top_R = jnp.max(probability_RxK, axis=-1)
+    bin_R = jnp.clip((top_R * CALIBRATION_BINS).astype(jnp.int32), 0, CALIBRATION_BINS - 1)
+    right_R = (jnp.argmax(logits_RxK, -1) == labels_R).astype(jnp.float32)
+    sums_2xQ = jnp.zeros((2, CALIBRATION_BINS)).at[:, bin_R].add(jnp.stack([top_R, right_R]))
+    return {"calibration": sums_2xQ}
+
+
+def _calibration_error(sums: Mapping[str, Any]) -> float:
+    """Expected calibration error over equal bins: sum of |correct - probability| / count (Guo et al. 2017,
+    arXiv:1706.04599)."""
+    probability_Q, right_Q = np.asarray(sums["calibration"], np.float64)
+    return float(np.abs(right_Q - probability_Q).sum() / float(sums["count"]))
+
+
+def _right_tokens(logits_RxV: Any, targets_R: Any) -> dict[str, Any]:
+    return {"right": jnp.sum(jnp.argmax(logits_RxV, -1) == targets_R)}
 
 
 register("accuracy", inputs="images", sums=_confusion, value=_accuracy)
 register("error", inputs="images", sums=_confusion, value=lambda sums: 1 - _accuracy(sums), higher_is_better=False)
 register("macro_f1", inputs="images", sums=_confusion, value=_macro_f1)
+register("macro_precision", inputs="images", sums=_confusion, value=_macro_precision)
+register("macro_recall", inputs="images", sums=_confusion, value=_macro_recall)
+register("calibration_error", inputs="images", sums=_calibration, value=_calibration_error, higher_is_better=False)
+register(
+    "token_accuracy",
+    inputs="tokens",
+    sums=_right_tokens,
+    value=lambda sums: float(sums["right"]) / float(sums["count"]),
+)

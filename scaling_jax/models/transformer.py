@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from scaling_jax.models import accounting, attention, metrics, partition
+from scaling_jax.models import accounting, attention, decoding, metrics, partition
 from scaling_jax.models.family import Counts, Model, Spec, register
 from scaling_jax.models.layers import embed, linear, rms_norm
 from scaling_jax.models.parametrization import EMBEDDING, HIDDEN, OUTPUT, SCALAR, VECTOR, Scaling, normal_init
@@ -154,7 +154,14 @@ class Transformer:
                 **summed_metrics(x_BxTxM, head_MxV, targets_BxT),
             }
 
-        return Model(init=init, loss=loss, evaluate=evaluate, metrics=token_metrics, **rules)
+        def logits(params, tokens_BxT):
+            x_BxTxM, head_MxV = module.apply({"params": params}, tokens_BxT)
+            return jnp.einsum("btm,mv->btv", x_BxTxM, head_MxV, preferred_element_type=jnp.float32)
+
+        steps = decoding.make(module, spec.context, rotary, ACTIVATIONS)
+        return Model(
+            init=init, loss=loss, evaluate=evaluate, metrics=token_metrics, logits=logits, decoding=steps, **rules
+        )
 
 
 def relu2(x: Any) -> Any:
@@ -193,11 +200,11 @@ def short_convolution(x_BxTxC: Any, w_KxC: Any) -> Any:
     return out_BxTxC
 
 
-def rotary(x_BxTxNxH: Any, base: float) -> Any:
-    """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H)."""
+def rotary(x_BxTxNxH: Any, base: float, start: Any = 0) -> Any:
+    """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H); the first token stands at position `start`."""
     _, T, _, H = x_BxTxNxH.shape
     frequency_K = base ** (-jnp.arange(H // 2) * 2.0 / H)
-    angle_1xTx1xK = jnp.arange(T)[None, :, None, None] * frequency_K[None, None, None]
+    angle_1xTx1xK = (start + jnp.arange(T))[None, :, None, None] * frequency_K[None, None, None]
     cos_1xTx1xK, sin_1xTx1xK = (f(angle_1xTx1xK).astype(x_BxTxNxH.dtype) for f in (jnp.cos, jnp.sin))
     a, b = jnp.split(x_BxTxNxH, 2, axis=-1)
     return jnp.concatenate([a * cos_1xTx1xK - b * sin_1xTx1xK, b * cos_1xTx1xK + a * sin_1xTx1xK], axis=-1)

@@ -3,54 +3,65 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.report import text
+from scaling_jax.charts import figure_of, picture_of
+from scaling_jax.errors import UserError
+from scaling_jax.report import figures, html, text
 from scaling_jax.report.as_json import as_json
+from scaling_jax.report.plot import Plots
 from scaling_jax.storage.paths import as_path, write_atomic
 
-if TYPE_CHECKING:
-    from scaling_jax.report.plot import Plots, png
+__all__ = ["FORMATS", "Plots", "as_json", "check_formats", "write_report"]
 
-__all__ = ["Plots", "as_json", "png", "write_report"]
-
-
-def __getattr__(name: str) -> Any:
-    """`Plots` and `png` load matplotlib, which the plain install does not bring."""
-    if name in ("Plots", "png"):
-        from scaling_jax.report import plot
-
-        return getattr(plot, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+FORMATS = ("png", "svg", "pdf")
+FIRST = ("frontier", "law")  # the picture that stands for a report, e.g. in a README
 
 
-def write_report(analysis: Analysis, out_dir: Any) -> str:
-    """Writes out_dir/*.png, summary.json and index.html, each whole or not at all.
+def write_report(
+    analysis: Analysis, out_dir: Any, formats: Sequence[str] = (), about: Mapping[str, Any] | None = None
+) -> str:
+    """Writes index.html, summary.json, summary.txt and figures into out_dir, each whole or not at all.
 
     Args:
       analysis: everything that is shown.
       out_dir: local folder or gs:// path; made if missing. Figures of an earlier report that this one does not draw
         are removed.
+      formats: of "png", "svg", "pdf", in which every figure is written for a paper. Without them the one of loss
+        against compute is, as .png.
+      about: of the workdir: see `html.page`.
 
     Returns:
       The summary for the terminal.
-    """
-    from scaling_jax.report import figures, html, style
-    from scaling_jax.report.plot import png
 
+    Raises:
+      UserError: another format.
+    """
+    check_formats(formats)
     folder = as_path(out_dir)
+    charts = figures.charts(analysis)
+    page = html.page(analysis, charts, about)
+    files: dict[str, bytes] = {}
+    for name, chart in charts.items():
+        wanted = tuple(formats) or (("png",) if name in FIRST else ())
+        drawn = figure_of(chart) if wanted else None
+        files |= {f"{name}.{kind}": picture_of(chart, kind, drawn) for kind in wanted}
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = figures.draw(analysis)
-    pictures = {name: png(figure) for name, figure in drawn.items()}
-    narrow = {name: png(style.narrow(figure)) for name, figure in drawn.items()}
-    for name, picture in pictures.items():
-        write_atomic(folder / f"{name}.png", picture)
-    for path in folder.glob("*.png"):
-        if path.stem not in pictures and figures.is_name(path.stem):
+    for name, picture in files.items():
+        write_atomic(folder / name, picture)
+    for path in (p for kind in FORMATS for p in folder.glob(f"*.{kind}")):
+        if path.name not in files and figures.is_name(path.stem):
             path.unlink()
-    summary = text.summary(analysis, f"report: {folder}/index.html  (figures, summary.json beside it)")
+    summary = text.summary(analysis, f"report: {folder}/index.html  (summary.json beside it)")
     write_atomic(folder / "summary.json", json.dumps(as_json(analysis), indent=1, allow_nan=False) + "\n")
     write_atomic(folder / "summary.txt", summary + "\n")
-    write_atomic(folder / "index.html", html.page(analysis, pictures, narrow))
+    write_atomic(folder / "index.html", page)
     return summary
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raises UserError for a format that no figure is written in."""
+    if unknown := [kind for kind in formats if kind not in FORMATS]:
+        raise UserError(f"figures are written as {', '.join(FORMATS)}, not as {unknown[0]!r}")

@@ -28,6 +28,7 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "noise_of_ln_loss": analysis.runs.noise,
         "scales": analysis.runs.scales.to_dict("records"),
         "law": _law(analysis),
+        "tuned": _tuned(analysis),
         "hold_out": None,
         "cost": analysis.cost_note,
         "frontier": analysis.frontier.to_dict("records"),
@@ -47,6 +48,19 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         out["hold_out"]["runs"] = found.rows.to_dict("records")
         out["hold_out"]["params"] = dict(found.fitted.fit.params)
     return _plain(out)
+
+
+def _tuned(analysis: Analysis) -> dict[str, Any] | None:
+    tuned = analysis.runs.tuned
+    if tuned is None:
+        return None
+    return {
+        "combinations": tuned.combinations,
+        "noise_of_ln_loss_between_combinations": tuned.noise,
+        "optima": tuned.optima.to_dict("records"),
+        "laws": [dataclasses.asdict(law) for law in tuned.laws],
+        "sentences": tuned.sentences(),
+    }
 
 
 def _law(analysis: Analysis) -> dict[str, Any] | None:

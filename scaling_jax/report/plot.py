@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-
-from matplotlib.figure import Figure
+from typing import Any
 
 from scaling_jax.analysis import Analysis
+from scaling_jax.charts import figure_of
 from scaling_jax.errors import UserError
 from scaling_jax.report import figures
-from scaling_jax.report.slices import has_slices, slices
-
-DPI = 150
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,49 +21,64 @@ class Plots:
 
     analysis: Analysis
 
-    def frontier(self) -> Figure:
+    def frontier(self) -> Any:
         """Loss against compute: runs, the fitted frontier out to the targets, held-out runs and their prediction."""
-        return figures.loss_vs_compute(self._with(self.analysis.runs.has_compute, "N, D and C of its runs"))
+        return self._draw("frontier", "N, D and C of its runs")
 
-    def learning_curves(self) -> Figure:
-        """Training loss against tokens and FLOPs."""
-        return figures.learning_curves(self._with(self.analysis.curves is not None, "learning curves"))
+    def surface(self) -> Any:
+        """Contour lines of the law over N and D, with the runs."""
+        return self._draw("surface", "a law of N and D")
 
-    def isoflop(self) -> Figure:
+    def isoflop(self) -> Any:
         """Loss against N at equal compute."""
-        return figures.isoflop(
-            self._with(len(self.analysis.isoflop.points) > 0, "budgets of compute that scales share")
-        )
+        return self._draw("isoflop", "budgets of compute that scales share")
 
-    def residuals(self) -> Figure:
-        """Predicted against observed, and observed / predicted - 1 against compute."""
-        return figures.residuals(self._with(self.analysis.fit is not None, "a law"))
+    def residuals(self) -> Any:
+        """observed / predicted - 1 by size and budget."""
+        return self._draw("residuals", "a law")
 
-    def allocation(self) -> Figure:
-        """N* and D* against compute, beside the other approaches."""
-        return figures.allocation(self._with(len(self.analysis.frontier) > 0, "a frontier"))
+    def learning_curves(self) -> Any:
+        """Training loss against tokens, and collapsed."""
+        return self._draw("learning_curves", "learning curves")
 
-    def n_and_d(self) -> Figure:
+    def sweeps(self) -> Any:
+        """Loss against the rate (and batch size) by scale, with the optimum between the values."""
+        return self._draw("sweeps", "several learning rates or batch sizes at a scale and budget")
+
+    def parameters(self) -> Any:
+        """Bootstrap and profile of the exponents and the floor."""
+        return self._draw("parameters", "a law with a bootstrap")
+
+    def allocation(self) -> Any:
+        """N* and D* against compute, beside other laws and approaches."""
+        return self._draw("allocation", "a frontier")
+
+    def approaches(self) -> Any:
+        """N* and its exponent by every law and approach."""
+        return self._draw("approaches", "a frontier")
+
+    def interval(self) -> Any:
+        """What the forecast's interval consists of."""
+        return self._draw("interval", "a forecast")
+
+    def n_and_d(self) -> Any:
         """The law cut at each amount of data and at each size."""
-        return slices(self._with(has_slices(self.analysis), "a law of N and D"))
+        return self._draw("n_and_d", "a law of N and D")
 
-    def law(self) -> Figure:
+    def law(self) -> Any:
         """Runs and curve of a law of one input."""
-        fit = self.analysis.fit
-        return figures.law_of_one(self._with(fit is not None and len(fit.law.inputs) == 1, "a law of one input"))
+        return self._draw("law", "a law of one input")
 
-    def all(self) -> dict[str, Figure]:
+    def cost(self) -> Any:
+        """Speed, time of a step and time of a run."""
+        return self._draw("cost", "the seconds of its runs")
+
+    def all(self) -> dict[str, Any]:
         """Every figure that the runs allow, by file stem."""
-        return figures.draw(self.analysis)
+        return {name: figure_of(chart) for name, chart in figures.charts(self.analysis).items()}
 
-    def _with(self, possible: bool, needed: str) -> Analysis:
-        if not possible:
+    def _draw(self, name: str, needed: str) -> Any:
+        known = figures.catalog(self.analysis)
+        if name not in known:
             raise UserError(f"this figure needs {needed}, which {self.analysis.name} does not have")
-        return self.analysis
-
-
-def png(figure: Figure) -> bytes:
-    """A figure as the content of a .png."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+        return figure_of(known[name]())

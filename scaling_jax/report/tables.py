@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+
+import numpy as np
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import rows_of
-from scaling_jax.storage.records import DONE
-from scaling_jax.text import short
+from scaling_jax.text import listed, short
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,17 +104,48 @@ def approaches(analysis: Analysis) -> Table:
     return Table(("by", "N*", "a (N* ~ C^a)", f"{analysis.settings.level:.0%} interval"), rows)
 
 
-def runs(analysis: Analysis) -> Table:
-    """Every run of the table."""
-    chosen = set(analysis.runs.chosen.run_id)
-    held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
-    ordered = analysis.runs.table.sort_values(["N", "C", "lr", "seed"], kind="stable")
+def has_forecast(analysis: Analysis) -> bool:
+    """Returns True where the intervals at the first target are those of the forecast."""
+    found = analysis.forecast_frontier(analysis.targets[0]) if len(analysis.frontier) else None
+    return found is not None and bool(found.answer)
+
+
+def answer(analysis: Analysis) -> Table:
+    """N*, D* and loss at each target with intervals and what these consist of; no rows without an answer."""
+    header = ("FLOPs", "x largest", "N*", "", "D*", "", f"{analysis.metric}*", "", "its interval consists of")
+    if not len(analysis.frontier) or analysis.verdict == "no answer":
+        return Table(header, ())
+    known = analysis.frontier[np.isin(analysis.frontier.C, analysis.targets)]
     rows = tuple(
-        (str(r.run_id), str(r.scale), short(r.N), short(r.D), flops(r.C), rate(r.lr), f"{r.seed}", r.status,
-         loss(r.y) if r.status == DONE else "",
-         "held out" if r.run_id in held else "fitted" if r.run_id in chosen else "")
-        for r in rows_of(ordered)
+        (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
+         interval(f.D_low, f.D_high), loss(f.loss), interval(f.loss_low, f.loss_high, "{:.4g}".format),
+         parts(analysis, f.N, f.D))
+        for f in rows_of(known)
     )  # fmt: skip
-    kinds = tuple("" if r.status == DONE else "lost" for r in rows_of(ordered))
-    header = ("run", "scale", "N", analysis.unit, "FLOPs", "rate", "seed", "status", analysis.metric, "used")
-    return Table(header, rows, kinds)
+    return Table(header, rows, tuple("beyond" if f.beyond > 1.01 else "" for f in rows_of(known)))
+
+
+PARTS = {"drift": "drift beyond the data", "run": "scatter of a run", "laws": "choice of law", "resampling": "few runs"}
+
+
+def parts(analysis: Analysis, N: float, D: float) -> str:
+    """Shares of the forecast's variance, the largest first."""
+    if analysis.forecast is None or not has_forecast(analysis):
+        return ""
+    squares = {k: float(v) ** 2 for k, v in analysis.forecast.predict({"N": N, "D": D}).parts.items()}
+    total = sum(squares.values())
+    if not total > 0:
+        return ""
+    ranked = sorted(squares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{PARTS[k]} {v / total:.0%}" for k, v in ranked if v / total >= 0.005)
+
+
+def versions(analysis: Analysis, more: Mapping[str, str]) -> Table:
+    """What made the runs and this report."""
+    found = dict(analysis.fit.versions) if analysis.fit is not None else {}
+    found |= {"data": analysis.dataset_hash or ""} | dict(more)
+    for column in ("code_version", "device"):
+        values = analysis.runs.table[column].dropna().unique() if column in analysis.runs.table else ()
+        if len(values):
+            found[column.replace("_", " ")] = listed(values)
+    return Table(("", ""), tuple((name, str(value)) for name, value in found.items() if value))

@@ -29,7 +29,13 @@ def summary(analysis: Analysis, last: str = "") -> str:
     parts = [_verdict(analysis), _answer(analysis), _next(analysis)]
     if len(analysis.runs.scales) and analysis.runs.has_compute and analysis.runs.ours:
         parts.append("\n" + _table(tables.scales(analysis)))
-    parts += [_law(analysis), _hold_out(analysis), _frontier(analysis), *map(_also, analysis.also.values())]
+    parts += [
+        _law(analysis),
+        _tuned(analysis),
+        _hold_out(analysis),
+        _frontier(analysis),
+        *map(_also, analysis.also.values()),
+    ]
     parts += [_checks(analysis), _notes(analysis)]
     return "\n".join([*(part for part in parts if part), *([last] if last else [])])
 
@@ -39,7 +45,7 @@ def header(analysis: Analysis) -> str:
     counts = analysis.runs.counts
     out = f"{analysis.name}: {plural(counts[DONE], 'run')} done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
     if analysis.used < counts[DONE]:
-        out += f"; the best run of every (scale, {analysis.unit}, seed) is used: {analysis.used} runs"
+        out += f"; the best of every (scale, budget) is used: {analysis.used} runs"
     if analysis.runs.noise is not None:
         out += f"; seeds differ by {analysis.runs.noise:.2%} (one standard deviation)"
     return out
@@ -86,6 +92,15 @@ def next_step(analysis: Analysis) -> str:
     return f"fix the first reason above before spending much; as it is, {plan}"
 
 
+def withheld(analysis: Analysis) -> str:
+    """What is missing for a frontier, where the verdict is "no answer"; "" elsewhere.
+
+    A number is remembered when the sentence beside it is not.
+    """
+    missing = [check.detail for check in analysis.checks if check.decisive and check.status == "fail"]
+    return "; ".join(missing) if analysis.verdict == "no answer" else ""
+
+
 def target_row(analysis: Analysis) -> pd.Series:
     """The frontier at the first target."""
     rows = analysis.frontier[np.isclose(analysis.frontier.C, analysis.targets[0])]
@@ -103,6 +118,8 @@ def _verdict(analysis: Analysis) -> str:
 def _answer(analysis: Analysis) -> str:
     if not len(analysis.frontier):
         return "\n" + _wrap(f"no frontier: {analysis.no_frontier}") if analysis.no_frontier and analysis.fit else ""
+    if reason := withheld(analysis):
+        return "\n" + _wrap(f"no N*, D* or {analysis.metric} at {tables.flops(analysis.targets[0])} FLOPs: {reason}")
     row = target_row(analysis)
     held = "".join(f", {k} = {_number(v)}" for k, v in analysis.settings.inputs.items())
     cost = "C = 6 N D" if analysis.cost is None else "C as the runs count it"
@@ -155,6 +172,13 @@ def _law(analysis: Analysis) -> str:
     return "\n" + "\n".join([lines[0], *(f"  {line}" for line in lines[1:])])
 
 
+def _tuned(analysis: Analysis) -> str:
+    if analysis.runs.tuned is None:
+        return ""
+    first, *others = analysis.runs.tuned.sentences()
+    return "\n" + "\n".join([_wrap(first), *(_wrap(line, "  ") for line in others)])
+
+
 def _hold_out(analysis: Analysis) -> str:
     if analysis.hold_out is None:
         return "" if analysis.fit is None else "\n" + _wrap(f"no hold-out: {analysis.no_hold_out}")
@@ -162,7 +186,7 @@ def _hold_out(analysis: Analysis) -> str:
 
 
 def _frontier(analysis: Analysis) -> str:
-    if not len(analysis.frontier):
+    if not len(analysis.frontier) or withheld(analysis):
         return ""
     lines = [_wrap(f"frontier; {analysis.cost_note}"), _table(tables.frontier(analysis))]
     by = ", ".join(f"{row.approach} {short(row.N)} (a = {row.a:.3f})" for row in rows_of(analysis.approaches))
@@ -189,7 +213,9 @@ def _also(other: Analysis) -> str:
     lines = [_wrap(f"{other.metric}  {other.fit.law.equation.replace('L =', other.metric + ' =')}   {values}", "")]
     if other.hold_out is not None:
         lines.append(_wrap(_score(other), "  "))
-    if len(other.frontier):
+    if reason := withheld(other):
+        lines.append(_wrap(f"no frontier: {reason}", "  "))
+    elif len(other.frontier):
         far = other.frontier.iloc[-1]
         at = f"at {tables.flops(far.C)} FLOPs {tables.loss(far.loss)} {tables.interval(far.loss_low, far.loss_high)}"
         lines.append(_wrap(f"{at} with N* {short(far.N)} and D* {short(far.D)}", "  "))

@@ -6,6 +6,8 @@ workdir/
   runs/<run_id>/result.json       one row of the results table
   runs/<run_id>/_SUCCESS          written last: the run is finished
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
+  scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
+  scores/<name>/set.json          what they were scored on
 
 Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
 works; nothing is ever appended, since object stores cannot.
@@ -81,6 +83,27 @@ class Records:
                     logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
         return rows
 
+    def write_score(self, name: str, ident: str, content: Mapping[str, Any]) -> None:
+        """Columns of the run `ident` by `name`, or (ident "set") what they are of."""
+        if self.writes:
+            write_atomic(self.root / "scores" / name / f"{ident}.json", json.dumps(dict(content), indent=1))
+
+    def scores(self, name: str) -> dict[str, dict]:
+        """run_id -> columns of one name; "set" -> what they were scored on. Unreadable files count as missing."""
+        folder, found = self.root / "scores" / name, {}
+        for path in folder.glob("*.json") if folder.exists() else ():
+            try:
+                content = json.loads(path.read_text())
+                found[path.stem] = content if isinstance(content, dict) else {}
+            except (ValueError, OSError, RecursionError) as error:
+                logging.warning("%s is unreadable (%s); `evaluate` will score it again", path, error)
+        return found
+
+    def score_names(self) -> list[str]:
+        """The names that `scores` knows."""
+        folder = self.root / "scores"
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
     def points(self, kind: str, ident: str) -> list[dict]:
         """Points in order of steps; where two attempts passed the same steps, those of the later one."""
         folder = self.root / kind / ident
@@ -108,7 +131,11 @@ def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
     """
     path = as_path(path)
     if path.is_dir():
-        rows = _present(path, Records(path).finished(), every_run)
+        records = Records(path)
+        rows = _present(path, records.finished(), every_run)
+        for name in records.score_names():
+            scores = records.scores(name)
+            rows = [row | scores.get(row["run_id"], {}) for row in rows]
         if not rows:
             raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
         table = pd.DataFrame(rows)

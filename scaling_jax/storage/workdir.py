@@ -25,7 +25,7 @@ from typing import Any
 from absl import logging
 
 from scaling_jax.errors import InUse, UserError
-from scaling_jax.identity import TRAINING_SEMANTICS, PackRecord, differences
+from scaling_jax.identity import TRAINING_SEMANTICS, PackRecord, differences, shared
 from scaling_jax.storage import lock
 from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
 
@@ -189,7 +189,7 @@ class Workdir:
                 "began it, or give another --workdir"
             )
         # A tokenizer or an image size that differs is another corpus: say so.
-        found = differences(stored.frame, _plain(frame))
+        found = differences(shared(stored.frame), _plain(frame))
         if dataset_hash not in (None, stored.dataset_hash):
             raise UserError(
                 f"the data of {where} has changed (dataset_hash {stored.dataset_hash}, now {dataset_hash}): losses on "
@@ -197,8 +197,9 @@ class Workdir:
             )
         if found:
             raise UserError(
-                f"{where} holds another study ({'; '.join(found)[:300]}): only widths, depths, budgets, rates, decays, "
-                "init scales, seeds and batch size may change; give another --workdir"
+                f"{where} holds another study ({'; '.join(found)[:300]}): only widths, depths, budgets, seeds and what "
+                "can be swept (rates, decays, beta2, init scales, batch size, warm-up, cool-down) may change; give "
+                "another --workdir"
             )
 
     def _tell_changes(self, study: Stored) -> None:

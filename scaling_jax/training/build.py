@@ -16,9 +16,18 @@ from scaling_jax.training.loop import Training, buffer_steps
 from scaling_jax.training.program import LaneProgram, make_mesh
 
 
-def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
-    """The pack's program on these devices, compiled."""
-    study, feed = training.study, training.feed
+def build_program(
+    pack: Pack, training: Training, devices: Sequence[Any], branches: int = 1, init: bool = True
+) -> LaneProgram:
+    """The pack's program on these devices, compiled.
+
+    Args:
+      pack, training: what to train.
+      devices: as many as the pack takes.
+      branches: that it trains side by side.
+      init: whether it will make fresh states; else what makes them is compiled when first used.
+    """
+    study, feed = pack.settled(training.study), training.feed
     head_dim = attention_head_dim(study.family)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
     scaling = scaling_of(study, pack.width, pack.depth)
@@ -27,11 +36,11 @@ def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> Lan
 
     def program(layout: str, steps: int) -> LaneProgram:
         resolved = dataclasses.replace(execution, layout=layout)
-        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps)
+        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps, branches, not pack.is_whole)
 
     layout = choose_layout(execution, pack, study, mesh, training.records, program)
-    chosen = program(layout, buffer_steps(pack, study))
-    chosen.compile()
+    chosen = program(layout, buffer_steps(pack))
+    chosen.compile(init)
     return chosen
 
 

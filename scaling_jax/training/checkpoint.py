@@ -11,7 +11,9 @@ because the file format notices torn files but not flipped bits.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -30,6 +32,7 @@ from scaling_jax.training.regroup import as_saved, regroup
 # Errors of a restore though the checkpoint is whole: memory, network, permissions.
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 TRUNK = "trunk"
+STOPPED = ""  # in place of the identity of a lane that stood still before a checkpoint
 
 
 def branch_name(steps: int) -> str:
@@ -55,7 +58,7 @@ class Saved:
 
 
 class PackCheckpoints:
-    """Saves and restores one pack; a context manager that ends with every save on the disk.
+    """Saves and restores one pack; a context manager that ends with every save on the disk; safe for threads.
 
     Args:
       folder: the pack's directory, local or gs://.
@@ -67,28 +70,45 @@ class PackCheckpoints:
     def __init__(self, folder: Any, keep_latest: int, forks: Collection[int], lanes: Sequence[str]):
         self.folder = as_path(folder)
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
-        self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._managers: dict[str, _Manager] = {}
+        # The trunk goes on while branches begin from what it has saved.
+        self._locks: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
-    def save(self, part: str, saved: Saved) -> None:
+    def parts(self) -> set[str]:
+        """Names of the parts that have a folder."""
+        return {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+
+    def steps(self, part: str) -> set[int]:
+        """Steps of a part that has a folder, as far as names tell."""
+        with self._locks[part]:
+            return set(self._manager(part).all_steps())
+
+    def save(self, part: str, saved: Saved, took_part: Collection[int] | None = None) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.
 
         Args:
           part: `TRUNK` or a `branch_name`.
           saved: the state, and where training is.
+          took_part: places of the lanes that have come this far; None for all. The others are not in this checkpoint.
 
         Raises:
           Exception: this save or the one before failed (a full disk, a lost network).
         """
+        with self._locks[part]:
+            self._save(part, saved, took_part)
+
+    def _save(self, part: str, saved: Saved, took_part: Collection[int] | None) -> None:
         manager = self._manager(part)
+        lanes = [lane if took_part is None or i in took_part else STOPPED for i, lane in enumerate(self._lanes)]
         if saved.step in manager.all_steps():
-            if self._has_lanes(manager, saved.step):
+            if self._has_lanes(manager, saved.step, lanes):
                 return  # retraining after a loss passes checkpoints that were not lost
             manager.delete(saved.step)
         head = {
             "step": saved.step,
             "trunk_seconds": saved.trunk_seconds,
             "branch_seconds": saved.branch_seconds,
-            "lanes": self._lanes,
+            "lanes": lanes,
             "groups": _geometry(saved.state),
             "shapes": _shapes(saved.state),
         }
@@ -99,7 +119,14 @@ class PackCheckpoints:
         }
         manager.save(saved.step, args=ocp.args.Composite(**items), force=True)
 
-    def restore(self, part: str, like: tuple[Any, ...], after: int = -1, until: int | None = None) -> Saved | None:
+    def restore(
+        self,
+        part: str,
+        like: tuple[Any, ...],
+        after: int = -1,
+        until: int | None = None,
+        wanted: Collection[int] | None = None,
+    ) -> Saved | None:
         """The newest checkpoint that can be used of a part; None when there is none.
 
         One that cannot be read is set aside (in `<folder>.unreadable/`), one of other lanes is passed over with a line
@@ -109,19 +136,28 @@ class PackCheckpoints:
           part: `TRUNK` or a `branch_name`.
           like: groups of ShapeDtypeStructs with shardings: the states as they are laid out on the devices now.
           after, until: only checkpoints of steps in (after, until].
+          wanted: places of the lanes that go on from it; None for all. The others get any state.
 
         Raises:
           UserError: the checkpoints hold other arrays than this code trains.
         """
+        with self._locks[part]:
+            return self._newest(part, like, after, until, wanted)
+
+    def _newest(
+        self, part: str, like: tuple[Any, ...], after: int, until: int | None, wanted: Collection[int] | None
+    ) -> Saved | None:
         if not (self.folder / part).exists():
             return None
         manager = self._manager(part)
+        lanes = [lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted]
         for step in sorted(manager.all_steps(), reverse=True):
             if step <= after or (until is not None and step > until):
                 continue
+            manager.wait_until_finished()  # this one may be under way
             try:
                 head = _head(manager, step)
-                if set(self._lanes) <= set(head["lanes"]):
+                if set(lanes) <= set(head["lanes"]):
                     return self._restore(manager, part, step, head, like)
                 logging.warning("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
             except UserError:
@@ -150,13 +186,16 @@ class PackCheckpoints:
         stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
-        if tuple(head["groups"]) != _geometry(like) or head["lanes"] != self._lanes:
-            state = regroup(state, like, [head["lanes"].index(lane) for lane in self._lanes])
+        same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
+        if tuple(head["groups"]) != _geometry(like) or len(head["lanes"]) != len(self._lanes) or not same:
+            places = {lane: i for i, lane in enumerate(head["lanes"])}
+            any_place = min(i for lane, i in places.items() if lane != STOPPED)
+            state = regroup(state, like, [places.get(lane, any_place) for lane in self._lanes])
         return Saved(head["step"], head["trunk_seconds"], head["branch_seconds"], state)
 
-    def _has_lanes(self, manager: ocp.CheckpointManager, step: int) -> bool:
+    def _has_lanes(self, manager: ocp.CheckpointManager, step: int, lanes: Sequence[str]) -> bool:
         try:
-            return set(self._lanes) <= set(_head(manager, step)["lanes"])
+            return {*lanes} - {STOPPED} <= {*_head(manager, step)["lanes"]}
         except Exception:  # it is still being written, by this process; or cannot be read, which a restore will find
             return True
 
@@ -176,7 +215,7 @@ class PackCheckpoints:
         distributed.barrier(f"set_aside_{self.folder.name}_{part}_{step}")
         manager.reload()
 
-    def _manager(self, part: str) -> ocp.CheckpointManager:
+    def _manager(self, part: str) -> _Manager:
         if part not in self._managers:
             keep = self._forks if part == TRUNK else frozenset({int(part.rpartition("-")[2])})
             options = ocp.CheckpointManagerOptions(
@@ -193,25 +232,33 @@ class PackCheckpoints:
                     barrier_sync_key_prefix=f"{self.folder.name}-{part}"
                 ),
             )
-            self._managers[part] = ocp.CheckpointManager(self.folder / part, options=options)
+            self._managers[part] = _Manager(self.folder / part, options=options)
         return self._managers[part]
 
     def wait(self) -> None:
         """Returns when the saves under way are on disk; raises the error of one that failed."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        for part, manager in list(self._managers.items()):
+            with self._locks[part]:
+                manager.wait_until_finished()
 
     def __enter__(self) -> PackCheckpoints:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
-        for manager in self._managers.values():
-            try:
+        try:
+            self.close()
+        except Exception as error:
+            if exc_type is None:
+                raise
+            logging.warning("checkpoints %s: %s", self.folder, error)  # the error that ended training comes first
+
+    def close(self) -> None:
+        """Returns when everything is on the disk, and lets go of it; raises the error of a save that failed."""
+        while self._managers:
+            part, manager = next(iter(self._managers.items()))
+            with self._locks[part]:
+                del self._managers[part]
                 manager.close()
-            except Exception as error:
-                if exc_type is None:
-                    raise
-                logging.warning("checkpoints %s: %s", self.folder, error)  # the error that ended training comes first
 
 
 def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -220,6 +267,17 @@ def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     if head.pop("check", None) != content_hash(head):
         raise ValueError("its head does not match its checksum")
     return head
+
+
+class _Manager(ocp.CheckpointManager):
+    """Leaves preemption to the loop.
+
+    JAX agrees on the largest number that any process has asked with, plus one. Orbax asks with the step at every save;
+    the loop's count of its own questions would then have to grow to that step before anybody stops.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
 
 
 class _Always(save_decision_policy.SaveDecisionPolicy):
@@ -253,9 +311,3 @@ def _shapes(states: tuple[Any, ...]) -> str:
     """Hash of names, shapes and types of one lane."""
     leaves = jax.tree_util.tree_leaves_with_path(states[0])
     return content_hash([[jax.tree_util.keystr(path), list(x.shape[1:]), str(x.dtype)] for path, x in leaves])
-
-
-def abstract_states(shapes: Any, shardings: Any, num_groups: int) -> tuple[Any, ...]:
-    """ShapeDtypeStructs of a pack's states: what `PackCheckpoints.restore` wants to know."""
-    one = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
-    return (one,) * num_groups

@@ -13,18 +13,21 @@ from scaling_jax.models.family import Model
 from scaling_jax.study import Optimizer
 
 
-def transform(optimizer: Optimizer, model: Model) -> optax.GradientTransformation:
+def transform(optimizer: Optimizer, model: Model, b2: Any = None) -> optax.GradientTransformation:
     """Clipping and the optimizer's update; rate, transfer and decay are applied in `update`, where they are traced.
 
     Args:
       optimizer: of the study.
       model: its roles and its factor on epsilon are read.
+      b2: in place of the study's: a traced scalar where it is swept.
 
     Raises:
       UserError: an unknown optimizer or option, or the optimizer needs roles and the model has none.
     """
     parts = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     arguments = optimizers.arguments(optimizer, model.roles, model.eps_multiplier)
+    if "b2" in optimizers.rule(optimizer.name).fields and not isinstance(optimizer.b2, float):
+        arguments["b2"] = 0.0 if b2 is None else b2  # no initial state depends on it
     return optax.chain(*parts, optimizers.rule(optimizer.name).factory(**arguments))
 
 
@@ -37,7 +40,14 @@ def init(model: Model, optimizer: Optimizer, params: Any) -> Any:
 
 
 def update(
-    model: Model, optimizer: Optimizer, grads: Any, opt_state: Any, params: Any, learning_rate: Any, weight_decay: Any
+    model: Model,
+    optimizer: Optimizer,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    learning_rate: Any,
+    weight_decay: Any,
+    b2: Any = None,
 ) -> tuple[Any, Any]:
     """One update: params - learning_rate * (multiplier * direction + weight_decay * params).
 
@@ -47,7 +57,7 @@ def update(
       (params, opt_state).
     """
     rule = optimizers.rule(optimizer.name)
-    inner = transform(optimizer, model)
+    inner = transform(optimizer, model, b2)
 
     def step(direction: Any, params: Any) -> Any:
         def one(d: Any, p: Any, multiplier: float, matrix: bool) -> Any:

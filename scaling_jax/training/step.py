@@ -61,7 +61,7 @@ def train_step(
       optimizer: of the study.
       decay_shape: "linear" or "cosine", how the learning rate decays.
       state: from `init_state` or the step before.
-      hparams: scalars of the lane, see `schedule.learning_rate`; also weight_decay.
+      hparams: scalars of the lane, see `schedule.learning_rate`; also weight_decay, and b2 where it is swept.
       step: int scalar, 0-based.
       batch: of the model.
       microbatches: parts of the batch whose gradients are accumulated.
@@ -79,8 +79,9 @@ def train_step(
     learning_rate = schedule.learning_rate(step, hparams, decay_shape)
 
     params, opt_state = optimizers.update(
-        model, optimizer, grads, state["opt_state"], state["params"], learning_rate, hparams["weight_decay"]
-    )
+        model, optimizer, grads, state["opt_state"], state["params"], learning_rate, hparams["weight_decay"],
+        hparams.get("b2"),
+    )  # fmt: skip
     healthy = (state["diverged_step"] < 0) & jnp.isfinite(loss) & jnp.isfinite(norm) & (loss <= max_loss)
     apply, norm_mean = healthy, state["norm_mean"]
     if optimizer.spike_policy == "skip":

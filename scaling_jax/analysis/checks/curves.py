@@ -13,6 +13,7 @@ POSITIONS = (0.3, 0.5, 0.7, 0.85)  # shares of a run's steps at which curves are
 OFF, SIZE = 6.0, 0.03  # robust standard deviations, and in ln loss
 MIN_CURVES = 8
 SPIKE = 0.25  # rise of ln loss above the running minimum after a tenth of the run
+WINDOW = 5  # recorded points that a rise must outlast half of: one odd batch is the data's, not the optimizer's
 MAX_GAP = 0.1  # in ln loss between validation and training at the end
 
 
@@ -50,13 +51,17 @@ def collapse(e: Evidence) -> Check:
 
 
 def _shape(rows: pd.DataFrame) -> list[float]:
-    """ln(loss / final loss) at fixed shares of the run, each a mean over neighboring points."""
+    """ln(loss / final loss) at fixed shares of the run, each smoothed over neighboring points."""
     rows = rows[np.isfinite(rows.loss) & (rows.loss > 0)]
     share = rows.step.to_numpy(float) / float(rows.step.iloc[-1])
     logs = np.log(rows.loss.to_numpy(float))
     end = float(np.mean(logs[share > 0.95])) if np.any(share > 0.95) else float(logs[-1])
-    smooth = pd.Series(logs).rolling(5, center=True, min_periods=1).mean().to_numpy()
-    return [float(np.interp(x, share, smooth)) - end for x in POSITIONS]
+    return [float(np.interp(x, share, _smooth(logs))) - end for x in POSITIONS]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """The median of every `WINDOW` neighbors, which one odd batch does not move."""
+    return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().to_numpy()
 
 
 def spikes(e: Evidence) -> Check:
@@ -67,7 +72,7 @@ def spikes(e: Evidence) -> Check:
     spiked = []
     for i, rows in curves.items():
         rows = rows[rows.step > 0.1 * rows.step.iloc[-1]]
-        logs = np.log(rows.loss.where(rows.loss > 0)).to_numpy(float)
+        logs = _smooth(np.log(rows.loss.where(rows.loss > 0)).to_numpy(float))
         if len(logs) > 2 and np.nanmax(logs - np.fmin.accumulate(logs)) > SPIKE:
             spiked.append(i)
     if spiked:

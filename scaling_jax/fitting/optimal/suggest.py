@@ -4,15 +4,19 @@ The forecast is read as a joint normal distribution of ln y over the target and 
 those of its parts:
 
 - resampling: sum_k w_k cov(ln f_k) over the resamples of each law;
-- laws: the share of the covariance between laws, sum_k w_k (ln f_k - mu)(ln f_k - mu)';
+- laws: the share of the covariance between laws, sum_k w_k (ln f_k - mu)(ln f_k - mu)', in the directions that the
+  runs so far leave open: where laws differ among the runs that exist, one more of these tells little;
 - drift: tau(u) d tau(u') d' r(d, d') k(u, u') beyond the data, with d in decades of compute, u = ln(D / N), k the
   kernel of similar runs and r = min(d / d', d' / d)^(1/4): a run at d leaves about (d* - d)^2 of the drift at d*, which
   is what the forecast will count once its data reach d.
 
 A run that is made conditions it, with the scatter of one run as noise; small runs count as little as they weigh in the
-forecast's fits. Runs are chosen one after another by what each takes off the target's variance: per FLOP, and by how
-much in all among those that cost an equal share of what is left, for several numbers of runs; the best plan is kept
-(greedy maximization under a budget, as in CELF; Leskovec et al. 2007).
+forecast's fits. A further branch of a trunk that exists repeats its luck, which the fits have followed: it is compared
+with the trunk's other branches, so that it tells how ln y bends along the trunk, and little about its level.
+
+Runs are chosen one after another by what each takes off the target's variance: per FLOP, and by how much in all among
+those that cost an equal share of what is left, for several numbers of runs; the best plan is kept (greedy maximization
+under a budget, as in CELF; Leskovec et al. 2007).
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from scaling_jax.fitting.data import as_column, check_int, check_level, check_po
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.forecast import Forecast
 from scaling_jax.fitting.inference.mixture import LAW_SHARE, SIMILAR, Mixture, combined, log_ratio
-from scaling_jax.fitting.inference.rolling import LARGEST_ROWS, LARGEST_SHARE, RECENCY, Member
+from scaling_jax.fitting.inference.rolling import LARGEST_ROWS, LARGEST_SHARE, RECENCY, Ladder, Member
 from scaling_jax.text import short, table
 
 ENOUGH = 0.1  # of the interval's width: plans that take off less are not worth running
@@ -103,7 +107,7 @@ def suggest(
     trained: Mapping[Any, float] | None = None,
     shared: float = 0.0,
     runs: int = 8,
-    repeats: int = 1,
+    repeats: Any = 1,
 ) -> Suggestion:
     """Chooses the runs that narrow the forecast at the target most for their cost, within a budget.
 
@@ -119,7 +123,7 @@ def suggest(
       trained: {trunk: tokens of its longest run so far}: a longer budget of it costs only the extension.
       shared: share of a run's tokens that lie on its trunk: 1 - cooldown_fraction of WSD.
       runs: at most this many.
-      repeats: runs (seeds) made at each candidate; C is of all together.
+      repeats: runs (seeds) made at each candidate, a number or (m,); C is of all together.
 
     Returns:
       A `Suggestion` with `.runs`, `.before`, `.after`, `.stop` and `.text()`.
@@ -141,7 +145,6 @@ def suggest(
         raise FitError("suggest plans runs over N and D: give a forecast of a loss in N and D.")
     check_positive(budget_flops, "budget_flops", "1e20")
     check_int(runs, "runs", 1)
-    check_int(repeats, "repeats", 1)
     check_level(forecast.level)
     aims = _targets(forecast, target_flops, target)
     N, D, C = _candidates(mixture, candidates)
@@ -151,7 +154,10 @@ def suggest(
     places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     longest = np.array([(trained or {}).get(label, 0.0) for label in places])
     pool = _Pool(N, D, C, np.array([places[label] for label in labels]), longest, float(shared))
-    joint = _joint(forecast, pool, aims, repeats)
+    seeds = np.broadcast_to(np.asarray(repeats, float), N.shape)
+    if np.any(~(seeds >= 1)):
+        raise FitError(f"repeats={repeats!r}: give 1 or more.")
+    joint = _joint(forecast, pool, aims, seeds)
     chosen = _best_plan(joint, pool, budget_flops, runs)
     before, of_run = _widths(forecast, aims, joint)
     records = [
@@ -224,29 +230,52 @@ def _candidates(mixture: Mixture, given: Any) -> tuple[np.ndarray, np.ndarray, n
     return N, D, C
 
 
-def _joint(forecast: Forecast, pool: _Pool, aims: Mapping[str, np.ndarray], repeats: int) -> _Joint:
-    mixture, scale = forecast._mixture, forecast._ladder.scale
-    m = pool.N.size
+def _joint(forecast: Forecast, pool: _Pool, aims: Mapping[str, np.ndarray], repeats: np.ndarray) -> _Joint:
+    mixture, ladder = forecast._mixture, forecast._ladder
+    m, t = pool.N.size, len(aims["N"])
     inputs = {"N": np.concatenate([pool.N, aims["N"]]), "D": np.concatenate([pool.D, aims["D"]])}
-    u = log_ratio(inputs, m + len(aims["N"]))
-    K = _laws(mixture, inputs, m) + _drift(mixture, inputs, u)
+    u = log_ratio(inputs, m + t)
     run = np.interp(u, mixture.ratio, mixture.run)
-    weight = _recency(scale, forecast._ladder.worth, 6.0 * pool.N * pool.D)
-    shared = 0.0
-    if mixture.noise.between is not None and mixture.noise.within is not None:
-        total = mixture.noise.between**2 + mixture.noise.within**2
-        shared = mixture.noise.between**2 / total if total > 0 else 0.0
-    same = pool.trunk[:, None] == pool.trunk[None]
-    noise = run[:m] / repeats / weight
+    noise = run[:m] / repeats / _recency(ladder.scale, ladder.worth, 6.0 * pool.N * pool.D)
+    shared, siblings = _shared_luck(mixture, pool, ladder.inputs["N"], repeats)
+    K = _laws(mixture, ladder, inputs, m, np.pad(siblings, ((0, 0), (0, t)))) + _drift(mixture, inputs, u)
     own = np.sqrt(shared * noise)
-    aimed = slice(m, None)
+    same = pool.trunk[:, None] == pool.trunk[None]
     return _Joint(
         K=K[:m, :m] + same * np.outer(own, own),
-        noise=(1.0 - shared) * noise + 1e-12,
-        cross=K[aimed, :m],
-        variance=float(np.mean(np.diag(K)[aimed])),
-        run=float(np.mean(run[aimed])),
+        noise=(1.0 - _share(mixture)) * noise + 1e-12,
+        cross=K[m:, :m],
+        variance=float(np.mean(np.diag(K)[m:])),
+        run=float(np.mean(run[m:])),
     )
+
+
+def _share(mixture: Mixture) -> float:
+    """The share of the scatter of one run that all branches of its trunk have in common."""
+    between, within = mixture.noise.between, mixture.noise.within
+    if between is None or within is None or not between:
+        return 0.0
+    return between**2 / (between**2 + within**2)
+
+
+def _shared_luck(mixture: Mixture, pool: _Pool, N: np.ndarray, repeats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is unknown of the luck of each candidate's trunk, and what is known of it by its siblings.
+
+    Returns:
+      (m,) shares of the scatter of one run, and (n, m) weights of the runs that exist: the luck of a trunk is estimated
+      by the mean residual of its branches, shrunk.
+    """
+    share = _share(mixture)
+    shares, siblings = np.full(pool.N.size, share), np.zeros((N.size, pool.N.size))
+    if not share:
+        return shares, siblings
+    for i in np.flatnonzero(pool.longest[pool.trunk] > 0):
+        rows = np.flatnonzero(np.abs(np.log(N / pool.N[i])) < 1e-6)
+        if rows.size:
+            left = (1.0 - share) / ((1.0 - share) + share * rows.size / repeats[i])
+            shares[i] = share * left
+            siblings[rows, i] = (1.0 - left) / rows.size
+    return shares, siblings
 
 
 def _recency(scale: np.ndarray, worth: np.ndarray, C: np.ndarray) -> np.ndarray:
@@ -257,21 +286,39 @@ def _recency(scale: np.ndarray, worth: np.ndarray, C: np.ndarray) -> np.ndarray:
     return np.minimum(C / scale[order[last]], 1.0) ** RECENCY
 
 
-def _laws(mixture: Mixture, inputs: Mapping[str, np.ndarray], m: int) -> np.ndarray:
-    """Covariance of ln y over resamples and laws; as `Mixture.parts` has it at the targets."""
-    logs = np.stack([k.log(k.fit.params, inputs) for k in mixture.members])
-    mean, _ = combined(logs, mixture.weights)
-    away = np.where(np.isfinite(logs), logs - mean, 0.0)
-    K = LAW_SHARE * np.einsum("k,ki,kj->ij", mixture.weights, away, away)
-    resampled = sum(w * _resampled(member, inputs, m) for w, member in zip(mixture.weights, mixture.members))
+def _laws(
+    mixture: Mixture, ladder: Ladder, inputs: Mapping[str, np.ndarray], m: int, siblings: np.ndarray
+) -> np.ndarray:
+    """Covariance of ln y over resamples and laws; at the targets as large as `Mixture.parts` has it."""
     aimed = {k: v[m:] for k, v in inputs.items()}
-    counted = np.mean(mixture.parts(aimed)[1]["resampling"]) / max(float(np.mean(np.diag(resampled)[m:])), 1e-300)
-    return K + np.clip(counted, 0.2, 5.0) * resampled
+    parts = mixture.parts(aimed)[1]
+    resampled = sum(
+        w * _resampled(member, ladder, inputs, m, siblings) for w, member in zip(mixture.weights, mixture.members)
+    )
+    seen = _between(mixture, ladder.inputs)
+    away = _between(mixture, inputs) - seen @ siblings
+    noise = np.interp(log_ratio(ladder.inputs, len(ladder.y)), mixture.ratio, mixture.run) + 1e-12
+    prior = np.diag(1.0 / (LAW_SHARE * np.maximum(mixture.weights, 1e-9)))
+    left = np.linalg.inv(prior + (seen * ladder.worth / noise) @ seen.T)
+    return _scaled(resampled, parts["resampling"], m) + _scaled(away.T @ left @ away, parts["laws"], m)
 
 
-def _resampled(member: Member, inputs: Mapping[str, np.ndarray], m: int) -> np.ndarray:
+def _between(mixture: Mixture, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(k, points) ln of each law over that of their mean; 0 where a law has no value."""
+    logs = np.stack([k.log(k.fit.params, inputs) for k in mixture.members])
+    return np.where(np.isfinite(logs), logs - combined(logs, mixture.weights)[0], 0.0)
+
+
+def _scaled(K: np.ndarray, variance: np.ndarray, m: int) -> np.ndarray:
+    """K times what makes its mean variance at the targets that of the forecast."""
+    return K * (np.mean(variance) / max(float(np.mean(np.diag(K)[m:])), 1e-300))
+
+
+def _resampled(
+    member: Member, ladder: Ladder, inputs: Mapping[str, np.ndarray], m: int, siblings: np.ndarray
+) -> np.ndarray:
     """Covariance of ln f over the resamples that did not run off."""
-    logs = member.log(member.samples, inputs)
+    logs = member.log(member.samples, inputs) - member.log(member.samples, ladder.inputs) @ siblings
     logs = logs[np.isfinite(logs).all(axis=1)]
     if len(logs) < 2:
         return np.zeros((logs.shape[1],) * 2)

@@ -1,0 +1,165 @@
+"""Expected intervals from a prior law and its noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from scaling_jax import fitting
+from scaling_jax.errors import UserError
+from scaling_jax.planning import Pack
+from scaling_jax.study import Study
+
+# The default priors. Small models: the losses of byte-level transformers with the convolution, width 16 to 96 on Python
+# sources, and what their seeds differ by (.2-1.3%). From 10M parameters on: a published law; there seeds differ less.
+SMALL_LAW = {"E": 0.8, "A": 20.5, "B": 400.0, "alpha": 0.35, "beta": 0.48}
+LARGE_LAW, LARGE = "besiroglu2024", 1e7
+TRUNK_NOISE, RUN_NOISE = 0.007, 0.002
+QUANTILE = 1.645  # of 90% intervals
+
+
+@dataclasses.dataclass(frozen=True)
+class Prior:
+    """A law and its noise, believed before anything is trained.
+
+    Attributes:
+      fit: of a law of N and D.
+      trunk_noise: standard deviation of ln loss between seeds, shared by the branches of a trunk.
+      run_noise: further standard deviation of each run.
+      source: in a few words.
+    """
+
+    fit: fitting.Fit
+    trunk_noise: float
+    run_noise: float
+    source: str
+
+
+@functools.cache
+def default_prior(large: bool) -> Prior:
+    """The law and noise of small byte-level transformers, or of models of 10M parameters and more."""
+    if not large:
+        fit = fitting.Fit.from_params("chinchilla", SMALL_LAW)
+        return Prior(fit, TRUNK_NOISE, RUN_NOISE, "small text models (default)")
+    source = fitting.published[LARGE_LAW]
+    fit = fitting.Fit.from_params(source.law, source.params)
+    return Prior(fit, TRUNK_NOISE / 3, RUN_NOISE / 2, f"{LARGE_LAW} (default)")
+
+
+def named_prior(text: str) -> Prior | None:
+    """The prior of a published name or of a fit's JSON file; None for anything else, such as a workdir.
+
+    Raises:
+      UserError: the file holds no fit of N and D.
+    """
+    if text in fitting.published:
+        source = fitting.published[text]
+        found = fitting.Fit.from_params(source.law, source.params)
+    elif text.endswith(".json"):
+        try:
+            found = fitting.load(text)
+        except (fitting.FitError, OSError) as error:
+            raise UserError(f"--prior={text}: {error}") from error
+    else:
+        return None
+    return checked(Prior(found, TRUNK_NOISE, RUN_NOISE, text))
+
+
+def checked(prior: Prior) -> Prior:
+    """The prior, if its law is one of N and D.
+
+    Raises:
+      UserError: it is not.
+    """
+    if set(prior.fit.law.inputs) != {"N", "D"}:
+        raise UserError(
+            f"--prior={prior.source}: {prior.fit.law.name} is a law of {', '.join(prior.fit.law.inputs)}, not of N, D"
+        )
+    return prior
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """The runs that a fit will see: one per scale, budget and seed."""
+
+    N: np.ndarray
+    D: np.ndarray
+    C: np.ndarray
+    trunk: np.ndarray
+    flops: float
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Distinct (N, D), (n, 2)."""
+        return np.unique(np.column_stack([self.N, self.D]), axis=0)
+
+
+def points_of(study: Study, packs: Sequence[Pack]) -> Points:
+    batches: dict[str, set[int]] = {}
+    for pack in packs:
+        batches.setdefault(pack.scale, set()).add(pack.batch_size)
+    seen: dict[tuple[str, int, int], tuple[float, float, float]] = {}
+    for pack in packs:
+        N = float(getattr(pack.counts, study.fit.params))
+        seeds = [lane.seed for lane in pack.lanes]
+        for run in pack.runs:
+            # Batch sizes round one budget to different tokens; their winner is one run.
+            key = (
+                pack.scale,
+                seeds[run.lane],
+                round(20 * np.log(run.tokens)) if len(batches[pack.scale]) > 1 else run.tokens,
+            )
+            seen.setdefault(key, (N, float(run.tokens), run.flops))
+    names = {key: i for i, key in enumerate(dict.fromkeys((scale, seed) for scale, seed, _ in seen))}
+    trunk = np.array([names[scale, seed] for scale, seed, _ in seen])
+    N, D, C = np.array(list(seen.values())).T
+    return Points(N, D, C, trunk, sum(pack.trained_flops for pack in packs))
+
+
+def correlation_of(points: Points) -> float:
+    """Of ln N and ln D over the distinct points; nan where one does not vary."""
+    log_n, log_d = np.log(points.cells).T
+    varied = len(log_n) > 2 and np.ptp(log_n) > 0 and np.ptp(log_d) > 0
+    return float(np.corrcoef(log_n, log_d)[0, 1]) if varied else float("nan")
+
+
+def expected_intervals(prior: Prior, points: Points, target: float) -> dict[str, tuple[float, float, float]]:
+    """(value, low, high) of N*, D* and the loss at the target; {} where the runs do not determine the law."""
+    law, params = prior.fit.law, dict(prior.fit.params)
+    inputs, names = {"N": points.N, "D": points.D}, list(params)
+    step = 1e-4
+
+    def moved(name: str, sign: int) -> dict[str, float]:
+        return params | {name: params[name] * np.exp(sign * step)}
+
+    def answer(values: Mapping[str, float]) -> np.ndarray:
+        found = fitting.Fit.from_params(law.name, dict(values)).frontier(target)
+        return np.log([float(np.squeeze(v)) for v in (found.N, found.D, found.loss)])
+
+    def derivative(function: Any) -> np.ndarray:
+        sides = [(function(moved(n, 1)), function(moved(n, -1))) for n in names]
+        return np.array([(up - down) / (2 * step) for up, down in sides])
+
+    jacobian = derivative(lambda p: np.log(np.asarray(law(p, inputs), float)))  # (parameters, runs)
+    by_trunk = np.zeros((len(names), points.trunk.max() + 1))
+    for row, values in zip(by_trunk, jacobian):
+        np.add.at(row, points.trunk, values)
+    counts = np.bincount(points.trunk)
+    between, within = prior.trunk_noise**2, max(prior.run_noise, 1e-6) ** 2
+    weights = between / (within * (within + counts * between))
+    information = jacobian @ jacobian.T / within - (by_trunk * weights) @ by_trunk.T  # Woodbury, trunk by trunk
+    scale = np.sqrt(np.diag(information))
+    if not (scale > 0).all() or np.linalg.cond(information / np.outer(scale, scale)) > 1e12:
+        return {}
+    covariance = np.linalg.inv(information / np.outer(scale, scale)) / np.outer(scale, scale)
+    center, gradient = answer(params), derivative(answer)
+    errors = np.sqrt(np.maximum(np.diag(gradient.T @ covariance @ gradient), 0.0))
+    ends = [np.exp(np.clip(center + side * QUANTILE * errors, -300, 300)) for side in (-1, 1)]
+    return {
+        name: (float(np.exp(center[i])), float(ends[0][i]), float(ends[1][i]))
+        for i, name in enumerate(("N", "D", "loss"))
+    }

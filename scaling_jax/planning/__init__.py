@@ -1,0 +1,11 @@
+"""Study -> Runs (N, D, C) -> Packs: runs of one shape, trained together by one compiled program."""
+
+from scaling_jax.planning.identities import compute_dtype_of, frame, grouped, identified, record_of
+from scaling_jax.planning.memory import memory_bytes, step_bytes
+from scaling_jax.planning.pack import NO_DECAY, Lane, Pack, Phase, Run, phases, scale_name
+from scaling_jax.planning.plan import make_plan
+
+__all__ = [
+    "NO_DECAY", "Lane", "Pack", "Phase", "Run", "compute_dtype_of", "frame", "grouped", "identified", "make_plan",
+    "memory_bytes", "phases", "record_of", "scale_name", "step_bytes",
+]  # fmt: skip

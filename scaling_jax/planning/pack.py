@@ -1,0 +1,200 @@
+"""Runs, and the packs and phases in which they are trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from scaling_jax.models.family import Counts
+from scaling_jax.study import Schedule, Study
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lane:
+    """A run's place in a pack: the hyperparameters that are data of the compiled program, not constants.
+
+    Attributes:
+      b2: None where the optimizer has no second moment.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    init_scale: float
+    seed: int
+    warmup_steps: int
+    b2: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """One training to one token budget with one set of hyperparameters and seed.
+
+    Attributes:
+      run_id: content hash of what determines its loss; "" until the corpus is known.
+      trunk_id: the same without the budget: branches off one trunk share it.
+      scale: name of the (width, depth).
+      lane, budget: indices into the pack's lanes and budgets.
+      steps: optimizer steps; `tokens` = steps x batch_size x context.
+      flops: exact training FLOPs; `flops_6nd` = 6 x params_matmul x tokens.
+    """
+
+    run_id: str
+    trunk_id: str
+    scale: str
+    lane: int
+    budget: int
+    steps: int
+    tokens: int
+    flops: float
+    flops_6nd: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Pack:
+    """Runs of one shape, one compiled program. A lane trains to every budget unless a rule gives it some of them only.
+
+    Attributes:
+      name: of the pack, unique in its workdir: the scale's, with the batch size or cool-down where these are swept, and
+        a number where a study has grown by further lanes.
+      scale: name of the (width, depth).
+      schedule: the study's, its cool-down a number.
+      budgets: optimizer steps of each budget, ascending.
+      runs: by lane, then by budget.
+    """
+
+    name: str
+    scale: str
+    width: int
+    depth: int
+    batch_size: int
+    tokens_per_step: int
+    counts: Counts
+    schedule: Schedule
+    lanes: tuple[Lane, ...]
+    budgets: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def cooldown_fraction(self) -> float | None:
+        """Share of each budget that is cool-down; None for schedules without one."""
+        value = self.schedule.cooldown_fraction
+        return value if self.schedule.name == "wsd" and isinstance(value, (int, float)) else None
+
+    @functools.cached_property
+    def _by_place(self) -> dict[tuple[int, int], Run]:
+        return {(run.lane, run.budget): run for run in self.runs}
+
+    def run(self, lane: int, budget: int) -> Run:
+        """The run of this lane to this budget (indices).
+
+        Raises:
+          KeyError: the lane does not train to it.
+        """
+        return self._by_place[lane, budget]
+
+    def runs_of(self, lane: int) -> list[Run]:
+        """The runs of a lane, by budget."""
+        return [run for b in range(len(self.budgets)) if (run := self._by_place.get((lane, b))) is not None]
+
+    def trunk_id(self, lane: int) -> str:
+        """Identity that the runs of a lane share."""
+        return self.runs_of(lane)[0].trunk_id
+
+    @functools.cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The order in which the steps are taken, each with the lanes that take part."""
+        last = [self.runs_of(lane)[-1].budget for lane in range(len(self.lanes))]
+        out, budget = [], 0
+        for phase in phases(self.schedule, self.budgets):
+            if phase.kind == "branch":
+                budget = phase.budget
+                lanes = tuple(lane for lane in range(len(self.lanes)) if (lane, budget) in self._by_place)
+                budget += 1
+            else:
+                lanes = tuple(lane for lane in range(len(self.lanes)) if last[lane] >= budget)
+            out.append(dataclasses.replace(phase, lanes=lanes))
+        return tuple(out)
+
+    @property
+    def is_whole(self) -> bool:
+        """Every lane trains to every budget."""
+        return len(self.runs) == len(self.lanes) * len(self.budgets)
+
+    @property
+    def trained_steps(self) -> int:
+        """Steps of all phases: those that a lane takes in all which trains to every budget (branches share a trunk)."""
+        return sum(phase.stop - phase.start for phase in self.phases)
+
+    @property
+    def trained_flops(self) -> float:
+        """FLOPs the whole pack costs."""
+        steps = sum((phase.stop - phase.start) * len(phase.lanes) for phase in self.phases)
+        return float(steps * self.tokens_per_step * self.counts.flops_per_token)
+
+    def settled(self, study: Study) -> Study:
+        """The study with this pack's own batch size, cool-down and b2: what its program is compiled for."""
+        b2 = {lane.b2 for lane in self.lanes}
+        changes = {"batch_size": self.batch_size} | ({"b2": min(b2)} if len(b2) == 1 and None not in b2 else {})
+        optimizer = dataclasses.replace(study.optimizer, **changes)
+        return dataclasses.replace(study, optimizer=optimizer, schedule=self.schedule)
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Consecutive steps of every lane under one schedule: a piece of the trunk, or a branch off its end.
+
+    Attributes:
+      kind: "trunk" moves the trunk on; "branch" starts from the trunk's state and ends in a result.
+      start, stop: optimizer steps.
+      decay_start, decay_stop: where the rate decays; equal and beyond `stop` on a trunk. A cosine decays from the
+        end of each lane's warm-up.
+      budget: index of the budget that a branch ends in, -1 on a trunk.
+      lanes: indices of those that take part; the others stand still.
+    """
+
+    kind: str
+    start: int
+    stop: int
+    decay_start: int
+    decay_stop: int
+    budget: int
+    lanes: tuple[int, ...] = ()
+
+
+NO_DECAY = 2**31 - 1
+
+
+def phases(schedule: Schedule, budgets: tuple[int, ...]) -> tuple[Phase, ...]:
+    """The order in which a pack's steps are taken, small budgets first so that results come early.
+
+    "wsd": trunk to (1 - cooldown_fraction) of each budget, then its cool-down. "constant": the branch is empty and the
+    result is the trunk's. "cosine": every budget is a branch off step 0.
+
+    Args:
+      schedule: its cool-down is a number.
+      budgets: optimizer steps, ascending.
+    """
+    out, reached = [], 0
+    for i, steps in enumerate(budgets):
+        if schedule.name == "cosine":
+            fork, decay = 0, (0, steps)
+        elif schedule.name == "constant":
+            fork, decay = steps, (NO_DECAY, NO_DECAY)
+        else:
+            fork = cooldown_start(steps, schedule.cooldown_fraction)
+            decay = (fork, steps)
+        if fork > reached:
+            out.append(Phase("trunk", reached, fork, NO_DECAY, NO_DECAY, -1))
+            reached = fork
+        out.append(Phase("branch", fork, steps, *decay, i))
+    return tuple(out)
+
+
+def cooldown_start(steps: int, fraction: object) -> int:
+    """Step at which the cool-down of a run of so many steps begins."""
+    assert isinstance(fraction, (int, float)), "a rule is resolved before there are phases"
+    return steps - max(1, round(fraction * steps))
+
+
+def scale_name(width: int, depth: int) -> str:
+    return f"w{width}-d{depth}"

@@ -1,0 +1,192 @@
+"""Charts of the runs themselves: learning curves, sweeps of the rate, time and speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling_jax.analysis import Analysis
+from scaling_jax.analysis.frames import groups_of, log, rows_of
+from scaling_jax.analysis.status import DIVERGED, DONE
+from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel
+from scaling_jax.report.points import count_label, points_of
+
+SMOOTHING_BINS = 40
+MAX_CURVES = 300
+SAME_LENGTH = 0.97  # budgets are rounded to whole steps
+MIN_RATES = 3  # of a scale and budget, for an optimum between them
+SWEPT = {"lr": "learning rate", "batch_size": "batch size"}
+
+
+def has_curves(analysis: Analysis) -> bool:
+    """Returns True where a fitted run has its learning curve."""
+    return analysis.curves is not None and bool(analysis.curves.run_id.isin(analysis.runs.chosen.run_id).any())
+
+
+def learning_curves(analysis: Analysis) -> Chart:
+    """Training loss against tokens, and collapsed: the excess over the floor against the share of the run."""
+    assert analysis.curves is not None
+    runs, points = analysis.runs, points_of(analysis)
+    shown = runs.chosen[runs.chosen.run_id.isin(set(analysis.curves.run_id))]
+    if len(shown) > MAX_CURVES:  # evenly over the sizes and budgets
+        shown = shown.sort_values(["N", "D"]).iloc[np.linspace(0, len(shown) - 1, MAX_CURVES).astype(int)]
+    lost_ids = list(runs.of_status(DIVERGED).run_id)[:MAX_CURVES]
+    wanted = analysis.curves[analysis.curves.run_id.isin({*shown.run_id, *lost_ids})]
+    by_run = {run_id: rows.sort_values("step") for (run_id,), rows in groups_of(wanted, ["run_id"])}
+    floor = 0.0 if analysis.fit is None or analysis.metric != "loss" else analysis.fit.params.get("E", 0.0)
+    left, right = _curves(shown, by_run, points, float(floor))
+    for run_id in lost_ids:
+        rows = by_run.get(run_id)
+        rows = None if rows is None else rows[np.isfinite(rows.loss)]
+        if rows is not None and len(rows):
+            text = [f"{run_id} diverged"] * len(rows)
+            left.append(Mark("line", rows.tokens, rows.loss, color=AVOIDED, dash="dash", width=0.9, texts=text))
+            left.append(
+                Mark("points", rows.tokens[-1:], rows.loss[-1:], color=AVOIDED, symbol="cross", texts=text[-1:])
+            )
+    if any(mark.symbol == "cross" for mark in left):
+        left.append(Mark("points", [], [], color=AVOIDED, symbol="cross", name="diverged"))
+    final = analysis.metric == "loss"
+    if final:
+        rows = runs.chosen.run_id.isin(set(shown.run_id)).to_numpy()
+        left += points.marks(runs.chosen.D, runs.chosen.y, rows)
+    curves = [np.asarray(mark.y, float) for mark in left if mark.scale]
+    # A diverged loss may rise without end: the others decide what is shown.
+    limits = (min(map(np.min, curves)) * 0.97, max(map(np.max, curves)) * 1.03) if curves else None
+    panels = [
+        Panel(
+            Axis(analysis.unit, "count", True),
+            Axis("training loss", log=True, limits=limits),
+            tuple(left),
+            "As they ran",
+        )
+    ]
+    if right:
+        label = f"(loss - {floor:.3g}) / its end" if floor else "loss / its end"
+        panels.append(Panel(Axis("share of the run"), Axis(label, log=True), tuple(right), "Collapsed"))
+    caption = "Learning curves of the fitted runs, trunk and cool-down, averaged over short stretches."
+    caption += " Dots are the final validation losses." if final else ""
+    caption += " Collapsed, healthy runs lie on each other (Qiu et al. 2025, arXiv:2507.02119)." if right else ""
+    return Chart("learning_curves", "Learning curves", caption, tuple(panels))
+
+
+def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[list[Mark], list[Mark]]:
+    """(curves against tokens, curves collapsed)."""
+    left, right = [], []
+    for run in rows_of(shown):
+        curve, color = smooth(by_run[run.run_id]), points.color(run.scale)
+        style: dict[str, Any] = {
+            "color": color,
+            "scale": run.scale,
+            "width": 1.0,
+            "runs": [str(run.run_id)] * len(curve),
+        }
+        left.append(Mark("line", curve.tokens, curve.loss, **style))
+        excess = curve.loss.to_numpy(float) - floor
+        if len(curve) > 3 and excess[-1] > 0:
+            keep = excess > 0
+            share = curve.tokens.to_numpy(float)[keep] / float(curve.tokens.iloc[-1])
+            style["runs"] = [str(run.run_id)] * int(keep.sum())
+            right.append(Mark("line", share, excess[keep] / excess[-1], **style))
+    return left, right
+
+
+def smooth(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over equal steps of ln(step): learning-curve points are as noisy as their batches."""
+    rows = rows[np.isfinite(rows.loss)]
+    if len(rows) <= SMOOTHING_BINS:
+        return rows[["tokens", "flops", "loss"]]
+    position = np.log(rows.step.clip(lower=1).to_numpy(float))
+    edges = np.linspace(position[0], position[-1], SMOOTHING_BINS)
+    return rows.groupby(np.digitize(position, edges))[["tokens", "flops", "loss"]].mean()
+
+
+def _swept(analysis: Analysis) -> list[str]:
+    """Columns of which some scale and budget tried several values."""
+    done = analysis.runs.table[analysis.runs.table.status == DONE]
+    out = []
+    for column in SWEPT:
+        values = pd.to_numeric(done[column], errors="coerce") if column in done else pd.Series(dtype=float)
+        if values.notna().any() and int(values.groupby([done.scale, done.D]).nunique().max()) > 1:
+            out.append(column)
+    return out
+
+
+def has_sweeps(analysis: Analysis) -> bool:
+    """Returns True where a rate or a batch size was swept."""
+    return len(analysis.runs.chosen) > 0 and bool(_swept(analysis))
+
+
+def sweeps(analysis: Analysis) -> Chart:
+    """Loss against what was swept at each scale's longest budget, with the optimum between the values."""
+    done = analysis.runs.table[analysis.runs.table.status == DONE]
+    points = points_of(analysis)
+    longest = done.groupby("scale").D.transform("max")
+    panels = []
+    for column in _swept(analysis):
+        marks, stars = [], []
+        for scale in points.order:
+            rows = done[(done.scale == scale) & (done.D / longest > SAME_LENGTH) & (done.y > 0)]
+            means = log(rows.y).groupby(rows[column].astype(float)).mean()
+            if len(means) < 2:
+                continue
+            x, y = means.index.to_numpy(float), np.exp(means.to_numpy(float))
+            style: dict[str, Any] = {"color": points.color(scale), "scale": scale}
+            texts = [f"{scale}, {SWEPT[column]} {v:g}: {analysis.metric} {w:.4g}" for v, w in zip(x, y)]
+            marks.append(Mark("line", x, y, width=1.2, **style))
+            marks.append(Mark("points", x, y, name=points.labels[scale], texts=texts, **style))
+            if (best := optimum(x, y)) is not None:
+                text = f"{scale}: lowest at {SWEPT[column]} {best[0]:.3g}"
+                stars.append(Mark("points", [best[0]], [best[1]], symbol="star", size=13, texts=[text], **style))
+        if stars:
+            stars.append(Mark("points", [], [], color=GREY, symbol="star", size=13, name="lowest, between the values"))
+        y_axis = Axis(analysis.y_label if not panels else "", log=True)
+        panels.append(Panel(Axis(SWEPT[column], log=True), y_axis, (*marks, *stars)))
+    caption = (
+        "Each scale's longest budget. A star is the lowest point of a parabola in the logarithm through the best value "
+        "and its neighbors; a scale without one has its best value at an end of the sweep."
+    )
+    return Chart("sweeps", "What the sweep found", caption, tuple(panels))
+
+
+def optimum(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:
+    """(where, how low) of the parabola in (ln x, ln y) through the lowest of y and its neighbors; None at an end."""
+    i = int(np.argmin(y))
+    if len(x) < MIN_RATES or i in (0, len(x) - 1):
+        return None
+    a, b, c = np.polyfit(np.log(x[i - 1 : i + 2]), np.log(y[i - 1 : i + 2]), 2)
+    return (float(np.exp(-b / (2 * a))), float(np.exp(c - b * b / (4 * a)))) if a > 0 else None
+
+
+def has_times(table: pd.DataFrame) -> bool:
+    """Returns True where runs have their seconds."""
+    return "wall_s" in table and bool((pd.to_numeric(table.wall_s, errors="coerce") > 0).any())
+
+
+def cost(analysis: Analysis) -> Chart:
+    """Speed, time of a step and time of a run, with the law of time in compute."""
+    table, points = analysis.runs.chosen, points_of(analysis)
+    wall = pd.to_numeric(table.wall_s, errors="coerce").to_numpy(float)
+    known = np.isfinite(wall) & (wall > 0)
+    N, D, C = (table[k].to_numpy(float) for k in "NDC")
+    panels = []
+    per_second = np.divide(D, wall, out=np.full(len(D), np.nan), where=known)
+    size, speed = Axis(count_label(analysis), "count", True), Axis(f"{analysis.unit} per second", "count", True)
+    panels.append(Panel(size, speed, tuple(points.marks(N, per_second, known)), "Speed of a run"))
+    if "steps" in table:
+        step = np.divide(wall, table.steps.to_numpy(float)) * 1e3
+        marks = tuple(points.marks(N, step, known))
+        panels.append(Panel(size, Axis("ms per step", "count", True), marks, "Time of a step"))
+    marks = points.marks(C, wall, known)
+    title = "Time of a run"
+    if known.sum() > 2 and np.ptp(np.log(C[known])) > 1:
+        slope, offset = np.polyfit(np.log(C[known]), np.log(wall[known]), 1)
+        ends = np.array([C[known].min(), C[known].max()])
+        marks.append(
+            Mark("line", ends, np.exp(offset) * ends**slope, color=GREY, dash="dash", name=f"seconds ~ C^{slope:.2f}")
+        )
+    panels.append(Panel(Axis("training FLOPs", "flops", True), Axis("seconds", "count", True), tuple(marks), title))
+    caption = "Seconds are those of the run's own steps, its share of the trunk included."
+    return Chart("cost", "Speed and time", caption, tuple(panels))
