@@ -16,6 +16,7 @@ from scaling_jax.cli import main as cli
 from scaling_jax.storage.records import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
+TRANSFORMER, BIGRAM = "Transformer(head_dim=8)", "Bigram()"
 STUDY = f'''
 """A ladder that trains in seconds."""
 import sys
@@ -31,7 +32,7 @@ BATCH = 4 * 16
 def get_study():
     return Study(
         name="tiny",
-        family=Bigram(),
+        family=Transformer(head_dim=8),
         ladder=Ladder(widths=(8, 16), depths=(1,)),
         budgets=Budgets(tokens=(60 * BATCH, 120 * BATCH, 240 * BATCH), min_steps=10),
         optimizer=Optimizer(learning_rates=(0.01, 0.02, 0.04), batch_size=4),
@@ -44,13 +45,13 @@ def get_study():
 '''
 
 
-def write_study(folder: pathlib.Path, family: str = "Bigram()") -> pathlib.Path:
+def write_study(folder: pathlib.Path, family: str = TRANSFORMER) -> pathlib.Path:
     """A text and a study of it in `folder`; the study's path."""
     rng = random.Random(0)
     text = folder / "text.txt"
     text.write_text("".join(" ".join(rng.choices(WORDS.split(), k=12)) + "\n" for _ in range(4000)))
     study = folder / "tiny.py"
-    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}".replace("family=Bigram()", f"family={family}"))
+    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}".replace(TRANSFORMER, family))
     return study
 
 

@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "home"
     folder.mkdir()
-    ladder.write_study(folder, "Transformer(head_dim=8)")
+    ladder.write_study(folder)
     monkeypatch.chdir(folder)
     return folder
 

@@ -82,7 +82,7 @@ class Gang:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
-    ladder.write_study(folder, "Transformer(head_dim=8)")
+    ladder.write_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles faster

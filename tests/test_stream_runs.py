@@ -52,7 +52,7 @@ def trained(command, workdir, study, feed, *options):
 
 @pytest.mark.slow
 def test_streamed_text_killed_and_gone_on_with_ends_in_the_same_losses(command, tmp_path):
-    study = ladder.write_study(tmp_path, "Transformer(head_dim=8)")
+    study = ladder.write_study(tmp_path)
     resident = trained(command, tmp_path / "resident", study, "resident", *OPTIONS)
     workdir = tmp_path / "stream"
     args = ("run", f"--study={study}", f"--workdir={workdir}", "--set=execution.feed=stream", *OPTIONS)
