@@ -44,6 +44,7 @@ GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage th
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"]  # the documentation as a site
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -56,6 +57,9 @@ TOOLS = [
     "scipy-stubs>=1.15",
     "gcp-storage-emulator>=2024.8.3",
     "websocket-client>=1.7",  # drives a headless Chromium
+    "nbclient>=0.10",  # runs the notebook, with the two below
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
 ]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
 
@@ -80,6 +84,7 @@ setup(
         "excel": EXCEL,
         "tensorboard": [*TRAIN, *TENSORBOARD],
         "wandb": [*TRAIN, *WANDB],
+        "docs": DOCS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},
