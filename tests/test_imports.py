@@ -52,7 +52,8 @@ ALLOWED = {
     "cli": TRAINING
     | AFTER
     | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
-    | {"cli"},
+    | {"transfer", "cli"},
+    "transfer": TRAINING | AFTER | {"engines", "api"},
     "__main__": {"signals", "cli"},
 }
 
