@@ -30,6 +30,7 @@ RUN_ELSEWHERE = {
     "fitting.md": ("test_fit_command.py",),
     "optimizers.md": ("test_optimizers.py",),
     "report.md": ("test_report.py",),
+    "studies.md": ("test_docs.py",),
 }
 RUN_HERE = ("trust.md",)
 
