@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, outlook, simulation, trained
+from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
@@ -239,7 +239,20 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
 
 def write_report(path: Any) -> str:
     """Writes the report of a workdir; returns the summary for the terminal."""
-    return load(path).report()
+    results = load(path)
+    return results.report(notes=next_steps(path, results.analysis))
+
+
+def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
+    """What the report of a workdir says on what to do next: see `scaling_jax.decide.notes`."""
+    stored = Workdir(path).stored()
+    if stored is None:
+        return {}
+    try:
+        study = Study.from_dict(stored.study, any_family=True)
+    except UserError:
+        return {}
+    return decide.notes(found, study, Spec(**stored.spec))
 
 
 def _check_study(study: Study) -> None:

@@ -68,7 +68,7 @@ def test_commands_parse(page, monkeypatch, capsys):
     for module, _ in cli.COMMANDS.values():
         monkeypatch.setattr(importlib.import_module(module), "main", lambda args, flags: asked.append((args, flags)))
     for _, command in [pair for pair in ALL if pair[0] == page]:
-        argv = [word for word in shlex.split(command, comments=True) if word != "..."]
+        argv = [word.strip("[]") for word in shlex.split(command, comments=True) if word != "..."]
         asked.clear()
         assert cli.main(argv) == 0, f"{command}\n{capsys.readouterr().err}"
         assert asked, command
