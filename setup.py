@@ -41,6 +41,8 @@ RAY = ["ray>=2.40"]
 TOKENIZERS = ["tokenizers>=0.20", "sentencepiece>=0.2", "zstandard>=0.22"]
 PREPARE = ["tensorflow>=2.18"]  # stock TFDS builders write with it; nothing reads with it
 GCS = ["gcsfs>=2025.3"]  # workdirs on gs://; brings the google-cloud-storage that orbax wants there
+EXPORT = ["safetensors>=0.5", "flatbuffers>=24"]  # jax.export writes with flatbuffers
+SERVE = ["starlette>=0.45", "uvicorn>=0.34"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
@@ -54,10 +56,11 @@ TOOLS = [
     "pyright[nodejs]==1.1.414",
     "pandas-stubs>=2.2",
     "scipy-stubs>=1.15",
+    "httpx>=0.27",  # a client of what is served
     "gcp-storage-emulator>=2024.8.3",
     "websocket-client>=1.7",  # drives a headless Chromium
 ]
-TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *TOOLS]
+TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *EXPORT, *SERVE, *TOOLS]
 
 setup(
     name="scaling_jax",
@@ -78,6 +81,8 @@ setup(
         "prepare": [*TRAIN, *PREPARE],
         "gcs": [*TRAIN, *GCS],
         "excel": EXCEL,
+        "export": [*TRAIN, *EXPORT],
+        "serve": [*TRAIN, *SERVE],
         "tensorboard": [*TRAIN, *TENSORBOARD],
         "wandb": [*TRAIN, *WANDB],
         "test": TEST,

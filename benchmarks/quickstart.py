@@ -1,12 +1,18 @@
-"""Runs the quickstart in a fresh folder and prints wall time, tokens/s per scale and share of the matmul peak.
+"""Runs the quickstart in a fresh folder; prints where the time goes, tokens/s per scale and share of the matmul peak.
 
 python benchmarks/quickstart.py                 # trains, about three minutes on two cores
+python benchmarks/quickstart.py --seeds=0,1     # two seeds
 python benchmarks/quickstart.py --workdir=W     # reads a finished workdir instead
+
+The compilation cache is empty at first, as in a fresh clone.
 """
 
 from __future__ import annotations
 
+import collections
+import json
 import os
+import pathlib
 import subprocess
 import sys
 import tempfile
@@ -21,6 +27,45 @@ from scaling_jax.training import hardware
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", "experiments/text_quickstart.py", "The study to run.")
 flags.DEFINE_string("workdir", None, "A finished workdir to read instead of training.")
+flags.DEFINE_string("seeds", None, "Seeds of the study.")
+flags.DEFINE_multi_string("set", [], "Overrides of the study.")
+
+
+def import_seconds() -> float:
+    """What the command takes to import everything."""
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import scaling_jax.cli.run"], check=True)
+    return time.perf_counter() - begin
+
+
+def where_time_goes(workdir: str, seconds: float | None) -> str:
+    """A table of the first attempt's trace."""
+    path = min(pathlib.Path(workdir).glob("attempts/*.trace.json"))
+    events = json.loads(path.read_text())["traceEvents"]
+    kinds = collections.defaultdict(float)
+    for event in events:
+        kinds[event["cat"]] += event["dur"] / 1e6
+    training = [event for event in events if event["cat"] in ("trunk", "branch", "evaluate")]
+    first = min(event["ts"] for event in training)
+    last = max(event["ts"] + event["dur"] for event in training)
+    compiled = min(event["ts"] + event["dur"] for event in events if event["cat"] == "compile")
+    devices = len({event["tid"] for event in training})
+    busy = sum(kinds[kind] for kind in ("trunk", "branch", "evaluate")) / (last - compiled) * 1e6 / devices
+    rows = [
+        ("importing everything (beside)", import_seconds(), ""),
+        ("reading the data", kinds["data"], ""),
+        ("until the first program is compiled", compiled / 1e6 - kinds["data"], ""),
+        ("compiling in all", kinds["compile"], "most of it beside training"),
+        ("steps of trunks", kinds["trunk"], "device-seconds"),
+        ("steps of branches", kinds["branch"], "device-seconds"),
+        ("evaluation", kinds["evaluate"], "device-seconds"),
+        ("handing over checkpoints", kinds["save"], "their writing is beside training"),
+        ("training, first to last step", (last - first) / 1e6, f"devices busy {busy:.0%}"),
+        ("analysis, figures, report", kinds["report"], ""),
+    ]
+    if seconds is not None:
+        rows.append(("the whole command", seconds, ""))
+    return "| | seconds | |\n|---|--:|---|\n" + "\n".join(f"| {a} | {b:.1f} | {c} |" for a, b, c in rows)
 
 
 def main(argv: list[str]) -> None:
@@ -28,11 +73,15 @@ def main(argv: list[str]) -> None:
     hardware.use_cpu_devices()
     workdir, seconds = FLAGS.workdir, None
     if workdir is None:
-        workdir = os.path.join(tempfile.mkdtemp(), "quickstart")
+        folder = tempfile.mkdtemp()
+        workdir = os.path.join(folder, "quickstart")
         begin = time.perf_counter()
         command = [sys.executable, "-m", "scaling_jax", "run", f"--study={FLAGS.study}", f"--workdir={workdir}"]
-        subprocess.run(command, check=True)
+        command += [f"--set=seeds=({FLAGS.seeds},)"] if FLAGS.seeds else []
+        command += [f"--set={assignment}" for assignment in FLAGS.set]
+        subprocess.run(command, check=True, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/xla"})
         seconds = time.perf_counter() - begin
+    print(where_time_goes(workdir, seconds))
     peak, source = hardware.peak_flops()
     # A pack with one lane has one device to itself; the peak is that of all of them.
     share_of = peak / jax.device_count()
@@ -51,8 +100,6 @@ def main(argv: list[str]) -> None:
         )
     trained = table.sort_values("tokens").groupby("scale").wall_s.last().sum()
     print(f"\n{len(table)} runs; the longest run of every scale together took {trained:.0f} device-seconds")
-    if seconds is not None:
-        print(f"wall time of the command: {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     mesh = make_mesh(jax.devices(), (jax.device_count(), 1, 1))
     feed = ResidentFeed(Dataset(spec, data, data, "d" * 16, 1.0, len(data), {}))
     chunk = max(1, 320 * 64 // (width * BATCH.value))
-    program = LaneProgram(model, study, execution, mesh, [Lane(rate, 0.0, 1.0, 0) for rate in rates], feed, chunk)
+    program = LaneProgram(model, study, execution, mesh, [Lane(rate, 0.0, 1.0, 0, 100) for rate in rates], feed, chunk)
     hparams = program.hparams(Phase("trunk", 0, 10**6, 2**31 - 1, 2**31 - 1, -1))
     state = {"states": program.init(), "step": 0, "pending": None}
 

@@ -60,9 +60,9 @@ class Plan:
         Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
         memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
         """
-        per_second, _ = estimate.speed()
+        at, _ = estimate.speed()
         frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
-        frame["seconds"] = frame.pop("train_flops") / per_second
+        frame["seconds"] = frame.pop("train_flops") / [at(width) for width in frame["width"]]
         return frame
 
     @functools.cached_property

@@ -270,6 +270,7 @@ class Execution:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
       layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
         to train, and is "sequential" elsewhere.
+      branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
@@ -282,6 +283,7 @@ class Execution:
 
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
+    branches: PositiveInt = 1
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     microbatches: PositiveInt = 1
     feed: Literal["auto", "resident", "stream"] = "auto"

@@ -46,7 +46,7 @@ def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None
     )
 
 
-def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128, feed=None) -> LaneProgram:
+def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128, feed=None, branches=1) -> LaneProgram:
     """The compiled pack of a study's only scale."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, SPEC, 8)
@@ -55,7 +55,7 @@ def make_program(study, layout="map", mesh=(1, 1, 1), lanes=None, steps=128, fee
     execution = dataclasses.replace(execution, layout=layout)
     devices = make_mesh(jax.devices()[: np.prod(mesh)], mesh)
     feed = feed or ResidentFeed(make_dataset())
-    return LaneProgram(model, study, execution, devices, lanes or pack.lanes, feed, steps)
+    return LaneProgram(model, study, execution, devices, lanes or pack.lanes, feed, steps, branches)
 
 
 def run_phase(program, phase, states=None):
@@ -66,8 +66,8 @@ def run_phase(program, phase, states=None):
     return states, np.stack(program.fetch(losses))[:, :count]
 
 
-def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_metrics=None) -> dict:
-    """Trains the pack with its loop; the rows of its results by run_id."""
+def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_metrics=None, branches=None) -> dict:
+    """Trains the pack with its loop, branches on a program of their own if given; its rows of results by run_id."""
     (pack,) = make_plan(study, SPEC, "d" * 16)
     program = program or make_program(study, steps=buffer_steps(pack))
     records = Records(folder, attempt)
@@ -76,5 +76,6 @@ def train(study, folder, program=None, should_stop=lambda: False, attempt=0, on_
     with PackCheckpoints(folder / "checkpoints", 2, record.forks, record.lanes) as checkpoints:
         common = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
         training = Training(study, None, records, finished, common, should_stop, lambda progress: None, on_metrics)
-        PackTrainer(training, pack, program, checkpoints).run()
+        trainer = PackTrainer(training, pack, checkpoints, branches.branches if branches else 1)
+        trainer.run(program, branches)
     return records.finished()

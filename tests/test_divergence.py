@@ -28,7 +28,7 @@ def test_neighbours_are_what_they_would_be(layout, mesh):
 
     def train(middle):
         # Lanes are data: the same program takes the healthy and the sick.
-        program.slots = (Lane(0.01, 0.1, 1.0, 1, 5), middle, HEALTHY, *program.slots[3:])
+        program.placement.slots = (Lane(0.01, 0.1, 1.0, 1, 5), middle, HEALTHY, *program.placement.slots[3:])
         states, losses = packs.run_phase(program, PHASE)
         states_later, _ = packs.run_phase(program, LATER, program.copy(states))
         return program.fetch(states), losses, program.fetch(states_later)

@@ -1,92 +1,206 @@
-"""Packs on the devices of one process: the next is compiled while another trains."""
+"""Packs on the devices of one process: the whole study is one list of work, and its order changes no bit."""
 
 import dataclasses
+import heapq
+import itertools
+import json
+import threading
+import types
 
 import jax
+import numpy as np
 import packs
 import pytest
 
-from scaling_jax.engines import local
+from scaling_jax.engines import local, schedule
+from scaling_jax.errors import Preempted
+from scaling_jax.models import Transformer
+from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
 from scaling_jax.storage.records import Records
-from scaling_jax.study import Execution, Ladder
+from scaling_jax.study import Budgets, Data, Execution, Ladder, Optimizer, Study
 from scaling_jax.training import layout
 from scaling_jax.training.feed import ResidentFeed
-from scaling_jax.training.loop import Training
-from scaling_jax.training.program import LaneProgram, make_mesh
+from scaling_jax.training.loop import PackTrainer, Training
+from scaling_jax.training.program import make_mesh
 
-RATES = (0.01, 0.02, 0.03, 0.04)  # a lane on each of the four devices: packs train one after another
-SIX_RATES = (*RATES, 0.05, 0.06)
+SIX_RATES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)
 COMMON = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
+FAST = {"dispatch_seconds": 1e-9}  # chunks of a step, after the first
 
 
-def train(folder, monkeypatch, ahead: bool) -> tuple[dict, list[tuple[str, int]]]:
-    """(losses by run_id, what happened in order: programs to compile and chunks trained, by width) of three scales."""
-    events = []
-    study = packs.make_study(steps=(40, 80), rates=RATES)
-    study = dataclasses.replace(
-        study,
-        ladder=Ladder(widths=(8, 16, 24), depths=(1,)),
-        execution=Execution(layout="map", dispatch_seconds=1e-9),
-    )
-    monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),) if ahead else ())
-    compile_all = LaneProgram.compile
-
-    def compiled(program):
-        events.append(("compiled", program.state_shapes["params"]["embed"].shape[-1]))
-        compile_all(program)
-
-    monkeypatch.setattr(LaneProgram, "compile", compiled)
-    plan = make_plan(study, packs.SPEC, "d" * 16)
-    widths = {pack.scale: pack.width for pack in plan}
-    records = Records(folder, 0)
-    local.train_packs(
-        plan,
-        Training(
-            study,
-            ResidentFeed(packs.make_dataset()),
-            records,
-            finished=(),
-            common=COMMON,
-            should_stop=lambda: False,
-            on_progress=lambda progress: events.append(("trained", widths[progress.pack])),
-        ),
-    )
-    monkeypatch.setattr(LaneProgram, "compile", compile_all)
-    return {run_id: row["loss"] for run_id, row in records.finished().items()}, events
+def training_of(study, folder, should_stop=lambda: False, attempt=0, on_progress=lambda progress: None):
+    records = Records(folder, attempt)
+    feed = ResidentFeed(packs.make_dataset())
+    return Training(study, feed, records, set(records.finished()), COMMON, should_stop, on_progress)
 
 
-@pytest.mark.slow
-def test_the_next_pack_is_compiled_while_another_trains_and_losses_stay(tmp_path, monkeypatch):
-    alone, one_by_one = train(tmp_path / "alone", monkeypatch, ahead=False)
-    together, events = train(tmp_path / "together", monkeypatch, ahead=True)
-    assert together == alone
-    assert len(alone) == 3 * len(RATES) * 2
-    order = [width for what, width in events if what == "compiled"]
-    assert sorted(order) == [8, 16, 24]  # each once
-    for events_of, earlier in ((one_by_one, False), (events, True)):
-        for before, width in ((24, 16), (16, 8)):
-            last = max(i for i, event in enumerate(events_of) if event == ("trained", before))
-            assert (events_of.index(("compiled", width)) < last) == earlier
+def losses(training):
+    return {run_id: row["loss"] for run_id, row in training.records.finished().items()}
 
 
-def test_layouts_are_tried_on_free_devices_only(tmp_path, monkeypatch):
-    """Six lanes on four devices: the layout has to be timed, and nothing else may run meanwhile."""
-    monkeypatch.setattr(local, "AHEAD_BACKENDS", (jax.default_backend(),))
-    monkeypatch.setattr(layout, "WORTH_SECONDS", 0.0)
-    study = packs.make_study(steps=(40,), rates=SIX_RATES)
+@pytest.fixture
+def compiled_once(monkeypatch):
+    """Every program is compiled once, whoever trains."""
+    build, built = local.build_program, {}
+
+    def program(pack, training, devices, together=1):
+        key = (pack.name, tuple(devices), together)
+        if key not in built:
+            built[key] = build(pack, training, devices, together)
+        return built[key]
+
+    monkeypatch.setattr(local, "build_program", program)
+    return program
+
+
+def test_branches_on_several_devices_stopped_under_way_end_in_the_same_bits(tmp_path, monkeypatch, compiled_once):
+    monkeypatch.setattr(schedule, "WORTH", 0.0)
+    schedule_half = {"cooldown_fraction": 0.5}
+    study = packs.make_study(steps=(100, 140, 180), rates=(0.01,), schedule=schedule_half, execution=FAST)
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
-    records = Records(tmp_path, 0)
-    asked = []
-    monkeypatch.setattr(local, "build_program", lambda pack, training, devices: asked.append(training.study))
-    for name in ("auto", "map"):
-        tried = dataclasses.replace(study, execution=Execution(layout=name))
-        training = Training(tried, None, records, (), COMMON, lambda: False, lambda progress: None)
-        with local._Ahead(training) as ahead:
-            ahead.start(pack)
-            ahead.program(pack, jax.devices())
-    # Tried: once, when its devices are free. Given: ahead, and not again.
-    assert [s.execution.layout for s in asked] == ["auto", "map"]
+    serial = training_of(study, tmp_path / "serial")
+    programs = [compiled_once(pack, serial, [device]) for device in jax.devices()[:2]]
+    with local.checkpoints_of(pack, serial) as checkpoints:
+        PackTrainer(serial, pack, checkpoints).run(programs[0])
+    wanted = losses(serial)
+
+    under_way = {}
+
+    def watch(progress):
+        under_way[threading.current_thread()] = progress.phase
+
+    def several_branches():
+        return sum(phase == "branch" and thread.is_alive() for thread, phase in [*under_way.items()]) > 1
+
+    stopped = training_of(study, tmp_path / "pool", several_branches, on_progress=watch)
+    with pytest.raises(Preempted):
+        local.train_packs([pack], stopped, jax.devices()[:2])
+    begun = {path.parent.name for path in (tmp_path / "pool").glob("checkpoints/*/branch-*/*") if path.name.isdigit()}
+    assert len(begun) > 1 and len(losses(stopped)) < len(wanted)
+    again = training_of(study, tmp_path / "pool", attempt=1)
+    local.train_packs([pack], again, jax.devices()[:2])
+    assert losses(again) == wanted
+    assert {event.devices for event in again.trace.events} == {(0,), (1,)}
+    assert 0 < again.trace.busy(2) <= 1
+    assert json.loads(again.trace.to_json())["traceEvents"]
+
+
+def test_branches_side_by_side_are_the_branches_one_by_one(tmp_path):
+    """Two lanes and three branches as lanes of one program; stopped in the middle of them, resumed bit by bit."""
+    study, axis = packs.make_study(steps=(60, 80, 120), execution=FAST, schedule={"cooldown_fraction": 0.4}), 2
+    single = packs.make_program(study, "vmap", (axis, 1, 1), steps=128)
+    together = packs.make_program(study, "vmap", (axis, 1, 1), steps=128, branches=3)
+    plain = packs.train(study, tmp_path / "single", single)
+
+    def train(folder, attempt=0, should_stop=lambda: False):
+        return packs.train(study, folder, single, should_stop, attempt, branches=together)
+
+    whole = train(tmp_path / "whole")
+    assert plain.keys() == whole.keys()
+    for run_id, row in plain.items():
+        np.testing.assert_allclose(whole[run_id]["loss"], row["loss"], rtol=2e-5)
+    folder = tmp_path / "stopped"
+    asked = itertools.count()
+    with pytest.raises(Preempted):
+        train(folder, 0, lambda: next(asked) >= 55)  # after the chunks of the trunk and a few of the branches
+    saved = {path.parent.name: int(path.name) for path in folder.glob("checkpoints/branch-*/*") if path.name.isdigit()}
+    assert len(saved) == 3
+    asked = itertools.count()
+    with pytest.raises(Preempted):  # again, when the shorter ones have ended
+        train(folder, 1, lambda: next(asked) >= 1)
+    assert {k: row["loss"] for k, row in train(folder, 2).items()} == {k: row["loss"] for k, row in whole.items()}
+
+
+class Simulated(PackTrainer):
+    """A pack whose pieces are done when the clock says so."""
+
+    def __init__(self, study, pack, seconds):
+        checkpoints = types.SimpleNamespace(steps=lambda part: set())
+        super().__init__(Training(study, None, None, (), {}, None, None), pack, checkpoints)
+        self._step_seconds[1] = seconds
+
+    def end(self, piece):
+        self._running.remove(piece)
+        if piece.kind == "trunk":
+            self._reached.add(piece.phases[0].stop)
+
+
+def simulate(study, seconds, num_devices, compile_seconds=6.0):
+    """(share of device-seconds that is busy after the first compilation, seconds in all) of the schedule.
+
+    Args:
+      seconds: of a step, by width.
+    """
+    plan = make_plan(study, Spec("tokens", 256, study.data.context), "d" * 16)
+    tasks = [
+        schedule.Task(
+            Simulated(study, pack, seconds[pack.width]), min(len(pack.lanes), num_devices), 1.0,
+            compile_seconds=compile_seconds,
+        )
+        for pack in plan
+    ]  # fmt: skip
+    now, busy, events, free, number = 0.0, 0.0, [], set(range(num_devices)), itertools.count()
+    ready, compiler = {}, 0.0  # when programs are compiled, and when the compiler is free again
+    while True:
+        while found := schedule.choose(tasks, free, num_devices):
+            task, piece, devices = found
+            task.home, task.begun = task.home or devices, True
+            if devices not in task.compiled:
+                ready[task, devices] = now + compile_seconds
+            task.compiled.add(devices)
+            task.trainer.begin(piece)
+            free -= set(devices)
+            length = task.seconds(piece)
+            busy += length * task.need
+            heapq.heappush(events, (max(now, ready[task, devices]) + length, next(number), task, piece, devices))
+        if compiler <= now and (found := schedule.compile_next(tasks, range(num_devices))):
+            task, devices = found
+            task.home, ready[task, devices] = devices, now + compile_seconds
+            task.compiled.add(devices)
+            compiler = now + compile_seconds
+            continue
+        if not events:
+            break
+        now, _, task, piece, devices = heapq.heappop(events)
+        task.trainer.end(piece)
+        free |= set(devices)
+    assert all(task.trainer.done for task in tasks)
+    return busy / ((now - compile_seconds) * num_devices), now
+
+
+def quickstart(seeds=(0,), widths=(16, 32, 48, 64, 96)):
+    return Study(
+        name="quickstart", family=Transformer(head_dim=16), ladder=Ladder(widths=widths, depths=(2,)),
+        budgets=Budgets(tokens=(0.5e6, 0.7e6, 1e6, 1.4e6, 2e6, 2.8e6)),
+        optimizer=Optimizer(learning_rates=(0.014,), batch_size=4), data=Data(context=128), seeds=seeds,
+    )  # fmt: skip
+
+
+SECONDS = {16: 0.0019, 32: 0.0036, 48: 0.0053, 64: 0.0076, 96: 0.0146}  # of a step on one core, measured
+
+
+@pytest.mark.parametrize(
+    ("seeds", "widths", "devices", "share"),
+    [
+        ((0,), (16, 32, 48, 64, 96), 1, 0.9),
+        ((0,), (16, 32, 48, 64, 96), 2, 0.9),
+        ((0, 1), (16, 32, 48, 64, 96), 2, 0.9),
+        ((0,), (32, 96), 2, 0.8),
+        ((0,), (16, 32, 48, 64, 96), 4, 0.5),  # bound by the longest run
+        ((0,), (96,), 2, 0.6),  # as well: 2.8 of 3.9
+    ],
+)
+def test_no_device_idles_while_anything_is_ready(seeds, widths, devices, share):
+    busy, total = simulate(quickstart(seeds, widths), SECONDS, devices)
+    print(f"{seeds} {widths} {devices} devices: {busy:.3f} busy, {total:.0f} s")
+    assert busy >= share
+
+
+def test_the_longest_run_bounds_the_time():
+    """One pack on many devices takes what its longest run takes, and the compilation of others."""
+    _, total = simulate(quickstart(widths=(96,)), SECONDS, 4)
+    assert total < 1.1 * (2.8e6 / 512 * SECONDS[96]) + 6.0
 
 
 @pytest.mark.parametrize("worth", [0.0, 60.0])
@@ -95,7 +209,7 @@ def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypat
     monkeypatch.setattr(layout, "WORTH_SECONDS", worth)
     seconds = {"vmap": 2.0, "map": 1.0, "sequential": 3.0}
     timed = []
-    monkeypatch.setattr(layout, "_time", lambda name, study, pack: timed.append(name) or seconds[name])
+    monkeypatch.setattr(layout, "_time", lambda name, pack: timed.append(name) or seconds[name])
     study = dataclasses.replace(packs.make_study(steps=(40,), rates=SIX_RATES), execution=Execution())
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     mesh, records = make_mesh(jax.devices(), (4, 1, 1)), Records(tmp_path / "work", 0)

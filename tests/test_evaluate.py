@@ -1,5 +1,11 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
+import re
+import signal
+import subprocess
+import sys
+
+import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,3 +213,46 @@ def test_two_sets_of_one_name(home):
     one = ValidationSet(name="a", source=str(home / "other.txt"))
     with pytest.raises(sj.UserError, match="two sets are called 'a'"):
         sj.plan(sj.override(study, [f"evaluation.sets=[{vars(one)!r}, {vars(one)!r}]"]))
+
+
+def test_sample_and_export_from_the_command_line(home):
+    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes."""
+    flags = ("--prompt=the law", "--max_tokens=5", "--temperature=0.5", "--seed=3")
+    code, out, err = run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)
+    assert code == 0 and out.startswith("--- w16-d1  loss ") and "the law" in out and "tokens/s" in err
+    assert run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)[1] == out
+    code, out, _ = run_here("export", f"--workdir={home / 'w'}", "--scale=w16-d1", f"--out={home / 'exported'}")
+    assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
+
+
+@pytest.mark.parametrize(
+    "command, flags, said",
+    [
+        ("sample", ("--scale=w7-d7",), "there are w16-d1"),
+        ("sample", ("--run_id=none",), "no finished run of that id"),
+        ("sample", ("--prompt=" + "x" * 40,), "contexts of 16"),
+        ("sample", ("--temperature=-1",), "temperature"),
+        ("sample", ("--max_tokens=100",), "at most 15"),
+        ("classify", (), "read text: use scaling-jax sample"),
+        ("classify", ("--out=x.txt",), "is a .png"),
+        ("export", ("--scale=w7-d7", "--out=new"), "there are w16-d1"),
+        ("serve", ("--scale=w7-d7",), "there are w16-d1"),
+        ("serve", ("--port=99999",), "port"),
+        ("serve", ("--host=256.1.1.1",), "cannot listen"),
+    ],
+)
+def test_bad_input_of_the_other_commands(home, command, flags, said):
+    code, _, err = run_here(command, f"--workdir={home / 'w'}", *flags)
+    assert code == 2 and err.strip().count("\n") == 0 and said in err, err
+
+
+def test_serves_until_it_is_told_to_stop(home):
+    command = [sys.executable, "-m", "scaling_jax", "serve", f"--workdir={home / 'w'}", "--port=0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        line = process.stderr.readline()
+        address = re.search(r"on (http://127\.0\.0\.1:\d+); Ctrl-C stops", line)[1]
+        answer = httpx.post(f"{address}/v1/completions", json={"prompt": "the", "max_tokens": 3}, timeout=60)
+        assert answer.json()["usage"]["total_tokens"] >= 5
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 0 and "stopped after 1 requests" in rest, rest

@@ -49,7 +49,7 @@ def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(
             return getattr(program, name)
 
         def train(self, states, hparams, first, count):
-            trained.append((first, count))
+            trained.append((*first, *count))
             return program.train(states, hparams, first, count)
 
     for attempt in range(1000):

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from test_results_table import parsed, read, runs_table, same
 
-from scaling_jax.analysis import Columns, parse_table
+from scaling_jax import study
+from scaling_jax.analysis import Columns, analyse, parse_table
 from scaling_jax.errors import UserError
 
 
@@ -103,6 +104,14 @@ def test_a_sweep_over_any_tuned_quantity_is_named(column):
     same(read(table, Columns(best=True)))
 
 
+@pytest.mark.parametrize(
+    ("column", "way"), [("split", "--where='split=...'"), ("lr", "take the best of each with --b")]
+)
+def test_what_is_not_tuned_is_fitted_one_at_a_time(column, way):
+    found = analyse(swept(**{column: ("a", "b")}), fit=study.Fit(law="chinchilla", bootstrap=0))
+    assert way in "; ".join(found.reasons)
+
+
 def test_rates_that_are_all_different_are_a_sweep():
     table = swept(lr=(1, 1)).assign(lr=np.linspace(1e-4, 1e-2, 18))
     assert read(table).sweep.column == "lr"
@@ -140,6 +149,14 @@ def excel(table, **options):
     return file.getvalue()
 
 
+def sheets(**tables):
+    file = io.BytesIO()
+    with pd.ExcelWriter(file) as writer:
+        for name, table in tables.items():
+            table.to_excel(writer, sheet_name=name, index=False)
+    return file.getvalue()
+
+
 def parquet(table):
     file = io.BytesIO()
     table.to_parquet(file)
@@ -174,6 +191,11 @@ FORMS = {
     "errors.csv": lambda t: text(t.assign(loss=[f"{y} \u00b1 0.002" for y in t.loss])).encode(),
     "digits.csv": lambda t: text(t.assign(loss=[f"{y}(2)" for y in t.loss])).encode(),
     "bold.txt": lambda t: markdown(t.astype(object).assign(loss=[f"**{y}**" for y in t.loss])),
+    "formulas.csv": lambda t: "\n".join(
+        ["params,tokens,loss", *(",".join(f'="{c}"' for c in r) for r in t.to_numpy())]
+    ).encode(),
+    "letters.csv": lambda t: text(t.assign(params=t.params / 1e6).set_axis(["N (M)", "D", "L"], axis=1)).encode(),
+    "notes first.xlsx": lambda t: sheets(notes=pd.DataFrame({"read me": ["all on C4"]}), runs=t),
     "nats.csv": lambda t: text(t.rename(columns={"loss": "Val loss [nats/token]"})).encode(),
     "unpacked.csv": lambda t: gzip.compress(text(t).encode()),
     "parquet.csv": parquet,
@@ -205,6 +227,10 @@ def test_files_that_are_not_quite_what_they_are_called(name):
         (lambda t: {"params": t.params, "log(D)": np.log(t.tokens), "loss": t.loss}, "D=exp(`log(D)`)"),
         (lambda t: {"params": t.params, "ratio": t.tokens / t.params, "loss": t.loss}, "D=`params`*`ratio`"),
         (lambda t: {"params": t.params, "flops": 6 * t.params * t.tokens, "loss": t.loss}, "D=`flops`/(6*`params`)"),
+        (
+            lambda t: {"params": t.params, "tokens_per_step": 4e6, "iter": t.tokens / 4e6, "loss": t.loss},
+            "D=`iter`*`tokens_per_step`",
+        ),
         (
             lambda t: {"params": t.params, "step": t.tokens / 2048, "batch_size": 2, "seq_len": 1024, "loss": t.loss},
             "D=`step`*`batch_size`*`seq_len`",

@@ -16,7 +16,8 @@ from scaling_jax.data import batches
 from scaling_jax.planning import NO_DECAY, Phase, make_plan
 from scaling_jax.training import layout as layouts
 from scaling_jax.training import step as steps
-from scaling_jax.training.loop import PackTrainer, Training
+from scaling_jax.training.pace import Pace
+from scaling_jax.training.piece import Piece, PieceTrainer, Way
 
 STEPS = 50
 PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
@@ -73,7 +74,7 @@ SWEEP = {
 def by_hand():
     study = packs.make_study(**SWEEP)
     program = packs.make_program(study)
-    runs = [reference(study, program, lane) for lane in program.slots]
+    runs = [reference(study, program, lane) for lane in program.placement.slots]
     losses = np.stack([run[0] for run in runs])
     assert (losses[:, -5:].mean(1) < losses[:, :5].mean(1) - 0.3).all()  # it learns, or equality would say little
     return losses, [run[1] for run in runs]
@@ -103,7 +104,7 @@ def test_sgd_is_the_hand_written_loop():
     study = packs.make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
     program = packs.make_program(study)
     losses = packs.run_phase(program, PHASE)[1]
-    wanted = reference(study, program, program.slots[0])[0]
+    wanted = reference(study, program, program.placement.slots[0])[0]
     assert wanted[-5:].mean() < wanted[:5].mean() - 0.1
     np.testing.assert_allclose(losses[0], wanted, rtol=1e-5)
 
@@ -220,14 +221,15 @@ def test_on_metrics_gets_plain_dicts_and_its_failure_stops_no_training(tmp_path)
 def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
     study, seen = packs.make_study(), []
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
-    training = Training(study, None, None, (), {}, lambda: False, seen.append)
     lanes = [np.zeros(64, np.float32), np.full(64, np.nan, np.float32)]  # memorized; diverged
     program = types.SimpleNamespace(buffer_steps=64, fetch=lambda losses: losses)
-    trainer = PackTrainer(training, pack, program, None)
-    trainer._record(Phase("branch", 0, STEPS, 30, STEPS, 0), 0, 40, lanes, 0.0)
+    piece, ways = Piece("branch", (dataclasses.replace(PHASE, lanes=(0, 1)),)), [Way(0, 0.0, 0)]
+    trainer = PieceTrainer(pack, program, piece, ways, Pace(study.execution, 64), None, None, lambda *a: seen.append(a))
+    trainer._record([0], [40], lanes, 0.0)
     (points,) = (points for points in trainer.points.values() if points)
     assert [point["loss"] for point in points] == [0.0, 0.0]
-    assert seen[0].loss == 0.0
+    (means, *_) = seen[0]
+    assert means[0][0] == 0.0 and np.isnan(means[0][1])
 
 
 def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):

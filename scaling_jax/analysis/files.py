@@ -358,7 +358,8 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     filled = {name: sheet for name, sheet in sheets.items() if len(sheet.dropna(how="all"))}
     if not filled:
         raise UserError("no sheet has a row")
-    first, *others = filled
+    first = next((name for name, sheet in filled.items() if _is_table(sheet)), next(iter(filled)))  # not notes
+    others = [name for name in filled if name != first]
     notes = [f"read from the sheet {first!r}; other sheets are not read: {', '.join(map(str, others))}"]
     cells = filled[first].astype(object)
     if ending in (".xlsx", ".xlsm"):
@@ -374,6 +375,10 @@ def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     if titles:
         notes.append(f"skipped {titles} row{'s' * (titles > 1)} above the names")
     return table.infer_objects(), notes
+
+
+def _is_table(sheet: pd.DataFrame) -> bool:
+    return sheet.dropna(how="all", axis=1).shape[1] > 1
 
 
 def _fill_merged(cells: pd.DataFrame, content: bytes, sheet: Any) -> None:

@@ -44,7 +44,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "E": ("E", "experts", "num_experts", "n_experts"),
     "M": ("M", "tokens_per_param", "tokens_per_parameter"),
     "y": (
-        "y", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
+        "y", "L", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
         "final_val_loss", "best_val_loss", "min_val_loss", "cross_entropy", "cross_entropy_loss", "ce_loss",
         "test_cross_entropy", "nll",
         "val_ce", "val_nll", "lm_loss_validation", "lm_loss", "val_lm_loss",
@@ -164,7 +164,7 @@ class Header:
         found = []
         for column in names_of(self.table):
             match = _IN_UNITS.fullmatch(column)
-            if match and simple(match[1]) in USUAL_NAMES[name]:
+            if match and (match[1] == name or simple(match[1]) in USUAL_NAMES[name]):
                 unit = (match[2] or match[3]).lower()
                 found.append(f"`{column}`*1e{UNITS[unit]}")
         if len(found) > 1:

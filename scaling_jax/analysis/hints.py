@@ -9,7 +9,7 @@ from scaling_jax.analysis.header import Header, simple
 
 _SEQUENCE = ("seq_len", "sequence_length", "seq_length", "context", "context_length", "block_size", "max_seq_len")
 _BATCH = ("batch_size", "global_batch_size", "train_batch_size", "bs")
-_STEPS = ("steps", "step", "_step", "train_steps", "num_steps", "iterations", "iters", "max_steps")
+_STEPS = ("steps", "step", "_step", "train_steps", "num_steps", "iterations", "iters", "iter", "max_steps")
 _RATIO = ("tokens_per_param", "tokens_per_parameter", "ratio", "d_over_n", "chinchilla_ratio")
 
 
@@ -32,11 +32,14 @@ _WORDS = {"N": ("n", "params", "parameters", "n_params", "size"), "D": ("d", "to
 
 def _tokens(header: Header) -> str:
     size, ratio, compute = _usual(header, "N"), _first(header, _RATIO), _usual(header, "C")
+    per_step = _first(header, ("tokens_per_step", "tokens_per_batch", "batch_tokens", "tokens_per_iter"))
     steps, batch, sequence = _first(header, _STEPS), _first(header, _BATCH), _first(header, _SEQUENCE)
     if size and ratio:
         return f"--columns=D=`{size}`*`{ratio}`"
     if size and compute:
         return f"--columns=D=`{compute}`/(6*`{size}`)"
+    if steps and per_step:
+        return f"--columns=D=`{steps}`*`{per_step}`"
     if steps and batch:
         return f"--columns=D=`{steps}`*`{batch}`*" + (f"`{sequence}`" if sequence else "1024, with your context length")
     return ""

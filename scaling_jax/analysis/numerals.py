@@ -74,7 +74,7 @@ def parse(text: str, mark: str | None = None) -> float:
       >>> parse("1.4B"), parse("70,000,000"), parse("3 x 10^20"), parse("1,5", ",")
       (1400000000.0, 70000000.0, 3e+20, 1.5)
     """
-    text = text.strip().strip("\"'").replace("\u2212", "-").strip()
+    text = text.strip().lstrip("=").strip("\"'").replace("\u2212", "-").strip()
     text = _UNCERTAIN.sub("", _BOLD.sub(r"\2", text))
     if text.lower() in EMPTY:
         return float("nan")

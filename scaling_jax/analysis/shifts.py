@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import fdtrc, stdtr
 
 MAX_DENSE = 1500  # rows up to which the covariance along trunks is used; beyond, runs count as independent
 STEP = 1e-4  # relative, of the central differences
@@ -101,14 +101,14 @@ class Linearized:
             variance = max(variance, 1.0)
         stderr = float(np.sqrt(variance / length))
         t = abs(size) / max(stderr, FLOOR)
-        return Shift(size, stderr, float(2 * stats.t.sf(t, self.freedom)))
+        return Shift(size, stderr, float(2 * stdtr(self.freedom, -t)))
 
     def misfit(self) -> tuple[float, float]:
         """(mean square of the whitened residuals per degree of freedom, its probability under noise alone)."""
         n, p = self.jacobian.shape
         free = max(n - p, 1)
         ratio = float(self._left @ self._left) / free
-        return ratio, float(stats.f.sf(ratio, free, max(self.noise.freedom, 1)))
+        return ratio, float(fdtrc(free, max(self.noise.freedom, 1), ratio))
 
     def _cholesky(self) -> np.ndarray:
         n = len(self.residuals)

@@ -89,20 +89,21 @@ def _differing(several: pd.DataFrame, keys: list[pd.Series], header: Header, use
             seeded = True
             continue
         distinct = cells.nunique()
-        if not _tuned(column) and not (cells.groupby(with_seed, sort=False).nunique() > 1).any():
+        if not is_tuned(column) and not (cells.groupby(with_seed, sort=False).nunique() > 1).any():
             continue  # a node, a date: another one for each seed
-        if (distinct > MAX_VALUES or distinct >= len(cells)) and not _tuned(
+        if (distinct > MAX_VALUES or distinct >= len(cells)) and not is_tuned(
             column
         ):  # names, ids and other measurements
             continue
-        if distinct * 2 > len(cells) and distinct > 4 and not _tuned(column):
+        if distinct * 2 > len(cells) and distinct > 4 and not is_tuned(column):
             continue
-        candidates.append((not _tuned(column), distinct, column))
+        candidates.append((not is_tuned(column), distinct, column))
     if candidates:
         return min(candidates)[2]
     return None if seeded else ""
 
 
-def _tuned(column: str) -> bool:
+def is_tuned(column: str) -> bool:
+    """Returns True for the name of a quantity that is tuned, such as peak_lr or weight_decay."""
     parts = simple(re.sub(r"(?<=[a-z])(?=[A-Z])", "_", column)).split("_")
     return any(part in TUNED or part.rstrip("s0123456789") in TUNED for part in parts)

@@ -35,10 +35,10 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
         wrong.append(("D", D))
     for k, smallest in (("N", SMALLEST_N), ("D", SMALLEST_D)):
         if not wrong and k in names and values[k].min() < smallest and values[k].max() > MIXED * values[k].min():
-            row = values[k].idxmin()
+            row = values.index[values[k].to_numpy().argmin()]
             return (
-                f"{k} ({names[k]}) is {short(values[k][row])} in row {row} and {short(values[k].max())} elsewhere: the "
-                "column mixes units; write all of it in one"
+                f"{k} ({names[k]}) is {short(values[k].min())} in row {row} and {short(values[k].max())} elsewhere: "
+                "the column mixes units; write all of it in one"
             )
     if names.get("C", "6 N D") != "6 N D" and {"N", "D"} <= set(names) and not wrong:
         ratio = float(np.median(values.C / (6 * values.N * values.D)))

@@ -39,9 +39,15 @@ COMMANDS = {
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
     "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
     "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),
+    "export": ("scaling_jax.cli.export", "write a trained model as safetensors, jax.export and for transformers"),
+    "classify": ("scaling_jax.cli.classify", "classes of images by a trained model, and a contact sheet"),
+    "serve": ("scaling_jax.cli.serve", "generate and classify over HTTP, OpenAI-style"),
     "clean": ("scaling_jax.cli.clean", "drop what only resuming needs from a finished workdir"),
+    "bench": ("scaling_jax.cli.bench", "measure what this machine does; plan uses it afterwards"),
     "data": ("scaling_jax.cli.data", "list, prepare, show or clear data sets"),
 }
+# Package -> the extra that brings it, where that is not "train".
+EXTRAS = {"safetensors": "export", "flatbuffers": "export", "starlette": "serve", "uvicorn": "serve"}
 
 
 def entry() -> None:
@@ -119,7 +125,10 @@ def _report(error: Exception) -> int:
         _say(str(error))
         return error.code
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] != "scaling_jax":
-        return _complain(f"this command needs {error.name!r}, which is not installed: pip install 'scaling_jax[train]'")
+        extra = EXTRAS.get((error.name or "").partition(".")[0], "train")
+        return _complain(
+            f"this command needs {error.name!r}, which is not installed: pip install 'scaling_jax[{extra}]'"
+        )
     if is_disk_full(error):
         _say("the disk is full; everything saved is intact: free some space and run the same command again")
         return 1

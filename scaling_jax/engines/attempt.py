@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import jax
 
 from scaling_jax import data
 from scaling_jax.data import cache
@@ -18,12 +21,14 @@ from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
+from scaling_jax.storage.paths import write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
 from scaling_jax.training.loop import Training, missing
+from scaling_jax.training.trace import Trace
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
 
@@ -92,9 +97,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         cluster.join(attempt.processes)
     stop.shared = not distributed.is_single_process()
     local.check_devices(study)
+    trace, begin = Trace(), time.monotonic()
     dataset = data.load(
         study.data, on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0)
     )
+    trace.add("data", "", (), begin, time.monotonic())
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
     packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
     chosen = base.select(packs, attempt.only_packs)
@@ -110,7 +117,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
                 (workdir.path / "_SUCCESS").unlink(missing_ok=True)
             attempt.say(estimate.plan_text(study, chosen, attempt.spec))
             attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
-            _train_packs(todo, attempt, dataset, records, finished, stop)
+            try:
+                _train_packs(todo, attempt, dataset, records, finished, stop, trace)
+            finally:
+                _say_busy(trace, attempt)
+                _write_trace(trace, records, attempt)
         else:
             attempt.say(f"all {runs} runs are done; nothing to train")
         finished = _finished(records, packs)
@@ -118,7 +129,11 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
         if waiting:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
         elif distributed.is_leader():
+            begin = time.monotonic()
             finish()
+            trace.add("report", "", (), begin, time.monotonic())
+            if todo:
+                _write_trace(trace, records, attempt)
     cluster.leave()
 
 
@@ -180,6 +195,7 @@ def _train_packs(
     records: Records,
     finished: Collection[str],
     stop: StopSignal,
+    trace: Trace,
 ) -> None:
     study = attempt.study
     common = {
@@ -193,8 +209,28 @@ def _train_packs(
     reports = attempt.verbose and distributed.is_leader()
     shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
     with stop.deferred(), shown as on_progress:
-        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics)
+        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace)
         local.train_packs(todo, training)
+
+
+def _say_busy(trace: Trace, attempt: Attempt) -> None:
+    busy = trace.busy(jax.device_count())
+    if busy == busy:
+        attempt.say(
+            f"devices were busy {100 * busy:.0f}% of the time between the first compiled program and the last step; "
+            f"compiling took {trace.seconds('compile'):.0f} s, most of it beside training"
+        )
+
+
+def _write_trace(trace: Trace, records: Records, attempt: Attempt) -> None:
+    """Keeps what each device did when, for https://ui.perfetto.dev."""
+    if not records.writes:
+        return
+    path = records.root / "attempts" / f"{records.attempt:04d}-{os.getpid()}.trace.json"
+    try:
+        write_atomic(path, trace.to_json())
+    except OSError as error:  # a full disk must not hide what stopped the training
+        attempt.say(f"{path} could not be written: {error}")
 
 
 def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:

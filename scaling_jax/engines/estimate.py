@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 
 from scaling_jax import text
+from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
@@ -79,11 +81,15 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     return out
 
 
-def speed() -> tuple[float, str]:
-    """(FLOP/s that a plan assumes of this process's devices, how it is known)."""
+def speed() -> tuple[Callable[[int], float], str]:
+    """(FLOP/s that a plan assumes of this process's devices by width, how it is known)."""
+    if report := speeds.load():
+        return functools.partial(speeds.flops_at, report), "the speeds that scaling-jax bench measured here"
     peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
-    return share * peak, f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source})"
+    return lambda width: share * peak, (
+        f"{100 * share:.0f}% of {text.short(peak)} FLOP/s ({source}; scaling-jax bench measures more than that)"
+    )
 
 
 def overhead_seconds(packs: Sequence[Pack]) -> float:
@@ -94,17 +100,18 @@ def overhead_seconds(packs: Sequence[Pack]) -> float:
 
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     """A table with one row per scale and budget, and the totals."""
-    per_second, source = speed()
+    at, source = speed()
     header = ["scale", "width", "depth", "N", "D", "D/N", "C", "steps", "memory", "time"]
     cells = [
         [
             row.scale, str(row.width), str(row.depth), text.short(row.params), text.short(row.tokens),
             f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), _bytes(row.memory_bytes),
-            clock(row.train_flops / per_second).strip(),
+            clock(row.train_flops / at(row.width)).strip(),
         ]
         for row in rows(study, packs, spec)
     ]  # fmt: skip
     total = sum(pack.trained_flops for pack in packs)
+    seconds = sum(pack.trained_flops / at(pack.width) for pack in packs)
     count = sum(len(pack.runs) for pack in packs)
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
@@ -115,8 +122,8 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
-            f"{clock(total / per_second).strip()} at {source}; with start, compilation and report about "
-            f"{clock(total / per_second + overhead_seconds(packs)).strip()}.",
+            f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
+            f"{clock(seconds + overhead_seconds(packs)).strip()}.",
         ]
     )
 

@@ -1,93 +1,56 @@
-"""Packs on this process's devices: longest first, side by side where one pack does not fill them."""
+"""Packs on this process's devices: every trunk and branch of a study as pieces of work, side by side."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from scaling_jax.engines import estimate
+from scaling_jax.engines.schedule import Devices, Task, choose, compile_next
 from scaling_jax.errors import Preempted, UserError
 from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed, verify
+from scaling_jax.training import distributed, layout, verify
 from scaling_jax.training.build import build_program, mesh_shape
 from scaling_jax.training.checkpoint import PackCheckpoints
-from scaling_jax.training.layout import wants_trial
 from scaling_jax.training.loop import PackTrainer, Training
+from scaling_jax.training.piece import Piece
 from scaling_jax.training.program import LaneProgram
 
 KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
-AHEAD_BACKENDS = ("gpu", "tpu")  # on CPU a compiler takes the cores that train
 
 
-def train_packs(packs: Sequence[Pack], training: Training) -> None:
-    """Trains every pack to its last result.
+def train_packs(packs: Sequence[Pack], training: Training, devices: Sequence[Any] | None = None) -> None:
+    """Trains every pack to its last result, on all devices unless some are given.
 
-    A pack takes as many devices as it has lanes for; what is left takes the next pack, in a thread of its own. The
-    devices are independent, so neither changes the other's losses. While accelerators train, the pack that is next is
-    compiled. Several processes train one pack after another, each on all devices.
+    A piece of a pack takes as many devices as the pack has lanes for; what is left takes other pieces, each in a thread
+    of its own. The devices are independent, so neither changes the other's losses. While they train, the pack that is
+    next is compiled. Several processes train one pack after another, each on all devices.
 
     Raises:
       UserError: the family's counts are wrong.
-      Preempted: told to stop; every pack under way has saved.
-      Exception: the first that a pack raised, after the others stopped at their next chunk and saved.
+      Preempted: told to stop; every piece under way has saved.
+      Exception: the first that a piece raised, after the others stopped at their next chunk and saved.
     """
     verify.check_packs(training.study, packs, training.feed.spec)
-    waiting = sorted(packs, key=lambda pack: -pack.trained_flops)
-    if not distributed.is_single_process():
-        for pack in waiting:
-            if training.should_stop():
-                raise Preempted("stopped between two packs; everything finished so far is saved")
-            train_program(build_program(pack, training, jax.devices()), pack, training)
+    if distributed.is_single_process():
+        _Pool(packs, training, devices or jax.devices()).run()
         return
-    free = list(jax.devices())
-    turn = threading.Condition()
-    errors: list[BaseException] = []
-
-    def stop() -> bool:
-        return bool(errors) or training.should_stop()
-
-    together = dataclasses.replace(training, should_stop=stop)
-
-    def work(pack: Pack, devices: list[Any]) -> None:
-        try:
-            train_program(ahead.program(pack, devices), pack, together)
-        except BaseException as error:
-            errors.append(error)
-        finally:
-            with turn:
-                free.extend(devices)
-                turn.notify_all()
-
-    threads = []
-    with _Ahead(training) as ahead, turn:
-        while waiting and not stop():
-            taken = None
-            for pack in waiting:  # the longest that fits
-                need = devices_wanted(pack, training.study, jax.device_count())
-                if need <= len(free):
-                    taken = pack
-                    break
-            if taken is None:
-                ahead.start(waiting[0])
-                turn.wait(0.5)  # wakes for signals, too
-                continue
-            waiting.remove(taken)
-            free.sort(key=lambda d: d.id)
-            devices, free[:need] = free[:need], []
-            threads.append(threading.Thread(target=work, args=(taken, devices), name=taken.name))
-            threads[-1].start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.5)
-    if errors:
-        raise next((error for error in errors if not isinstance(error, Preempted)), errors[0])
+    for pack in sorted(packs, key=lambda pack: -pack.trained_flops):
+        if training.should_stop():
+            raise Preempted("stopped between two packs; everything finished so far is saved")
+        program = build_program(pack, training, jax.devices())
+        with checkpoints_of(pack, training) as checkpoints:
+            PackTrainer(training, pack, checkpoints).run(program)
 
 
 def check_devices(study: Study) -> None:
@@ -111,45 +74,116 @@ def devices_wanted(pack: Pack, study: Study, available: int) -> int:
     return math.prod(mesh_shape(pack, study, available))
 
 
-class _Ahead:
-    """Compiles the pack that comes next, on the devices that it will get, while others train."""
+class _Pool:
+    """The devices, the packs to train on them, and a thread for each piece under way."""
 
-    def __init__(self, training: Training):
-        self._training = training
-        self._pool = concurrent.futures.ThreadPoolExecutor(1, "ahead")
-        self._next: tuple[Any, concurrent.futures.Future[LaneProgram]] | None = None
+    def __init__(self, packs: Sequence[Pack], training: Training, devices: Sequence[Any]):
+        self._errors: list[BaseException] = []
+        told = training.should_stop
+        self._training = dataclasses.replace(training, should_stop=lambda: bool(self._errors) or told())
+        self._devices = {device.id: device for device in devices}
+        self._free = set(self._devices)
+        self._turn = threading.Condition()
+        self._programs: dict[tuple[str, Devices, int], concurrent.futures.Future[LaneProgram]] = {}
+        self._packs = packs
+        self._tasks: list[Task] = []
+        self._compiler = concurrent.futures.ThreadPoolExecutor(1, "ahead")
 
-    def start(self, pack: Pack) -> None:
-        """Begins, unless a pack is being compiled already, or this one wants the devices to try its layouts on."""
-        if self._next or jax.default_backend() not in AHEAD_BACKENDS:
-            return
-        study = self._training.study
-        shape = mesh_shape(pack, study, jax.device_count())
-        if not wants_trial(study.execution, pack, shape[0], self._training.records):
-            devices = jax.devices()[: math.prod(shape)]
-            build = self._pool.submit(build_program, pack, self._training, devices)
-            self._next = (pack.name, devices), build
+    def run(self) -> None:
+        """Trains everything; raises the first error once all threads have stopped."""
+        threads: list[threading.Thread] = []
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._compiler.shutdown, wait=False, cancel_futures=True)
+            self._tasks = [self._task(pack, stack) for pack in self._packs]
+            with self._turn:
+                while not self._training.should_stop() and not all(task.trainer.done for task in self._tasks):
+                    if (found := choose(self._tasks, self._free, len(self._devices))) is None:
+                        self._compile_ahead()
+                        self._turn.wait(0.5)  # wakes for signals, too
+                        continue
+                    threads.append(self._begin(*found))
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.5)
+            if not self._errors:
+                return
+            raise next((error for error in self._errors if not isinstance(error, Preempted)), self._errors[0])
 
-    def program(self, pack: Pack, devices: list[Any]) -> LaneProgram:
+    def _task(self, pack: Pack, stack: contextlib.ExitStack) -> Task:
+        """The pack as work to be scheduled."""
+        training = self._training
+        together = layout.branches_together(training.study, pack, training.records)
+        checkpoints = stack.enter_context(checkpoints_of(pack, training))
+        need = devices_wanted(pack, training.study, len(self._devices))
+        flops = pack.trained_flops / pack.trained_steps
+        guess = flops / (estimate.speed()[0](pack.width) * need / jax.device_count())
+        return Task(PackTrainer(training, pack, checkpoints, together), need, guess)
+
+    def _begin(self, task: Task, piece: Piece, devices: Devices) -> threading.Thread:
+        """Starts a thread that trains the piece."""
+        task.home, task.begun = task.home or devices, True
+        task.trainer.begin(piece)
+        self._free -= set(devices)
+        thread = threading.Thread(target=self._work, args=(task, piece, devices), name=task.trainer.pack.name)
+        thread.start()
+        return thread
+
+    def _work(self, task: Task, piece: Piece, devices: Devices) -> None:
+        try:
+            together = task.trainer.together if piece.kind == "branch" else 1
+            task.trainer.train(piece, self._program(task, devices, together))
+            if task.trainer.done:
+                task.trainer.checkpoints.close()
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            with self._turn:
+                self._free |= set(devices)
+                self._turn.notify_all()
+
+    def _program(self, task: Task, devices: Devices, together: int) -> LaneProgram:
         """The compiled program, now or as soon as it is ready."""
-        if self._next and self._next[0][0] == pack.name:
-            ((_, expected), build), self._next = self._next, None
-            if devices == expected:
-                return build.result()
-        return build_program(pack, self._training, devices)
+        key = (task.trainer.pack.name, devices, together)
+        with self._turn:
+            build = self._programs.get(key)
+            mine = build is None
+            if build is None:
+                build = self._programs[key] = concurrent.futures.Future()
+        if mine:
+            self._build(task, devices, together, build)
+        return build.result()
 
-    def __enter__(self) -> _Ahead:
-        return self
+    def _build(self, task: Task, devices: Devices, together: int, build: concurrent.futures.Future) -> None:
+        pack, begin = task.trainer.pack, time.monotonic()
+        try:
+            program = build_program(pack, self._training, [self._devices[i] for i in devices], together)
+        except BaseException as error:
+            build.set_exception(error)
+            return
+        end = time.monotonic()
+        self._training.trace.add("compile", pack.name, devices, begin, end)
+        with self._turn:
+            task.compiled.add(devices)
+            task.compile_seconds = end - begin
+        build.set_result(program)
 
-    def __exit__(self, *exc) -> None:
-        self._pool.shutdown(wait=False)
+    def _compile_ahead(self) -> None:
+        """Compiles the pack that comes next while others train, unless its layouts are to be timed on free devices."""
+        if any(not build.done() for build in self._programs.values()):
+            return
+        if (found := compile_next(self._tasks, sorted(self._devices))) is None:
+            return
+        task, devices = found
+        if layout.wants_trial(self._training.study.execution, task.trainer.pack, len(devices), self._training.records):
+            return
+        task.home = devices
+        build = self._programs[task.trainer.pack.name, devices, 1] = concurrent.futures.Future()
+        self._compiler.submit(self._build, task, devices, 1, build)
 
 
-def train_program(program: LaneProgram, pack: Pack, training: Training) -> None:
-    """Trains one pack from wherever it stands."""
-    study, root = training.study, training.records.root
-    record = record_of(pack)
-    forks = record.joined(Workdir(root).packs().get(pack.name)).forks  # of earlier starts, too: it may grow again
+def checkpoints_of(pack: Pack, training: Training) -> PackCheckpoints:
+    """The pack's checkpoints; also those that earlier starts kept for growth are kept."""
+    root, record = training.records.root, record_of(pack)
+    forks = record.joined(Workdir(root).packs().get(pack.name)).forks
     folder = root / "checkpoints" / pack.name
-    with PackCheckpoints(folder, study.execution.keep_checkpoints, forks, record.lanes) as checkpoints:
-        PackTrainer(training, pack, program, checkpoints).run()
+    return PackCheckpoints(folder, training.study.execution.keep_checkpoints, forks, record.lanes)

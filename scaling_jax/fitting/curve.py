@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize
 
 from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
 from scaling_jax.fitting.errors import DataError, FitError
@@ -224,6 +223,8 @@ class _Problem:
         self, nonlinear: tuple[float, float, float, float], weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(basis, (L0, A, B)) by non-negative least squares of relative residuals."""
+        from scipy.optimize import nnls
+
         basis = self.basis(*nonlinear)
         kept = {0: "L0", 1: "A", 2: "B"}
         unit = {"L0": 1.0, "A": self.scale.total ** -nonlinear[0], "B": self.scale.rate}
@@ -235,7 +236,7 @@ class _Problem:
             coefficients[i] = v
         if free:
             scaled = basis[:, free] * (weights / self.y)[:, None]
-            coefficients[free] = optimize.nnls(scaled, remainder * weights / self.y)[0]
+            coefficients[free] = nnls(scaled, remainder * weights / self.y)[0]
         return basis, coefficients
 
     def residuals(self, nonlinear: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,10 +263,12 @@ class _Problem:
         return {k: float(self.fixed.get(k, natural[k])) for k in PARAMS}, r
 
     def _descend(self, z: np.ndarray, weights: np.ndarray, noise: float) -> np.ndarray:
+        from scipy.optimize import least_squares
+
         def residuals(z: np.ndarray) -> np.ndarray:
             return np.append(weights * self.residuals(z, weights)[0], noise * (z - PRIOR) / WIDTH)
 
-        found = optimize.least_squares(
+        found = least_squares(
             residuals,
             z,
             bounds=(BOUNDS[:, 0], BOUNDS[:, 1]),

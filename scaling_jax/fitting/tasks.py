@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, points_of, resolve_column
 from scaling_jax.fitting.errors import DataError
@@ -190,6 +189,8 @@ def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level:
     groups = [g for g in groups if len(g) >= 3]
     if len(groups) < 2:
         raise DataError(f"{len(groups)} models have three checkpoints or more; two are the least.")
+    from scipy.special import stdtrit  # imported when needed, as everywhere in this package: it takes long
+
     square, left = 0.0, 0
     for g in groups:
         steps = np.arange(len(g))
@@ -203,5 +204,5 @@ def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level:
     return NoiseCeiling(
         noise=noise, signal=signal, ratio=signal / noise if noise else np.inf,
         explainable=signal**2 / total if total else 0.0,
-        smallest_difference=float(np.sqrt(2) * noise * stats.t.ppf((1 + level) / 2, left)),
+        smallest_difference=float(np.sqrt(2) * noise * stdtrit(left, (1 + level) / 2)),
     )  # fmt: skip

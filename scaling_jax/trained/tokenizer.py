@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -60,10 +59,3 @@ def file_of(path: Any, study: Study, spec: Spec) -> str:
     if not local.exists():
         write_atomic(local, made.text)
     return str(local)
-
-
-def as_json(made: Any) -> str:
-    """A tokenizer's file: a tokenizer.json of the `tokenizers` library, or a note on bytes."""
-    if isinstance(made, tokenizers.Fast):
-        return made.text
-    return json.dumps({"type": "bytes", "vocab_size": made.vocab_size, "separator": 0})

@@ -16,8 +16,8 @@ from scaling_jax.training.loop import Training, buffer_steps
 from scaling_jax.training.program import LaneProgram, make_mesh
 
 
-def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> LaneProgram:
-    """The pack's program on these devices, compiled."""
+def build_program(pack: Pack, training: Training, devices: Sequence[Any], branches: int = 1) -> LaneProgram:
+    """The pack's program on these devices, compiled; for several branches side by side, if asked."""
     study, feed = pack.settled(training.study), training.feed
     head_dim = attention_head_dim(study.family)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
@@ -27,7 +27,7 @@ def build_program(pack: Pack, training: Training, devices: Sequence[Any]) -> Lan
 
     def program(layout: str, steps: int) -> LaneProgram:
         resolved = dataclasses.replace(execution, layout=layout)
-        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps, some_stop=not pack.is_whole)
+        return LaneProgram(model, study, resolved, mesh, pack.lanes, feed, steps, branches, not pack.is_whole)
 
     layout = choose_layout(execution, pack, study, mesh, training.records, program)
     chosen = program(layout, buffer_steps(pack))

@@ -11,7 +11,9 @@ because the file format notices torn files but not flipped bits.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -56,7 +58,7 @@ class Saved:
 
 
 class PackCheckpoints:
-    """Saves and restores one pack; a context manager that ends with every save on the disk.
+    """Saves and restores one pack; a context manager that ends with every save on the disk; safe for threads.
 
     Args:
       folder: the pack's directory, local or gs://.
@@ -69,6 +71,13 @@ class PackCheckpoints:
         self.folder = as_path(folder)
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
         self._managers: dict[str, _Manager] = {}
+        # The trunk goes on while branches begin from what it has saved.
+        self._locks: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
+
+    def steps(self, part: str) -> set[int]:
+        """Steps of a part that have a checkpoint, as far as their names tell."""
+        with self._locks[part]:
+            return set(self._manager(part).all_steps()) if (self.folder / part).exists() else set()
 
     def save(self, part: str, saved: Saved, took_part: Collection[int] | None = None) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.
@@ -81,6 +90,10 @@ class PackCheckpoints:
         Raises:
           Exception: this save or the one before failed (a full disk, a lost network).
         """
+        with self._locks[part]:
+            self._save(part, saved, took_part)
+
+    def _save(self, part: str, saved: Saved, took_part: Collection[int] | None) -> None:
         manager = self._manager(part)
         lanes = [lane if took_part is None or i in took_part else STOPPED for i, lane in enumerate(self._lanes)]
         if saved.step in manager.all_steps():
@@ -124,6 +137,12 @@ class PackCheckpoints:
         Raises:
           UserError: the checkpoints hold other arrays than this code trains.
         """
+        with self._locks[part]:
+            return self._newest(part, like, after, until, wanted)
+
+    def _newest(
+        self, part: str, like: tuple[Any, ...], after: int, until: int | None, wanted: Collection[int] | None
+    ) -> Saved | None:
         if not (self.folder / part).exists():
             return None
         manager = self._manager(part)
@@ -131,6 +150,7 @@ class PackCheckpoints:
         for step in sorted(manager.all_steps(), reverse=True):
             if step <= after or (until is not None and step > until):
                 continue
+            manager.wait_until_finished()  # this one may be under way
             try:
                 head = _head(manager, step)
                 if set(lanes) <= set(head["lanes"]):
@@ -213,20 +233,28 @@ class PackCheckpoints:
 
     def wait(self) -> None:
         """Returns when the saves under way are on disk; raises the error of one that failed."""
-        for manager in self._managers.values():
-            manager.wait_until_finished()
+        for part, manager in list(self._managers.items()):
+            with self._locks[part]:
+                manager.wait_until_finished()
 
     def __enter__(self) -> PackCheckpoints:
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc: object) -> None:
-        for manager in self._managers.values():
-            try:
+        try:
+            self.close()
+        except Exception as error:
+            if exc_type is None:
+                raise
+            logging.warning("checkpoints %s: %s", self.folder, error)  # the error that ended training comes first
+
+    def close(self) -> None:
+        """Returns when everything is on the disk, and lets go of it; raises the error of a save that failed."""
+        while self._managers:
+            part, manager = next(iter(self._managers.items()))
+            with self._locks[part]:
+                del self._managers[part]
                 manager.close()
-            except Exception as error:
-                if exc_type is None:
-                    raise
-                logging.warning("checkpoints %s: %s", self.folder, error)  # the error that ended training comes first
 
 
 def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
@@ -279,9 +307,3 @@ def _shapes(states: tuple[Any, ...]) -> str:
     """Hash of names, shapes and types of one lane."""
     leaves = jax.tree_util.tree_leaves_with_path(states[0])
     return content_hash([[jax.tree_util.keystr(path), list(x.shape[1:]), str(x.dtype)] for path, x in leaves])
-
-
-def abstract_states(shapes: Any, shardings: Any, num_groups: int) -> tuple[Any, ...]:
-    """ShapeDtypeStructs of a pack's states: what `PackCheckpoints.restore` wants to know."""
-    one = jax.tree.map(lambda s, sh: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sh), shapes, shardings)
-    return (one,) * num_groups

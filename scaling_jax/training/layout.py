@@ -36,7 +36,7 @@ def choose_layout(
     A recorded layout wins, so that a resumed pack repeats its losses bit by bit; it is written before training. Several
     processes use what the leader reads, without a trial: their clocks would not agree on when it ends.
     """
-    path = _record(pack, records)
+    path, together = _record(pack, records), branches_together(study, pack, records)
     if not distributed.is_single_process():
         layout = "map" if execution.layout == "auto" else execution.layout
         if path.exists() and distributed.is_leader():
@@ -53,8 +53,17 @@ def choose_layout(
         layout, seconds = execution.layout, {}
     else:  # one lane a device: all layouts are the same program; more: one after another is seldom far behind
         layout, seconds = "map" if len(pack.lanes) <= mesh.shape["run"] else "sequential", {}
-    write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": seconds}))
+    found = {"layout": layout, "branches": together, "mesh": dict(mesh.shape), "seconds_per_step": seconds}
+    write_atomic(path, json.dumps(found))
     return layout
+
+
+def branches_together(study: Study, pack: Pack, records: Records) -> int:
+    """Branches that one program of the pack trains side by side: as recorded in the workdir, else as the study says."""
+    path = _record(pack, records)
+    if path.exists():
+        return json.loads(path.read_text()).get("branches", 1)
+    return min(study.execution.branches, len(pack.budgets))
 
 
 def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Records) -> bool:

@@ -1,26 +1,30 @@
-"""Trains one pack, resuming from its latest checkpoints, until every run has its result."""
+"""Trains one pack piece by piece, resuming from its latest checkpoints, until every run has its result."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
-from scaling_jax.data import batches
-from scaling_jax.errors import Preempted
 from scaling_jax.planning import NO_DECAY, Pack, Phase
-from scaling_jax.storage.records import DIVERGED, DONE, Records
-from scaling_jax.study import Execution, Study
+from scaling_jax.storage.records import Records
+from scaling_jax.study import Study
 from scaling_jax.training import distributed
-from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, abstract_states, branch_name
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
+from scaling_jax.training.feed import device_memory
+from scaling_jax.training.pace import POINT_STEPS, Pace
+from scaling_jax.training.piece import Piece, PieceTrainer, Points, Way
 from scaling_jax.training.program import LaneProgram
+from scaling_jax.training.rows import result_row
+from scaling_jax.training.trace import Trace
 
-POINT_STEPS = 20  # training losses averaged into one point of a learning curve; the first dispatch takes as many
+FORK_SHARE = 0.1  # of a device's memory that states may take which wait for their branches; others wait on the disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Training:
         {"kind": "result", ...} per finished run: the hook for experiment trackers. It is called one chunk late, from
         losses that were fetched anyway, so it never makes the device wait. An exception is logged once and ends the
         calls, not the training.
+      trace: what which device did when.
     """
 
     study: Study
@@ -68,190 +73,227 @@ class Training:
     should_stop: Callable[[], bool]
     on_progress: Callable[[Progress], None]
     on_metrics: Callable[[dict[str, Any]], None] | None = None
-
-
-class Pace:
-    """Chooses how many steps a dispatch takes and when to save: from measured times, yet the same on every process.
-
-    A single process follows every measurement. Several processes use the leader's, after the first dispatch and at
-    every save, where they synchronize anyway.
-
-    Args:
-      execution: its `dispatch_seconds` and `checkpoint_seconds` are the targets.
-      buffer_steps: the most steps of a dispatch.
-    """
-
-    def __init__(self, execution: Execution, buffer_steps: int):
-        self._execution, self._buffer_steps = execution, buffer_steps
-        self._measured = self._step_seconds = 0.0
-        self._unsaved_seconds = 0.0
-
-    @property
-    def unknown(self) -> bool:
-        """True until a dispatch has been timed."""
-        return self._step_seconds == 0.0
-
-    def measured(self, step_seconds: float) -> None:
-        """Records the seconds per step of a dispatch."""
-        self._measured = step_seconds
-        if distributed.is_single_process():
-            self._step_seconds = step_seconds
-
-    def synchronize(self) -> None:
-        """Makes every process use the leader's measurement."""
-        (self._step_seconds,) = distributed.broadcast_from_leader([self._measured])
-
-    def chunk(self, left: int) -> int:
-        """Steps of the next dispatch when `left` remain in the phase."""
-        if self.unknown:
-            return min(POINT_STEPS, left)
-        wanted = max(1, int(self._execution.dispatch_seconds / self._step_seconds))
-        if wanted >= POINT_STEPS:
-            wanted -= wanted % POINT_STEPS
-        return min(wanted, left, self._buffer_steps)
-
-    def save_is_due(self, count: int) -> bool:
-        """Counts `count` more steps; True once `checkpoint_seconds` have passed since the last save."""
-        self._unsaved_seconds += count * self._step_seconds
-        return self._unsaved_seconds > self._execution.checkpoint_seconds
-
-    def saved(self) -> None:
-        """Restarts the clock after a checkpoint."""
-        self._unsaved_seconds = 0.0
-        self.synchronize()
+    trace: Trace = dataclasses.field(default_factory=Trace)
 
 
 class PackTrainer:
-    """The loop over a pack's phases.
+    """A pack as pieces of work, of which several may be trained at a time, in threads and on devices of their own.
+
+    A branch is ready once its trunk has reached the fork, or where an earlier attempt left it. Every piece of a pack
+    runs the same program on as many devices, so neither the order of the pieces nor the devices change a bit of it.
 
     Args:
       training: settings and callbacks.
       pack: the runs to train.
-      program: their compiled functions.
       checkpoints: of this pack.
+      together: branches that one program trains side by side.
     """
 
-    def __init__(self, training: Training, pack: Pack, program: LaneProgram, checkpoints: PackCheckpoints):
-        self.training, self.pack, self.program, self.checkpoints = training, pack, program, checkpoints
-        self.branches = [phase for phase in pack.phases if phase.kind == "branch"]
-        self.trunk: Saved | None = None  # where the trunk is, in memory
-        self.seconds = 0.0  # of the phase under way
-        self.pace = Pace(training.study.execution, program.buffer_steps)
-        self.points: dict[tuple[str, str], list[dict[str, Any]]] = {}  # of learning curves, since the last save
-        self.last_done = 0.0
-        self.on_metrics = training.on_metrics if distributed.is_leader() else None
+    def __init__(self, training: Training, pack: Pack, checkpoints: PackCheckpoints, together: int = 1):
+        self.training, self.pack, self.checkpoints, self.together = training, pack, checkpoints, together
+        branches = self._branches = [phase for phase in pack.phases if phase.kind == "branch"]
+        self._waiting = [tuple(branches[i : i + together]) for i in range(0, len(branches), together)]
+        self._waiting = [wave for wave in self._waiting if any(map(self.missing_lanes, wave))]
+        self._lock = threading.RLock()
+        self._running: list[Piece] = []
+        self._reached = checkpoints.steps(TRUNK) | {0}  # where the trunk can be taken up again
+        self._begun = {b.stop for b in branches if self.missing_lanes(b) and checkpoints.steps(branch_name(b.stop))}
+        self._trunk: Saved | None = None  # where the trunk is, in memory
+        self._forks: dict[int, Saved] = {}  # of branches that wait, in memory
+        self._step_seconds: dict[int, float] = {}  # measured, by branches that are trained together
+        self._steps = {b.stop: 0 if self.missing_lanes(b) else b.stop - b.start for b in branches}  # taken, by part
+        reached = max(self._reached | {b.start for b in branches if not self.missing_lanes(b)})
+        self._steps[TRUNK] = min(reached, branches[-1].start)
+        self._on_metrics = training.on_metrics if distributed.is_leader() else None
 
-    def run(self) -> None:
-        """Trains every run that has no result yet.
+    # What there is to do.
 
-        Raises:
-          Preempted: `should_stop` returned True; everything is saved.
-        """
-        with jax.transfer_guard("disallow"):
-            self._run()
-
-    def _run(self) -> None:
-        like = abstract_states(self.program.state_shapes, self.program.state_sharding, len(self.program.groups))
-        for phase in self.branches:
-            if not self._missing_lanes(phase):
-                continue
-            part = branch_name(phase.stop)
-            branch = self.checkpoints.restore(part, like, wanted=phase.lanes)
-            if branch is None:
-                trunk = self._trunk_at(phase, like)
-                branch = Saved(phase.start, trunk.trunk_seconds, 0.0, self.program.copy(trunk.state))
-            resumed_at = branch.step
-            branch = self._advance(phase, branch)
-            if branch.step > resumed_at:
-                self._save(part, branch, phase.lanes)
-            self._finish_branch(phase, branch)
-        self.checkpoints.wait()
-
-    def _trunk_at(self, branch: Phase, like: tuple[Any, ...]) -> Saved:
-        """The trunk at the step where `branch` leaves it: from memory or the newest checkpoint before, then trained."""
-        fork = branch.start
-        reached = -1 if self.trunk is None else self.trunk.step
-        if fork > reached:
-            wanted = self._going_on(branch)
-            self.trunk = self.checkpoints.restore(TRUNK, like, reached, fork, wanted) or self.trunk
-        if self.trunk is None:
-            self.trunk = Saved(0, 0.0, 0.0, self.program.init())
-        if self.trunk.step < fork:
-            lanes = self._going_on(branch)
-            trunk = Phase("trunk", self.trunk.step, fork, NO_DECAY, NO_DECAY, branch.budget, lanes)
-            self.trunk = self._advance(trunk, self.trunk)
-            self._save(TRUNK, self.trunk, lanes)
-        return self.trunk
-
-    def _going_on(self, branch: Phase) -> tuple[int, ...]:
-        """Lanes that have a result at this branch or a later one."""
-        return tuple(sorted({lane for phase in self.branches[branch.budget :] for lane in phase.lanes}))
-
-    def _missing_lanes(self, phase: Phase) -> list[int]:
+    def missing_lanes(self, phase: Phase) -> list[int]:
         """Lanes of a branch that have no result yet."""
         finished = self.training.finished
         return [lane for lane in phase.lanes if self.pack.run(lane, phase.budget).run_id not in finished]
 
-    def _advance(self, phase: Phase, at: Saved) -> Saved:
-        """Trains from `at` to the end of `phase`; losses of a chunk are fetched while the next one runs."""
-        hparams = self.program.hparams(phase)
-        step, state, pending = at.step, at.state, None
-        self.seconds = at.trunk_seconds if phase.kind == "trunk" else at.branch_seconds
-        while step < phase.stop:
-            count = self.pace.chunk(phase.stop - step)
+    def _available(self, branch: Phase) -> bool:
+        return branch.stop in self._begun or branch.start in self._reached or not self.missing_lanes(branch)
+
+    def ready(self) -> list[Piece]:
+        """Pieces that may be trained now: branches by budget, then the trunk up to the next fork."""
+        with self._lock:
+            pieces = [Piece("branch", wave) for wave in self._waiting if all(map(self._available, wave))]
+            blocked = [b for wave in self._waiting for b in wave if not self._available(b)]
+            if blocked and not any(piece.kind == "trunk" for piece in self._running):
+                first = min(blocked, key=lambda branch: branch.start)
+                begin = max(step for step in self._reached if step < first.start)
+                going_on = {lane for branch in self._branches[first.budget :] for lane in branch.lanes}
+                lanes = tuple(sorted(going_on))
+                trunk = Phase("trunk", begin, first.start, NO_DECAY, NO_DECAY, first.budget, lanes)
+                pieces.append(Piece("trunk", (trunk,)))
+            return pieces
+
+    @property
+    def done(self) -> bool:
+        """True once nothing is left, and nothing runs."""
+        with self._lock:
+            return not self._waiting and not self._running
+
+    def steps_left(self) -> tuple[int, int]:
+        """(steps of a lane that are in no piece under way, those of them that must be taken one after another)."""
+        with self._lock:
+            branches = [b for wave in self._waiting for b in wave if self.missing_lanes(b)]
+            lengths = [b.stop - b.start for b in branches]
+            blocked = [b for b in branches if not self._available(b)]
+            begin = max((step for step in self._reached if not blocked or step < blocked[0].start), default=0)
+            paths = [b.stop - b.start + (b.start - begin if b in blocked else 0) for b in branches]
+            trunk = max((b.start for b in blocked), default=begin) - begin
+            return sum(lengths) + trunk, max(paths, default=0)
+
+    def step_seconds(self) -> float | None:
+        """Measured seconds of a step of every lane; None before anything was trained."""
+        return min(self._step_seconds.values(), default=None)
+
+    # Training.
+
+    def run(self, program: LaneProgram, branches: LaneProgram | None = None) -> None:
+        """Trains every run that has no result yet, one piece after another, results as early as possible.
+
+        Args:
+          program: of the trunk.
+          branches: of several branches side by side; by default, the same.
+
+        Raises:
+          Preempted: `should_stop` returned True; everything is saved.
+        """
+        while pieces := self.ready():
+            self.begin(pieces[0])
+            self.train(pieces[0], program if pieces[0].kind == "trunk" else branches or program)
+        self.checkpoints.wait()
+
+    def begin(self, piece: Piece) -> None:
+        """Takes a piece of `ready`, which is then to be trained."""
+        with self._lock:
+            self._running.append(piece)
+            if piece.kind == "branch":
+                self._waiting.remove(piece.phases)
+
+    def train(self, piece: Piece, program: LaneProgram) -> None:
+        """Trains a piece that was begun.
+
+        Raises:
+          Preempted: `should_stop` returned True; everything is saved.
+        """
+        try:
+            with jax.transfer_guard("disallow"):
+                (self._train_trunk if piece.kind == "trunk" else self._train_branches)(piece, program)
+        finally:
+            with self._lock:
+                self._running.remove(piece)
+
+    def _train_trunk(self, piece: Piece, program: LaneProgram) -> None:
+        """From memory or the newest checkpoint before the fork, else from the beginning."""
+        fork, lanes = piece.phases[0].stop, piece.phases[0].lanes
+        with self._lock:
+            at, self._trunk = self._trunk, None
+        if at is not None and at.step > fork:
+            at = None
+        reached = -1 if at is None else at.step
+        at = self.checkpoints.restore(TRUNK, program.part_like, reached, fork, wanted=lanes) or at
+        at = at or Saved(0, 0.0, 0.0, program.init())
+        way, kept = Way(at.step, at.trunk_seconds, at.step), at
+
+        def save(points: Points, state: Any) -> None:
+            nonlocal kept
             begin = time.monotonic()
-            state, losses = self.program.train(state, hparams, step, count)
-            if pending is not None:
-                self._record(phase, *pending)
-            pending = (step, count, losses, begin)
-            step += count
-            if self.pace.unknown:  # the first chunk is timed alone, to size those that follow
-                self._record(phase, *pending)
-                pending = None
-                self.pace.synchronize()
-            stop = self.training.should_stop()
-            if stop or (self.pace.save_is_due(count) and step < phase.stop):
-                if pending is not None:
-                    self._record(phase, *pending)
-                    pending = None
-                part = TRUNK if phase.kind == "trunk" else branch_name(phase.stop)
-                self._save(part, self._reached(phase, at, step, state), phase.lanes)
-            if stop:
-                self.checkpoints.wait()
-                raise Preempted(f"pack {self.pack.name} saved at step {step} of its {phase.kind}")
-        if pending is not None:
-            self._record(phase, *pending)
-        return self._reached(phase, at, step, state)
+            self._write_points(points)
+            kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
+            self.checkpoints.save(TRUNK, kept, lanes)
+            self._traced("save", program, begin, time.monotonic())
 
-    def _reached(self, phase: Phase, since: Saved, step: int, state: Any) -> Saved:
-        if phase.kind == "trunk":
-            return Saved(step, self.seconds, 0.0, state)
-        return Saved(step, since.trunk_seconds, self.seconds, state)
+        state = self._trainer(program, piece, [way], save).advance(program.place(at.state))
+        with self._lock:
+            self._reached.add(fork)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / program.mesh.size
+            fits = kept.state is not at.state and size * (len(self._forks) + 1) <= FORK_SHARE * device_memory()
+            if fits:
+                self._forks[fork] = kept
+            if not fits or any(branch.start > fork for wave in self._waiting for branch in wave):
+                self._trunk = Saved(way.step, way.seconds, 0.0, state)
 
-    def _record(self, phase: Phase, first: int, count: int, losses: Any, begin: float) -> None:
-        """Waits for a chunk and keeps its learning-curve points."""
-        by_lane = [loss[:count] for loss in self.program.fetch(losses)]
-        now = time.monotonic()
-        elapsed = now - max(begin, self.last_done)
-        self.last_done = now
-        self.pace.measured(elapsed / count)
-        self.seconds += elapsed
-        for lane in phase.lanes:
-            losses_K = by_lane[lane]
-            kind, ident = ("trunks", self.pack.trunk_id(lane))
-            if phase.kind == "branch":
-                kind, ident = "runs", self.pack.run(lane, phase.budget).run_id
-            self.points.setdefault((kind, ident), []).extend(
-                {"step": first + min(i + POINT_STEPS, count), "first_step": first + i, "loss": float(np.mean(part))}
-                for i in range(0, count, POINT_STEPS)
-                if np.isfinite(part := losses_K[i : i + POINT_STEPS]).all()  # NaN from where a lane diverged
-            )
-        means = {lane: float(np.mean(by_lane[lane])) for lane in phase.lanes}
-        best = min((mean for mean in means.values() if np.isfinite(mean)), default=float("nan"))
-        speed = count * self.pack.tokens_per_step * len(means) / elapsed
-        steps_done = sum(other.stop - other.start for other in self.branches[: phase.budget]) + first + count
-        self.training.on_progress(Progress(self.pack.name, phase.kind, steps_done, best, speed))
-        self._report_losses(phase, first + count, means, speed)
+    def _train_branches(self, piece: Piece, program: LaneProgram) -> None:
+        """From where they were left, else from the trunk; then evaluates them and writes their results."""
+        starts = [self._start(phase, program) if self.missing_lanes(phase) else None for phase in piece.phases]
+        if any(self.missing_lanes(phase) and at is None for phase, at in zip(piece.phases, starts)):
+            with self._lock:  # a checkpoint could not be read: the trunk has to get there again
+                self._waiting = sorted([*self._waiting, piece.phases], key=lambda wave: wave[0].budget)
+            return
+        ways = [at and Way(at.step, at.branch_seconds, at.step) for at in starts]
+        trunk_seconds = [at.trunk_seconds if at else 0.0 for at in starts]
+
+        def save(points: Points, state: Any) -> None:
+            begin = time.monotonic()
+            self._write_points(points)
+            for i, (phase, way) in enumerate(zip(piece.phases, ways)):
+                if way is not None and way.step > way.saved:
+                    part = Saved(way.step, trunk_seconds[i], way.seconds, program.part(state, i))
+                    self.checkpoints.save(branch_name(phase.stop), part, phase.lanes)
+            self._traced("save", program, begin, time.monotonic())
+
+        trainer = self._trainer(program, piece, ways, save)
+        state = program.join([at and at.state for at in starts])
+        del starts  # frees the states of the forks
+        self._finish(piece, program, trainer.advance(state), trainer, trunk_seconds)
+
+    def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
+        """Where a branch goes on, else the fork at which it begins; None when that has to be reached again."""
+        if branch.stop in self._begun:
+            part = branch_name(branch.stop)
+            if found := self.checkpoints.restore(part, program.part_like, wanted=branch.lanes):
+                return found
+            self._begun.discard(branch.stop)
+        with self._lock:
+            fork = self._forks.pop(branch.start, None)
+            if fork is None and self._trunk is not None and self._trunk.step == branch.start:
+                fork = self._trunk
+            if fork is not None:  # copied before the trunk goes on
+                return dataclasses.replace(fork, state=program.part(program.place(fork.state), 0))
+        fork = branch.start
+        found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)
+        if found is None and branch.start == 0:
+            found = Saved(0, 0.0, 0.0, program.init_part())
+        if found is None:
+            with self._lock:
+                self._reached.discard(branch.start)
+        return found
+
+    def _trainer(
+        self,
+        program: LaneProgram,
+        piece: Piece,
+        ways: Sequence[Way | None],
+        save: Callable[[Points, Any], None],
+    ) -> PieceTrainer:
+        together = program.branches
+        pace = Pace(self.training.study.execution, program.buffer_steps, self._step_seconds.get(together, 0.0))
+
+        def on_chunk(means: list[dict[int, float]], speed: float, begin: float, end: float) -> None:
+            with self._lock:
+                self._step_seconds[together] = pace.step_seconds
+                for phase, way in zip(piece.phases, ways):
+                    if way is not None:
+                        part = TRUNK if piece.kind == "trunk" else phase.stop
+                        self._steps[part] = way.step - (0 if piece.kind == "trunk" else phase.start)
+                steps_done = sum(self._steps.values())
+            self._traced(piece.kind, program, begin, end)
+            best = min((mean for lanes in means for mean in lanes.values() if np.isfinite(mean)), default=float("nan"))
+            self.training.on_progress(Progress(self.pack.name, piece.kind, steps_done, best, speed))
+            for phase, way, losses in zip(piece.phases, ways, means):
+                if way is not None and losses:
+                    self._report_losses(phase, way.step, losses, speed / sum(map(len, means)))
+
+        return PieceTrainer(self.pack, program, piece, ways, pace, self.training.should_stop, save, on_chunk)
+
+    def _traced(self, kind: str, program: LaneProgram, begin: float, end: float) -> None:
+        devices = [device.id for device in program.mesh.devices.flat]
+        self.training.trace.add(kind, self.pack.name, devices, begin, end)
 
     def _report_losses(self, phase: Phase, step: int, losses: Mapping[int, float], tokens_per_s: float) -> None:
         """Hands every lane's mean loss over a chunk to `on_metrics`."""
@@ -269,87 +311,54 @@ class PackTrainer:
                     "step": step,
                     "tokens": step * self.pack.tokens_per_step,
                     "loss": loss,
-                    "tokens_per_s": tokens_per_s / len(losses),
+                    "tokens_per_s": tokens_per_s,
                 }
             )
 
     def _call_on_metrics(self, values: dict[str, Any]) -> None:
-        if self.on_metrics is None:
+        if self._on_metrics is None:
             return
         try:
-            self.on_metrics(values)
+            self._on_metrics(values)
         except Exception:
             logging.exception("on_metrics failed and is not called again; training continues")
-            self.on_metrics = None
+            self._on_metrics = None
 
-    def _finish_branch(self, phase: Phase, branch: Saved) -> None:
-        """Evaluates every lane of a finished branch and writes its result."""
-        begin = time.monotonic()
-        sums = self.program.fetch(self.program.evaluate(branch.state))
-        frozen = self.program.fetch(tuple(group["diverged_step"] for group in branch.state))
-        wall = branch.trunk_seconds + branch.branch_seconds + time.monotonic() - begin
-        self._flush_points()
-        for lane in self._missing_lanes(phase):
-            self._write_result(lane, phase.budget, sums[lane], int(frozen[lane]), wall / len(phase.lanes))
-
-    def _write_result(self, lane: int, budget: int, sums: Any, diverged_step: int, wall: float) -> None:
-        """Writes one run's row of the results table."""
-        pack, counts, run = self.pack, self.pack.counts, self.pack.run(lane, budget)
-        hparams = pack.lanes[lane]
-        metrics = self.program.model.metrics(sums)
-        healthy = diverged_step < 0 and np.isfinite(metrics["loss"])
-        if not healthy:
-            metrics = dict.fromkeys(metrics)
-        row = {
-            "run_id": run.run_id,
-            **self.training.common,
-            "scale": pack.scale,
-            "width": pack.width,
-            "depth": pack.depth,
-            "seed": hparams.seed,
-            "status": DONE if healthy else DIVERGED,
-            "lr": hparams.learning_rate,
-            "batch_size": pack.batch_size,
-            "params_total": counts.params_total,
-            "params_non_embedding": counts.params_non_embedding,
-            "params_matmul": counts.params_matmul,
-            "tokens": run.tokens,
-            "flops": run.flops,
-            "flops_6nd": run.flops_6nd,
-            **metrics,
-            "wall_s": round(wall, 3),
-            "trunk_id": run.trunk_id,
-            "steps": run.steps,
-            "weight_decay": hparams.weight_decay,
-            "init_scale": hparams.init_scale,
-            "warmup_steps": hparams.warmup_steps,
-            "b2": hparams.b2,
-            "cooldown_fraction": pack.cooldown_fraction,
-            "layout": self.program.execution.layout,
-            "compute_dtype": self.program.execution.compute_dtype,
-            "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,
-            "unique_tokens": self.program.feed.dataset.unique_tokens,
-            "epochs": batches.epochs(run.steps, pack.batch_size, self.program.feed.dataset.num_train_windows),
-            "diverged_step": diverged_step if not healthy else None,
-        }
-        if healthy and self.program.feed.spec.kind == "tokens":
-            bits = metrics["loss"] / np.log(2.0)
-            row["bits_per_byte"] = float(bits / self.program.feed.dataset.bytes_per_token)
-            if (unigram := self.program.feed.dataset.info.get("unigram_nats")) is not None:
-                row["unigram_normalized"] = metrics["loss"] - unigram
-        self.training.records.write_result(row)
-        self._call_on_metrics({"kind": "result", **row})
-
-    def _flush_points(self) -> None:
+    def _write_points(self, points: Points) -> None:
         """Writes the points since the last save; steps lost after it are trained and recorded again."""
-        for (kind, ident), points in self.points.items():
-            self.training.records.write_points(kind, ident, points)
-        self.points.clear()
+        for (kind, ident), some in points.items():
+            self.training.records.write_points(kind, ident, some)
 
-    def _save(self, part: str, saved: Saved, lanes: Collection[int]) -> None:
-        self._flush_points()
-        self.checkpoints.save(part, dataclasses.replace(saved, state=self.program.copy(saved.state)), lanes)
-        self.pace.saved()
+    # Results.
+
+    def _finish(
+        self,
+        piece: Piece,
+        program: LaneProgram,
+        state: Any,
+        trainer: PieceTrainer,
+        trunk_seconds: Sequence[float],
+    ) -> None:
+        """Evaluates every lane of finished branches and writes their results."""
+        begin = time.monotonic()
+        sums = program.fetch(program.evaluate(state))
+        frozen = program.fetch(tuple(group["diverged_step"] for group in state))
+        end = time.monotonic()
+        self._traced("evaluate", program, begin, end)
+        self._write_points(trainer.points)
+        num_lanes, trained = len(self.pack.lanes), sum(way is not None for way in trainer.ways)
+        for i, (phase, way) in enumerate(zip(piece.phases, trainer.ways)):
+            if way is None:
+                continue
+            wall = trunk_seconds[i] + way.seconds + (end - begin) / trained
+            for lane in self.missing_lanes(phase):
+                slot = i * num_lanes + lane
+                row = result_row(
+                    self.pack, program, lane, phase.budget, sums[slot], int(frozen[slot]), wall / len(phase.lanes)
+                )
+                row = {"run_id": row["run_id"], **self.training.common, **row}
+                self.training.records.write_result(row)
+                self._call_on_metrics({"kind": "result", **row})
 
 
 def buffer_steps(pack: Pack, limit: int = 4096) -> int:

@@ -9,6 +9,9 @@ the batch and the parameters of lanes that are too big for one device. What rema
 
 Steps run in a `fori_loop` with a traced trip count: one compilation serves chunks of every length, trunk and branch,
 and every rate, decay and seed. A frozen lane takes no time in `map` and `sequential`; under `vmap` it takes its share.
+
+Branches are lanes, too: a program of several `branches` trains that many cool-downs of every lane side by side, each
+from its own step on.
 """
 
 from __future__ import annotations
@@ -29,8 +32,9 @@ from scaling_jax.models import partition
 from scaling_jax.models.family import Model
 from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
-from scaling_jax.training import distributed, optimizers
+from scaling_jax.training import distributed, optimizers, regroup
 from scaling_jax.training import step as steps
+from scaling_jax.training.placement import Placement
 
 AXES = ("run", "data", "fsdp")
 P = jax.sharding.PartitionSpec
@@ -69,8 +73,6 @@ class Compiled:
 class LaneProgram:
     """The compiled functions of one pack on one mesh; each compiles when first used, all at once in `compile`.
 
-    A *slot* is a lane or the padding that gives every device equally many; a *group* is the slots of one program call.
-
     Args:
       model: pure functions of the pack's scale, from `Family.build` with this `execution`.
       study: its optimizer, schedule and evaluation settings are read.
@@ -79,6 +81,7 @@ class LaneProgram:
       lanes: the pack's, in the order of its runs.
       feed: a `ResidentFeed` or `StreamFeed` of the study's data.
       buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
+      branches: phases that are trained side by side.
       some_stop: whether lanes stand still in some phases (`Phase.lanes`).
     """
 
@@ -91,28 +94,26 @@ class LaneProgram:
         lanes: Sequence[Lane],
         feed: Any,
         buffer_steps: int,
+        branches: int = 1,
         some_stop: bool = False,
     ):
         self.model, self.study, self.execution, self.mesh, self.feed = model, study, execution, mesh, feed
         assert isinstance(study.optimizer.batch_size, int), "the pack's own study (`Pack.settled`)"
-        self.num_lanes, self.batch_size, self.some_stop = len(lanes), study.optimizer.batch_size, some_stop
-        run_axis = mesh.shape["run"]
-        padded = math.ceil(len(lanes) / run_axis) * run_axis
-        # Slots beyond the lanes hold a frozen copy of the last one, so that every device has equally many.
-        self.slots = tuple(lanes) + (lanes[-1],) * (padded - len(lanes))
-        per_group = run_axis if execution.layout == "sequential" else padded
-        self.groups = tuple(range(i, i + per_group) for i in range(0, padded, per_group))
-        self.lanes_per_device = per_group // run_axis
-        self.seeds = tuple(sorted({lane.seed for lane in lanes}))
+        self.num_lanes, self.branches, self.batch_size = len(lanes), branches, study.optimizer.batch_size
+        self.some_stop = some_stop
+        one_by_one = execution.layout == "sequential"
+        self.placement = Placement(lanes, branches, mesh.shape["run"], one_by_one, some_stop)
+        self.groups, self.seeds = self.placement.groups, self.placement.seeds
+        self.lanes_per_device = len(self.groups[0]) // mesh.shape["run"]
         self.max_loss = study.optimizer.max_loss_factor * math.log(feed.spec.vocab_size)
         self.decay = "cosine" if study.schedule.name == "cosine" else "linear"
         self.arrays = feed.arrays(mesh)
         self.validation = self._put(feed.validation_inputs(study.evaluation.examples, study.evaluation.batch_size), P())
         self._rows = distributed.local_rows(self._sharding(P(partition.BATCH_AXES)), self.batch_size)
-        self._read = feed.reader(self.batch_size, self._rows)
+        self._read = [feed.reader(self.batch_size, self._rows) for _ in range(branches)]
         self._step_inputs = feed.abstract_inputs(self.batch_size)
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
-        self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds))))
+        self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds) * branches)))
         self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
         self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
@@ -123,13 +124,20 @@ class LaneProgram:
         return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
 
     def _lane_chunk(
-        self, state: Any, hparams: Any, inputs_SxK: Any, first_step: Any, num_steps: Any, arrays: Any
+        self, state: Any, hparams: Any, span: Any, inputs_SxK: Any, longest: Any, arrays: Any
     ) -> tuple[Any, Any]:
-        """`num_steps` updates of one lane -> (state, losses [K], NaN beyond `num_steps`)."""
+        """`span["num_steps"]` updates of one lane -> (state, losses [K], NaN beyond them).
+
+        `longest` is the number of steps of the lane that takes most of them.
+        """
+        first_step, num_steps = span["first_step"], span["num_steps"]
+        if self.some_stop:
+            num_steps = jnp.where(hparams["takes_part"], num_steps, 0)
+        batched = self.execution.layout == "vmap"
 
         def body(i, carry):
             state, losses_K = carry
-            inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["seed_index"], i], inputs_SxK)
+            inputs = jax.tree.map(lambda x_SxKxB: x_SxKxB[hparams["stream"], i], inputs_SxK)
             batch = self.feed.make_batch(arrays, inputs, augment_key(hparams["seed"], first_step + i))
             new_state, loss = steps.train_step(
                 self.model,
@@ -142,17 +150,16 @@ class LaneProgram:
                 self.execution.microbatches,
                 self.max_loss,
             )
-            moves = state["diverged_step"] < 0
-            if self.some_stop:
-                moves &= hparams["takes_part"]
-                new_state = jax.tree.map(lambda n, o: jnp.where(hparams["takes_part"], n, o), new_state, state)
+            trains = state["diverged_step"] < 0
+            if batched and (self.branches > 1 or self.some_stop):  # a shorter branch waits for the longest
+                trains &= i < num_steps
+                new_state = jax.tree.map(lambda new, old: jnp.where(i < num_steps, new, old), new_state, state)
             # A frozen lane has no loss, whatever the layout.
-            return new_state, losses_K.at[i].set(jnp.where(moves, loss, jnp.nan))
+            return new_state, losses_K.at[i].set(jnp.where(trains, loss, jnp.nan))
 
-        if self.execution.layout != "vmap":  # a frozen lane takes no time; under vmap the bound must not vary by lane
-            num_steps = jnp.where(state["diverged_step"] < 0, num_steps, 0)
-            num_steps = jnp.where(hparams["takes_part"], num_steps, 0) if self.some_stop else num_steps
-        return jax.lax.fori_loop(0, num_steps, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
+        # A frozen lane takes no time; under vmap the bound must not vary by lane.
+        bound = longest if batched else jnp.where(state["diverged_step"] < 0, num_steps, 0)
+        return jax.lax.fori_loop(0, bound, body, (state, jnp.full(self.buffer_steps, jnp.nan)))
 
     def _lane_evaluate(self, state: Any, inputs_N: Any, arrays: Any) -> Any:
         """Sums over the fixed validation set for one lane."""
@@ -234,19 +241,21 @@ class LaneProgram:
         return copy, (self.abstract_state,)
 
     def train_program(self) -> tuple[Any, tuple[Any, ...]]:
-        """(state, hparams, inputs, first step, number of steps, arrays) -> (state, losses); the state is donated."""
+        """(state, hparams, span, inputs, most steps of a lane, arrays) -> (state, losses); the state is donated."""
         train = jax.jit(
-            self._over_lanes(self._lane_chunk, 2),
+            self._over_lanes(self._lane_chunk, 3),
             donate_argnums=0,
             out_shardings=(self.state_sharding, self._sharding(P("run"))),
         )
-        scalar = self._abstract(np.int32(0), P())
-        leading = (len(self.seeds), self.buffer_steps)
+        longest = self._abstract(np.int32(0), P())
+        leading = (self.branches * len(self.seeds), self.buffer_steps)
         inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), self._step_inputs)
         inputs = self._abstract(inputs, INPUTS)
-        hparams = self._abstract(self._hparams(self.groups[0], None), P("run"))
+        group, placement = self.groups[0], self.placement
+        per_lane = (placement.hparams(group, self.study, ()), placement.span(group, (), ()))
+        per_lane = self._abstract(per_lane, P("run"))
         arrays = self._abstract(self.arrays["train"], P())
-        return train, (self.abstract_state, hparams, inputs, scalar, scalar, arrays)
+        return train, (self.abstract_state, *per_lane, inputs, longest, arrays)
 
     def evaluate_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(state, inputs, arrays) -> sums, stacked by lane."""
@@ -254,9 +263,13 @@ class LaneProgram:
         shared = self._abstract((self.validation, self.arrays["validation"]), P())
         return evaluate, (self.abstract_state, *shared)
 
-    def compile(self) -> None:
-        """Compiles all four programs in parallel, so that nothing compiles once training runs."""
-        programs = (self._train, self._init, self._evaluate, self._copy)
+    def compile(self, init: bool = True) -> None:
+        """Compiles all programs in parallel, so that nothing compiles once training runs.
+
+        Args:
+          init: compile the one that makes fresh states, too.
+        """
+        programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
 
@@ -270,40 +283,25 @@ class LaneProgram:
         sharding = self._sharding(spec)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
-    def _hparams(self, group: Sequence[int], phase: Phase | None) -> dict[str, np.ndarray]:
-        lanes, schedule = [self.slots[i] for i in group], self.study.schedule
-        warmups = np.array([lane.warmup_steps for lane in lanes], np.float32)
-        fixed = np.full(len(lanes), phase.decay_start if phase else 0, np.float32)
-        hparams = {
-            "learning_rate": np.array([lane.learning_rate for lane in lanes], np.float32),
-            "weight_decay": np.array([lane.weight_decay for lane in lanes], np.float32),
-            "seed": np.array([lane.seed for lane in lanes], np.int32),
-            "seed_index": np.array([self.seeds.index(lane.seed) for lane in lanes], np.int32),
-            "warmup_steps": warmups,
-            "decay_start": warmups if phase and self.decay == "cosine" else fixed,
-            "decay_stop": np.full(len(lanes), phase.decay_stop if phase else 0, np.float32),
-            "final_fraction": np.full(len(lanes), schedule.final_fraction, np.float32),
-        }
-        if not isinstance(self.study.optimizer.b2, float):  # swept; else a constant of the program
-            hparams["b2"] = np.array([lane.b2 for lane in lanes], np.float32)
-        if self.some_stop:
-            lanes_in = range(self.num_lanes) if phase is None else phase.lanes
-            hparams["takes_part"] = np.array([min(i, self.num_lanes - 1) in lanes_in for i in group])
-        return hparams
+    def _inputs(self, first_steps: Sequence[int], counts: Sequence[int]) -> Any:
+        """The feed's inputs of these steps for every branch and seed, [branches x seeds, buffer_steps, batch, ...].
 
-    def _inputs(self, first_step: int, num_steps: int) -> Any:
-        """The feed's inputs of these steps for every seed, [seeds, buffer_steps, batch, ...].
-
-        Zero beyond `num_steps`, and in rows that no device of this process holds.
+        Zero beyond each branch's steps, and in rows that no device of this process holds.
         """
+        streams = [
+            (branch * len(self.seeds) + i, count, self._read[branch](seed, first, count))
+            for branch, (first, count) in enumerate(zip(first_steps, counts))
+            for i, seed in enumerate(self.seeds)
+            if count
+        ]
 
-        def pad(like, *by_seed):
-            out = np.zeros((len(by_seed), self.buffer_steps, *like.shape), like.dtype)
-            for row, x in zip(out, by_seed):
-                row[:num_steps, self._rows] = x
+        def pad(like, *read):
+            out = np.zeros((self.branches * len(self.seeds), self.buffer_steps, *like.shape), like.dtype)
+            for (stream, count, _), x in zip(streams, read):
+                out[stream, :count, self._rows] = x
             return out
 
-        return jax.tree.map(pad, self._step_inputs, *(self._read(seed, first_step, num_steps) for seed in self.seeds))
+        return jax.tree.map(pad, self._step_inputs, *(inputs for _, _, inputs in streams))
 
     # The interface: states are tuples of groups.
 
@@ -311,9 +309,9 @@ class LaneProgram:
         """Fresh states of all lanes."""
         out = []
         for group in self.groups:
-            seeds = np.array([self.slots[i].seed for i in group], np.int32)
-            scales = np.array([self.slots[i].init_scale for i in group], np.float32)
-            active = np.asarray([i < self.num_lanes for i in group])
+            seeds = np.array([self.placement.slots[i].seed for i in group], np.int32)
+            scales = np.array([self.placement.slots[i].init_scale for i in group], np.float32)
+            active = np.asarray([i < self.num_lanes * self.branches for i in group])
             out.append(self._init(*self._put((seeds, scales, active), P("run"))))
         return tuple(out)
 
@@ -321,23 +319,72 @@ class LaneProgram:
         """A copy that survives the donation of the original, for branches and checkpoints."""
         return tuple(self._copy(state) for state in states)
 
-    def hparams(self, phase: Phase) -> tuple[Any, ...]:
-        """The traced hyperparameters of every lane in this phase, on the devices."""
-        return tuple(self._put(self._hparams(group, phase), P("run")) for group in self.groups)
+    def place(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The states of one branch, from wherever they are, on these devices."""
+        if jax.tree.leaves(states[0])[0].sharding.mesh == self.mesh:
+            return states
+        return tuple(
+            jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, like))
+            for state, like in zip(states, self.part_like)
+        )
+
+    @functools.cached_property
+    def part_like(self) -> tuple[Any, ...]:
+        """The states of one branch as ShapeDtypeStructs with shardings: what checkpoints hold."""
+        run_axis = self.mesh.shape["run"]
+        padded = math.ceil(self.num_lanes / run_axis) * run_axis
+        size = run_axis if self.execution.layout == "sequential" else padded
+
+        def one(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype, sharding=leaf.sharding)
+
+        return (jax.tree.map(one, self.abstract_state),) * (padded // size)
+
+    def join(self, parts: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...]:
+        """States of all branches from those of each; None for one that is not trained."""
+        if self.branches == 1 and parts[0] is not None:
+            return parts[0]
+        like = (self.abstract_state,) * len(self.groups)
+        return regroup.join([*parts, *[None] * (self.branches - len(parts))], like, self.num_lanes)
+
+    def part(self, states: tuple[Any, ...], branch: int) -> tuple[Any, ...]:
+        """A copy of the states of one branch."""
+        if self.branches == 1:
+            return self.copy(states)
+        return regroup.part(states, self.part_like, branch, self.num_lanes)
+
+    def init_part(self) -> tuple[Any, ...]:
+        """Fresh states of one branch."""
+        return self.init() if self.branches == 1 else self.part(self.init(), 0)
+
+    def hparams(self, *phases: Phase | None) -> tuple[Any, ...]:
+        """The traced hyperparameters of every lane in its branch's phase, on the devices."""
+        return tuple(self._put(self.placement.hparams(group, self.study, phases), P("run")) for group in self.groups)
 
     def train(
-        self, states: tuple[Any, ...], hparams: tuple[Any, ...], first_step: int, num_steps: int
+        self,
+        states: tuple[Any, ...],
+        hparams: tuple[Any, ...],
+        first_step: int | Sequence[int],
+        num_steps: int | Sequence[int],
     ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        """Dispatches `num_steps` updates of every lane and returns without waiting.
+        """Dispatches updates of every lane and returns without waiting.
+
+        Args:
+          states: as `init` makes them; donated.
+          hparams: of `hparams`.
+          first_step, num_steps: where the lanes of each branch are, and how many steps they take; a number for one.
 
         Returns:
-          (states, losses): losses is a tuple of device arrays [lanes of the group, buffer_steps].
+          (states, losses): losses is a tuple of device arrays [slots of the group, buffer_steps].
         """
-        start, count = self._put((np.int32(first_step), np.int32(num_steps)), P())
-        inputs = self._put(self._inputs(first_step, num_steps), INPUTS)
-        out = [
-            self._train(state, hps, inputs, start, count, self.arrays["train"]) for state, hps in zip(states, hparams)
-        ]
+        firsts, counts = (tuple(np.atleast_1d(x).tolist()) for x in (first_step, num_steps))
+        longest = self._put(np.int32(max(counts)), P())
+        inputs = self._put(self._inputs(firsts, counts), INPUTS)
+        out = []
+        for group, state, hps in zip(self.groups, states, hparams):
+            span = self._put(self.placement.span(group, firsts, counts), P("run"))
+            out.append(self._train(state, hps, span, inputs, longest, self.arrays["train"]))
         return tuple(state for state, _ in out), tuple(losses for _, losses in out)
 
     def evaluate(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -345,7 +392,7 @@ class LaneProgram:
         return tuple(self._evaluate(state, self.validation, self.arrays["validation"]) for state in states)
 
     def fetch(self, groups: tuple[Any, ...]) -> list[Any]:
-        """Groups that are stacked by lane, on the host, as one pytree per lane."""
+        """Groups that are stacked by slot, on the host, as one pytree per lane (of every branch)."""
         host = distributed.to_host(groups)
         slots = [jax.tree.map(lambda x, i=i: x[i], tree) for g, tree in zip(self.groups, host) for i in range(len(g))]
-        return slots[: self.num_lanes]
+        return slots[: self.num_lanes * self.branches]

@@ -9,6 +9,7 @@ from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Chec
 from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
+from scaling_jax.analysis.tuned import is_tuned
 from scaling_jax.text import listed, plural, short
 
 MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeats are worth almost what new data are
@@ -38,7 +39,10 @@ def one_row_per_run(e: Evidence) -> Check:
     )
     if sweep.best_taken:
         return Check(name, PASS, f"{detail}: the best of each is taken")
-    return Check(name, FAIL, f"{detail}: a sweep, not runs of their own; take the best of each with --best")
+    way = "a sweep, not runs of their own; take the best of each with --best"
+    if sweep.column and not is_tuned(sweep.column):
+        way = f"fit one at a time with --where='{sweep.column}=...', or, if it was tuned, take the best with --best"
+    return Check(name, FAIL, f"{detail}: {way}")
 
 
 def finished(e: Evidence) -> Check:

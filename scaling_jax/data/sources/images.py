@@ -163,6 +163,23 @@ def _has_color(file: pathlib.Path) -> bool:
         return False
 
 
+def read_image(file: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """One image as training reads it, uint8 [H, W, C].
+
+    Raises:
+      UserError: it cannot be read, or has another shape.
+    """
+    if not file.is_file():
+        raise UserError(f"image {str(file)[:200]!r} is not a file")
+    pixels = _open(file, shape[2], Tally())
+    if pixels.shape != tuple(shape):
+        raise UserError(
+            f"image {str(file)!r} has {pixels.shape[1]}x{pixels.shape[0]} pixels and the models read {shape[1]}x"
+            f"{shape[0]}: resize it first"
+        )
+    return pixels
+
+
 def _open(file: pathlib.Path, channels: int, tally: Tally) -> np.ndarray:
     """The image as uint8 [H, W, channels]; conversions are counted in `tally`."""
     import PIL.Image

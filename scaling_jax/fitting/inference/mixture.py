@@ -21,7 +21,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import stdtrit
 
 from scaling_jax.fitting.inference import noise
 from scaling_jax.fitting.inference.rolling import Ladder, Member, recency_weights
@@ -119,6 +118,8 @@ def half_width(
       residual_dof: degrees of freedom of the first two.
       learned_dof: of the others.
     """
+    from scipy.special import stdtrit
+
     total = np.maximum(sum(variances.values()), 1e-300)
     sampled = sum(v for k, v in variances.items() if k in SAMPLED)
     share = sampled / total

@@ -8,7 +8,6 @@ each other (differential evolution, ter Braak 2006; stretch moves, Goodman & Wea
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize
 
 EXACT = 1e-5  # precision of ln y beyond which no loss is known
 WALKERS = 256
@@ -123,6 +122,8 @@ def _mode(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The least-squares optimum in the box, and a covariance there."""
+    from scipy import optimize
+
     width = upper - lower
     start = lower + width * rng.uniform(0.02, 0.98, (DRAWS, len(lower)))
     if guess is not None:
