@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from scaling_jax import analysis, data, fitting, outlook, simulation, trained
+from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, estimate
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
@@ -131,13 +131,30 @@ def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Pla
     """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
     spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
-    packs = make_plan(study, spec)
+    packs = _within_memory(study, make_plan(study, spec), spec)
     if stored is None:
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
     if not force and (refused := outlook.refused(study, packs)):
         raise UserError(f"{refused}, or go on with --force")
     return Plan(study, spec, packs)
+
+
+def _within_memory(study: Study, packs: tuple[Pack, ...], spec: Spec) -> tuple[Pack, ...]:
+    """The packs that fit `budgets.memory_gib` on one device."""
+    cap = study.budgets.memory_gib
+    if cap is None:
+        return packs
+    with contextlib.suppress(RuntimeError):  # the estimate asks for the devices, whose number is fixed from then on
+        hardware.use_cpu_devices()
+    needs = {row.scale: row.memory_bytes / 2**30 for row in estimate.rows(study, packs, spec)}
+    fit = tuple(pack for pack in packs if needs[pack.name] <= cap)
+    if not fit:
+        name, least = min(needs.items(), key=lambda item: item[1])
+        raise UserError(
+            f"budgets.memory_gib={cap:g} is below the smallest model: {name} takes {least:.3g} GiB; raise it"
+        )
+    return fit
 
 
 def run(
@@ -239,7 +256,20 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
 
 def write_report(path: Any) -> str:
     """Writes the report of a workdir; returns the summary for the terminal."""
-    return load(path).report()
+    results = load(path)
+    return results.report(notes=next_steps(path, results.analysis))
+
+
+def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
+    """What the report of a workdir says on what to do next: see `scaling_jax.decide.notes`."""
+    stored = Workdir(path).stored()
+    if stored is None:
+        return {}
+    try:
+        study = Study.from_dict(stored.study, any_family=True)
+    except UserError:
+        return {}
+    return decide.notes(found, study, Spec(**stored.spec))
 
 
 def _check_study(study: Study) -> None:

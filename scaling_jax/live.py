@@ -103,10 +103,14 @@ def load(path: Any) -> Snapshot:
     """
     try:
         content = json.loads(as_path(path).read_text())
-        rows = tuple(Row(**{k: math.nan if v is None else v for k, v in row.items()}) for row in content.pop("rows"))
-        return Snapshot(rows=rows, **{k: math.nan if v is None else v for k, v in content.items()})
+        rows = tuple(Row(**_known(row)) for row in content.pop("rows"))
+        return Snapshot(rows=rows, **_known(content))
     except (TypeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    return {k: math.nan if v is None else v for k, v in fields.items()}
 
 
 def latest(workdir: Any) -> Snapshot | None:

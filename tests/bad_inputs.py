@@ -142,10 +142,22 @@ FIT_FLAGS = (
 WORKDIR_READERS = (
     "run --study=tiny.py --workdir={}", "report --workdir={}", "collect --workdir={} --out=table.csv",
     "clean --workdir={}", "suggest --workdir={} --budget_flops=1e12", "recommend --workdir={} --target_flops=1e12",
+    "watch --workdir={} --once",
 )  # fmt: skip
 TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
 # Command -> its wrong flags and arguments.
 COMMANDS = {
+    "bench": (
+        "stray", "--seconds=0", "--seconds=nan", "--seconds=x", "--out=x.txt", "--out=", "--out=folder",
+        "--out=text.txt/x.json", "--out=/proc/x.json", "--num_cpu_devices=0", "--quick=maybe",
+        "--nope", "--flagfile=nowhere", "--out=" + "x" * 300 + ".json",
+    ),
+    "watch": (
+        "", "work --once", "--workdir=", *(f"--workdir=work --once {flag}" for flag in (
+            "", "stray", "--every=0", "--every=-1", "--every=nan", "--every=x", "--once=maybe", "--page=", "--nope=1",
+            "--page=/proc/x.html", "--flagfile=nowhere",
+        )),
+    ),
     "compare": (
         "", "runs.csv", "runs.csv runs.csv", "a=runs.csv a=runs.csv", "a=runs.csv", "=runs.csv b=runs.csv", "a= b=",
         "a=runs.csv b=nowhere.csv", "a=runs.csv nowhere", "a=runs.csv b=work", "a=runs.csv b=folder",

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import scaling_jax as sj
+from scaling_jax import rules
 from scaling_jax.data.sources import registry as sources
 from scaling_jax.engines import registry as engines
 from scaling_jax.fitting.laws import registry as laws
@@ -69,6 +70,17 @@ def test_extending(home):
     assert sj.plan(images).runs
     scores = sj.run(images, home / "images", verbose=False).table
     assert ((scores.balanced_error > 0) & (scores.balanced_error < 1)).all()
+
+
+def test_studies(home, monkeypatch):
+    """The settings of the page are settings of a study, and its rule is one."""
+    monkeypatch.setattr(rules, "_RULES", dict(rules._RULES))
+    names: dict = {}
+    for code in blocks("docs/studies.md"):
+        exec(compile(code, "docs/studies.md", "exec"), names)
+    rules._formula.cache_clear()
+    assert rules.resolve("2 * mine", "learning_rate", {"N": 1e5, "B": 32.0}, "") == 0.08
+    assert names["anchored"].batch_size.base == 8 and len(names["optimizer"].learning_rates) == 3
 
 
 def test_the_library_in_ten_lines(home):

@@ -47,12 +47,13 @@ ALLOWED = {
     "decide": TRAINING | {"fitting", "analysis", "decide"},
     "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"engines", "results", "signals", "simulation", "outlook", "trained"},
+    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "outlook", "trained"},
     "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
     "cli": TRAINING
     | AFTER
     | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
-    | {"cli"},
+    | {"transfer", "cli"},
+    "transfer": TRAINING | AFTER | {"engines", "api"},
     "__main__": {"signals", "cli"},
 }
 
@@ -70,7 +71,7 @@ DRAWING = {".charts.matplotlib_figure"}
 # They import TFDS, which takes half a second: only who reads or prepares with TFDS imports them.
 WITH_TFDS = {".data.builtin.builders", ".data.sources.tfds", ".data.sources.tfds_prepare"}
 # A supervisor of several processes does without JAX; the plain install has no Flax, which the families need.
-LATE = {"cli.run", "stored_family"}
+LATE = {"cli.run", "cli.report", "stored_family"}
 
 
 MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 10

@@ -4,6 +4,8 @@ import dataclasses
 import html.parser
 import itertools
 import json
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from scaling_jax.report import figures, figures_of_runs
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
 from scaling_jax.storage.workdir import FORMAT, Stored
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def analyse(table, curves=None, also=(), name="simulated"):
@@ -82,8 +86,15 @@ def test_text_fits_a_log_and_names_what_matters(found):
     assert "nan" not in text and "None" not in text
 
 
-def test_nothing_is_clipped_or_written_over_something_else(found):
-    for name, chart in figures.charts(found).items():
+# Drawn alike whatever the ladder: looked at once.
+ONCE = {"surface", "parameters", "cost", "interval", "learning_curves"}
+
+
+def test_nothing_is_clipped_or_written_over_something_else(found, request):
+    names = set(figures.catalog(found))
+    if request.node.callspec.params["found"] != "usual":
+        names -= ONCE
+    for name, chart in figures.charts(found, names).items():
         figure = figure_of(chart)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
@@ -271,6 +282,24 @@ def test_fit_and_report_of_a_workdir_are_one_analysis(tmp_path, capsys):
         assert {k: summary["law"]["params"][k]["value"] for k in fit.params} == dict(fit.params)
         assert f"verdict: {summary['verdict']}" in text and summary["counts"]["fitted"] == 50
         assert summary["law"]["name"] == fit.law.name
+
+
+def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    every, few = figures.catalog, ("frontier", "isoflop", "residuals", "parameters")  # drawing them all takes long
+    monkeypatch.setattr(figures, "catalog", lambda found: {k: v for k, v in every(found).items() if k in few})
+    table = simulated.ladder(rates=(0.02,))
+    workdir(tmp_path / "runs" / "mine", table)
+    workdir(tmp_path / "runs" / "other", table.assign(loss=table.loss * 1.02))
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "report.md").read_text(), flags=re.S)
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, "docs/report.md", "exec"), {})
+        elif "--track" not in code and "watch" not in code:  # tests/test_live.py trains
+            assert command.main(code.split()) == 0, capsys.readouterr()
+    folder = tmp_path / "runs" / "mine" / "report"
+    assert (tmp_path / "frontier.pdf").exists() and (tmp_path / "compare.html").exists()
+    assert {p.stem for p in folder.glob("*.svg")} >= {"frontier", "isoflop", "residuals", "parameters"}
 
 
 def test_several_workdirs_are_reported_together(tmp_path, capsys):

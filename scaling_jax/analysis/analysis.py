@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings as python_warnings
@@ -214,12 +215,13 @@ class Analysis:
 
     def forecast_frontier(self, C: Any) -> Any:
         """The forecast's frontier at budgets C, `.answer` False where there is none; None without a forecast."""
-        if self.forecast is None:
-            return None
-        try:
-            return self.forecast.frontier(C, cost=self.cost)
-        except fitting.FitError:
-            return None
+        key = np.atleast_1d(np.asarray(C, float)).tobytes()
+        if key not in self._frontiers_of_forecast and self.forecast is not None:
+            with contextlib.suppress(fitting.FitError):
+                self._frontiers_of_forecast[key] = self.forecast.frontier(C, cost=self.cost)
+        return self._frontiers_of_forecast.get(key)
+
+    _frontiers_of_forecast = functools.cached_property(lambda self: {})
 
     @property
     def frontier(self) -> pd.DataFrame:
@@ -257,13 +259,8 @@ class Analysis:
         try:
             with python_warnings.catch_warnings():
                 python_warnings.simplefilter("ignore", fitting.FitWarning)
-                return fitting.forecast(
-                    data,
-                    chosen.y.to_numpy(float),
-                    C=chosen.C.to_numpy(float),
-                    clusters=trunk,
-                    level=self.settings.level,
-                )
+                y, C = chosen.y.to_numpy(float), chosen.C.to_numpy(float)
+                return fitting.forecast(data, y, C=C, clusters=trunk, level=self.settings.level)
         except fitting.FitError:
             return None
 

@@ -1,6 +1,6 @@
 """Charts as data: drawn by matplotlib for papers and notebooks, and by the report's page for a screen."""
 
-from scaling_jax.charts.chart import AVOIDED, GREY, INK, Axis, Chart, Mark, Panel, data_color, scale_color
+from scaling_jax.charts.chart import AVOIDED, GREY, INK, Axis, Chart, Mark, Panel, Symbol, data_color, scale_color
 from scaling_jax.charts.drawing import figure_of, picture_of
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Chart",
     "Mark",
     "Panel",
+    "Symbol",
     "data_color",
     "figure_of",
     "picture_of",

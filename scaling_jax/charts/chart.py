@@ -13,6 +13,7 @@ INK, GREY, AVOIDED = "ink", "grey", "avoided"  # lines and text; guides; held-ou
 LIGHTEST = 0.88  # the light end of the color maps is unreadable on white
 
 AxisKind = Literal["flops", "count", "plain", "names"]
+Symbol = Literal["circle", "diamond", "star", "square", "cross", "tick", "open"]
 MarkKind = Literal["line", "points", "band", "span", "hspan", "bar", "surface"]
 
 
@@ -79,7 +80,7 @@ class Mark:
     high: Any = ()
     z: Any = ()
     dash: Literal["solid", "dash", "dot"] = "solid"
-    symbol: Literal["circle", "diamond", "star", "square", "cross", "tick", "open"] = "circle"
+    symbol: Symbol = "circle"
     size: float = 6.0
     width: float = 1.5
 

@@ -36,6 +36,7 @@ COMMANDS = {
     "compare": ("scaling_jax.cli.compare", "how much less compute one recipe needs than another"),
     "suggest": ("scaling_jax.cli.suggest", "which runs to make next, for their FLOPs"),
     "recommend": ("scaling_jax.cli.recommend", "what to train with a budget, or what a goal costs"),
+    "check-transfer": ("scaling_jax.cli.check_transfer", "does a rate tuned on a small scale serve the large ones"),
     "report": ("scaling_jax.cli.report", "fit and draw a workdir's results again"),
     "evaluate": ("scaling_jax.cli.evaluate", "score finished runs on other data, compressed, or as ensembles"),
     "sample": ("scaling_jax.cli.sample", "text from a trained model, or the same prompt down the ladder"),

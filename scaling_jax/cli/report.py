@@ -67,7 +67,15 @@ def write(source: Source | Any, values: Any = None) -> str:
     found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
     out = values.out if values is not None and values.out else as_path(source.folder) / "report"
     formats = values.figures if values is not None else ()
-    return report.write_report(found, out, formats, results.about(source.folder))
+    return report.write_report(found, out, formats, results.about(source.folder) | _next_steps(source.folder, found))
+
+
+def _next_steps(folder: Any, found: analysis.Analysis) -> dict[str, str]:
+    try:
+        from scaling_jax import api
+    except ModuleNotFoundError:  # the plain install has nothing to plan models with
+        return {}
+    return api.next_steps(folder, found)
 
 
 def _overridden(fit: Any, cut: Any, assignments: list[str]) -> tuple[Any, Any]:

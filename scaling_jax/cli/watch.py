@@ -36,6 +36,11 @@ def main(args: list[str], values: Any) -> int:
             raise UserError(f"nothing trains in {values.workdir!r} yet: no attempt has left a record of its progress")
         _show(found, None, page, values)
         return 0
+    if live.latest(place.path) is None:
+        if (place.path / "_SUCCESS").exists():
+            print(f"the study in {values.workdir} is done; see its report")
+            return 0
+        print(f"waiting for news from {values.workdir}", flush=True)
     with live.screen() as screen:
         for found in live.watched(place.path, values.every):
             _show(found, screen, page, values)
@@ -53,5 +58,8 @@ def _show(found: live.Snapshot, screen: live.Screen | None, page: Any, values: A
     else:
         print(f"{live.summary(found, time.time())}\n{live.plain_lines(found.rows)}", flush=True)
     if page is not None:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(page, live_page.page(found, 0.0 if found.done or values.once else values.every))
+        try:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(page, live_page.page(found, 0.0 if found.done or values.once else values.every))
+        except OSError as error:
+            raise UserError(f"--page={values.page} cannot be written: {error.strerror or error}") from None

@@ -160,9 +160,9 @@ def _compile_seconds() -> Iterator[list[float]]:
     """Seconds that XLA spends compiling meanwhile, in a list of one; of a cached program next to nothing."""
     total, active = [0.0], [True]
 
-    def add(event: str, seconds: float, **_: Any) -> None:
+    def add(event: str, duration_secs: float, **kwargs: Any) -> None:
         if active[0] and event == COMPILING:
-            total[0] += seconds
+            total[0] += duration_secs
 
     jax.monitoring.register_event_duration_secs_listener(add)  # JAX has no way to take it off again
     try:

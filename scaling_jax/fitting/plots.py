@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel, data_color, scale_color
+from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel, Symbol, data_color, scale_color
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.text import short
 
@@ -19,6 +19,7 @@ GRID = 40  # points per side of a surface
 MAX_LABELS = 40  # sizes that are told apart by color
 SAME = 0.03  # in the logarithm: amounts of data equal but for rounding to whole steps
 BINS = 30
+SEEN_AND_HELD: tuple[tuple[bool, Symbol, float], ...] = ((False, "circle", 5.5), (True, "diamond", 5.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Points:
         """Circles in the colors of the scales, diamonds for what was held out; `rows` (n,) bool picks some."""
         x, y, out = np.asarray(x, float), np.asarray(y, float), []
         rows = np.ones(len(self.scale), bool) if rows is None else rows
-        for held, symbol, size in ((False, "circle", 5.5), (True, "diamond", 5.0)):
+        for held, symbol, size in SEEN_AND_HELD:
             for scale in self.order:
                 at = np.flatnonzero(rows & (self.scale == scale) & (self.held == held))
                 if at.size:
@@ -60,12 +61,16 @@ class Points:
                             scale=scale,
                             symbol=symbol,
                             size=size,
-                            runs=[self.runs[i] for i in at] if len(self.runs) else (),
+                            runs=[self.runs[int(i)] for i in at] if len(self.runs) else (),
                             name=self.labels[scale],
                         )
                     )
-        # Every name once: the circles carry the scale's, one diamond of no scale explains the others.
-        named = [m if m.symbol == "circle" else dataclasses.replace(m, name="") for m in out]
+        # Every name once, also of a scale that was held out whole; one diamond of no scale explains the others.
+        seen: set[str] = set()
+        named = []
+        for mark in out:
+            named.append(mark if mark.scale not in seen else dataclasses.replace(mark, name=""))
+            seen.add(mark.scale)
         if (self.held & rows).any():
             named.append(Mark("points", [], [], name="held out", color=GREY, symbol="diamond", size=5.0))
         return named
@@ -119,13 +124,13 @@ def slices(fit: Any, points: Points, labels: tuple[str, str, str] = ("N", "D", "
         color, at = data_color(i, len(levels)), nearest == i
         curve = fit.predict({"N": sizes, "D": level} | other)
         left.append(Mark("line", sizes, curve, color=color, width=1.2, name=f"D = {short(level)}"))
-        for held, symbol in ((False, "circle"), (True, "diamond")):
+        for held, symbol, dot in SEEN_AND_HELD:
             for scale in points.order:  # each may be hidden
                 rows = np.flatnonzero(at & (points.held == held) & (points.scale == scale))
                 if rows.size:
-                    runs = [points.runs[j] for j in rows] if len(points.runs) else ()
+                    runs = [points.runs[int(j)] for j in rows] if len(points.runs) else ()
                     left.append(
-                        Mark("points", N[rows], y[rows], color=color, symbol=symbol, size=5.5, scale=scale, runs=runs)
+                        Mark("points", N[rows], y[rows], color=color, symbol=symbol, size=dot, scale=scale, runs=runs)
                     )
     for scale in points.order:
         size = float(np.median(N[points.scale == scale])) if (points.scale == scale).any() else np.nan

@@ -14,7 +14,7 @@ from scaling_jax.charts import Axis, Chart, Mark, Panel, scale_color
 from scaling_jax.fitting import plots
 from scaling_jax.report.points import answers, count_label, points_of
 
-MAX_PARAMETERS = 6
+MAX_PARAMETERS = 4  # profiles take time
 PARTS = {
     "run": "scatter of a run",
     "resampling": "which runs were drawn",

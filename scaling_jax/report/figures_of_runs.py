@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.frames import groups_of, rows_of
+from scaling_jax.analysis.frames import groups_of, log, rows_of
 from scaling_jax.analysis.status import DIVERGED, DONE
 from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel
 from scaling_jax.report.points import count_label, points_of
@@ -75,14 +77,19 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
     left, right = [], []
     for run in rows_of(shown):
         curve, color = smooth(by_run[run.run_id]), points.color(run.scale)
-        style = {"color": color, "scale": run.scale, "width": 1.0, "runs": [str(run.run_id)] * len(curve)}
+        style: dict[str, Any] = {
+            "color": color,
+            "scale": run.scale,
+            "width": 1.0,
+            "runs": [str(run.run_id)] * len(curve),
+        }
         left.append(Mark("line", curve.tokens, curve.loss, **style))
         excess = curve.loss.to_numpy(float) - floor
         if len(curve) > 3 and excess[-1] > 0:
             keep = excess > 0
             share = curve.tokens.to_numpy(float)[keep] / float(curve.tokens.iloc[-1])
-            runs = [str(run.run_id)] * int(keep.sum())
-            right.append(Mark("line", share, excess[keep] / excess[-1], **(style | {"runs": runs})))
+            style["runs"] = [str(run.run_id)] * int(keep.sum())
+            right.append(Mark("line", share, excess[keep] / excess[-1], **style))
     return left, right
 
 
@@ -122,11 +129,11 @@ def sweeps(analysis: Analysis) -> Chart:
         marks, stars = [], []
         for scale in points.order:
             rows = done[(done.scale == scale) & (done.D / longest > SAME_LENGTH) & (done.y > 0)]
-            means = np.exp(np.log(rows.y).groupby(rows[column].astype(float)).mean())
+            means = log(rows.y).groupby(rows[column].astype(float)).mean()
             if len(means) < 2:
                 continue
-            x, y = means.index.to_numpy(float), means.to_numpy(float)
-            style = {"color": points.color(scale), "scale": scale}
+            x, y = means.index.to_numpy(float), np.exp(means.to_numpy(float))
+            style: dict[str, Any] = {"color": points.color(scale), "scale": scale}
             texts = [f"{scale}, {SWEPT[column]} {v:g}: {analysis.metric} {w:.4g}" for v, w in zip(x, y)]
             marks.append(Mark("line", x, y, width=1.2, **style))
             marks.append(Mark("points", x, y, name=points.labels[scale], texts=texts, **style))

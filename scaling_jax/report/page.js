@@ -46,9 +46,29 @@ const FORMS = {
 };
 
 // ---- charts
+const MAX_POINTS = 2500; // of a chart: more would take seconds to draw and hide each other; the table has every run
+function thinned(spec) {
+  const count = mark => (mark.kind === "points" && mark.runs ? mark.x.length : 0);
+  let all = 0, drawn = 0;
+  const panels = spec.panels.map(panel => {
+    const total = panel.marks.reduce((sum, mark) => sum + count(mark), 0), step = Math.ceil(total / MAX_POINTS);
+    all = Math.max(all, total);
+    if (step < 2) return panel;
+    const every = values => (Array.isArray(values) ? values.filter((_, i) => i % step === 0) : values);
+    const marks = panel.marks.map(mark => (count(mark) ? { ...mark, x: every(mark.x), y: every(mark.y), runs: every(mark.runs) } : mark));
+    drawn = Math.max(drawn, marks.reduce((sum, mark) => sum + count(mark), 0));
+    return { ...panel, marks };
+  });
+  return { ...spec, panels, left: drawn ? `${drawn} of ${all} runs are drawn, evenly from every scale.` : "" };
+}
+function described(run) {
+  if (!byRun.has(run)) return plain(run);
+  const row = data.runs.rows[byRun.get(run)];
+  return data.runs.columns.map((c, i) => [c.name, (FORMS[c.kind] || FORMS.text)(row[i])]).filter(([, v]) => v !== "").map(([n, v], i) => (i ? `${plain(n)} ${plain(v)}` : `<b>${plain(v)}</b>`)).join("<br>");
+}
 function hover(mark) {
   if (mark.texts) return mark.texts.map(plain);
-  if (mark.runs) return mark.runs.map(run => byRun.get(run) || plain(run));
+  if (mark.runs) return mark.runs.map(described);
   return null;
 }
 const DASHES = { dash: "6px,3px", dot: "2px,3px" };
@@ -173,7 +193,7 @@ function table(root, spec) {
   const PAGE = innerWidth < 600 ? 20 : 50, index = new Map(spec.columns.map((c, i) => [c.name, i]));
   let rows = spec.rows, limit = PAGE, sorted = null, down = false;
   const head = root.querySelector("thead tr"), body = root.querySelector("tbody"), box = root.querySelector("input"), count = root.querySelector(".count"), more = root.querySelector(".more");
-  const lower = spec.rows.map(row => row.map(v => (v === null ? "" : String(v))).join("\u0001").toLowerCase());
+  let lower = null;
   function show() {
     body.replaceChildren(...rows.slice(0, limit).map(row => {
       const tr = document.createElement("tr");
@@ -191,6 +211,7 @@ function table(root, spec) {
   }
   function select() {
     const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+    if (words.length && lower === null) lower = spec.rows.map(row => row.map(v => (v === null ? "" : String(v))).join("\u0001").toLowerCase());
     const kept = spec.rows.map((_, i) => i).filter(i => words.every(w => lower[i].includes(w)));
     if (sorted !== null) kept.sort((i, j) => {
       const [a, b] = [spec.rows[i][sorted], spec.rows[j][sorted]];
@@ -225,15 +246,13 @@ function table(root, spec) {
   select();
 }
 if (data.runs) {
-  const { columns, rows } = data.runs;
-  for (const row of rows)
-    byRun.set(String(row[0]), columns.map((c, i) => [c.name, (FORMS[c.kind] || FORMS.text)(row[i])]).filter(([, v]) => v !== "").map(([n, v], i) => (i ? `${plain(n)} ${plain(v)}` : `<b>${plain(v)}</b>`)).join("<br>"));
+  data.runs.rows.forEach((row, i) => byRun.set(String(row[0]), i));
   table(document.getElementById("runs"), data.runs);
 }
 document.documentElement.dataset.table = "ready";
 
 // ---- start
-for (const spec of data.charts) {
+for (const spec of data.charts.map(thinned)) {
   const figure = document.querySelector(`figure[data-chart="${CSS.escape(spec.name)}"]`);
   if (!figure) continue;
   const plots = figure.querySelector(".plots"), chart = { ...spec, hidden: new Set(), boxes: [], legend: figure.querySelector(".legend"), drawn: false };
@@ -247,6 +266,7 @@ for (const spec of data.charts) {
     plots.append(cell);
     chart.boxes.push(box);
   }
+  if (spec.left) figure.querySelector("figcaption").append(` ${spec.left}`);
   figure.chart = chart;
   charts.push(chart);
 }
