@@ -292,9 +292,8 @@ def _laws(
     """Covariance of ln y over resamples and laws; at the targets as large as `Mixture.parts` has it."""
     aimed = {k: v[m:] for k, v in inputs.items()}
     parts = mixture.parts(aimed)[1]
-    resampled = sum(
-        w * _resampled(member, ladder, inputs, m, siblings) for w, member in zip(mixture.weights, mixture.members)
-    )
+    each = [_resampled(member, ladder, inputs, m, siblings) for member in mixture.members]
+    resampled = np.einsum("k,kij->ij", mixture.weights, np.stack(each))
     seen = _between(mixture, ladder.inputs)
     away = _between(mixture, inputs) - seen @ siblings
     noise = np.interp(log_ratio(ladder.inputs, len(ladder.y)), mixture.ratio, mixture.run) + 1e-12
