@@ -147,6 +147,11 @@ WORKDIR_READERS = (
 TABLE_READERS = ("fit --results={} --out=fit.json", "compare runs.csv b={}")
 # Command -> its wrong flags and arguments.
 COMMANDS = {
+    "bench": (
+        "stray", "--seconds=0", "--seconds=nan", "--seconds=x", "--out=x.txt", "--out=", "--out=folder",
+        "--out=text.txt/x.json", "--out=/proc/x.json", "--num_cpu_devices=0", "--quick=maybe",
+        "--nope", "--flagfile=nowhere", "--out=" + "x" * 300 + ".json",
+    ),
     "watch": (
         "", "work --once", "--workdir=", *(f"--workdir=work --once {flag}" for flag in (
             "", "stray", "--every=0", "--every=-1", "--every=nan", "--every=x", "--once=maybe", "--page=", "--nope=1",

@@ -74,6 +74,6 @@ def test_the_command(tmp_path, monkeypatch):
     assert code == 0 and "matmul" in out
     assert json.loads((tmp_path / "bench.json").read_text())["num_devices"] == 4
     assert not speeds.path().exists()  # a miniature says nothing about plans
-    for wrong in ("--out=nowhere/x.json", f"--out={tmp_path / 'x.csv'}", "--seconds=0", "extra"):
+    for wrong in (f"--out={tmp_path / 'x.csv'}", "--seconds=0", "extra"):
         code, _, err = ladder.run_here("bench", "--quick", wrong)
         assert code == 2 and len(err.strip().splitlines()) == 1, wrong

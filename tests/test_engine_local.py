@@ -44,10 +44,10 @@ def compiled_once(monkeypatch):
     """Every program is compiled once, whoever trains."""
     build, built = local.build_program, {}
 
-    def program(pack, training, devices, together=1):
+    def program(pack, training, devices, together=1, init=True):
         key = (pack.name, tuple(devices), together)
         if key not in built:
-            built[key] = build(pack, training, devices, together)
+            built[key] = build(pack, training, devices, together, init)
         return built[key]
 
     monkeypatch.setattr(local, "build_program", program)
@@ -116,7 +116,7 @@ class Simulated(PackTrainer):
     """A pack whose pieces are done when the clock says so."""
 
     def __init__(self, study, pack, seconds):
-        checkpoints = types.SimpleNamespace(steps=lambda part: set())
+        checkpoints = types.SimpleNamespace(parts=set)
         super().__init__(Training(study, None, None, (), {}, None, None), pack, checkpoints)
         self._step_seconds[1] = seconds
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from scaling_jax.cli.out_file import check_writable, write_text
 from scaling_jax.engines import bench, compile_cache, speeds
 from scaling_jax.errors import UserError
 from scaling_jax.training import hardware
@@ -26,16 +27,17 @@ def main(args: list[str], values: Any) -> int:
     """Measures and prints; returns the exit code."""
     if args:
         raise UserError(f"unexpected argument {args[0]!r}; usage: scaling-jax bench [--quick] [--out=FILE.json]")
-    out = pathlib.Path(values.out) if values.out else None
-    if out and (out.suffix != ".json" or not out.absolute().parent.is_dir() or out.is_dir()):
-        raise UserError(f"--out={values.out[:200]!r}: give the name of a .json file in an existing folder")
+    if values.out is not None:
+        if not values.out.endswith(".json"):
+            raise UserError(f"--out={values.out[:200]}: the numbers are written as .json, e.g. --out=bench.json")
+        check_writable("out", pathlib.Path(values.out))
     hardware.use_cpu_devices(values.num_cpu_devices)
     compile_cache.use()
     settings = bench.QUICK if values.quick else dataclasses.replace(bench.Settings(), seconds=values.seconds)
     report = bench.measure(settings, lambda line: print(f"bench: {line}", file=sys.stderr, flush=True))
     print(bench.report_text(report))
-    if out:
-        speeds.save(report, out)
+    if values.out is not None:
+        write_text("out", values.out, speeds.as_json(report))
     if not values.quick:
         speeds.save(report)
         print(f"\nkept for scaling-jax plan in {speeds.path()}")

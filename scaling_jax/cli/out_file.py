@@ -1,4 +1,4 @@
-"""Study files that a command writes."""
+"""Files that a command writes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, memory_bytes
+from scaling_jax.planning import Pack, Run, memory_bytes
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
@@ -61,8 +61,11 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
         head_dim = attention_head_dim(study.family)
         execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
         memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
+        by_budget: dict[int, list[Run]] = {}
+        for run in pack.runs:
+            by_budget.setdefault(run.budget, []).append(run)
         for budget, (steps, added) in enumerate(zip(pack.budgets, _added_steps(pack))):
-            runs = [run for run in pack.runs if run.budget == budget]
+            runs = by_budget[budget]
             run = runs[0]
             out.append(
                 Row(

@@ -134,6 +134,9 @@ class _Pool:
             task.trainer.train(piece, self._program(task, devices, together))
             if task.trainer.done:
                 task.trainer.checkpoints.close()
+                with self._turn:  # its programs hold memory
+                    for key in [key for key in self._programs if key[0] == task.trainer.pack.name]:
+                        del self._programs[key]
         except BaseException as error:
             self._errors.append(error)
         finally:
@@ -156,7 +159,8 @@ class _Pool:
     def _build(self, task: Task, devices: Devices, together: int, build: concurrent.futures.Future) -> None:
         pack, begin = task.trainer.pack, time.monotonic()
         try:
-            program = build_program(pack, self._training, [self._devices[i] for i in devices], together)
+            first = together == 1 and not task.compiled
+            program = build_program(pack, self._training, [self._devices[i] for i in devices], together, first)
         except BaseException as error:
             build.set_exception(error)
             return

@@ -21,9 +21,14 @@ def path() -> pathlib.Path:
     return cache_dir() / "bench" / f"{re.sub('[^A-Za-z0-9]+', '-', hardware.describe()).strip('-')}.json"
 
 
-def save(report: dict[str, Any], where: Any = None) -> None:
-    """Writes a report of `bench.measure`, by default to `path()`."""
-    write_atomic(as_path(where or path()), json.dumps({"format": FORMAT, **report}, indent=1) + "\n")
+def as_json(report: dict[str, Any]) -> str:
+    """A report of `bench.measure` as it is kept."""
+    return json.dumps({"format": FORMAT, **report}, indent=1) + "\n"
+
+
+def save(report: dict[str, Any]) -> None:
+    """Keeps a report of `bench.measure` for this kind of machine."""
+    write_atomic(as_path(path()), as_json(report))
 
 
 def load() -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from scaling_jax.models.family import Counts
 from scaling_jax.study import Schedule, Study
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Lane:
     """A run's place in a pack: the hyperparameters that are data of the compiled program, not constants.
 
@@ -25,7 +25,7 @@ class Lane:
     b2: float | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Run:
     """One training to one token budget with one set of hyperparameters and seed.
 

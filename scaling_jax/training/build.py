@@ -16,8 +16,17 @@ from scaling_jax.training.loop import Training, buffer_steps
 from scaling_jax.training.program import LaneProgram, make_mesh
 
 
-def build_program(pack: Pack, training: Training, devices: Sequence[Any], branches: int = 1) -> LaneProgram:
-    """The pack's program on these devices, compiled; for several branches side by side, if asked."""
+def build_program(
+    pack: Pack, training: Training, devices: Sequence[Any], branches: int = 1, init: bool = True
+) -> LaneProgram:
+    """The pack's program on these devices, compiled.
+
+    Args:
+      pack, training: what to train.
+      devices: as many as the pack takes.
+      branches: that it trains side by side.
+      init: whether it will make fresh states; else what makes them is compiled when first used.
+    """
     study, feed = pack.settled(training.study), training.feed
     head_dim = attention_head_dim(study.family)
     execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
@@ -31,7 +40,7 @@ def build_program(pack: Pack, training: Training, devices: Sequence[Any], branch
 
     layout = choose_layout(execution, pack, study, mesh, training.records, program)
     chosen = program(layout, buffer_steps(pack))
-    chosen.compile()
+    chosen.compile(init)
     return chosen
 
 

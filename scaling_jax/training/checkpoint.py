@@ -74,10 +74,14 @@ class PackCheckpoints:
         # The trunk goes on while branches begin from what it has saved.
         self._locks: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
+    def parts(self) -> set[str]:
+        """Names of the parts that have a folder."""
+        return {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+
     def steps(self, part: str) -> set[int]:
-        """Steps of a part that have a checkpoint, as far as their names tell."""
+        """Steps of a part that has a folder, as far as names tell."""
         with self._locks[part]:
-            return set(self._manager(part).all_steps()) if (self.folder / part).exists() else set()
+            return set(self._manager(part).all_steps())
 
     def save(self, part: str, saved: Saved, took_part: Collection[int] | None = None) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.

@@ -96,8 +96,10 @@ class PackTrainer:
         self._waiting = [wave for wave in self._waiting if any(map(self.missing_lanes, wave))]
         self._lock = threading.RLock()
         self._running: list[Piece] = []
-        self._reached = checkpoints.steps(TRUNK) | {0}  # where the trunk can be taken up again
-        self._begun = {b.stop for b in branches if self.missing_lanes(b) and checkpoints.steps(branch_name(b.stop))}
+        there = checkpoints.parts()
+        self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can go on
+        left = [b.stop for b in branches if branch_name(b.stop) in there and self.missing_lanes(b)]
+        self._begun = {stop for stop in left if checkpoints.steps(branch_name(stop))}
         self._trunk: Saved | None = None  # where the trunk is, in memory
         self._forks: dict[int, Saved] = {}  # of branches that wait, in memory
         self._step_seconds: dict[int, float] = {}  # measured, by branches that are trained together
