@@ -131,13 +131,30 @@ def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Pla
     """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
     spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
-    packs = make_plan(study, spec)
+    packs = _within_memory(study, make_plan(study, spec), spec)
     if stored is None:
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
     if not force and (refused := outlook.refused(study, packs)):
         raise UserError(f"{refused}, or go on with --force")
     return Plan(study, spec, packs)
+
+
+def _within_memory(study: Study, packs: tuple[Pack, ...], spec: Spec) -> tuple[Pack, ...]:
+    """The packs that fit `budgets.memory_gib` on one device."""
+    cap = study.budgets.memory_gib
+    if cap is None:
+        return packs
+    with contextlib.suppress(RuntimeError):  # the estimate asks for the devices, whose number is fixed from then on
+        hardware.use_cpu_devices()
+    needs = {row.scale: row.memory_bytes / 2**30 for row in estimate.rows(study, packs, spec)}
+    fit = tuple(pack for pack in packs if needs[pack.name] <= cap)
+    if not fit:
+        name, least = min(needs.items(), key=lambda item: item[1])
+        raise UserError(
+            f"budgets.memory_gib={cap:g} is below the smallest model: {name} takes {least:.3g} GiB; raise it"
+        )
+    return fit
 
 
 def run(

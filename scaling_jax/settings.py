@@ -59,3 +59,57 @@ class Simulation:
     rate_curvature: NonNegativeFloat = 0.01
     faults: tuple[str, ...] = ()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Budgets:
+    """How long each scale trains; the union of all that is given, each rounded to whole steps.
+
+    Attributes:
+      tokens: tokens (text) or samples (classifiers).
+      tokens_per_param: multiples of the scale's non-embedding parameters.
+      flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
+      extra: further single runs, (width, depth, tokens) each, of scales in the ladder or not.
+      ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
+        points outside are not planned.
+      max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
+      isoflop_sizes: how many scales of the ladder train to each of `flops`, spread around the size that a guess
+        takes for the best; 0 takes all within `ratio_range`.
+      isoflop_ratio: the guess: tokens per non-embedding parameter at the best size.
+      isoflop_span: the outermost sizes are the guess divided and multiplied by this.
+      device_hours: all budgets are multiplied by one factor, so that training takes this long on one device. It needs
+        `device_flops`, so that the study is the same on every machine.
+      device_flops: FLOP/s that one device sustains; `scaling-jax plan` says what it assumes of this machine.
+      memory_gib: scales whose training would take more than this on one device are left out.
+      min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
+    """
+
+    tokens: tuple[Tokens, ...] = ()
+    tokens_per_param: tuple[Tokens, ...] = ()
+    flops: tuple[Flops, ...] = ()
+    extra: tuple[tuple[Width, Depth, Tokens], ...] = ()
+    ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
+    max_tokens: PositiveFloat = 1e15
+    isoflop_sizes: Annotated[int, Field(ge=0, le=1000)] = 0
+    isoflop_ratio: PositiveFloat = 20.0
+    isoflop_span: Annotated[float, Field(ge=1, le=1e6)] = 4.0
+    device_hours: PositiveFloat | None = None
+    device_flops: PositiveFloat | None = None
+    memory_gib: PositiveFloat | None = None
+    min_steps: PositiveInt = 100
+
+    @pydantic.field_validator("ratio_range")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the lowest ratio comes first")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _check_together(self) -> Budgets:
+        if (self.device_hours is None) != (self.device_flops is None):
+            given, lacking = ("device_hours", "device_flops") if self.device_hours else ("device_flops", "device_hours")
+            raise ValueError(f"budgets.{given} needs budgets.{lacking}")
+        if self.isoflop_sizes and not self.flops:
+            raise ValueError("budgets.isoflop_sizes needs budgets.flops: the compute of each IsoFLOP curve")
+        return self

@@ -21,15 +21,14 @@ from scaling_jax.errors import UserError, describe_invalid
 from scaling_jax.rules import Setting
 from scaling_jax.settings import (
     CONFIG,
+    Budgets,
     Depth,
-    Flops,
     Fraction,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     Simulation,
     Size,
-    Tokens,
     ValidationSet,
     Width,
 )
@@ -68,37 +67,6 @@ class Ladder:
         if len(set(scales)) < len(scales):
             raise UserError(f"ladder: the same (width, depth) is listed twice in {scales}")
         return scales
-
-
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
-class Budgets:
-    """How long each scale trains; the union of all that is given, each rounded to whole steps.
-
-    Attributes:
-      tokens: tokens (text) or samples (classifiers).
-      tokens_per_param: multiples of the scale's non-embedding parameters.
-      flops: training FLOPs, exact accounting; the points of one value over the scales are an IsoFLOP curve.
-      extra: further single runs, (width, depth, tokens) each, of scales in the ladder or not.
-      ratio_range: (lowest, highest) tokens per non-embedding parameter that a `flops` budget may ask of a scale;
-        points outside are not planned.
-      max_tokens: no `flops` or `tokens_per_param` budget beyond this many tokens is planned.
-      min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
-    """
-
-    tokens: tuple[Tokens, ...] = ()
-    tokens_per_param: tuple[Tokens, ...] = ()
-    flops: tuple[Flops, ...] = ()
-    extra: tuple[tuple[Width, Depth, Tokens], ...] = ()
-    ratio_range: tuple[NonNegativeFloat, PositiveFloat] = (0.0, 1e12)
-    max_tokens: PositiveFloat = 1e15
-    min_steps: PositiveInt = 100
-
-    @pydantic.field_validator("ratio_range")
-    @classmethod
-    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the lowest ratio comes first")
-        return value
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

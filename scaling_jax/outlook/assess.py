@@ -123,8 +123,8 @@ def _proposal(
         cost = max(after.flops / points.flops - 1, 0.0)
         if found and (left := np.log(found["N"][2] / found["N"][1])) < width:
             tried.append((left, cost, way))
-    now = f"known to a factor of {np.exp(width / 2):.2g} either way" if expected else "not determined"
-    text = f"N* at {target:.3g} FLOPs is expected to be {now}"
+    now = f"is expected to be known to a factor of {np.exp(width / 2):.2g} either way"
+    text = f"N* at {target:.3g} FLOPs {now if expected else 'is not determined'}"
     if not tried:
         return Finding(f"{text}; widen the ladder and the budgets, or add seeds")
     enough = [t for t in tried if t[0] <= np.log(WIDE)]
@@ -132,7 +132,7 @@ def _proposal(
         left, cost, way = min(enough, key=lambda t: t[1])
     else:
         left, cost, way = max(tried, key=lambda t: (min(width, 50.0) - t[0]) / (0.1 + t[1]))
-    return Finding(f"{text}; {np.exp(left / 2):.2g} for {cost:.0%} more compute", way)
+    return Finding(f"{text}; with {cost:.0%} more compute to {np.exp(left / 2):.2g}", way)
 
 
 def _changes(study: Study) -> list[tuple[str, ...]]:

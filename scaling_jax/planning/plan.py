@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from scaling_jax import rules
 from scaling_jax.errors import UserError
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
-from scaling_jax.planning.budgets import Budget, budgets_of, scales_of, steps_of
+from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
 from scaling_jax.study import Study
@@ -36,10 +37,52 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
         )
     optimizers.check(study.optimizer)
     _check_read(study)
-    packs = tuple(pack for w, d in scales_of(study) for pack in _packs(study, spec, w, d))
+    study = _within_hours(study, spec)
+    packs = _every_pack(study, spec)
     if not packs:
+        b = study.budgets
+        if b.tokens_per_param or b.flops:
+            raise UserError(
+                f"budgets.max_tokens={b.max_tokens:g} and budgets.ratio_range={b.ratio_range} leave no budget; "
+                "widen them, or give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops"
+            )
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
     return identified(packs, study, spec, dataset_hash, compute_dtype) if dataset_hash else packs
+
+
+def _every_pack(study: Study, spec: Spec) -> tuple[Pack, ...]:
+    counts = {scale: _counts(study, spec, scale) for scale in scales_of(study)}
+    sweeps = isoflop_scales(study, counts) if study.budgets.isoflop_sizes else None
+    return tuple(pack for scale in counts for pack in _packs(study, spec, scale, counts[scale], sweeps))
+
+
+def _counts(study: Study, spec: Spec, scale: tuple[int, int]) -> Counts:
+    try:
+        study.family.check(*scale, spec)
+    except ValueError as error:
+        raise UserError(f"scale {scale_name(*scale)}: {error}") from error
+    return study.family.counts(*scale, spec)
+
+
+def _within_hours(study: Study, spec: Spec) -> Study:
+    """The study with its budgets multiplied so that training takes `budgets.device_hours`."""
+    budgets = study.budgets
+    if budgets.device_hours is None or budgets.device_flops is None:
+        return study
+    wanted = 3600 * budgets.device_hours * budgets.device_flops
+    # From long budgets, where rounding to steps is small; relative ones such as (1, 2, 4) will do.
+    factor = 1e8 / min(budgets.tokens) if budgets.tokens else 1.0
+    plain = dataclasses.replace(study, schedule=dataclasses.replace(study.schedule, warmup_steps=0))
+    found = []  # (how far off, factor): what a range leaves out, and batches that follow D, change with the factor
+    for _ in range(4):
+        trial = dataclasses.replace(times(budgets, factor), min_steps=1)
+        packs = _every_pack(dataclasses.replace(plain, budgets=trial), spec)
+        if not packs:
+            break
+        ratio = wanted / sum(pack.trained_flops for pack in packs)
+        found.append((abs(math.log(ratio)), factor))
+        factor *= ratio
+    return dataclasses.replace(study, budgets=times(budgets, min(found)[1] if found else factor))
 
 
 def _check_read(study: Study) -> None:
@@ -70,17 +113,19 @@ class _Draft:
     trained: dict[tuple[int, int], Budget] = dataclasses.field(default_factory=dict)
 
 
-def _packs(study: Study, spec: Spec, width: int, depth: int) -> list[Pack]:
+def _packs(
+    study: Study,
+    spec: Spec,
+    shape: tuple[int, int],
+    counts: Counts,
+    sweeps: Mapping[float, set[tuple[int, int]]] | None,
+) -> list[Pack]:
     """The packs of one scale: one for each batch size and cool-down."""
+    width, depth = shape
     scale = scale_name(width, depth)
-    try:
-        study.family.check(width, depth, spec)
-    except ValueError as error:
-        raise UserError(f"scale {scale}: {error}") from error
-    counts = study.family.counts(width, depth, spec)
     drafts: dict[tuple[int, float], _Draft] = {}
     seeds = study.seeds_of(width, depth)
-    for budget in budgets_of(study, counts, (width, depth)):
+    for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
         for batch_size in _values(study.optimizer.batch_size, "batch_size", inputs, "optimizer.batch_size " + where):
