@@ -1,5 +1,6 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
+import pathlib
 import re
 import signal
 import subprocess
@@ -223,6 +224,13 @@ def test_sample_and_export_from_the_command_line(home):
     assert run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)[1] == out
     code, out, _ = run_here("export", f"--workdir={home / 'w'}", "--scale=w16-d1", f"--out={home / 'exported'}")
     assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
+
+
+def test_the_page_s_python(home, capsys):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "after_training.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code.replace("runs/text_quickstart", str(home / "w")).replace("w64-d2", "w16-d1"), {})
+    assert len(capsys.readouterr().out.splitlines()) > 3
 
 
 @pytest.mark.parametrize(

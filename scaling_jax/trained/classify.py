@@ -115,7 +115,7 @@ def contact_sheet(images: Any, found: Sequence[Prediction], labels: Sequence[int
         if labels is not None:
             color = RIGHT if one.label == labels[i] else WRONG
             draw.rectangle((x - 2, y - 2, x + CELL + 1, y + CELL + 1), outline=color, width=2)
-        draw.text((x, y + CELL + 2), f"{one.name[:8]} {one.probability:.0%}", fill=color)
+        draw.text((x, y + CELL + 2), f"{one.name[:8]}  {one.probability:.0%}", fill=color)
     buffer = io.BytesIO()
     sheet.save(buffer, format="png")
     return buffer.getvalue()
