@@ -84,8 +84,8 @@ class Suggestion:
         N, D = (float(np.median(self.target[k])) for k in ("N", "D"))
         now = f"the {self.level:.0%} interval at N = {short(N)}, D = {short(D)} is +-{self.before:.2%}"
         if self.stop:
-            best = "nothing" if not len(self.runs) else f"the best plan, +-{self.after:.2%},"
-            why = f"{best} within {self.budget:.3g} FLOPs narrows it by {ENOUGH:.0%}"
+            best = f", the best plan leaves +-{self.after:.2%}" if len(self.runs) else ""
+            why = f"nothing within {self.budget:.3g} FLOPs narrows it by {ENOUGH:.0%}{best}"
             if self.part_of_run > 0.7 * self.before:
                 why += f"; the scatter of one run alone is +-{self.part_of_run:.2%}"
             return f"stop: {now}, and {why}"
