@@ -20,20 +20,6 @@ PAGES = [
 ]
 STUDIES = sorted((ROOT / "experiments").glob("*.py"))  # their docstrings hold commands
 
-# Page -> the tests that run its code as written; the rest is run here.
-RUN_ELSEWHERE = {
-    "README.md": ("test_docs.py", "test_fit_command.py"),
-    "data.md": ("test_data_registry.py",),
-    "decisions.md": ("test_decide.py",),
-    "extending.md": ("test_docs.py",),
-    "families.md": ("test_models_family.py",),
-    "fitting.md": ("test_fit_command.py",),
-    "optimizers.md": ("test_optimizers.py",),
-    "report.md": ("test_report.py",),
-    "studies.md": ("test_docs.py",),
-}
-RUN_HERE = ("trust.md",)
-
 
 def python_blocks(page: pathlib.Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
@@ -81,12 +67,12 @@ def test_commands_parse(page, monkeypatch, capsys):
 
 
 def test_every_page_with_code_is_run():
+    """By a test file that names the page and executes its blocks."""
+    tests = [path.read_text() for path in (ROOT / "tests").glob("test_*.py")]
+    runners = [text for text in tests if "exec(" in text]
     for page in PAGES:
-        if not python_blocks(page) or page.name in RUN_HERE:
-            continue
-        for name in RUN_ELSEWHERE[page.name]:
-            text = (ROOT / "tests" / name).read_text()
-            assert page.name in text and "exec(" in text, f"{name} does not run {page.name}"
+        if python_blocks(page):
+            assert any(f'"{page.name}"' in text or f"/{page.name}" in text for text in runners), page.name
 
 
 def test_trust(tmp_path, monkeypatch, capsys):
