@@ -46,6 +46,7 @@ SERVE = ["starlette>=0.45", "uvicorn>=0.34"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"]  # the documentation as a site
 TOOLS = [
     "pytest>=8",
     "pytest-xdist>=3.6",
@@ -59,6 +60,9 @@ TOOLS = [
     "httpx>=0.27",  # a client of what is served
     "gcp-storage-emulator>=2024.8.3",
     "websocket-client>=1.7",  # drives a headless Chromium
+    "nbclient>=0.10",  # runs the notebook, with the two below
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
 ]
 TEST = [*TRAIN, *TOKENIZERS, *RAY, *GCS, *EXPORT, *SERVE, *TOOLS]
 
@@ -85,6 +89,7 @@ setup(
         "serve": [*TRAIN, *SERVE],
         "tensorboard": [*TRAIN, *TENSORBOARD],
         "wandb": [*TRAIN, *WANDB],
+        "docs": DOCS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["scaling-jax=scaling_jax.__main__:entry"]},

@@ -106,8 +106,7 @@ def reference(problem, truth, seed):
     law = problem.law
     wider = {k: replace(c, start=(2 * c.start[0] - c.start[1], 3 * c.start[1] - 2 * c.start[0]))
              for k, c in law.coordinates.items() if c.kind != "linear"}  # fmt: skip
-    wide = problem.with_data()
-    wide.law = replace(law, coordinates={**law.coordinates, **wider})
+    wide = replace(problem, law=replace(law, coordinates={**law.coordinates, **wider}))
     z = [search.choose(p, STARTS.value, seed + i) for i, p in enumerate((problem, wide))]
     if truth is not None:
         z.append(problem.unconstrained(truth)[None])

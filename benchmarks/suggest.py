@@ -157,12 +157,12 @@ def summary(rows: list[dict]) -> str:
     wide = frame.pivot_table(index="ladder", columns=["way", "share"], values="error")
     lines = []
     for way, share in frame[["way", "share"]].drop_duplicates().itertuples(index=False):
-        errors = wide[(way, share)].to_numpy()
-        own = wide[("suggest", share)].to_numpy() if share < 1 else wide[("suggest", SHARES[-1])].to_numpy()
+        both = wide[[(way, share), ("suggest", min(share, SHARES[-1]))]].dropna().to_numpy()
+        errors, own = both[:, 0], both[:, -1]
         wins = "" if way == "suggest" else f"{np.mean(own <= errors):.0%}"
-        lines.append([way, f"{share:.0%}", f"{errors.mean():.4f}", f"{np.median(errors):.4f}", wins])
-    header = ["runs by", "FLOPs", "mean error", "median error", "suggest no worse"]
-    return f"{len(wide)} ladders\n" + table(header, lines)
+        lines.append([way, f"{share:.0%}", len(both), f"{errors.mean():.4f}", f"{np.median(errors):.4f}", wins])
+    header = ["runs by", "FLOPs", "ladders", "mean error", "median error", "suggest no worse"]
+    return table(header, lines)
 
 
 def main() -> None:
@@ -178,9 +178,9 @@ def main() -> None:
         found = judged(ladder)
         rows += found
         print(f"{ladder.name}: {len(found)} rows, {time.process_time() - start:.0f} CPU s", flush=True)
-    print(summary(rows))
+    print("public ladders", summary(rows), sep="\n")
     made, ratios = simulated(flags.simulated)
-    print("simulated:", summary(made))
+    print("simulated ladders", summary(made), sep="\n")
     low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
     print(f"interval found over expected: {middle:.2f} (10% to 90% of {len(ratios)}: {low:.2f} to {high:.2f})")
     if flags.save:

@@ -266,10 +266,10 @@ def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
     if stored is None:
         return {}
     try:
-        study = Study.from_dict(stored.study, any_family=True)
-    except UserError:
+        study, spec = Study.from_dict(stored.study, any_family=True), Spec(**stored.spec)
+    except (UserError, TypeError):  # a record that is not ours, or of another version: the report does without
         return {}
-    return decide.notes(found, study, Spec(**stored.spec))
+    return decide.notes(found, study, spec)
 
 
 def _check_study(study: Study) -> None:

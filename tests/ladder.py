@@ -9,14 +9,20 @@ import random
 import sys
 from collections.abc import Callable
 
+import bigram  # noqa: F401
 import pandas as pd
 
 from scaling_jax.cli import main as cli
 from scaling_jax.storage.records import load_table
 
 WORDS = "the law of a small model tells what the large one will do with more data and more compute"
-STUDY = '''
+TRANSFORMER, BIGRAM = "Transformer(head_dim=8)", "Bigram()"
+STUDY = f'''
 """A ladder that trains in seconds."""
+import sys
+
+sys.path.append({str(pathlib.Path(__file__).parent)!r})
+from bigram import Bigram
 from scaling_jax.models import Transformer
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Fit, Ladder, Optimizer, Schedule, Study
 
@@ -39,13 +45,13 @@ def get_study():
 '''
 
 
-def write_study(folder: pathlib.Path) -> pathlib.Path:
+def write_study(folder: pathlib.Path, family: str = TRANSFORMER) -> pathlib.Path:
     """A text and a study of it in `folder`; the study's path."""
     rng = random.Random(0)
     text = folder / "text.txt"
     text.write_text("".join(" ".join(rng.choices(WORDS.split(), k=12)) + "\n" for _ in range(4000)))
     study = folder / "tiny.py"
-    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}")
+    study.write_text(f"SOURCE = {str(text)!r}\n{STUDY}".replace(TRANSFORMER, family))
     return study
 
 

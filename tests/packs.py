@@ -34,7 +34,7 @@ def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None
     """A study of one small scale; budgets in optimizer steps."""
     return Study(
         name="pack",
-        family=Transformer(head_dim=8),
+        family=changes.pop("family", Transformer(head_dim=8)),
         ladder=Ladder(widths=(16,), depths=(1,)),
         budgets=Budgets(tokens=tuple(s * BATCH * CONTEXT for s in steps), min_steps=1),
         optimizer=Optimizer(learning_rates=rates, batch_size=BATCH, **optimizer or {}),

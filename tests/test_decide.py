@@ -44,7 +44,6 @@ def page(tmp_path_factory):
             with contextlib.redirect_stdout(out):
                 exec(compile(code, "docs/decisions.md", "exec"), names)
             said.append(out.getvalue())
-        names["results"] = sj.load(names["results"].path)
     return names, said
 
 

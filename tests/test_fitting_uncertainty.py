@@ -63,6 +63,7 @@ def test_prediction_interval_of_a_line(line):
     assert (high[0] - low[0]) / 2 == pytest.approx(half, rel=1e-6)
     half = student.ppf(0.95, 58) * np.sqrt(at @ covariance @ at)
     assert np.ptp(fit.predict(20.0, level=0.9).interval) / 2 == pytest.approx(half, rel=1e-6)
+    assert "of the law's mean only" in repr(fit.predict(20.0, level=0.9))
 
 
 def test_profile_of_a_line_is_its_delta_interval(line):

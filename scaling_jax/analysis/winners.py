@@ -102,21 +102,22 @@ class Tuned:
 
 def budget_of(done: pd.DataFrame) -> pd.Series:
     """The tokens of each run's budget: of batch sizes that round it differently, the smallest."""
-    out = done.tokens.astype(float).copy()
+    tokens = done.tokens.astype(float)
     if "batch_size" not in done or "steps" not in done:
-        return out
+        return tokens
+    found = tokens.to_dict()
     per_step = pd.to_numeric(done.tokens) / pd.to_numeric(done.steps)
     for _, rows in done.groupby("scale", sort=False):
         if rows.batch_size.nunique() < 2:
             continue
-        points = pd.DataFrame({"D": out[rows.index], "half": per_step[rows.index] / 2, "batch": rows.batch_size})
+        points = pd.DataFrame({"D": tokens[rows.index], "half": per_step[rows.index] / 2, "batch": rows.batch_size})
         points = points.sort_values("D", kind="stable")
         first = points.iloc[0]
         for index, point in points.iterrows():
             same = first.D == point.D or (point.batch != first.batch and point.half + first.half >= point.D - first.D)
             first = first if same else point
-            out[index] = first.D
-    return out
+            found[index] = first.D
+    return pd.Series(found, dtype=float).reindex(done.index)
 
 
 def winners(done: pd.DataFrame) -> tuple[pd.DataFrame, Tuned | None]:
@@ -153,7 +154,8 @@ class _Cell:
     def __init__(self, scale: str, rows: pd.DataFrame, swept: list[str]):
         self.scale, self.swept = scale, swept
         self.rows = rows.sort_values(["y", "run_id"], kind="stable").drop_duplicates([*swept, "seed"])
-        self.keys = list(self.rows[swept].itertuples(index=False, name=None))
+        # Rows of a workdir's earlier times may lack a column: they are a combination of their own.
+        self.keys = list(self.rows[swept].astype(float).fillna(-1.0).itertuples(index=False, name=None))
         log_y = pd.Series(np.log(self.rows.y.to_numpy()), index=pd.MultiIndex.from_tuples(self.keys))
         grouped = log_y.groupby(level=list(range(len(swept))), sort=True, dropna=False)
         means, counts = grouped.mean(), grouped.size()
@@ -248,12 +250,12 @@ def _noise(cells: list[_Cell]) -> float | None:
     squares, freedom = 0.0, 0
     for cell in cells:
         names = [str(key) for key in cell.keys]
-        wide = np.log(cell.rows.assign(_key=names).pivot(index="_key", columns="seed", values="y")).dropna()
+        wide = np.log(cell.rows.assign(_key=names).pivot(index="_key", columns="seed", values="y").dropna().to_numpy())
         k, s = wide.shape
         if k > 1 and s > 1:
-            left = wide.sub(wide.mean(axis=1), axis=0)
-            left = left - left.mean(axis=0)
-            squares, freedom = squares + float((left.to_numpy() ** 2).sum()), freedom + (k - 1) * (s - 1)
+            left = wide - wide.mean(axis=1, keepdims=True)
+            left -= left.mean(axis=0)
+            squares, freedom = squares + float((left**2).sum()), freedom + (k - 1) * (s - 1)
     return float(np.sqrt(squares / freedom)) if freedom else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import matplotlib
@@ -27,13 +28,22 @@ NARROW = 6.0  # between the ends of a log axis that is read like a linear one
 FEW_DECADES = 60.0  # between the ends of a log axis that needs ticks within decades
 
 
+class _Shown(Figure):
+    """A figure that a notebook shows although pyplot, which teaches notebooks that, was not imported."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png")
+        return out.getvalue()
+
+
 def draw(chart: Chart) -> Figure:
     """The figure of a chart. No text in it is parsed: a metric may be called `loss $\\frac$`."""
     with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False, "svg.fonttype": "path"}):
         columns = min(len(chart.panels), 3)
         rows = -(-len(chart.panels) // columns)
         width, height = SIZES[columns]
-        figure = Figure(figsize=(width, height * rows * (1 if rows == 1 else 0.8)), layout="constrained")
+        figure = _Shown(figsize=(width, height * rows * (1 if rows == 1 else 0.8)), layout="constrained")
         FigureCanvasAgg(figure)
         grid = list(np.atleast_1d(figure.subplots(rows, columns)).flat)
         for ax in grid[len(chart.panels) :]:

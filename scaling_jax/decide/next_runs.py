@@ -121,7 +121,8 @@ def next_runs(
     except fitting.FitError as error:
         raise UserError(str(error)) from error
     chosen = pool.iloc[found.index]
-    points = tuple((int(r.width), int(r.depth), float(r.D)) for r in chosen.itertuples())
+    columns = (chosen[k].to_numpy() for k in ("width", "depth", "D"))
+    points = tuple((int(w), int(d), float(tokens)) for w, d, tokens in zip(*columns))
     grown = study
     if not found.stop and points:
         extra = tuple(dict.fromkeys((*study.budgets.extra, *points)))

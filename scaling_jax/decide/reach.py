@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
+from scaling_jax import fitting
 from scaling_jax.decide.chips import Chip
 from scaling_jax.decide.surface import Ends, Optimum, Surface
 from scaling_jax.errors import UserError
@@ -95,7 +97,7 @@ def reach(
     """
     if not 0 < goal < math.inf:
         raise UserError(f"the goal {goal:g} of {surface.metric} must be positive")
-    said = dict(
+    said: dict[str, Any] = dict(
         goal=goal, shown=shown or f"{surface.metric} {goal:g}", source=surface.source, level=surface.level, chip=chip,
         verdict=verdict,
     )  # fmt: skip
@@ -150,8 +152,9 @@ def _crossing(log_c: np.ndarray, loss: np.ndarray, goal: float) -> float | None:
 
 def _unreached(surface: Surface, curve: list[Optimum], goal: float, why: list[str]) -> str:
     last = curve[-1]
-    fits = getattr(surface.model, "fits", None) or {"law": surface.model}
-    floors = [fit.params[k] for fit in fits.values() for k in FLOORS if k in fit.params]
+    model = surface.model
+    fits = model.fits.values() if isinstance(model, fitting.Forecast) else [model]
+    floors = [fit.params[k] for fit in fits for k in FLOORS if k in fit.params]
     if floors and min(floors) > goal:
         return f"it is below the floor of every law ({min(floors):.4g} to {max(floors):.4g}), which no budget passes"
     more = f" ({why[0]})" if why else ""

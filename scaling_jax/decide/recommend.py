@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,9 @@ def recommend(
         if value is not None and not 0 < value < 1e40:
             raise UserError(f"{name}={value:g}: give a positive number")
     verdict = "" if analysis is None else analysis.verdict
-    said = dict(C=C, source=surface.source, metric=surface.metric, level=surface.level, verdict=verdict, chip=chip)
+    said: dict[str, Any] = dict(
+        C=C, source=surface.source, metric=surface.metric, level=surface.level, verdict=verdict, chip=chip
+    )
     reasons = () if analysis is None else tuple(analysis.reasons)
     if verdict == "no answer":
         return Recommendation(**said, reasons=reasons)

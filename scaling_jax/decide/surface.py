@@ -79,7 +79,8 @@ class Surface:
         try:
             if isinstance(self.model, fitting.Fit):
                 plain = self.model.frontier(budgets, cost=cost, max_N=max_N)
-                return [Optimum(*map(float, v)) for v in zip(budgets, plain.N, plain.D, plain.loss)], []
+                values = zip(budgets, plain.N, plain.D, plain.loss)
+                return [Optimum(float(c), float(n), float(d), float(y)) for c, n, d, y in values], []
             found = self.model.frontier(budgets, cost=cost, max_N=max_N)
         except fitting.FitError as error:
             return [], [str(error)]
@@ -87,7 +88,10 @@ class Surface:
             return [], list(found.reasons)
         ends = {k: [(float(a), float(b)) for a, b in zip(*pair)] for k, pair in found.interval.items()}
         values = zip(budgets, found.N, found.D, found.loss)
-        return [Optimum(*map(float, v), ends["N"][i], ends["D"][i], ends["run"][i]) for i, v in enumerate(values)], []
+        return [
+            Optimum(float(c), float(n), float(d), float(y), ends["N"][i], ends["D"][i], ends["run"][i])
+            for i, (c, n, d, y) in enumerate(values)
+        ], []
 
     @classmethod
     def of(cls, analysis: Analysis) -> Surface | None:

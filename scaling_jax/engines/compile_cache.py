@@ -18,6 +18,7 @@ import jax
 
 from scaling_jax.storage.paths import as_path, cache_dir, is_remote
 
+MIN_COMPILE = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 MIN_COMPILE_SECONDS = 0.3
 WRITING_SECONDS = 60.0  # an entry may have been under way at the last look
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -28,7 +29,8 @@ def use() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_dir() / "xla")
     remove_torn(folder)
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+    if MIN_COMPILE not in os.environ:
+        jax.config.update(MIN_COMPILE.lower(), MIN_COMPILE_SECONDS)
 
 
 def remove_torn(folder: Any) -> None:

@@ -133,8 +133,8 @@ class Pack:
 
     def settled(self, study: Study) -> Study:
         """The study with this pack's own batch size, cool-down and b2: what its program is compiled for."""
-        b2 = {lane.b2 for lane in self.lanes}
-        changes = {"batch_size": self.batch_size} | ({"b2": min(b2)} if len(b2) == 1 and None not in b2 else {})
+        b2 = {lane.b2 for lane in self.lanes if lane.b2 is not None}
+        changes = {"batch_size": self.batch_size} | ({"b2": min(b2)} if len(b2) == 1 else {})
         optimizer = dataclasses.replace(study.optimizer, **changes)
         return dataclasses.replace(study, optimizer=optimizer, schedule=self.schedule)
 

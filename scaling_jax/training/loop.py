@@ -103,7 +103,9 @@ class PackTrainer:
         self._trunk: Saved | None = None  # where the trunk is, in memory
         self._forks: dict[int, Saved] = {}  # of branches that wait, in memory
         self._step_seconds: dict[int, float] = {}  # measured, by branches that are trained together
-        self._steps = {b.stop: 0 if self.missing_lanes(b) else b.stop - b.start for b in branches}  # taken, by part
+        self._steps: dict[int | str, int] = {  # taken, by part
+            branch.stop: 0 if self.missing_lanes(branch) else branch.stop - branch.start for branch in branches
+        }
         reached = max(self._reached | {b.start for b in branches if not self.missing_lanes(b)})
         self._steps[TRUNK] = min(reached, branches[-1].start)
         self._on_metrics = training.on_metrics if distributed.is_leader() else None

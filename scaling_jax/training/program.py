@@ -298,7 +298,7 @@ class LaneProgram:
         def pad(like, *read):
             out = np.zeros((self.branches * len(self.seeds), self.buffer_steps, *like.shape), like.dtype)
             for (stream, count, _), x in zip(streams, read):
-                out[stream, :count, self._rows] = x
+                out[stream][:count, self._rows] = x  # in one index, NumPy would put the rows first
             return out
 
         return jax.tree.map(pad, self._step_inputs, *(inputs for _, _, inputs in streams))

@@ -13,10 +13,17 @@ BLOCK = 2**22  # numbers in memory at once when an interval is taken over many p
 
 
 class Prediction(NamedTuple):
-    """A prediction: `value`, and its `interval`, an array (2, ...) of lower and upper ends."""
+    """A prediction: `value`, and its `interval`, an array (2, ...) of lower and upper ends, of the law's mean only."""
 
     value: np.ndarray
     interval: np.ndarray
+
+    def __repr__(self) -> str:
+        with np.printoptions(precision=6):
+            return (
+                f"Prediction(value={self.value!r}, interval={self.interval!r})\n"
+                "the interval is of the law's mean only, if the law is right; for a run use fitting.forecast"
+            )
 
 
 def predict(solution: Solution, inputs: Any) -> np.ndarray:

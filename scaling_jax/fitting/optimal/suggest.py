@@ -84,8 +84,8 @@ class Suggestion:
         N, D = (float(np.median(self.target[k])) for k in ("N", "D"))
         now = f"the {self.level:.0%} interval at N = {short(N)}, D = {short(D)} is +-{self.before:.2%}"
         if self.stop:
-            best = "nothing" if not len(self.runs) else f"the best plan, +-{self.after:.2%},"
-            why = f"{best} within {self.budget:.3g} FLOPs narrows it by {ENOUGH:.0%}"
+            best = f", the best plan leaves +-{self.after:.2%}" if len(self.runs) else ""
+            why = f"nothing within {self.budget:.3g} FLOPs narrows it by {ENOUGH:.0%}{best}"
             if self.part_of_run > 0.7 * self.before:
                 why += f"; the scatter of one run alone is +-{self.part_of_run:.2%}"
             return f"stop: {now}, and {why}"
@@ -292,9 +292,8 @@ def _laws(
     """Covariance of ln y over resamples and laws; at the targets as large as `Mixture.parts` has it."""
     aimed = {k: v[m:] for k, v in inputs.items()}
     parts = mixture.parts(aimed)[1]
-    resampled = sum(
-        w * _resampled(member, ladder, inputs, m, siblings) for w, member in zip(mixture.weights, mixture.members)
-    )
+    each = [_resampled(member, ladder, inputs, m, siblings) for member in mixture.members]
+    resampled = np.einsum("k,kij->ij", mixture.weights, np.stack(each))
     seen = _between(mixture, ladder.inputs)
     away = _between(mixture, inputs) - seen @ siblings
     noise = np.interp(log_ratio(ladder.inputs, len(ladder.y)), mixture.ratio, mixture.run) + 1e-12

@@ -26,7 +26,7 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, round
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
-RACED, HEAT, PART = 200, 12, 4  # so many starts are raced: steps of all, and the part that continues (one in)
+RACED, HEAT, PART = 200, 8, 4  # so many starts are raced: steps of all, and the part that continues (one in)
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -120,7 +120,8 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
     for _ in range(PROBING):
         if doubtful and not thorough:
             for batch in range(1, BATCHES + 1):
-                first = _concatenate(first, _descend(problem, choose(problem, MORE_STARTS, seed + batch), 200))
+                more = choose(problem, MORE_STARTS, seed + batch)
+                first = _concatenate(first, _descend(problem, more, 200, race=True))
                 if not is_rare(_agree(problem, first.value).sum(), len(first.value)):
                     break
             further, thorough = _iterated_local_search(problem, _concatenate(first, further), seed), True
