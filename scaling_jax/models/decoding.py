@@ -57,7 +57,9 @@ def make(decoder: Any, context: int, rotary: Any, activations: Mapping[str, Any]
             cache["qkv"] = jax.lax.dynamic_update_slice_in_dim(cache["qkv"], qkv_BxTxC, position + taps - 1, 1)
             w_KxC = p["qkv_taps"].astype(qkv_BxTxC.dtype)
             back = [jax.lax.dynamic_slice_in_dim(cache["qkv"], position + taps - 1 - k, T, 1) for k in range(taps)]
-            qkv_BxTxC = sum(x_BxTxC * w_KxC[None, k : k + 1] for k, x_BxTxC in enumerate(back))
+            qkv_BxTxC = back[0] * w_KxC[None, :1]
+            for k in range(1, taps):
+                qkv_BxTxC += back[k] * w_KxC[None, k : k + 1]
         q_BxTxNxH, k_BxTxNxH, v_BxTxNxH = jnp.split(qkv_BxTxC.reshape(B, T, SPLIT * N, H), SPLIT, axis=2)
         q_BxTxNxH = rotary(rms_norm(q_BxTxNxH, p["q_gain"]), options.rope_base, position)
         k_BxTxNxH = rotary(rms_norm(k_BxTxNxH, p["k_gain"]), options.rope_base, position)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import dataclasses
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,18 +63,19 @@ class Completion:
     echo: bool = False
     stop: tuple[str, ...] = ()
 
-    async def cut(self, tokens: AsyncIterator[Any]) -> AsyncIterator[Piece]:
+    async def cut(self, tokens: AsyncGenerator[Any, None]) -> AsyncGenerator[Piece, None]:
         """Text up to the first stop string, held back while it may be the beginning of one."""
         held, count = "", 0
-        async for token in tokens:
-            held, count = held + token.text, count + 1
-            ends = [held.find(stop) for stop in self.stop if stop in held]
-            if ends:
-                yield Piece(held[: min(ends)], count, "stop")
-                return
-            keep = max((k for stop in self.stop for k in range(1, len(stop)) if held.endswith(stop[:k])), default=0)
-            yield Piece(held[: len(held) - keep], count)
-            held = held[len(held) - keep :]
+        async with contextlib.aclosing(tokens):
+            async for token in tokens:
+                held, count = held + token.text, count + 1
+                ends = [held.find(stop) for stop in self.stop if stop in held]
+                if ends:
+                    yield Piece(held[: min(ends)], count, "stop")
+                    return
+                keep = max((k for stop in self.stop for k in range(1, len(stop)) if held.endswith(stop[:k])), default=0)
+                yield Piece(held[: len(held) - keep], count)
+                held = held[len(held) - keep :]
         full = self.sampling.max_tokens is not None and count >= self.sampling.max_tokens
         yield Piece(held, count, "length" if full else "stop")
 

@@ -230,7 +230,7 @@ def _scored(rows: Sequence[Mapping[str, Any]], column: _Column) -> list[Mapping[
 
 def _values(
     scorer: Scorer, column: _Column, rows: Sequence[Mapping[str, Any]], params: Mapping[str, Any]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """run_id -> columns of one budget's runs."""
     treatment = column.treatment
     if treatment.ensemble:

@@ -54,7 +54,7 @@ class Scorer:
         padded = [*params, *[params[-1]] * (-len(params) % devices)]
         stacked = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *padded)
         stacked = jax.device_put(stacked, jax.NamedSharding(self.mesh, P("run")))
-        treated = jax.jit(jax.vmap(functools.partial(treat, model=self.model)))(stacked)
+        treated = jax.jit(jax.vmap(lambda one: treat(one, self.model)))(stacked)
         sums = jax.device_get(self._each(treated, self.inputs_NxB, self.arrays))
         return [self._metrics(jax.tree.map(lambda x, i=i: x[i], sums)) for i in range(len(params))]
 

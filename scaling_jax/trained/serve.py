@@ -21,7 +21,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any
 
 import uvicorn
@@ -105,7 +105,7 @@ class Service:
         """Runs a function on the model's thread."""
         return asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    async def pieces(self, asked: Completion) -> AsyncIterator[Any]:
+    async def pieces(self, asked: Completion) -> AsyncGenerator[Any, None]:
         """Tokens of a completion, as they are made; the computation ends when the reader does.
 
         Raises:
