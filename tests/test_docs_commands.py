@@ -36,7 +36,8 @@ def commands(path: pathlib.Path) -> list[str]:
         rest = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line for line in code.replace("\\\n", " ").splitlines() if not line.lstrip().startswith("#")]
     lines += [" ".join(span.split()) for span in re.findall(r"`([^`]*scaling-jax [^`]*)`", rest)]
-    return [found[0] for line in lines if (found := re.search(r"scaling-jax +[a-z].*", line))]
+    found = [match for line in lines if (match := re.search(r"scaling-jax +([a-z-]+(?: \| [a-z-]+)*)(.*)", line))]
+    return [f"scaling-jax {name}{match[2]}" for match in found for name in match[1].split(" | ")]
 
 
 ALL = [(str(path.relative_to(ROOT)), command) for path in [*PAGES, *STUDIES] for command in commands(path)]
