@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scaling_jax import analysis, data, decide, engines, fitting, models, report, study, trackers
+    from scaling_jax import analysis, data, decide, engines, fitting, models, report, study, trackers, trained
     from scaling_jax.api import Plan, plan, run
     from scaling_jax.decisions import reach, recommend, run_until, suggest
     from scaling_jax.errors import EngineError, Preempted, UserError

@@ -49,7 +49,7 @@ class Transfer:
     def worst(self, along: str) -> tuple[str, float] | None:
         """(array, slope) of the change that grows or shrinks fastest with "width" or "depth"; None for a single one."""
         found = coordinates.slopes(self.coordinates, along, "change")
-        return None if not len(found) else (str(found.abs().idxmax()), float(found[found.abs().idxmax()]))
+        return None if not len(found) else (str(found.abs().idxmax()), float(found.iloc[int(found.abs().argmax())]))
 
     def sentences(self) -> list[str]:
         """The verdict in words."""
