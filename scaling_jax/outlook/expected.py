@@ -14,8 +14,8 @@ from scaling_jax.errors import UserError
 from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 
-# The default priors. Small models: round numbers, set by hand near the losses of byte-level transformers of width 16 to 96
-# on Python sources, not a fit; their seeds differ by .2 to 1.3%. From 10M parameters on: a published law, smaller noise.
+# The default priors. Small models: round numbers, not a fit, near the losses of byte-level transformers of width 16 to
+# 96 on Python sources; seeds differ by .2 to 1.3% there. From 10M parameters on: a published law, smaller noise.
 SMALL_LAW = {"E": 0.8, "A": 20.5, "B": 400.0, "alpha": 0.35, "beta": 0.48}
 LARGE_LAW, LARGE = "besiroglu2024", 1e7
 TRUNK_NOISE, RUN_NOISE = 0.007, 0.002
