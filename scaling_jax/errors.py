@@ -84,6 +84,7 @@ def describe_invalid(error: Any) -> str:
     """The first complaint of a pydantic `ValidationError` in one line: field, what is wrong, the offending value."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    shown = f" (got {first.get('input')!r})"
-    text = f"{where + ': ' if where else ''}{first['msg']}{shown if len(shown) < 120 else ''}"
+    message, value = first["msg"].removeprefix("Value error, "), repr(first.get("input"))
+    shown = f" (got {value})" if len(value) < 110 and value not in message else ""
+    text = f"{where + ': ' if where else ''}{message}{shown}"
     return " ".join(text.split())

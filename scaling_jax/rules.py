@@ -135,7 +135,7 @@ def _formula(text: str, quantity: str) -> Formula:
     except ValueError as error:
         near = difflib.get_close_matches(text, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        why = f" ({error})" if str(error) else ""
+        why = f" ({error})" if str(error) and not text.isidentifier() else ""
         raise ValueError(
             f"{text[:60]!r} is no rule of {quantity}{why}{hint}: give a number, a name ({', '.join(_names(quantity))}) "
             f"or arithmetic of {', '.join(_inputs(quantity))}"
