@@ -99,7 +99,7 @@ def test_a_table_from_elsewhere_to_a_law_and_a_decision(tmp_path, capsys):
     direct = fitting.fit("chinchilla", {"N": table["size"], "D": table.seen}, table.nats)
     assert fit.params == pytest.approx(direct.params, rel=1e-9)
     assert fit.params["alpha"] == pytest.approx(0.34, abs=0.02)
-    names = ("loss_vs_compute", "residuals", "isoflop", "allocation", "n_and_d")
+    names = ("frontier", "residuals", "isoflop", "allocation", "n_and_d")
     for name in names:
         assert (out.parent / f"fit_{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"fit_{name}.png" in text
@@ -153,7 +153,7 @@ def test_a_term_that_left_the_law_is_said_and_drawn(tmp_path):
     table = sweeps()
     text = fit_table(table, columns={"N": "tokens", "D": "tokens"}, out=tmp_path / "fit.json")
     assert text.startswith("verdict: no answer") and "Ln N and ln D correlate at 1.00" in text
-    assert (tmp_path / "fit_loss_vs_compute.png").exists()
+    assert (tmp_path / "fit_frontier.png").exists()
     text = fit_table(table.head(5), out=tmp_path / "fit.json")
     assert text.startswith("verdict: no answer") and "5 distinct points for 5 parameters" in text
     assert re.search(r"\nno N\*, D\* or loss at \S+ FLOPs: 5 distinct points for 5 parameters", text)
@@ -225,7 +225,7 @@ def test_what_a_law_reads_besides_n_and_d_is_told_with_at(tmp_path, capsys):
     fit = fitting.load(out)
     best = fit.frontier(1e23, inputs={"U": 1e10})
     assert "frontier at C = 1e+23 FLOPs (C = 6 N D, U = 1e+10)" in text
-    assert f"D*/N* {float(best.D / best.N):>8.1f}" in text and (tmp_path / "fit_loss_vs_compute.png").exists()
+    assert f"D*/N* {float(best.D / best.N):>8.1f}" in text and (tmp_path / "fit_frontier.png").exists()
     assert "N* there varies" in text
 
     inputs, loss = noisy("shape", 0.001)
@@ -306,7 +306,7 @@ def test_laws_of_one_input_and_of_tokens_per_parameter(tmp_path):
     assert "power_offset: y = E + A / x^alpha" in text and "frontier at" not in text
     assert (tmp_path / "fit_law.png").exists()
     text = fit_table(sweeps(), law="overtraining", target_flops=(1e22,), out=tmp_path / "over.json")
-    assert "M = tokens / params_matmul" in text and (tmp_path / "over_loss_vs_compute.png").exists()
+    assert "M = tokens / params_matmul" in text and (tmp_path / "over_frontier.png").exists()
     N = float(fitting.load(tmp_path / "over.json").frontier(1e22).N)
     assert re.search(rf"N\* +{short(N)} ", text)
 
@@ -321,7 +321,7 @@ def test_rows_without_a_loss_are_left_out_and_counted():
 @pytest.mark.parametrize(
     "change, arguments, message",
     [
-        (lambda t: t.drop(columns="tokens"), {}, r"no column for D .*: the table has params_matmul, .*--columns=D=<"),
+        (lambda t: t.drop(columns="tokens"), {}, r"no column for D .*: the table has params_matmul, .*--columns=D="),
         (lambda t: t, {"columns": {"D": "tokns"}}, r"--columns=D=tokns: the table has params_matmul, tokens"),
         (lambda t: t, {"columns": {"Q": "tokens"}}, r"--columns maps 'Q'; this law takes N, D, y, C"),
         (lambda t: t.head(4), {}, r"4 .*5 parameters"),

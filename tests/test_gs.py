@@ -63,7 +63,7 @@ def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     process.join()
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "taking over workdir" in command.said()
-    assert len(list((as_path(workdir) / "attempts").iterdir())) == 2
+    assert len([p for p in (as_path(workdir) / "attempts").iterdir() if p.name.count(".") == 1]) == 2
     pd.testing.assert_frame_equal(ladder.table(workdir), wanted, check_exact=True)
     assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
     assert "nothing to train" in command.said()
