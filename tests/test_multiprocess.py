@@ -72,7 +72,8 @@ class Gang:
         """Signals process i: all save at the same step, and exit 75."""
         self.processes[i].send_signal(number)
         assert set(self.codes()) == {75}, self.said()
-        saved = {re.search(r"saved at step \d+ of its \w+", log.read_text())[0] for log in self.logs}
+        ended = r"saved at step \d+ of its \w+|everything finished so far is saved"  # the latter between two pieces
+        saved = {re.search(ended, log.read_text())[0] for log in self.logs}
         assert len(saved) == 1, self.said()
 
     def codes(self) -> list[int]:
