@@ -258,4 +258,4 @@ def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):
             return states, np.zeros(num_steps)
 
     (pack,) = make_plan(make_study(), packs.SPEC, "d" * 16)
-    assert layouts._time(Trial(), make_study(), pack) == 0.25
+    assert layouts._time(Trial(), pack) == 0.25
