@@ -23,7 +23,7 @@ from scaling_jax.outlook import Outlook, Prior
 from scaling_jax.planning import Pack, Run, make_plan
 from scaling_jax.results import Results, analyse, load
 from scaling_jax.storage.paths import write_atomic
-from scaling_jax.storage.records import Records, load_table, save_table
+from scaling_jax.storage.records import Records, save_table
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
@@ -247,17 +247,18 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
             trained.evaluate(path, study.evaluation.sets, on_progress=base.say if verbose else lambda line: None)
         except UserError as error:  # its results are there all the same
             base.say(f"scaling-jax: evaluation.sets: {error}")
-    save_table(load_table(path), path / "results.csv")
-    summary = write_report(path)
+    results = Results((path,))
+    save_table(results.table, path / "results.csv")
+    summary = write_report(results)
     if verbose:
         print(summary)
     write_atomic(path / "_SUCCESS", "")
 
 
-def write_report(path: Any) -> str:
-    """Writes the report of a workdir; returns the summary for the terminal."""
-    results = load(path)
-    return results.report(notes=next_steps(path, results.analysis))
+def write_report(of: Any) -> str:
+    """Writes the report of a workdir, or of its `Results`; returns the summary for the terminal."""
+    results = of if isinstance(of, Results) else load(of)
+    return results.report(notes=next_steps(results.path, results.analysis))
 
 
 def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:

@@ -233,25 +233,13 @@ class _Drawing:
                     records.write_result(self._row(run, self.final[budget] * trunk * own))
 
     def _row(self, run: Run, loss: float) -> dict[str, Any]:
-        pack, lane, counts = self.pack, self.pack.lanes[run.lane], self.pack.counts
+        lane = self.pack.lanes[run.lane]
         healthy, unique = math.isfinite(loss), self.study.data.unique_tokens
         return {
-            "run_id": run.run_id,
+            **self.pack.columns(run),
             "study": self.study.name,
             "family": self.study.family.name,
-            "scale": pack.scale,
-            "width": pack.width,
-            "depth": pack.depth,
-            "seed": lane.seed,
             "status": DONE if healthy else DIVERGED,
-            "lr": lane.learning_rate,
-            "batch_size": pack.batch_size,
-            "params_total": counts.params_total,
-            "params_non_embedding": counts.params_non_embedding,
-            "params_matmul": counts.params_matmul,
-            "tokens": run.tokens,
-            "flops": run.flops,
-            "flops_6nd": run.flops_6nd,
             "loss": float(loss) if healthy else None,
             "dataset_hash": self.corpus,
             "code_version": "simulated",

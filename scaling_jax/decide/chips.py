@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from scaling_jax.errors import UserError
 from scaling_jax.text import short
 from scaling_jax.training import hardware
 
@@ -48,8 +47,5 @@ def find_chip(name: str, utilization: float = UTILIZATION, price: float | None =
     Raises:
       UserError: a chip whose peak is not known.
     """
-    known = {key.lower().removeprefix("tpu ").removeprefix("tpu"): key for key in hardware.KNOWN_PEAKS}
-    found = known.get(name.lower().removeprefix("tpu ").removeprefix("tpu"))
-    if found is None:
-        raise UserError(f"--chip={name!r} is not known; give one of {', '.join(sorted(known))}")
+    found = hardware.known_chip(name)
     return Chip(found, hardware.KNOWN_PEAKS[found], utilization, price)

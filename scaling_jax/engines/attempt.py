@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -226,7 +225,7 @@ def _write_trace(trace: Trace, records: Records, attempt: Attempt) -> None:
     """Keeps what each device did when, for https://ui.perfetto.dev."""
     if not records.writes:
         return
-    path = records.root / "attempts" / f"{records.attempt:04d}-{os.getpid()}.trace.json"
+    path = records.of_attempt(".trace.json")
     try:
         write_atomic(path, trace.to_json())
     except OSError as error:  # a full disk must not hide what stopped the training

@@ -11,7 +11,6 @@ import jax
 from scaling_jax import text
 from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
-from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec, attention_head_dim
 from scaling_jax.planning import Pack, Run, memory_bytes
 from scaling_jax.study import Study
@@ -137,10 +136,7 @@ def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None)
     Raises:
       UserError: a chip whose peak is not known.
     """
-    names = {name.lower().removeprefix("tpu ").removeprefix("tpu"): name for name in hardware.KNOWN_PEAKS}
-    name = names.get(chip.lower().removeprefix("tpu ").removeprefix("tpu"))
-    if name is None:
-        raise UserError(f"--chip={chip!r} is not known; give one of {', '.join(sorted(names))}")
+    name = hardware.known_chip(chip)
     share = ASSUMED_SHARE["tpu" if name.startswith("TPU") else "gpu"]
     seconds = sum(pack.trained_flops for pack in packs) / (share * hardware.KNOWN_PEAKS[name] * chips)
     line = f"On {chips} x {name} at {100 * share:.0f}% of peak: about {clock(seconds).strip()}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -39,7 +38,7 @@ def reporting(
     """
     place = None
     if records.writes:
-        place = records.root / "attempts" / f"{records.attempt:04d}-{os.getpid()}{live.SUFFIX}"
+        place = records.of_attempt(live.SUFFIX)
     with live.screen() if verbose else contextlib.nullcontext() as screen, _compile_seconds() as compiling:
         reporter = Reporter(study, packs, peak_flops, compiling, place, screen, lines=verbose and screen is None)
         reporter.tell()

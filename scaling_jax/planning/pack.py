@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 from scaling_jax.models.family import Counts
 from scaling_jax.study import Schedule, Study
@@ -95,6 +96,25 @@ class Pack:
     def runs_of(self, lane: int) -> list[Run]:
         """The runs of a lane, by budget."""
         return [run for b in range(len(self.budgets)) if (run := self._by_place.get((lane, b))) is not None]
+
+    def columns(self, run: Run) -> dict[str, Any]:
+        """What a row of the results table says of a run before it is trained."""
+        lane = self.lanes[run.lane]
+        return {
+            "run_id": run.run_id,
+            "scale": self.scale,
+            "width": self.width,
+            "depth": self.depth,
+            "seed": lane.seed,
+            "lr": lane.learning_rate,
+            "batch_size": self.batch_size,
+            "params_total": self.counts.params_total,
+            "params_non_embedding": self.counts.params_non_embedding,
+            "params_matmul": self.counts.params_matmul,
+            "tokens": run.tokens,
+            "flops": run.flops,
+            "flops_6nd": run.flops_6nd,
+        }
 
     def trunk_id(self, lane: int) -> str:
         """Identity that the runs of a lane share."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -49,6 +50,10 @@ class Records:
         self.attempt = attempt
         self.writes = writes
         self._seq: dict[str, int] = {}
+
+    def of_attempt(self, suffix: str) -> Any:
+        """The path of a further file about this start of the command, e.g. ".trace.json"."""
+        return self.root / "attempts" / f"{self.attempt:04d}-{os.getpid()}{suffix}"
 
     def write_points(self, kind: str, ident: str, points: Iterable[Mapping[str, Any]]) -> None:
         """One immutable chunk of learning-curve points of `kind` "runs" or "trunks"."""

@@ -15,7 +15,6 @@ import numpy as np
 from scaling_jax.errors import UserError
 from scaling_jax.trained.generate import Sampling
 
-DEFAULT_MAX_TOKENS = 16  # of OpenAI's completions
 MAX_STOPS, MAX_PIXELS = 4, 10_000_000
 FIELDS = {
     "model", "prompt", "max_tokens", "temperature", "top_p", "top_k", "seed", "stop", "stream", "echo", "n", "best_of",

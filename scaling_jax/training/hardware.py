@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from absl import logging
 
 import scaling_jax
+from scaling_jax.errors import UserError
 from scaling_jax.models import attention
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Execution
@@ -62,6 +63,22 @@ def use_cpu_devices(count: int | None = None) -> None:
             return
         count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jax.config.update("jax_num_cpu_devices", count)
+
+
+def known_chip(name: str) -> str:
+    """The key of `KNOWN_PEAKS` that a person means by "H100", "v5e" or "TPU v5e".
+
+    Raises:
+      UserError: a chip whose peak is not known.
+    """
+    known = {_bare(key): key for key in KNOWN_PEAKS}
+    if _bare(name) not in known:
+        raise UserError(f"--chip={name!r} is not known; give one of {', '.join(sorted(known))}")
+    return known[_bare(name)]
+
+
+def _bare(name: str) -> str:
+    return name.lower().removeprefix("tpu ").removeprefix("tpu")
 
 
 @functools.cache

@@ -24,27 +24,15 @@ def result_row(
       diverged_step: where it diverged; negative while healthy.
       wall: seconds that it took.
     """
-    counts, run, hparams = pack.counts, pack.run(lane, budget), pack.lanes[lane]
+    run, hparams = pack.run(lane, budget), pack.lanes[lane]
     dataset, kind = program.feed.dataset, program.feed.spec.kind
     metrics = program.model.metrics(sums)
     healthy = diverged_step < 0 and np.isfinite(metrics["loss"])
     if not healthy:
         metrics = dict.fromkeys(metrics)
     row = {
-        "run_id": run.run_id,
-        "scale": pack.scale,
-        "width": pack.width,
-        "depth": pack.depth,
-        "seed": hparams.seed,
+        **pack.columns(run),
         "status": DONE if healthy else DIVERGED,
-        "lr": hparams.learning_rate,
-        "batch_size": pack.batch_size,
-        "params_total": counts.params_total,
-        "params_non_embedding": counts.params_non_embedding,
-        "params_matmul": counts.params_matmul,
-        "tokens": run.tokens,
-        "flops": run.flops,
-        "flops_6nd": run.flops_6nd,
         **metrics,
         "wall_s": round(wall, 3),
         "trunk_id": run.trunk_id,
