@@ -92,7 +92,7 @@ def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
 
     models = Models(home / "w")
     rows = [row for row in models.rows.values() if row["tokens"] == 7680]
-    params = models.params("w16-d1", rows)
+    params = models.params(rows)
     model, dataset = models.load(), dataset_of(models, None)
     scorer = Scorer(model.model, dataset, model.study)
     window = np.asarray(dataset.validation[:17], np.int32)

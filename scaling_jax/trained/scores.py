@@ -207,7 +207,7 @@ def _score(
             if not todo:
                 continue
             scorer = scorer or Scorer(_model(models, rows[0]), dataset, models.study)
-            params = models.params(scale, rows)
+            params = models.params(rows)
             for column in todo:
                 for run_id, found in _values(scorer, column, rows, params).items():
                     if run_id not in done[column]:
