@@ -232,9 +232,7 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     if study.fit.metric != "loss":
         raise UserError(f"fit.metric={study.fit.metric!r}: only the loss is simulated; give --set fit.metric=loss")
     if study.init.from_workdir is not None:
-        raise UserError(
-            "init.from_workdir: losses that are drawn start from nothing; give --set init.from_workdir=none"
-        )
+        raise UserError("init.from_workdir: simulated runs start fresh; give --set init.from_workdir=none")
     plain = dataclasses.replace(study.evaluation, sets=())
     study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()), evaluation=plain)
     try:

@@ -33,6 +33,7 @@ TRUTH = {
     "downstream": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
     "downstream_scaled": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
     "moe": {"L0": 1.2, "a": -0.082, "b": -0.108, "c": 0.009, "d": 2.604},
+    "compression": {"A": 0.08, "gamma_N": 0.54, "gamma_D": 0.5},
     "lr_optimum": {"A": 1.79, "alpha": -0.713, "beta": 0.307},
     "batch_optimum": {"A": 0.58, "alpha": 0.05, "beta": 0.571},
 }  # fmt: skip
@@ -136,6 +137,7 @@ FORMULA = {
     "moe": lambda p, N, E: (
         p["L0"] + np.exp(p["a"] * np.log(N) + p["b"] * np.log(E) + p["c"] * np.log(N) * np.log(E) + p["d"])
     ),
+    "compression": lambda p, N, D: p["A"] * D ** p["gamma_D"] / N ** p["gamma_N"],
     "lr_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
     "batch_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
 }

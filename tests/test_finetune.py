@@ -1,7 +1,6 @@
 """Studies that start from the trained models of another: their parameters, identity, columns, resumption, refusals."""
 
 import dataclasses
-import json
 import random
 import shutil
 
@@ -12,15 +11,17 @@ from ladder import WORDS, run_here, table, write_study
 
 import scaling_jax as sj
 from scaling_jax import data
+from scaling_jax.engines import estimate
 from scaling_jax.planning import make_plan
 from scaling_jax.trained import Models, starts
+from scaling_jax.training.piece import PieceTrainer
 
 SMALL = ("seeds=(0,1)", "optimizer.learning_rates=0.02", "ladder.widths=16", "budgets.tokens=(3840,7680)")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Trained models in `w`, and the study that made them; reports are left out."""
+    """Trained models in `w`, those that start from them in `tuned`, and a study; reports are left out."""
     folder = tmp_path_factory.mktemp("finetune")
     study = sj.override(sj.load_study(write_study(folder)), SMALL)
     rng = random.Random(1)
@@ -30,6 +31,7 @@ def home(tmp_path_factory):
         patch.setattr("scaling_jax.api.write_report", lambda path: "")
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
         sj.run(study, folder / "w", verbose=False)
+        sj.run(tuned(folder), folder / "tuned", verbose=False)
         yield folder
 
 
@@ -40,11 +42,14 @@ def tuned(home, *changes, source="w"):
     return sj.override(study, (*settings, "budgets.tokens=3840", *changes))
 
 
+def plan_text(planned):
+    return estimate.plan_text(planned.study, planned.packs, planned.spec)
+
+
 def test_it_begins_with_the_trained_parameters(home):
-    """The largest budget, the lane's own seed, else the best of all; and the loss of the first step says so."""
-    models, study = Models(home / "w"), tuned(home, "seeds=(0,1,5)")
-    planned = sj.plan(study)
-    assert "start from 2 trained runs of 7.68k tokens" in str(planned)
+    """Those of the largest budget and the lane's own seed, else of the best run of any."""
+    models, planned = Models(home / "w"), sj.plan(tuned(home, "seeds=(0,1,5)"))
+    assert "start from 2 trained runs of 7.68k tokens" in plan_text(planned)
     (pack,) = planned.packs
     rows = {row["seed"]: row for row in models.rows.values() if row["tokens"] == 7680}
     best = min(rows.values(), key=lambda row: row["loss"])
@@ -56,16 +61,16 @@ def test_it_begins_with_the_trained_parameters(home):
 
 
 def test_what_is_counted_and_what_it_gains(home):
-    study = tuned(home)
-    found = sj.run(study, home / "tuned", verbose=False).table
-    fresh = sj.run(dataclasses.replace(study, init=sj.Init()), home / "fresh", verbose=False).table
-    assert "pretrain_tokens" not in fresh and (found.pretrain_tokens == 7680).all()
-    for column in ("tokens", "flops", "params_matmul", "dataset_hash"):
-        assert set(found[column]) == set(fresh[column]), column
-    assert found.loss.max() < 0.9 * fresh.loss.min(), "words that are known help"
-    assert not set(found.run_id) & set(fresh.run_id) and not set(found.trunk_id) & set(fresh.trunk_id)
-    further = sj.plan(tuned(home, source="tuned"))  # a chain
-    assert {start.tokens for start in further.study.init.starts} == {7680 + 3840}
+    found, source = sj.load(home / "tuned").table, sj.load(home / "w").table
+    fresh = sj.plan(dataclasses.replace(tuned(home), init=sj.Init())).packs[0]
+    assert "pretrain_tokens" not in source and (found.pretrain_tokens == 7680).all()
+    assert set(found.start_run_id) == set(source.run_id[source.tokens == 7680])
+    for column, value in fresh.columns(fresh.runs[0]).items():
+        if column in ("tokens", "flops", "flops_6nd", "params_matmul", "batch_size"):
+            assert set(found[column]) == {value}, column
+    assert found.loss.max() < 0.9 * source.loss[source.tokens == 3840].min(), "words that are known help"
+    chain = sj.plan(tuned(home, source="tuned")).study.init
+    assert {start.tokens for start in chain.starts} == {7680 + 3840}
 
 
 def test_identity_is_content(home):
@@ -87,9 +92,6 @@ def test_identity_is_content(home):
 def test_a_stopped_run_resumes_bit_by_bit(home, monkeypatch):
     """Stopped before its first checkpoint, then within the trunk: the losses are those of an undisturbed run."""
     study = tuned(home, "execution.checkpoint_seconds=0.001", "execution.dispatch_seconds=0.001")
-    sj.run(study, home / "whole", verbose=False)
-    from scaling_jax.training.piece import PieceTrainer
-
     save, calls = PieceTrainer.save, []
 
     def die(self, state):
@@ -106,14 +108,14 @@ def test_a_stopped_run_resumes_bit_by_bit(home, monkeypatch):
             sj.run(study, home / "stopped", verbose=False)
     assert not list((home / "stopped").glob("runs/*/_SUCCESS"))
     sj.run(study, home / "stopped", verbose=False)
-    assert table(home / "stopped").equals(table(home / "whole"))
+    assert table(home / "stopped").equals(table(home / "tuned"))
 
 
 def test_another_vocabulary_makes_its_arrays_anew(home):
     """BPE in place of bytes: embedding and head are as a fresh start would make them, the rest is trained."""
     planned = sj.plan(tuned(home, "data.tokenizer='bpe:300'"))
     start = planned.packs[0].lanes[1].start
-    assert len(start.fresh) == 2 and f"made anew: {', '.join(start.fresh)}" in str(planned)
+    assert len(start.fresh) == 2 and f"made anew: {', '.join(start.fresh)}" in plan_text(planned)
     params = starts.parameters(planned.study, planned.spec)(planned.packs[0])[1]
     trained = starts._named(Models(home / "w").load(run_id=start.run_id).params)
     model = starts._model(planned.study, planned.spec, 16, 1)
@@ -151,21 +153,18 @@ def test_bad_input(home, changes, said):
 
 
 def test_a_workdir_without_its_checkpoints(home, tmp_path):
-    """Refused before training; a study that is done needs them no more, nor the workdir."""
+    """Refused before training; a study that is done needs neither them nor the workdir."""
     shutil.copytree(home / "w", tmp_path / "w")
-    study = sj.override(tuned(home), [f"init.from_workdir={str(tmp_path / 'w')!r}"])
-    sj.run(study, tmp_path / "done", verbose=False)
     assert run_here("clean", f"--workdir={tmp_path / 'w'}", "--models")[0] == 0
+    study = sj.override(tuned(home), [f"init.from_workdir={str(tmp_path / 'w')!r}"])
     with pytest.raises(sj.UserError, match="init.from_workdir: .* has no checkpoint"):
         sj.run(study, tmp_path / "new", verbose=False)
     assert not (tmp_path / "new").exists()
-    sj.run(study, tmp_path / "done", verbose=False)
+    assert len(sj.run(study, home / "tuned", verbose=False).table) == 2
     shutil.rmtree(tmp_path / "w")
-    assert len(sj.run(study, tmp_path / "done", verbose=False).table) == 2
+    assert len(sj.run(study, home / "tuned", verbose=False).table) == 2
     with pytest.raises(sj.UserError, match="holds another study"):
-        sj.run(dataclasses.replace(study, init=sj.Init()), tmp_path / "done", verbose=False)
-    content = json.loads((tmp_path / "done" / "study.json").read_text())
-    assert len(content["study"]["init"]["starts"]) == 2
+        sj.run(dataclasses.replace(study, init=sj.Init()), home / "tuned", verbose=False)
 
 
 def test_what_cannot_start_from_trained_models(home):
