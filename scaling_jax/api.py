@@ -106,6 +106,10 @@ def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None,
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
+
+    Example:
+      print(plan(study))
+      plan(study).table()["flops"].sum()
     """
     stored = None if workdir is None else Workdir(workdir).stored()
     return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))

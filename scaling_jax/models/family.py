@@ -115,7 +115,12 @@ class Model:
 
 
 def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:
-    """`Model.metrics` of a family that has no metric but the loss."""
+    """`Model.metrics` of a family that has no metric but the loss.
+
+    Example:
+      >>> mean_loss({"loss_sum": 24.0, "count": 16})
+      {'loss': 1.5}
+    """
     return {"loss": float(sums["loss_sum"]) / float(sums["count"])}
 
 
@@ -182,6 +187,11 @@ def from_dict(options: Mapping[str, Any]) -> Family:
 
     Raises:
       KeyError: no family of that name is registered.
+
+    Example:
+      >>> from scaling_jax import models
+      >>> models.from_dict({"name": "transformer", "head_dim": 32}).head_dim
+      32
     """
     options = dict(options)
     name = options.pop("name")
