@@ -140,7 +140,7 @@ def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Pla
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
     if not force and (refused := outlook.refused(study, packs)):
-        raise UserError(f"{refused}, or go on with --force")
+        raise UserError(f"{refused}, or pass --force")
     return Plan(study, spec, packs)
 
 

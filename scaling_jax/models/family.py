@@ -71,7 +71,7 @@ class Decoding:
     Attributes:
       start: (params, batch size) -> an empty cache, a pytree of arrays.
       step: (params, cache, tokens int [B, T], position int scalar) -> (logits float32 [B, T, V], cache): the tokens
-        stand at position, position + 1, ...; those before are in the cache. Positions beyond the context are not
+        have positions position, position + 1, ...; those before are in the cache. Positions beyond the context are not
         allowed.
     """
 
