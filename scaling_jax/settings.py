@@ -59,6 +59,9 @@ class Start:
 class Init:
     """Where training starts: at fresh parameters, or at the trained models of another study (fine-tuning).
 
+    Example:
+      dataclasses.replace(study, init=sj.Init(from_workdir="runs/english"))
+
     Attributes:
       from_workdir: folder (or gs:// path) of a study of the same family and scales; None starts fresh.
       tokens: of its runs those of this budget, within 1%; None takes the largest of every scale.

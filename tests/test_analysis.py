@@ -337,6 +337,7 @@ def test_fine_tuned_runs_are_not_mixed_with_fresh_ones_but_by_their_law():
     assert "w16-d2 from 5.00M" in set(found.runs.scales.scale) and len(found.runs.scales) == 2 * len(simulated.WIDTHS)
     alone = analysis.analyse(both, fit=study.Fit(bootstrap=0), columns=analysis.Columns(where=("pretrain_tokens > 0",)))
     assert alone.used == len(tuned)
+    assert f"{len(tuned)} runs start from models of 5.00M tokens, which D and C do not count" in alone.notes
 
 
 def test_no_training_library_is_imported():

@@ -156,9 +156,16 @@ class _Reader:
             )
 
     def _refuse_mixed_starts(self, done: pd.DataFrame) -> None:
-        if not self.ours or (self.law is not None and "S" in self.law.inputs):
-            return
         before = seen_before(done)
+        if not self.ours or not before.any():
+            return
+        least, most = (short(x) for x in (before[before > 0].min(), before.max()))
+        span = most if least == most else f"{least} to {most}"
+        self.notes.append(
+            f"{int((before > 0).sum())} runs start from models of {span} tokens, which D and C do not count"
+        )
+        if self.law is not None and "S" in self.law.inputs:
+            return
         if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
             raise UserError(
                 "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
