@@ -27,6 +27,7 @@ from scaling_jax.analysis.fits import (
     law_inputs,
     params_table,
     parse_inputs,
+    with_forecast,
 )
 from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.hold_out import HoldOut, hold_out
@@ -195,22 +196,11 @@ class Analysis:
         return curve[np.isin(dense, rows)].reset_index(drop=True), curve, "", tuple(doubts)
 
     def _with_forecast(self, curve: pd.DataFrame) -> pd.DataFrame:
-        """The law's frontier with the intervals of the forecast, which also count other laws, noise and drift."""
-        found = None
+        """The law's frontier with the forecast's losses and intervals, which also count other laws, noise and drift."""
         for beyond in (np.inf, self.targets[0]):  # far out there may be no answer where there is one nearby
-            known = curve.C.to_numpy() <= beyond * 1.0001
-            found = self.forecast_frontier(curve.C.to_numpy()[known])
-            if found is None or found.answer:
-                break
-        if found is None or not found.answer:
-            return curve
-        for name, key in (("N", "N"), ("D", "D"), ("loss", "run")):
-            low, high = (np.asarray(end, float) for end in found.interval[key])
-            value = curve.loc[known, name].to_numpy(float)
-            # The law's own value is one of those that the forecast allows for.
-            curve.loc[known, f"{name}_low"] = np.minimum(low, value)
-            curve.loc[known, f"{name}_high"] = np.maximum(high, value)
-            curve.loc[~known, [f"{name}_low", f"{name}_high"]] = np.nan
+            found = self.forecast_frontier(curve.C.to_numpy()[curve.C.to_numpy() <= beyond * 1.0001])
+            if self.forecast is not None and found is not None and found.answer:
+                return with_forecast(curve, self.forecast, found)
         return curve
 
     def forecast_frontier(self, C: Any) -> Any:

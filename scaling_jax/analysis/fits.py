@@ -282,3 +282,27 @@ def frontier_rows(
         low, high = (np.full(C.shape, np.nan),) * 2 if found.interval is None else found.interval[name]
         columns |= {f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(columns), list(found.warnings)
+
+
+def with_forecast(rows: pd.DataFrame, forecast: fitting.Forecast, found: Any) -> pd.DataFrame:
+    """The law's best N and D with what the forecast says of them: one answer, whoever shows it.
+
+    The loss is the one that the forecast expects of a run there, with its interval. The intervals of N* and D* are the
+    forecast's, extended to the law's own value.
+
+    Args:
+      rows: C, N and D of the law's frontier.
+      forecast: of the same runs.
+      found: its `MixedFrontier` at the first rows; the others have no interval of N and D.
+    """
+    N, D = (rows[name].to_numpy(float) for name in ("N", "D"))
+    if not (np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)).all():
+        return rows
+    run, known = forecast.predict({"N": N, "D": D}), np.size(found.C)
+    columns = {"loss": run.value, "loss_low": run.low, "loss_high": run.high}
+    for name, value in (("N", N), ("D", D)):
+        low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+        low[:known] = np.minimum(found.interval[name][0], value[:known])
+        high[:known] = np.maximum(found.interval[name][1], value[:known])
+        columns |= {f"{name}_low": low, f"{name}_high": high}
+    return rows.assign(**columns)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.fits import has_frontier
+from scaling_jax.analysis.fits import frontier_inputs, has_frontier, with_forecast
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.optimal.allocation import law_columns
 
 Ends = tuple[float, float]
 
@@ -46,6 +49,8 @@ class Surface:
       level: of intervals.
       metric: what the "loss" is.
       source: where the numbers come from.
+      law: chooses N* and D*, as on the frontier of the analysis; None for the model's own.
+      inputs: of the law besides N and D.
     """
 
     model: fitting.Forecast | fitting.Fit
@@ -54,6 +59,8 @@ class Surface:
     level: float
     metric: str
     source: str
+    law: fitting.Fit | None = None
+    inputs: Mapping[str, Any] | None = None
 
     def flops(self, N: Any, D: Any) -> Any:
         """Training FLOPs."""
@@ -86,12 +93,22 @@ class Surface:
             return [], [str(error)]
         if found.N is None or found.D is None or found.loss is None or found.interval is None:
             return [], list(found.reasons)
-        ends = {k: [(float(a), float(b)) for a, b in zip(*pair)] for k, pair in found.interval.items()}
-        values = zip(budgets, found.N, found.D, found.loss)
+        rows = pd.DataFrame({"C": budgets, "N": found.N, "D": found.D})
+        if self.law is not None:
+            own = self.law.frontier(budgets, cost=cost, max_N=max_N, inputs=self.inputs)
+            rows = rows.assign(N=own.N, D=own.D)
         return [
-            Optimum(float(c), float(n), float(d), float(y), ends["N"][i], ends["D"][i], ends["run"][i])
-            for i, (c, n, d, y) in enumerate(values)
+            Optimum(r.C, r.N, r.D, r.loss, (r.N_low, r.N_high), (r.D_low, r.D_high), (r.loss_low, r.loss_high))
+            for r in rows_of(with_forecast(rows, self.model, found))
         ], []
+
+    def rise(self, N: np.ndarray, D: np.ndarray, best: Optimum) -> np.ndarray:
+        """Relative rise of the loss from a best run's to that of others, by what chose the best."""
+        if self.law is None:
+            return self.loss(N, D) / float(self.loss(best.N, best.D)) - 1
+        law, sizes, tokens = self.law, np.append(N, best.N), np.append(D, best.D)
+        loss = law.law(law.params, law_columns(law.law, sizes, tokens, self.inputs))
+        return loss[:-1] / loss[-1] - 1
 
     @classmethod
     def of(cls, analysis: Analysis) -> Surface | None:
@@ -100,7 +117,13 @@ class Surface:
             return None
         largest = float(analysis.runs.chosen.C.max())
         source = f"{analysis.used} runs of {analysis.name}"
-        return cls(analysis.forecast, analysis.cost, largest, analysis.settings.level, analysis.metric, source)
+        law, inputs = analysis.fit, None
+        if law is not None and has_frontier(law.law):
+            inputs = frontier_inputs(law.law, analysis.runs, analysis.settings)
+        else:
+            law = None
+        level = analysis.settings.level
+        return cls(analysis.forecast, analysis.cost, largest, level, analysis.metric, source, law, inputs)
 
     @classmethod
     def published(cls, name: str) -> Surface:

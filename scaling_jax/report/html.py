@@ -56,9 +56,6 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
         about="; ".join(_about(analysis)),
         tiles=_tiles(analysis),
         answer=tables.answer(analysis),
-        kind=" of a run (noise, other laws and drift included)"
-        if tables.has_forecast(analysis)
-        else " of the law alone",
         lost=_lost(analysis),
         main=[charts[name] for name in FIRST if name in charts],
         others=[chart for name, chart in charts.items() if name not in FIRST and not _is_further(name, analysis)],

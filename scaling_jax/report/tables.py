@@ -110,6 +110,14 @@ def has_forecast(analysis: Analysis) -> bool:
     return found is not None and bool(found.answer)
 
 
+def kind(analysis: Analysis) -> str:
+    """What the intervals at the first target cover, and where the loss there comes from."""
+    level, law, metric = f"{analysis.settings.level:.0%} intervals", analysis.settings.law, analysis.metric
+    if not has_forecast(analysis):
+        return f"{level} of the law alone"
+    return f"N*, D* of {law}; {metric} of a run and {level} of the forecast (noise, other laws and drift included)"
+
+
 def answer(analysis: Analysis) -> Table:
     """N*, D* and loss at each target with intervals and what these consist of; no rows without an answer."""
     header = ("FLOPs", "x largest", "N*", "", "D*", "", f"{analysis.metric}*", "", "its interval consists of")

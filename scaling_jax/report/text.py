@@ -123,8 +123,7 @@ def _answer(analysis: Analysis) -> str:
     row = target_row(analysis)
     held = "".join(f", {k} = {_number(v)}" for k, v in analysis.settings.inputs.items())
     cost = "C = 6 N D" if analysis.cost is None else "C as the runs count it"
-    level = f"{analysis.settings.level:.0%} intervals {_kind(analysis)}"
-    lines = [f"frontier at C = {row.C:.3g} FLOPs ({cost}{held})", f"  {level}"]
+    lines = [f"frontier at C = {row.C:.3g} FLOPs ({cost}{held})", f"  {tables.kind(analysis)}"]
     width = max(len("D*/N*"), len(analysis.metric))
     for key, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", analysis.metric, "{:.4f}".format)):
         span = tables.interval(row[f"{key}_low"], row[f"{key}_high"], show)
@@ -139,13 +138,6 @@ def _number(text: str) -> str:
         return format(float(text), ".4g")
     except ValueError:
         return text
-
-
-def _kind(analysis: Analysis) -> str:
-    found = analysis.forecast_frontier(analysis.targets[0])
-    if found is not None and found.answer:
-        return "of the forecast (noise, other laws and drift included)"
-    return "of the law alone"
 
 
 def _next(analysis: Analysis) -> str:
