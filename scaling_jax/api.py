@@ -106,6 +106,10 @@ def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None,
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
+
+    Example:
+      print(plan(study))
+      plan(study).table()["flops"].sum()
     """
     stored = None if workdir is None else Workdir(workdir).stored()
     return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))
@@ -136,7 +140,7 @@ def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Pla
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
     if not force and (refused := outlook.refused(study, packs)):
-        raise UserError(f"{refused}, or go on with --force")
+        raise UserError(f"{refused}, or pass --force")
     return Plan(study, spec, packs)
 
 

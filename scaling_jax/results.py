@@ -150,6 +150,15 @@ def analyse(
 
     Raises:
       UserError: the table lacks columns, mixes corpora or holds impossible numbers.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> pairs = [(n, d) for n in (1e7, 4e7, 16e7, 64e7) for d in (1e9, 4e9, 16e9, 64e9)]
+      >>> rows = pd.DataFrame(pairs, columns=["N", "D"])
+      >>> rows["val_loss"] = fitting.published["besiroglu2024"].predict(rows)
+      >>> found = analyse(rows, fit=Fit(bootstrap=0))
+      >>> round(found.fit.params["alpha"], 3), found.frontier.columns[:3].tolist()
+      (0.348, ['C', 'N', 'D'])
     """
     if isinstance(results, Results):
         table, curves, study = results.table, results.curves, results.study

@@ -270,7 +270,7 @@ class Study:
     Attributes:
       name: names the default working directory and the pictures.
       family: an instance of a family of `scaling_jax.models` (or of the user's own), its options set.
-      seeds: each is a lane; a seed fixes initialisation and the order of the data.
+      seeds: each is a lane; a seed fixes initialization and the order of the data.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

@@ -93,7 +93,7 @@ def test_branches_of_a_trunk_share_their_luck():
     "settings, text, way",
     [
         (["seeds=3"], "one seed", "seeds=(3, 4)"),
-        (["ladder.widths=(32,64)"], "2 scales: how the loss falls", "ladder.widths=(32,64,96)"),
+        (["ladder.widths=(32,64)"], "2 scales: the fall of the loss", "ladder.widths=(32,64,96)"),
         (["ladder.widths=32"], "one scale", "ladder.widths=(32,64)"),
         (["budgets.tokens=1e6"], "4 points (N, D) for the 5 parameters", None),
         (["schedule.warmup_steps=200"], "warm-up of 200 steps is 41.0%", "schedule.warmup_steps=48"),

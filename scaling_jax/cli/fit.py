@@ -166,7 +166,7 @@ def check_numbers(values: Any) -> None:
 
 
 def check_flops(flag: str, given: Iterable[float]) -> None:
-    """Raises UserError for a value of a flag that is no amount of compute."""
+    """Raises UserError for a flag whose value is not an amount of compute."""
     for value in given:
         if not (np.isfinite(value) and value > 0):
             raise UserError(f"--{flag}={value}: give a positive number of FLOPs, e.g. 1e21")

@@ -38,7 +38,7 @@ def train_packs(packs: Sequence[Pack], training: Training, devices: Sequence[Any
 
     Raises:
       UserError: the family's counts are wrong.
-      Preempted: told to stop; every piece under way has saved.
+      Preempted: asked to stop; every piece under way has saved.
       Exception: the first that a piece raised, after the others stopped at their next chunk and saved.
     """
     verify.check_packs(training.study, packs, training.feed.spec)

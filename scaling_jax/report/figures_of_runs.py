@@ -68,7 +68,7 @@ def learning_curves(analysis: Analysis) -> Chart:
         panels.append(Panel(Axis("share of the run"), Axis(label, log=True), tuple(right), "Collapsed"))
     caption = "Learning curves of the fitted runs, trunk and cool-down, averaged over short stretches."
     caption += " Dots are the final validation losses." if final else ""
-    caption += " Collapsed, healthy runs lie on each other (Qiu et al. 2025, arXiv:2507.02119)." if right else ""
+    caption += " Collapsed, healthy runs coincide (Qiu et al. 2025, arXiv:2507.02119)." if right else ""
     return Chart("learning_curves", "Learning curves", caption, tuple(panels))
 
 

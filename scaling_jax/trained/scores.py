@@ -162,7 +162,7 @@ def _check_names(models: Models, columns: Sequence[_Column]) -> None:
 
 
 def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) -> None:
-    """Writes what a name stands for, once."""
+    """Writes the meaning of a name, once."""
     content = {
         "source": study.data.source if column.over is None else column.over.source,
         "dataset_hash": dataset.dataset_hash,

@@ -82,7 +82,7 @@ class LaneProgram:
       feed: a `ResidentFeed` or `StreamFeed` of the study's data.
       buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
       branches: phases that are trained side by side.
-      some_stop: whether lanes stand still in some phases (`Phase.lanes`).
+      some_stop: whether lanes are frozen in some phases (`Phase.lanes`).
     """
 
     def __init__(
