@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,12 @@ class Fitted:
         value, (low, high) = self.fit.predict(inputs, level=level)
         return value, low, high
 
-    def frontier(self, C: np.ndarray, level: float | None, cost: Callable | None, inputs: Mapping | None) -> Any:
+    def frontier(
+        self, C: np.ndarray, level: float | None, cost: Callable | None, inputs: Mapping | None, max_N: float | None
+    ) -> Any:
         """`Fit.frontier` with the bootstrap's intervals."""
         level = level if self.bootstrap is not None else None
-        return self.fit.frontier(C, cost=cost, level=level, inputs=inputs)
+        return self.fit.frontier(C, cost=cost, level=level, inputs=inputs, max_N=max_N)
 
 
 def objective(settings: Settings) -> fitting.Objective:
@@ -263,46 +265,3 @@ def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[st
             f"{law.name} also reads {', '.join(missing)}: give its value at the target, --at={asked}"
         )
     return given or None
-
-
-def frontier_rows(
-    fitted: Fitted, C: Sequence[float] | np.ndarray, cost: Callable | None, inputs: Mapping | None, level: float
-) -> tuple[pd.DataFrame, list[str]]:
-    """Loss-minimal N, D and loss at each C with their intervals, and what is doubtful about them.
-
-    Columns: C, N, D, loss, and of the last three _low and _high.
-
-    Raises:
-      FitError: the law has no frontier.
-    """
-    C = np.asarray(C, float)
-    found = fitted.frontier(C, level, cost, inputs)
-    columns = {"C": C, "N": found.N, "D": found.D, "loss": found.loss}
-    for name in ("N", "D", "loss"):
-        low, high = (np.full(C.shape, np.nan),) * 2 if found.interval is None else found.interval[name]
-        columns |= {f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns), list(found.warnings)
-
-
-def with_forecast(rows: pd.DataFrame, forecast: fitting.Forecast, found: Any) -> pd.DataFrame:
-    """The law's best N and D with what the forecast says of them: one answer, whoever shows it.
-
-    The loss is the one that the forecast expects of a run there, with its interval. The intervals of N* and D* are the
-    forecast's, extended to the law's own value.
-
-    Args:
-      rows: C, N and D of the law's frontier.
-      forecast: of the same runs.
-      found: its `MixedFrontier` at the first rows; the others have no interval of N and D.
-    """
-    N, D = (rows[name].to_numpy(float) for name in ("N", "D"))
-    if not (np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)).all():
-        return rows
-    run, known = forecast.predict({"N": N, "D": D}), np.size(found.C)
-    columns = {"loss": run.value, "loss_low": run.low, "loss_high": run.high}
-    for name, value in (("N", N), ("D", D)):
-        low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-        low[:known] = np.minimum(found.interval[name][0], value[:known])
-        high[:known] = np.maximum(found.interval[name][1], value[:known])
-        columns |= {f"{name}_low": low, f"{name}_high": high}
-    return rows.assign(**columns)

@@ -34,6 +34,7 @@ def summary(analysis: Analysis, last: str = "") -> str:
         _tuned(analysis),
         _hold_out(analysis),
         _frontier(analysis),
+        _resources(analysis),
         *map(_also, analysis.also.values()),
     ]
     parts += [_checks(analysis), _notes(analysis)]
@@ -195,6 +196,16 @@ def _frontier(analysis: Analysis) -> str:
         )
         lines.append(_wrap(f"N* there varies {spread:.2f}x over {choices}", "  "))
     return "\n" + "\n".join(lines)
+
+
+def _resources(analysis: Analysis) -> str:
+    """Laws of time and memory in a line, and the best model of every kind of budget."""
+    laws = [str(law) for name, law in analysis.resources[0].items() if name in ("step_s", "memory_bytes")]
+    lines = [_wrap("; ".join(laws))] if laws else []
+    spent = tables.budgets(analysis)
+    if len(spent.rows) > 1:
+        lines += ["the same budget, the best model, for each kind of budget", _table(spent)]
+    return "\n" + "\n".join(lines) if lines else ""
 
 
 def _also(other: Analysis) -> str:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed, optimizers, regroup
 from scaling_jax.training import step as steps
+from scaling_jax.training.compiled import Compiled
 from scaling_jax.training.placement import Placement
 
 AXES = ("run", "data", "fsdp")
@@ -46,28 +46,6 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.shardi
     """Mesh of (run, data, fsdp); Auto axes, since Linen's and optax's code is written for them."""
     grid = np.asarray(devices, dtype=object).reshape(shape)
     return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
-
-
-class Compiled:
-    """A jitted function that compiles for its arguments when first called, or when `compile` is.
-
-    Args:
-      program: gives (jitted function, ShapeDtypeStructs of its arguments).
-    """
-
-    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]]):
-        self._program, self._executable, self._lock = program, None, threading.Lock()
-
-    def compile(self) -> Any:
-        """The executable, compiled once, by whichever thread asks first."""
-        with self._lock:
-            if self._executable is None:
-                function, arguments = self._program()
-                self._executable = function.lower(*arguments).compile()
-            return self._executable
-
-    def __call__(self, *args: Any) -> Any:
-        return self.compile()(*args)
 
 
 class LaneProgram:
@@ -264,14 +242,15 @@ class LaneProgram:
         return evaluate, (self.abstract_state, *shared)
 
     def compile(self, init: bool = True) -> None:
-        """Compiles all programs in parallel, so that nothing compiles once training runs.
-
-        Args:
-          init: compile the one that makes fresh states, too.
-        """
+        """Compiles all programs at once, with `init` also that of fresh states: nothing compiles once training runs."""
         programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
+
+    @property
+    def trainer(self) -> Compiled:
+        """The program that takes the steps."""
+        return self._train
 
     def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
