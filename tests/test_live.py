@@ -159,7 +159,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 def test_an_unknown_tracker_is_refused_before_anything_trains(tmp_path):
     study = ladder.write_study(tmp_path)
-    code, _, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path}/w", "--track=mlflow")
-    assert code == 2 and "--track=mlflow: give tensorboard or wandb" in err and not (tmp_path / "w").exists()
-    with pytest.raises(UserError, match="give tensorboard or wandb"):
+    code, _, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path}/w", "--track=neptune")
+    assert code == 2 and "--track=neptune: give tensorboard, wandb or mlflow" in err and not (tmp_path / "w").exists()
+    with pytest.raises(UserError, match="give tensorboard, wandb or mlflow"):
         trackers.make("", "study", tmp_path)

@@ -233,6 +233,15 @@ def test_on_a_narrow_screen_each_cell_of_a_wide_table_is_named(usual):
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><b>&w $\\frac$"
 
 
+def test_samples_are_shown_and_escaped(usual):
+    sample = {
+        "scale": "w16", "run_id": "a1", "loss": 2.5, "prompt": "def <f>", "text": HOSTILE, "settings": "temperature 1",
+    }  # fmt: skip
+    assert "<h2>Samples</h2>" not in html_page.page(usual, {})
+    page = html_page.page(usual, {}, {"samples": [sample]})
+    assert "<h2>Samples</h2>" in page and "<b>def &lt;f&gt;</b>&lt;/script&gt;" in page and HOSTILE not in page
+
+
 def test_page_escapes_what_it_shows():
     table = simulated.ladder(rates=(0.02,)).assign(scale=HOSTILE)
     found = analyse(table, name="<i>")

@@ -42,8 +42,8 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
     Args:
       analysis: what is shown.
       charts: name -> chart, in the order in which they are read; see `figures.charts`.
-      about: "study" (the resolved study, a dict) and "versions" (name -> text) of the workdir, where there is one;
-        "next_runs" and "recommendation" (texts) where they were asked for.
+      about: "study" (the resolved study, a dict), "samples" (of `Records.samples`) and "versions" (name -> text) of the
+        workdir, where there is one; "next_runs" and "recommendation" (texts) where they were asked for.
     """
     about = about or {}
     study = about.get("study")
@@ -67,6 +67,7 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
         versions=tables.versions(analysis, about.get("versions", {})),
         next_runs=about.get("next_runs", ""),
         recommendation=about.get("recommendation", ""),
+        samples=about.get("samples", ()),
     )
 
 
