@@ -5,12 +5,12 @@ All take the plain dicts that `sj.run` hands out, so a tracker of your own is a 
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
-
-import pandas as pd
 
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
@@ -157,7 +157,7 @@ class MLflow:
     Args:
       experiment: where it goes; made if missing.
       name: of the run.
-      uri: of the tracking server or store, e.g. "file:mlruns" without a server; default MLflow's own
+      uri: of the tracking server or store, e.g. "sqlite:///mlflow.db" without a server; default MLflow's own
         (MLFLOW_TRACKING_URI).
 
     Raises:
@@ -191,7 +191,11 @@ class MLflow:
     def close(self) -> None:
         """Logs the results and ends the run."""
         if self._rows:
-            self._client.log_text(self._run, pd.DataFrame(self._rows).to_csv(index=False), "results.csv")
+            out = io.StringIO()
+            writer = csv.DictWriter(out, list(dict.fromkeys(k for row in self._rows for k in row)))
+            writer.writeheader()
+            writer.writerows(self._rows)
+            self._client.log_text(self._run, out.getvalue(), "results.csv")
         self._client.set_terminated(self._run)
 
     def __enter__(self) -> MLflow:

@@ -88,7 +88,8 @@ def test_headline_frontier_and_recommendation_are_one(results):
         assert best.N_interval == pytest.approx((row.N_low, row.N_high), rel=1e-9)
         assert best.run_interval == pytest.approx((row.loss_low, row.loss_high), rel=1e-9)
         there = results.analysis.forecast.predict({"N": row.N, "D": row.D})
-        assert (row.loss, row.loss_low, row.loss_high) == pytest.approx((there.value, there.low, there.high), rel=1e-9)
+        ends = (float(there.value), float(there.low), float(there.high))
+        assert (row.loss, row.loss_low, row.loss_high) == pytest.approx(ends, rel=1e-9)
         assert f"{best.loss:.4f}" in sj.recommend(results, C).text()
 
 
@@ -99,7 +100,8 @@ def test_the_study_it_writes_is_planned_as_recommended(big, tmp_path):
     assert study == big.study
     plan = sj.plan(study)
     (pack,) = plan.packs
-    assert not plan.warnings and "One scale and one budget" in str(plan)
+    assert "One scale and one budget" in str(plan)
+    assert all("distinct tokens" in warning for warning in plan.warnings)  # what a ladder lacks, a run does not
     (run,) = pack.runs
     assert run.flops == pytest.approx(1e24, rel=1e-3)
     assert pack.counts.params_matmul == pytest.approx(big.optimum.N, rel=0.05) and pack.width % 128 == 0

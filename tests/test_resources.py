@@ -95,7 +95,7 @@ def test_the_same_budget_buys_another_model_in_every_unit(here):
 def test_the_report_shows_them(here, tmp_path):
     text = report.write_report(here, tmp_path)
     page = (tmp_path / "index.html").read_text()
-    for words in ("time of a step ~ N^0.6", "the same budget, the best model", "device-hours", "dollars"):
+    for words in ("time of a step ~ N^0.6", "the same budget as device-hours", "dollars"):
         assert words in text, words
     for words in ("What runs take", "peak memory of a device", "The same budget, the best model"):
         assert words in page, words

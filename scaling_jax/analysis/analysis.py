@@ -231,6 +231,8 @@ class Analysis:
     @functools.cached_property
     def budgets(self) -> tuple[tuple[Budget, ...], str]:
         """(the best model of each kind of budget at the first target, why one is missing)."""
+        if not len(self.frontier):
+            return (), self.no_frontier or "the law has no frontier of N and D"
         return each_budget(self.best_runs, self.targets, self.settings, self.resources[0])
 
     @property

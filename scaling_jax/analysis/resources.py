@@ -178,7 +178,7 @@ def each_budget(
 
     Args:
       best_runs: `Analysis.best_runs`.
-      targets: FLOPs; none where the runs have no compute.
+      targets: FLOPs, at least one.
       settings: of the fit, with the price of a device-hour and the memory of a device.
       laws: of `resources`.
 
@@ -186,8 +186,6 @@ def each_budget(
       (budgets; none where the runs give no frontier or did not record their time, why a kind that the settings ask for
       is missing).
     """
-    if not targets:
-        return (), "the runs have no compute"
     C = targets[0]
     time, memory = laws.get(SECONDS_PER_TOKEN), laws.get("memory_bytes")
     cost = None if time is None or time.law is None else Hours(time.law.coefficient, time.law.exponent)

@@ -33,6 +33,7 @@ VERDICTS = {
     "no answer": "No answer: these runs do not determine it.",
 }  # fmt: skip
 FIRST = ("frontier", "law", "interval", "allocation")
+MAX_POINTS = 2500  # runs in a chart: more take seconds to draw and hide each other; the table has every run
 HERE = pathlib.Path(__file__).parent
 
 
@@ -47,6 +48,7 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
     """
     about = about or {}
     study = about.get("study")
+    charts = {name: chart.thinned(MAX_POINTS) for name, chart in charts.items()}
     return render(
         "page.html.j2",
         charts,

@@ -116,7 +116,7 @@ def kind(analysis: Analysis) -> str:
     level, law, metric = f"{analysis.settings.level:.0%} intervals", analysis.settings.law, analysis.metric
     if not has_forecast(analysis):
         return f"{level} of the law alone"
-    return f"N*, D* of {law}; {metric} of a run and {level} of the forecast (noise, other laws and drift included)"
+    return f"N*, D* of {law}; {metric} and {level} of the forecast (noise, other laws and drift included)"
 
 
 def answer(analysis: Analysis) -> Table:

@@ -199,12 +199,13 @@ def _frontier(analysis: Analysis) -> str:
 
 
 def _resources(analysis: Analysis) -> str:
-    """Laws of time and memory in a line, and the best model of every kind of budget."""
+    """Laws of time and memory in a line, and the best model of every other kind of budget in one each."""
     laws = [str(law) for name, law in analysis.resources[0].items() if name in ("step_s", "memory_bytes")]
     lines = [_wrap("; ".join(laws))] if laws else []
-    spent = tables.budgets(analysis)
-    if len(spent.rows) > 1:
-        lines += ["the same budget, the best model, for each kind of budget", _table(spent)]
+    for b in () if withheld(analysis) else analysis.budgets[0][1:]:
+        span = tables.interval(b.loss_low, b.loss_high, "{:.4g}".format)
+        best = f"N* {short(b.N)}, D* {short(b.D)}, {analysis.metric} {tables.loss(b.loss)} {span}"
+        lines.append(_wrap(f"the same budget as {b.kind}, {b.amount}: {best}", "  "))
     return "\n" + "\n".join(lines) if lines else ""
 
 
