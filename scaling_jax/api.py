@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
-from scaling_jax.engines import attempt, base, cluster, estimate
+from scaling_jax.engines import attempt, base, cluster, estimate, speeds
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
@@ -61,7 +61,7 @@ class Plan:
         Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
         memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
         """
-        at, _ = estimate.speed()
+        at, _ = estimate.speed(self.study.family.name)
         frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
         frame["seconds"] = frame.pop("train_flops") / [at(width) for width in frame["width"]]
         return frame
@@ -262,6 +262,7 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
             base.say(f"scaling-jax: evaluation.sets: {error}")
     results = Results((path,))
     save_table(results.table, path / "results.csv")
+    speeds.learn(results.table)
     summary = write_report(results)
     if verbose:
         print(summary)

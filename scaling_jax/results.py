@@ -13,7 +13,7 @@ from scaling_jax import analysis, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
-from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.storage.records import Records, load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 
@@ -108,9 +108,9 @@ class Results:
 
 
 def about(path: Any) -> dict[str, Any]:
-    """What a report says of a workdir beside its runs: the resolved study."""
+    """What a report says of a workdir beside its runs: the resolved study, and samples that were saved."""
     stored = Workdir(path).stored()
-    return {} if stored is None else {"study": stored.study}
+    return {} if stored is None else {"study": stored.study, "samples": Records(path).samples()}
 
 
 def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:

@@ -212,6 +212,8 @@ class Fit:
       seed: of starts and resamples.
       target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
       isoflop_budgets: nominal budgets of IsoFLOP sweeps; empty finds them.
+      price: dollars of a device-hour: the best model for the same dollars, too.
+      max_memory: bytes of a device: the best model within them, too.
     """
 
     law: str = "chinchilla"
@@ -229,6 +231,8 @@ class Fit:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_flops: tuple[PositiveFloat, ...] = ()
     isoflop_budgets: tuple[PositiveFloat, ...] = ()
+    price: PositiveFloat | None = None
+    max_memory: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)

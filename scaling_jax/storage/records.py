@@ -8,6 +8,7 @@ workdir/
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
   scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
   scores/<name>/set.json          what they were scored on
+  samples.json                    a prompt down the ladder, from `scaling-jax sample --all_scales --save`
 
 Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
 works; nothing is ever appended, since object stores cannot.
@@ -33,6 +34,7 @@ COLUMNS = [
     "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
     "dataset_hash", "code_version", "wall_s", "device",
 ]  # fmt: skip
+SAMPLES = "samples.json"
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
@@ -108,6 +110,23 @@ class Records:
         """The names that `scores` knows."""
         folder = self.root / "scores"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """What `sample --all_scales --save` printed, for the report; earlier ones are replaced."""
+        if self.writes:
+            write_atomic(self.root / SAMPLES, json.dumps(list(samples), indent=1))
+
+    def samples(self) -> list[dict]:
+        """The samples saved last: scale, run_id, loss, prompt, text, settings; [] where none can be read."""
+        try:
+            found = json.loads((self.root / SAMPLES).read_text())
+            keys = ("scale", "run_id", "loss", "prompt", "text", "settings")
+            return [{key: sample[key] for key in keys} for sample in found]
+        except FileNotFoundError:
+            return []
+        except (ValueError, OSError, TypeError, KeyError, RecursionError) as error:
+            logging.warning("%s is unreadable (%s); the report is without samples", self.root / SAMPLES, error)
+            return []
 
     def points(self, kind: str, ident: str) -> list[dict]:
         """Points in order of steps; where two attempts passed the same steps, those of the later one."""

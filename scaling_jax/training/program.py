@@ -253,14 +253,15 @@ class LaneProgram:
         return evaluate, (self.abstract_state, *shared)
 
     def compile(self, init: bool = True) -> None:
-        """Compiles all programs in parallel, so that nothing compiles once training runs.
-
-        Args:
-          init: compile the one that makes fresh states, too.
-        """
+        """Compiles all programs at once, with `init` also that of fresh states: nothing compiles once training runs."""
         programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
+
+    @property
+    def trainer(self) -> Compiled:
+        """The program that takes the steps."""
+        return self._train
 
     def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
