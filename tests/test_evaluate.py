@@ -204,9 +204,10 @@ def test_workdirs_without_models(home, tmp_path):
     assert code == 2 and "not a workdir" in err
     assert run_here("evaluate")[0] == 2
     (home / "w" / "checkpoints" / "w16-d1").rename(home / "away")
-    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.25")
+    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.26")
     (home / "away").rename(home / "w" / "checkpoints" / "w16-d1")
     assert code == 2 and "has no checkpoint" in err and err.count("\n") == 1
+    assert not (home / "w" / "scores" / "pruned26").exists()
 
 
 def test_two_sets_of_one_name(home):
@@ -216,13 +217,14 @@ def test_two_sets_of_one_name(home):
         sj.plan(sj.override(study, [f"evaluation.sets=[{vars(one)!r}, {vars(one)!r}]"]))
 
 
-def test_sample_and_export_from_the_command_line(home):
-    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes."""
+def test_sample_and_export_from_the_command_line(home, monkeypatch):
+    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes; paths are relative."""
+    monkeypatch.chdir(home)
     flags = ("--prompt=the law", "--max_tokens=5", "--temperature=0.5", "--seed=3")
-    code, out, err = run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)
+    code, out, err = run_here("sample", "--workdir=w", "--all_scales", *flags)
     assert code == 0 and out.startswith("--- w16-d1  loss ") and "the law" in out and "tokens/s" in err
-    assert run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)[1] == out
-    code, out, _ = run_here("export", f"--workdir={home / 'w'}", "--scale=w16-d1", f"--out={home / 'exported'}")
+    assert run_here("sample", "--workdir=w", "--all_scales", *flags)[1] == out
+    code, out, _ = run_here("export", "--workdir=w", "--scale=w16-d1", "--out=exported")
     assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
 
 

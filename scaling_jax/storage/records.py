@@ -19,12 +19,13 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 from absl import logging
 
 from scaling_jax.errors import UserError
+from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.workdir import Workdir, say
 
@@ -33,6 +34,11 @@ COLUMNS = [
     "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
     "dataset_hash", "code_version", "wall_s", "device",
 ]  # fmt: skip
+_TEXT = {
+    "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
+    "compute_dtype",
+}  # fmt: skip
+_POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
@@ -80,11 +86,10 @@ class Records:
         for run in folder.iterdir() if folder.exists() else ():
             if (run / "_SUCCESS").exists():
                 try:
-                    row = json.loads((run / "result.json").read_text())
-                    if not isinstance(row, dict) or row.get("run_id") != run.name:
-                        raise ValueError("not a row of this run")
+                    row = stored_json.read(run / "result.json", dict[str, Any])
+                    _check_row(row, run.name)
                     rows[run.name] = row
-                except (ValueError, OSError, RecursionError) as error:
+                except (ValueError, OSError) as error:
                     logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
         return rows
 
@@ -98,9 +103,8 @@ class Records:
         folder, found = self.root / "scores" / name, {}
         for path in folder.glob("*.json") if folder.exists() else ():
             try:
-                content = json.loads(path.read_text())
-                found[path.stem] = content if isinstance(content, dict) else {}
-            except (ValueError, OSError, RecursionError) as error:
+                found[path.stem] = stored_json.read(path, dict[str, float | str | None])
+            except (ValueError, OSError) as error:
                 logging.warning("%s is unreadable (%s); `evaluate` will score it again", path, error)
         return found
 
@@ -115,13 +119,33 @@ class Records:
         merged: list[dict] = []
         for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
             try:
-                chunk = [json.loads(line) for line in path.read_text().splitlines()]
+                chunk = [stored_json.checked(json.loads(line), _Point) for line in path.read_text().splitlines()]
                 first, last = min(p["first_step"] for p in chunk), max(p["step"] for p in chunk)
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+            except (ValueError, OSError, RecursionError) as error:
                 logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
                 continue
             merged = [p for p in merged if p["step"] <= first or p["first_step"] >= last] + chunk
         return sorted(merged, key=lambda point: point["step"])
+
+
+class _Point(TypedDict):
+    step: int
+    first_step: int
+    loss: float | None
+
+
+def _check_row(row: Mapping[str, Any], run_id: str) -> None:
+    """Raises ValueError for what cannot be a row of this run."""
+    if row.get("run_id") != run_id:
+        raise ValueError("not a row of this run")
+    for name, value in row.items():
+        text = name in _TEXT
+        if not (isinstance(value, str) if text else value is None or isinstance(value, (int, float))):
+            raise ValueError(f"{name} is not {'a text' if text else 'a number'}")
+        if name in _POSITIVE and not 0 < (value or 0) < float("inf"):
+            raise ValueError(f"{name} is {value}")
+    if "/" in row.get("trunk_id", ""):
+        raise ValueError("trunk_id is a path")
 
 
 def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:

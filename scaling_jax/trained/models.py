@@ -15,7 +15,6 @@ import orbax.checkpoint as ocp
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec, attention_head_dim
-from scaling_jax.storage.paths import as_path
 from scaling_jax.storage.records import DONE, Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.stored_family import StoredFamily
@@ -88,8 +87,9 @@ class Models:
     """
 
     def __init__(self, workdir: Any):
-        self.path = as_path(workdir)
-        stored = Workdir(workdir).stored()
+        place = Workdir(workdir)
+        self.path = place.path  # absolute, as orbax wants it
+        stored = place.stored()
         if stored is None:
             raise UserError(f"{str(workdir)!r} is not a workdir (it has no study.json)")
         if "simulation" in stored.frame:
@@ -104,7 +104,7 @@ class Models:
         self.rows = {i: finished[i] for i in stored.runs if i in finished and finished[i]["status"] == DONE}
         if not self.rows:
             raise UserError(f"{str(workdir)!r} holds no finished run; train first with scaling-jax run")
-        self._packs = {lane: name for name, pack in Workdir(workdir).packs().items() for lane in pack.lanes}
+        self._packs = {lane: name for name, pack in place.packs().items() for lane in pack.lanes}
 
     @property
     def scales(self) -> list[str]:
