@@ -19,7 +19,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal
 
 import pandas as pd
 from absl import logging
@@ -34,7 +34,7 @@ COLUMNS = [
     "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
     "dataset_hash", "code_version", "wall_s", "device",
 ]  # fmt: skip
-_TEXT = {
+TEXTS = {
     "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
     "compute_dtype",
 }  # fmt: skip
@@ -119,19 +119,16 @@ class Records:
         merged: list[dict] = []
         for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
             try:
-                chunk = [stored_json.checked(json.loads(line), _Point) for line in path.read_text().splitlines()]
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                chunk = stored_json.checked(lines, list[dict[Literal["first_step", "step", "loss"], int | float]])
                 first, last = min(p["first_step"] for p in chunk), max(p["step"] for p in chunk)
-            except (ValueError, OSError, RecursionError) as error:
+                if any("loss" not in point for point in chunk):
+                    raise ValueError("a point has no loss")
+            except (ValueError, KeyError, OSError, RecursionError) as error:
                 logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
                 continue
             merged = [p for p in merged if p["step"] <= first or p["first_step"] >= last] + chunk
         return sorted(merged, key=lambda point: point["step"])
-
-
-class _Point(TypedDict):
-    step: int
-    first_step: int
-    loss: float | None
 
 
 def _check_row(row: Mapping[str, Any], run_id: str) -> None:
@@ -139,7 +136,7 @@ def _check_row(row: Mapping[str, Any], run_id: str) -> None:
     if row.get("run_id") != run_id:
         raise ValueError("not a row of this run")
     for name, value in row.items():
-        text = name in _TEXT
+        text = name in TEXTS
         if not (isinstance(value, str) if text else value is None or isinstance(value, (int, float))):
             raise ValueError(f"{name} is not {'a text' if text else 'a number'}")
         if name in _POSITIVE and not 0 < (value or 0) < float("inf"):
@@ -148,41 +145,32 @@ def _check_row(row: Mapping[str, Any], run_id: str) -> None:
         raise ValueError("trunk_id is a path")
 
 
-def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
-    """The results table of a workdir, a .csv or a .parquet file, one row per run.
+def load_table(workdir: Any, every_run: bool = False) -> pd.DataFrame:
+    """The results table of a workdir, one row per run.
 
     Args:
-      path: local or gs://.
-      every_run: of a workdir, also those runs that its present study does not ask for.
+      workdir: local or gs://.
+      every_run: also those runs that its present study does not ask for.
 
     Raises:
-      UserError: nothing there, not a table, or a workdir without finished runs.
+      UserError: nothing there, or no finished run.
     """
-    path = as_path(path)
-    if path.is_dir():
-        records = Records(path)
-        rows = _present(path, records.finished(), every_run)
-        for name in records.score_names():
-            scores = records.scores(name)
-            rows = [row | scores.get(row["run_id"], {}) for row in rows]
-        if not rows:
-            raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
-        table = pd.DataFrame(rows)
-        if lacking := [column for column in COLUMNS if column not in table]:
-            raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
-        table = table.sort_values(["flops", "run_id"], ignore_index=True)
-        return table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
-    if not path.exists():
-        raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
-        raise UserError(f"results {str(path)!r}: unknown ending {path.suffix!r}; give a workdir, .csv or .parquet")
-    try:
-        with path.open("rb") as file:
-            return readers[path.suffix](file)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"results {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+    path = as_path(workdir)
+    if not path.is_dir():
+        what = "are not a workdir" if path.exists() else "do not exist"
+        raise UserError(f"results {str(path)!r} {what}; give the folder that scaling-jax run wrote")
+    records = Records(path)
+    rows = _present(path, records.finished(), every_run)
+    for name in records.score_names():
+        scores = records.scores(name)
+        rows = [row | scores.get(row["run_id"], {}) for row in rows]
+    if not rows:
+        raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
+    table = pd.DataFrame(rows)
+    if lacking := [column for column in COLUMNS if column not in table]:
+        raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
+    table = table.sort_values(["flops", "run_id"], ignore_index=True)
+    return table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
 
 
 def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:

@@ -28,11 +28,12 @@ def read(path: Any, kind: Any) -> Any:
       ValueError: it cannot be read, or holds something else; the message is one line.
     """
     try:
-        return checked(json.loads(path.read_text()), kind)
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise
     except (ValueError, OSError, RecursionError) as error:
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from error
+    return checked(content, kind)
 
 
 def checked(content: Any, kind: Any) -> Any:
