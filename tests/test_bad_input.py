@@ -384,4 +384,5 @@ def test_there_are_many():
     count = len(list(bad_inputs.field_values())) + len(bad_inputs.OVERRIDES) + len(bad_inputs.FIT_FLAGS)
     count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS)) + places * readers
     count += len(bad_inputs.TABLE_READERS) * len(bad_inputs.TABLES) + sum(map(len, bad_inputs.COMMANDS.values()))
+    count += sum(map(len, bad_inputs.TRAINED.values()))
     assert count > 1200

@@ -2,16 +2,19 @@
 
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
 
+import bad_inputs
 import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ladder import run_here, write_study
+from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
 from scaling_jax.models import CNN, Spec, Transformer
@@ -254,6 +257,21 @@ def test_the_page_s_python(home, capsys):
 def test_bad_input_of_the_other_commands(home, command, flags, said):
     code, _, err = run_here(command, f"--workdir={home / 'w'}", *flags)
     assert code == 2 and err.strip().count("\n") == 0 and said in err, err
+
+
+@pytest.mark.parametrize("command", bad_inputs.TRAINED)
+def test_flags_and_arguments_of(home, tmp_path, monkeypatch, command):
+    (tmp_path / "trained").symlink_to(home / "w")
+    for name in ("text.txt", "tiny.py"):
+        (tmp_path / name).write_text((home / name).read_text())
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(home / "w")
+    cases = [(command, "--workdir=trained", *shlex.split(row)) for row in bad_inputs.TRAINED[command]]
+    assert problems(tmp_path, cases) == []
+    assert snapshot(home / "w") == before
 
 
 def test_serves_until_it_is_told_to_stop(home):

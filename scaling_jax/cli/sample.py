@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.cli import trained_flags
+from scaling_jax.errors import UserError
 from scaling_jax.trained import Generator, Sampling
 
 
@@ -26,6 +27,8 @@ def define_flags() -> None:
 
 def main(args: list[str], values: Any) -> int:
     """Prints the text as it is made, and tokens/s on stderr; returns the exit code."""
+    if values.all_scales and (values.scale or values.run_id):
+        raise UserError("--all_scales samples every scale: leave out --scale and --run_id")
     models = trained_flags.models(args, values)
     sampling = Sampling(values.temperature, values.top_k, values.top_p, values.seed, values.max_tokens)
     scales = models.scales if values.all_scales else [None]

@@ -195,10 +195,13 @@ class Models:
             groups, per_group = head["groups"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             with ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(folder / "state", self._like(row, groups, per_group, device))
-                like = {"state": jax.ShapeDtypeStruct((), "uint32", sharding=device)}
-                stored = checkpointer.restore(folder / "fingerprint", like)["state"]
-            if int(stored) != int(fingerprint(state)):
+                like = {
+                    "lanes": self._like(row, groups, per_group, device),
+                    "fingerprint": jax.ShapeDtypeStruct((), "uint32", sharding=device),
+                }
+                restored = checkpointer.restore(folder / "state", like)
+            state = restored["lanes"]
+            if int(restored["fingerprint"]) != int(fingerprint(state)):
                 raise ValueError("its bits do not match their checksum")
         except (ValueError, KeyError, OSError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
