@@ -176,8 +176,7 @@ class Workdir:
         """Raises UserError unless a study of this frame and corpus can be one with the study that is here."""
         stored, where = self.stored(), f"workdir {str(self.path)!r}"
         if stored is None:
-            if self.path.exists() and not all(_is_housekeeping(p.name) for p in self.path.iterdir()):
-                raise UserError(f"{where} is not empty and has no study.json; give a new folder")
+            self.check_empty()
             return
         if stored.training_semantics != TRAINING_SEMANTICS:
             raise UserError(
@@ -255,6 +254,11 @@ class Workdir:
                     abandoned = now - path.stat().st_mtime > ABANDONED_SECONDS
                     if is_temporary(path.name) and (abandoned or (alone and pattern in LOCKED)):
                         path.unlink()
+
+    def check_empty(self) -> None:
+        """Raises UserError where other files are than those that may be here before study.json is."""
+        if self.path.exists() and not all(_is_housekeeping(p.name) for p in self.path.iterdir()):
+            raise UserError(f"workdir {str(self.path)!r} is not empty and has no study.json; give a new folder")
 
     def check_links(self) -> None:
         """Raises UserError when a folder of the workdir is a link out of it: nothing outside is ever written."""

@@ -98,8 +98,7 @@ class Models:
         self.study = Study.from_dict(stored.study, any_family=True)
         if isinstance(self.study.family, StoredFamily):
             self.study.family.check(0, 0, None)
-        shape = stored.spec.get("image_shape")
-        self.spec = Spec(**{**stored.spec, "image_shape": tuple(shape) if shape else None})
+        self.spec = Spec.from_dict(stored.spec)
         finished = Records(self.path).finished()
         self.rows = {i: finished[i] for i in stored.runs if i in finished and finished[i]["status"] == DONE}
         if not self.rows:
