@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
-from scaling_jax.engines import attempt, base, cluster, estimate
+from scaling_jax.engines import attempt, base, cluster, estimate, speeds
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
@@ -60,7 +60,7 @@ class Plan:
         Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
         memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
         """
-        at, _ = estimate.speed()
+        at, _ = estimate.speed(self.study.family.name)
         frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
         frame["seconds"] = frame.pop("train_flops") / [at(width) for width in frame["width"]]
         return frame
@@ -106,6 +106,10 @@ def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None,
 
     Raises:
       UserError: the study cannot be trained or fitted as it is.
+
+    Example:
+      print(plan(study))
+      plan(study).table()["flops"].sum()
     """
     place = None if workdir is None else Workdir(workdir)
     stored = None if place is None else place.stored()
@@ -139,7 +143,7 @@ def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Pla
         trained.check_sets(study, spec)
     _check_metrics(study, spec, workdir)
     if not force and (refused := outlook.refused(study, packs)):
-        raise UserError(f"{refused}, or go on with --force")
+        raise UserError(f"{refused}, or pass --force")
     return Plan(study, spec, packs)
 
 
@@ -252,6 +256,7 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
             base.say(f"scaling-jax: evaluation.sets: {error}")
     results = Results((path,))
     save_table(results.table, path / "results.csv")
+    speeds.learn(results.table)
     summary = write_report(results)
     if verbose:
         print(summary)

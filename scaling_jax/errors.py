@@ -19,7 +19,7 @@ class InUse(UserError):
 
 
 class Preempted(RuntimeError):
-    """Training was told to stop, has saved, and continues when the same command runs again (exit code 75)."""
+    """Training was asked to stop, has saved, and continues when the same command runs again (exit code 75)."""
 
 
 class EngineError(RuntimeError):

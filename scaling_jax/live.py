@@ -259,7 +259,7 @@ def watched(workdir: Any, every: float) -> Iterator[Snapshot]:
 
 
 def plain_lines(rows: Sequence[Row]) -> str:
-    """The table for where there is no terminal."""
+    """The table outside a terminal."""
     return text.table(HEADER, [cells(row) for row in rows], indent="")
 
 

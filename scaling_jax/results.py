@@ -13,7 +13,7 @@ from scaling_jax import analysis, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
-from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.storage.records import Records, load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 
@@ -107,9 +107,9 @@ class Results:
 
 
 def about(path: Any) -> dict[str, Any]:
-    """What a report says of a workdir beside its runs: the resolved study."""
+    """What a report says of a workdir beside its runs: the resolved study, and samples that were saved."""
     stored = Workdir(path).stored()
-    return {} if stored is None else {"study": stored.study}
+    return {} if stored is None else {"study": stored.study, "samples": Records(path).samples()}
 
 
 def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:
@@ -150,6 +150,15 @@ def analyse(
 
     Raises:
       UserError: the table lacks columns, mixes corpora or holds impossible numbers.
+
+    Example:
+      >>> from scaling_jax import fitting
+      >>> pairs = [(n, d) for n in (1e7, 4e7, 16e7, 64e7) for d in (1e9, 4e9, 16e9, 64e9)]
+      >>> rows = pd.DataFrame(pairs, columns=["N", "D"])
+      >>> rows["val_loss"] = fitting.published["besiroglu2024"].predict(rows)
+      >>> found = analyse(rows, fit=Fit(bootstrap=0))
+      >>> round(found.fit.params["alpha"], 3), found.frontier.columns[:3].tolist()
+      (0.348, ['C', 'N', 'D'])
     """
     if isinstance(results, Results):
         table, curves, study = results.table, results.curves, results.study

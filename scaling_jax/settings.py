@@ -81,7 +81,7 @@ class Budgets:
         `device_flops`, so that the study is the same on every machine.
       device_flops: FLOP/s that one device sustains; `scaling-jax plan` says what it assumes of this machine.
       memory_gib: scales whose training would take more than this on one device are left out.
-      min_steps: a run of fewer optimiser steps is an error: it would lie off any law.
+      min_steps: a run of fewer optimizer steps is an error: it would be off any law.
     """
 
     tokens: tuple[Tokens, ...] = ()

@@ -91,7 +91,7 @@ def test_no_study(home, args):
     [
         ("optimizer.learning_rate=0.1", "no field 'learning_rate'; nearest: learning_rates"),
         ("optimiser.batch_size=4", "no field 'optimiser'; nearest: optimizer"),
-        ("optimizer.batch_size=four", "'four' is no rule of batch_size: give a number"),
+        ("optimizer.batch_size=four", "'four' is not a rule of batch_size: give a number"),
         ("optimizer.batch_size=4.5", "4.5 is not a whole number"),
         ("optimizer.batch_size=-1", r"-1 is not in \[1, 1e"),
         ("optimizer.batch_size.x=1", "'batch_size' is a value"),

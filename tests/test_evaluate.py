@@ -1,5 +1,6 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -17,6 +18,7 @@ from ladder import run_here, write_study
 from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
+from scaling_jax import results
 from scaling_jax.models import CNN, Spec, Transformer
 from scaling_jax.settings import ValidationSet
 from scaling_jax.storage.records import Records
@@ -226,7 +228,14 @@ def test_sample_and_export_from_the_command_line(home, monkeypatch):
     flags = ("--prompt=the law", "--max_tokens=5", "--temperature=0.5", "--seed=3")
     code, out, err = run_here("sample", "--workdir=w", "--all_scales", *flags)
     assert code == 0 and out.startswith("--- w16-d1  loss ") and "the law" in out and "tokens/s" in err
-    assert run_here("sample", "--workdir=w", "--all_scales", *flags)[1] == out
+    code, again, err = run_here("sample", "--workdir=w", "--all_scales", "--save", *flags)
+    assert code == 0 and again == out and "scaling-jax report shows them" in err
+    (saved,) = Records(home / "w").samples()
+    assert (saved["scale"], saved["prompt"], saved["settings"]) == ("w16-d1", "the law", "temperature 0.5, seed 3")
+    assert f"the law{saved['text']}\n" in out and results.about(home / "w")["samples"] == [saved]
+    for damage in ([{}], [saved | {"loss": "low"}], [saved | {"text": None}], {"a": 1}):
+        (home / "w" / "samples.json").write_text(json.dumps(damage))
+        assert Records(home / "w").samples() == []
     code, out, _ = run_here("export", "--workdir=w", "--scale=w16-d1", "--out=exported")
     assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
 
@@ -245,6 +254,7 @@ def test_the_page_s_python(home, capsys):
         ("sample", ("--run_id=none",), "no finished run of that id"),
         ("sample", ("--prompt=" + "x" * 40,), "contexts of 16"),
         ("sample", ("--temperature=-1",), "temperature"),
+        ("sample", ("--save",), "give --all_scales"),
         ("sample", ("--max_tokens=100",), "at most 15"),
         ("classify", (), "read text: use scaling-jax sample"),
         ("classify", ("--out=x.txt",), "is a .png"),

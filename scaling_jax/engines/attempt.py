@@ -70,7 +70,7 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
       finish: called on the leader, while the packs are still claimed, when every run of the study has its result.
 
     Raises:
-      Preempted: told to stop, or a process that trains with this one was lost; everything saved is intact.
+      Preempted: asked to stop, or a process that trains with this one was lost; everything saved is intact.
       UserError: the study, the workdir or the devices do not fit.
     """
     with StopSignal() as stop:

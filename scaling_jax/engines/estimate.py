@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -83,10 +82,19 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     return out
 
 
-def speed() -> tuple[Callable[[int], float], str]:
-    """(FLOP/s that a plan assumes of this process's devices by width, how it is known)."""
-    if report := speeds.load():
-        return functools.partial(speeds.flops_at, report), "the speeds that scaling-jax bench measured here"
+def speed(family: str = "") -> tuple[Callable[[int], float], str]:
+    """(FLOP/s that a plan assumes of this process's devices by width, how it is known).
+
+    Args:
+      family: name of the one that is trained: earlier runs of it on this kind of machine say most.
+    """
+    report = speeds.load()
+    if report is not None and speeds.flops_at(report, 1, family) is not None:
+        ran = family in report.get("runs", {})
+        known = (
+            f"the speed of earlier runs of {family} here" if ran else "the speeds that scaling-jax bench measured here"
+        )
+        return lambda width: speeds.flops_at(report, width, family) or 0.0, known
     peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
     return lambda width: share * peak, (
@@ -94,20 +102,22 @@ def speed() -> tuple[Callable[[int], float], str]:
     )
 
 
-def overhead_seconds(packs: Sequence[Pack]) -> float:
+def overhead_seconds(packs: Sequence[Pack], family: str) -> float:
     """Seconds that a run takes beside training: programs compile one after another on one core for each device."""
     side_by_side = max(min(len(packs), jax.device_count()), 1) if jax.default_backend() == "cpu" else 1
-    return AROUND_SECONDS + len(packs) * COMPILE_SECONDS.get(jax.default_backend(), 20.0) / side_by_side
+    usual, report = COMPILE_SECONDS.get(jax.default_backend(), 20.0), speeds.load() or {}
+    each = [speeds.compile_seconds(report, pack.width, family) for pack in packs]
+    return AROUND_SECONDS + sum(usual if seconds is None else seconds for seconds in each) / side_by_side
 
 
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     """A table with one row per scale and budget, and the totals."""
-    at, source = speed()
+    at, source = speed(study.family.name)
     header = ["scale", "width", "depth", "N", "D", "D/N", "C", "steps", "memory", "time"]
     cells = [
         [
             row.scale, str(row.width), str(row.depth), text.short(row.params), text.short(row.tokens),
-            f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), _bytes(row.memory_bytes),
+            f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), text.short_bytes(row.memory_bytes),
             clock(row.train_flops / at(row.width)).strip(),
         ]
         for row in rows(study, packs, spec)
@@ -125,7 +135,7 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             "C is exact, attention included.",
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
-            f"{clock(seconds + overhead_seconds(packs)).strip()}.",
+            f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
         ]
     )
 
@@ -154,10 +164,3 @@ def _added_steps(pack: Pack) -> list[int]:
             out.append(since)
             since = 0
     return out
-
-
-def _bytes(value: float) -> str:
-    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.0f}B"

@@ -30,7 +30,7 @@ def identified(
       packs: of `make_plan`.
       study, spec: they were planned for.
       dataset_hash: identity of the corpus.
-      compute_dtype: that "auto" stands for; by default this process's (see `compute_dtype_of`).
+      compute_dtype: that "auto" resolves to; by default this process's (see `compute_dtype_of`).
     """
     dtype = compute_dtype or compute_dtype_of(study.execution)
     shared = frame(study, spec)

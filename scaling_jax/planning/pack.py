@@ -169,7 +169,7 @@ class Phase:
       decay_start, decay_stop: where the rate decays; equal and beyond `stop` on a trunk. A cosine decays from the
         end of each lane's warm-up.
       budget: index of the budget that a branch ends in, -1 on a trunk.
-      lanes: indices of those that take part; the others stand still.
+      lanes: indices of those that take part; the others are frozen.
     """
 
     kind: str

@@ -8,6 +8,7 @@ workdir/
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
   scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
   scores/<name>/set.json          what they were scored on
+  samples.json                    a prompt down the ladder, from `scaling-jax sample --all_scales --save`
 
 Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
 works; nothing is ever appended, since object stores cannot.
@@ -15,6 +16,7 @@ works; nothing is ever appended, since object stores cannot.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -39,6 +41,7 @@ TEXTS = {
     "compute_dtype",
 }  # fmt: skip
 _POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
+SAMPLES = "samples.json"
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
@@ -113,6 +116,21 @@ class Records:
         folder = self.root / "scores"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """What `sample --all_scales --save` printed, for the report; earlier ones are replaced."""
+        if self.writes:
+            write_atomic(self.root / SAMPLES, json.dumps(list(samples), indent=1))
+
+    def samples(self) -> list[dict]:
+        """The samples saved last: scale, run_id, loss, prompt, text, settings; [] where none can be read."""
+        try:
+            return [dataclasses.asdict(sample) for sample in stored_json.read(self.root / SAMPLES, list[_Sample])]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            logging.warning("%s is unreadable (%s); the report is without samples", self.root / SAMPLES, error)
+            return []
+
     def points(self, kind: str, ident: str) -> list[dict]:
         """Points in order of steps; where two attempts passed the same steps, those of the later one."""
         folder = self.root / kind / ident
@@ -129,6 +147,16 @@ class Records:
                 continue
             merged = [p for p in merged if p["step"] <= first or p["first_step"] >= last] + chunk
         return sorted(merged, key=lambda point: point["step"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    scale: str
+    run_id: str
+    loss: float
+    prompt: str
+    text: str
+    settings: str
 
 
 def _check_row(row: Mapping[str, Any], run_id: str) -> None:

@@ -72,7 +72,7 @@ class PackCheckpoints:
         self.folder = as_path(folder)
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
         self._managers: dict[str, _Manager] = {}
-        # The trunk goes on while branches begin from what it has saved.
+        # The trunk continues while branches begin from what it has saved.
         self._locks: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
     def parts(self) -> set[str]:
@@ -137,7 +137,7 @@ class PackCheckpoints:
           part: `TRUNK` or a `branch_name`.
           like: groups of ShapeDtypeStructs with shardings: the states as they are laid out on the devices now.
           after, until: only checkpoints of steps in (after, until].
-          wanted: places of the lanes that go on from it; None for all. The others get any state.
+          wanted: places of the lanes that resume from it; None for all. The others get any state.
 
         Raises:
           UserError: the checkpoints hold other arrays than this code trains.

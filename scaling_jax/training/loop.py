@@ -97,7 +97,7 @@ class PackTrainer:
         self._lock = threading.RLock()
         self._running: list[Piece] = []
         there = checkpoints.parts()
-        self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can go on
+        self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can resume
         left = [b.stop for b in branches if branch_name(b.stop) in there and self.missing_lanes(b)]
         self._begun = {stop for stop in left if checkpoints.steps(branch_name(stop))}
         self._trunk: Saved | None = None  # where the trunk is, in memory
@@ -247,7 +247,7 @@ class PackTrainer:
         self._finish(piece, program, trainer.advance(state), trainer, trunk_seconds)
 
     def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
-        """Where a branch goes on, else the fork at which it begins; None when that has to be reached again."""
+        """Step at which a branch resumes, else its fork; None when the trunk has to reach that fork again."""
         if branch.stop in self._begun:
             part = branch_name(branch.stop)
             if found := self.checkpoints.restore(part, program.part_like, wanted=branch.lanes):
@@ -257,7 +257,7 @@ class PackTrainer:
             fork = self._forks.pop(branch.start, None)
             if fork is None and self._trunk is not None and self._trunk.step == branch.start:
                 fork = self._trunk
-            if fork is not None:  # copied before the trunk goes on
+            if fork is not None:  # copied before the trunk continues
                 return dataclasses.replace(fork, state=program.part(program.place(fork.state), 0))
         fork = branch.start
         found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)

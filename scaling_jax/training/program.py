@@ -19,7 +19,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed, optimizers, regroup
 from scaling_jax.training import step as steps
+from scaling_jax.training.compiled import Compiled
 from scaling_jax.training.placement import Placement
 
 AXES = ("run", "data", "fsdp")
@@ -48,28 +48,6 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.shardi
     return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
-class Compiled:
-    """A jitted function that compiles for its arguments when first called, or when `compile` is.
-
-    Args:
-      program: gives (jitted function, ShapeDtypeStructs of its arguments).
-    """
-
-    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]]):
-        self._program, self._executable, self._lock = program, None, threading.Lock()
-
-    def compile(self) -> Any:
-        """The executable, compiled once, by whichever thread asks first."""
-        with self._lock:
-            if self._executable is None:
-                function, arguments = self._program()
-                self._executable = function.lower(*arguments).compile()
-            return self._executable
-
-    def __call__(self, *args: Any) -> Any:
-        return self.compile()(*args)
-
-
 class LaneProgram:
     """The compiled functions of one pack on one mesh; each compiles when first used, all at once in `compile`.
 
@@ -82,7 +60,7 @@ class LaneProgram:
       feed: a `ResidentFeed` or `StreamFeed` of the study's data.
       buffer_steps: largest number of steps per dispatch; reduced if their inputs would exceed `BUFFER_BYTES`.
       branches: phases that are trained side by side.
-      some_stop: whether lanes stand still in some phases (`Phase.lanes`).
+      some_stop: whether lanes are frozen in some phases (`Phase.lanes`).
     """
 
     def __init__(
@@ -264,14 +242,15 @@ class LaneProgram:
         return evaluate, (self.abstract_state, *shared)
 
     def compile(self, init: bool = True) -> None:
-        """Compiles all programs in parallel, so that nothing compiles once training runs.
-
-        Args:
-          init: compile the one that makes fresh states, too.
-        """
+        """Compiles all programs at once, with `init` also that of fresh states: nothing compiles once training runs."""
         programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
+
+    @property
+    def trainer(self) -> Compiled:
+        """The program that takes the steps."""
+        return self._train
 
     def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
