@@ -276,7 +276,8 @@ TRAINED = {
         "stray", "--scale=", "--scale=w9-d9", "--run_id=", "--run_id=../x", "--max_tokens=x", "--temperature=-1",
         "--temperature=nan", "--temperature=inf", "--temperature=x", "--top_k=-1", "--top_k=x", "--top_k=1.5",
         "--top_p=0", "--top_p=1.5", "--top_p=nan", "--seed=x", "--seed=1e400", "--seed=-1", "--seed=4294967296",
-        "--all_scales=maybe", "--all_scales --scale=w16-d1", "--all_scales --run_id=none", "--nope", "--max_tokens=0", "--save",
+        "--all_scales=maybe", "--all_scales --scale=w16-d1", "--all_scales --run_id=none", "--nope", "--max_tokens=0",
+        "--save",
     ),
     "export": (
         "", "--out=", *OUTS, "--out=" + "x" * 300, "--out=new --scale=nope", "--out=new --run_id=nope",
