@@ -112,7 +112,10 @@ def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None,
       print(plan(study))
       plan(study).table()["flops"].sum()
     """
-    stored = None if workdir is None else Workdir(workdir).stored()
+    place = None if workdir is None else Workdir(workdir)
+    stored = None if place is None else place.stored()
+    if place is not None and stored is None:
+        place.check_empty()
     return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))
 
 
@@ -135,7 +138,7 @@ def _prior(text: Any) -> Prior | None:
 def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:
     """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
-    spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
+    spec = data.describe(study.data) if stored is None else Spec.from_dict(stored.spec)
     study = starts.found(study, spec, workdir)
     packs = _within_memory(study, make_plan(study, spec), spec)
     if stored is None:
@@ -281,7 +284,7 @@ def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
     if stored is None:
         return {}
     try:
-        study, spec = Study.from_dict(stored.study, any_family=True), Spec(**stored.spec)
+        study, spec = Study.from_dict(stored.study, any_family=True), Spec.from_dict(stored.spec)
     except (UserError, TypeError):  # a record that is not ours, or of another version: the report does without
         return {}
     return decide.notes(found, study, spec)

@@ -1,19 +1,23 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
+import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 
+import bad_inputs
 import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ladder import Cli, run_here, write_study
+from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
 from scaling_jax import results
@@ -219,9 +223,10 @@ def test_workdirs_without_models(home, tmp_path):
     assert code == 2 and "not a workdir" in err
     assert run_here("evaluate")[0] == 2
     (home / "w" / "checkpoints" / "w16-d1").rename(home / "away")
-    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.25")
+    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.26")
     (home / "away").rename(home / "w" / "checkpoints" / "w16-d1")
     assert code == 2 and "has no checkpoint" in err and err.count("\n") == 1
+    assert not (home / "w" / "scores" / "pruned26").exists()
 
 
 def test_two_sets_of_one_name(home):
@@ -231,19 +236,21 @@ def test_two_sets_of_one_name(home):
         sj.plan(sj.override(study, [f"evaluation.sets=[{vars(one)!r}, {vars(one)!r}]"]))
 
 
-def test_sample_and_export_from_the_command_line(home):
-    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes."""
+def test_sample_and_export_from_the_command_line(home, monkeypatch):
+    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes; paths are relative."""
+    monkeypatch.chdir(home)
     flags = ("--prompt=the law", "--max_tokens=5", "--temperature=0.5", "--seed=3")
-    code, out, err = run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)
+    code, out, err = run_here("sample", "--workdir=w", "--all_scales", *flags)
     assert code == 0 and out.startswith("--- w16-d1  loss ") and "the law" in out and "tokens/s" in err
-    code, again, err = run_here("sample", f"--workdir={home / 'w'}", "--all_scales", "--save", *flags)
+    code, again, err = run_here("sample", "--workdir=w", "--all_scales", "--save", *flags)
     assert code == 0 and again == out and "scaling-jax report shows them" in err
     (saved,) = Records(home / "w").samples()
     assert (saved["scale"], saved["prompt"], saved["settings"]) == ("w16-d1", "the law", "temperature 0.5, seed 3")
     assert f"the law{saved['text']}\n" in out and results.about(home / "w")["samples"] == [saved]
-    (home / "w" / "samples.json").write_text("[{}]")
-    assert Records(home / "w").samples() == []
-    code, out, _ = run_here("export", f"--workdir={home / 'w'}", "--scale=w16-d1", f"--out={home / 'exported'}")
+    for damage in ([{}], [saved | {"loss": "low"}], [saved | {"text": None}], {"a": 1}):
+        (home / "w" / "samples.json").write_text(json.dumps(damage))
+        assert Records(home / "w").samples() == []
+    code, out, _ = run_here("export", "--workdir=w", "--scale=w16-d1", "--out=exported")
     assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
 
 
@@ -274,6 +281,21 @@ def test_the_page_s_python(home, capsys):
 def test_bad_input_of_the_other_commands(home, command, flags, said):
     code, _, err = run_here(command, f"--workdir={home / 'w'}", *flags)
     assert code == 2 and err.strip().count("\n") == 0 and said in err, err
+
+
+@pytest.mark.parametrize("command", bad_inputs.TRAINED)
+def test_flags_and_arguments_of(home, tmp_path, monkeypatch, command):
+    (tmp_path / "trained").symlink_to(home / "w")
+    for name in ("text.txt", "tiny.py"):
+        (tmp_path / name).write_text((home / name).read_text())
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(home / "w")
+    cases = [(command, "--workdir=trained", *shlex.split(row)) for row in bad_inputs.TRAINED[command]]
+    assert problems(tmp_path, cases) == []
+    assert snapshot(home / "w") == before
 
 
 def test_serves_until_it_is_told_to_stop(home):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
+from scaling_jax.analysis.extra_rows import without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.hints import way_out
@@ -53,12 +54,16 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
       UserError: a column is missing, ambiguous or not numeric, nothing is left, or corpora are mixed.
     """
     columns = columns or Columns()
-    header = Header(as_frame(table))
-    if not len(header.table):
+    frame = as_frame(table)
+    if not len(frame):
         raise UserError("the results table has no run; train first with scaling-jax run")
-    ours = all(name in header.table for name in OURS)
-    notes = [*header.table.attrs.get("notes", ()), *as_frame(table).attrs.get("notes", ()), *header.notes]
-    notes = list(dict.fromkeys(notes))
+    notes = list(frame.attrs.get("notes", ()))
+    ours = all(name in frame for name in OURS)
+    if not ours:
+        frame, extra = without_extra_rows(frame)
+        notes += extra
+    header = Header(frame)
+    notes = list(dict.fromkeys([*notes, *header.notes]))
     reader = _Reader(header, law, settings, columns, ours, notes)
     return reader.runs()
 
