@@ -38,7 +38,7 @@ COLUMNS = [
 ]  # fmt: skip
 TEXTS = {
     "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
-    "compute_dtype",
+    "compute_dtype", "start_run_id", "simulated",
 }  # fmt: skip
 _POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
 SAMPLES = "samples.json"
