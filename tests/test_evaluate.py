@@ -1,9 +1,11 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
 import json
+import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ladder import run_here, write_study
+from ladder import Cli, run_here, write_study
 from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
@@ -23,7 +25,7 @@ from scaling_jax.models import CNN, Spec, Transformer
 from scaling_jax.settings import ValidationSet
 from scaling_jax.storage.records import Records
 from scaling_jax.trained import Models, evaluate
-from scaling_jax.trained.compress import Treatment, prune, quantize, treatments
+from scaling_jax.trained.compress import prune, quantize, treatments
 from scaling_jax.trained.scores import dataset_of
 from scaling_jax.trained.scoring import Scorer
 
@@ -97,7 +99,7 @@ def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
 
     models = Models(home / "w")
     rows = [row for row in models.rows.values() if row["tokens"] == 7680]
-    params = models.params("w16-d1", rows)
+    params = models.params(rows)
     model, dataset = models.load(), dataset_of(models, None)
     scorer = Scorer(model.model, dataset, model.study)
     window = np.asarray(dataset.validation[:17], np.int32)
@@ -109,30 +111,42 @@ def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
     assert analysis.metric == "token error int8" and analysis.used == 4
 
 
-def test_resumes_after_a_kill(home, monkeypatch):
-    """What is written stays; what is missing is scored, and equals what an undisturbed run gives."""
-    treatment = (Treatment("int4", bits=4),)
-    evaluate(home / "w", treatments=treatment)
-    whole, written = Records(home / "w").scores("int4"), []
-    for path in sorted((home / "w" / "scores" / "int4").glob("*.json"))[:3]:
-        path.unlink() if path.stem != "set" else None
+def die_at_the_third_score() -> None:
+    """Ends this process by SIGKILL where it is about to write its third score."""
+    write, written = Records.write_score, []
 
-    write = Records.write_score
-
-    def die_at_the_second(self, name, ident, content):
-        if len(written) == 1:
-            raise KeyboardInterrupt
+    def write_or_die(self, name, ident, content):
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         write(self, name, ident, content)
-        written.append(ident)
+        written.extend([ident] if ident != "set" else [])
 
-    monkeypatch.setattr(Records, "write_score", die_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(home / "w", treatments=treatment)
-    monkeypatch.setattr(Records, "write_score", write)
-    evaluate(home / "w", treatments=treatment)
-    assert Records(home / "w").scores("int4") == whole
+    Records.write_score = write_or_die
+
+
+def test_a_killed_evaluate_scores_only_the_rest(home, tmp_path, monkeypatch):
+    """The table is bit by bit that of an undisturbed run, and nothing that was written is written again."""
+    for name in ("whole", "killed"):
+        shutil.copytree(home / "w", tmp_path / name, ignore=shutil.ignore_patterns("scores"))
+    cli = Cli(tmp_path / "log")
+    flags = ("--prune=0.75,0.9", "--num_cpu_devices=2")
+    assert cli.run("evaluate", f"--workdir={tmp_path / 'whole'}", *flags) == 0, cli.said()
+    assert "w16-d1: 8 scores" in cli.said()
+
+    command = ("evaluate", f"--workdir={tmp_path / 'killed'}", *flags)
+    assert cli.run(*command, before=die_at_the_third_score) == -signal.SIGKILL
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "scores").rglob("*.json")}
+    assert len(left) == 2 + 2, "what both columns are of, and two scores"
+    assert cli.run(*command) == 0 and "w16-d1: 6 scores" in cli.said()
+    assert all(path.stat().st_mtime_ns == before for path, before in left.items())
+    for file in (
+        "results.csv",
+        *(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("scores/*/*")),
+    ):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
     monkeypatch.setattr("scaling_jax.trained.scores.dataset_of", None)
-    evaluate(home / "w", treatments=treatment)  # nothing is missing: no data is read
+    evaluate(tmp_path / "killed", treatments=treatments(pruned=["0.75", "0.9"]))  # nothing is missing: no data is read
 
 
 def test_quantize_by_hand():

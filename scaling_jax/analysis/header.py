@@ -42,6 +42,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "U": ("U", "unique_tokens", "unique_samples"),
     "E": ("E", "experts", "num_experts", "n_experts"),
+    "S": ("S", "tokens+pretrain_tokens"),
     "M": ("M", "tokens_per_param", "tokens_per_parameter"),
     "y": (
         "y", "L", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",

@@ -23,6 +23,7 @@ from scaling_jax.analysis.runs import (
     rising,
     scale_table,
     seed_noise,
+    seen_before,
     y_name,
 )
 from scaling_jax.analysis.status import DONE
@@ -33,7 +34,7 @@ from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
-from scaling_jax.text import listed, plural
+from scaling_jax.text import listed, plural, short
 
 OURS = ("run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash")
 CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
@@ -90,6 +91,7 @@ class _Reader:
         status = self._where(table, status, column)
         done = table.loc[status.index[status == DONE]]
         self._refuse_mixed(done)
+        self._refuse_mixed_starts(done)
         values = self._numbers(done)
         values, status = self._without_empty(values, status)
         if not len(values) and not self.ours:
@@ -156,6 +158,23 @@ class _Reader:
             raise UserError(
                 f"rows come from {len(counts)} different corpora, dataset_hash {hashes}: their losses cannot be "
                 f"compared; fit one at a time with --where=dataset_hash={counts.index[0]}"
+            )
+
+    def _refuse_mixed_starts(self, done: pd.DataFrame) -> None:
+        before = seen_before(done)
+        if not self.ours or not before.any():
+            return
+        least, most = (short(x) for x in (before[before > 0].min(), before.max()))
+        span = most if least == most else f"{least} to {most}"
+        self.notes.append(
+            f"{int((before > 0).sum())} runs start from models of {span} tokens, which D and C do not count"
+        )
+        if self.law is not None and "S" in self.law.inputs:
+            return
+        if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
+            raise UserError(
+                "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
+                "--where='pretrain_tokens > 0', or fresh and fine-tuned ones together with --law=transfer"
             )
 
     def _numbers(self, done: pd.DataFrame) -> pd.DataFrame:
@@ -264,6 +283,9 @@ class _Reader:
         frame = table.assign(status=status, **numbers)
         if "U" in values:
             frame["U"] = values.U.reindex(table.index)
+        if "S" in values and self.ours:  # a size that starts from training is a scale of its own
+            before = seen_before(frame)
+            frame["scale"] = frame["scale"].map(str).where(before == 0, frame["scale"] + " from " + before.map(short))
         if not self.ours:
             named = "run_id" in table and table["run_id"].is_unique
             frame = frame.assign(

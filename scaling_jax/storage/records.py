@@ -38,7 +38,7 @@ COLUMNS = [
 ]  # fmt: skip
 TEXTS = {
     "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
-    "compute_dtype",
+    "compute_dtype", "start_run_id", "simulated",
 }  # fmt: skip
 _NUMBERS = {*COLUMNS, "steps", "weight_decay", "init_scale", "warmup_steps", "b2", "cooldown_fraction"} - TEXTS
 _POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}

@@ -136,7 +136,7 @@ class Models:
         """
         row = self.best(scale, run_id)
         model = self.model(row["width"], row["depth"])
-        params = self.params(row["scale"], [row])[row["run_id"]]
+        params = self.params([row])[row["run_id"]]
         return TrainedModel(row, self.study, self.spec, model, params)
 
     @functools.cached_property
@@ -161,7 +161,7 @@ class Models:
         scaling = Scaling(p.name, width, p.base_width, study.optimizer.name, depth, p.base_depth)
         return study.family.build(width, depth, self.spec, scaling, execution)
 
-    def params(self, scale: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def params(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """run_id -> parameters, of runs of one scale; every checkpoint is read once.
 
         Raises:
@@ -171,22 +171,31 @@ class Models:
         for row in rows:
             if row["run_id"] in found:
                 continue
-            pack = self._packs.get(row["trunk_id"], scale)
-            lanes, states = self._restore(pack, row)
+            lanes, states = self._restore(row)
             for other in rows:
                 if other["steps"] == row["steps"] and other["trunk_id"] in lanes:
                     state = states(lanes.index(other["trunk_id"]))
                     found[other["run_id"]] = optimizers.evaluation_params(self.study.optimizer, state)
         return found
 
-    def _restore(self, pack: str, row: Mapping[str, Any]) -> tuple[list[str], Any]:
-        """(lanes of a branch's checkpoint, lane number -> its state)."""
+    def checkpoint(self, row: Mapping[str, Any]) -> Any:
+        """The folder of a run's checkpoint: the end of its branch, where the rate has cooled down.
+
+        Raises:
+          UserError: it is gone.
+        """
+        pack = self._packs.get(row["trunk_id"], row["scale"])
         folder = self.path / "checkpoints" / pack / branch_name(row["steps"]) / str(row["steps"])
         if not folder.exists():
             raise UserError(
                 f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({folder}); was it removed with "
                 "scaling-jax clean --models? Train it again in a new workdir"
             )
+        return folder
+
+    def _restore(self, row: Mapping[str, Any]) -> tuple[list[str], Any]:
+        """(lanes of a branch's checkpoint, lane number -> its state)."""
+        folder = self.checkpoint(row)
         try:
             head = json.loads((folder / "head" / "metadata").read_text())
             if head.pop("check", None) != content_hash(head):

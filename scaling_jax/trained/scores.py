@@ -209,7 +209,7 @@ def _score(
             if not todo:
                 continue
             scorer = scorer or Scorer(_model(models, rows[0]), dataset, models.study)
-            params = models.params(scale, rows)
+            params = models.params(rows)
             for column in todo:
                 if not done[column].get("set"):
                     records.write_score(column.name, "set", claims[column])
