@@ -171,7 +171,7 @@ def _check_row(row: Mapping[str, Any], run_id: str) -> None:
             raise ValueError(f"{name} is not a number")
         if isinstance(value, (list, dict)):
             raise ValueError(f"{name} is not a number or a text")
-        if name in _POSITIVE and not 0 < (value or 0) < float("inf"):
+        if name in _POSITIVE and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
             raise ValueError(f"{name} is {value}")
     if "/" in row.get("trunk_id", ""):
         raise ValueError("trunk_id is a path")
