@@ -3,6 +3,8 @@
 import dataclasses
 import random
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -109,6 +111,17 @@ def test_a_stopped_run_resumes_bit_by_bit(home, monkeypatch):
     assert not list((home / "stopped").glob("runs/*/_SUCCESS"))
     sj.run(study, home / "stopped", verbose=False)
     assert table(home / "stopped").equals(table(home / "tuned"))
+
+
+def test_no_device_is_asked_for_before_several_processes_have_met(home):
+    code = (
+        "from jax._src import xla_bridge\nimport scaling_jax as sj\nfrom scaling_jax import data\n"
+        f"from scaling_jax.trained import starts\nstudy = sj.load_study({str(home / 'tiny.py')!r}, {[*SMALL]!r} + "
+        f"['init.from_workdir={home / 'w'}'])\n"
+        "assert len(starts.found(study, data.describe(study.data)).init.starts) == 2\n"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_another_vocabulary_makes_its_arrays_anew(home):

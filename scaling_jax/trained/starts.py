@@ -7,7 +7,6 @@ another vocabulary, the head of other classes, the first layer of other images) 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -65,8 +64,6 @@ def found(study: Study, spec: Spec, workdir: Any = None) -> Study:
             f"init.from_workdir: the models of {init.from_workdir!r} are of another family ({'; '.join(apart)[:200]}); "
             "set it as there"
         )
-    with contextlib.suppress(RuntimeError):  # shapes ask for the devices, whose number is fixed from then on
-        hardware.use_cpu_devices()
     starts = tuple(start for scale in scales_of(study) for start in _starts(models, study, spec, *scale))
     return dataclasses.replace(study, init=Init(from_workdir=str(models.path), tokens=init.tokens, starts=starts))
 
@@ -142,15 +139,14 @@ def _fresh(models: Models, study: Study, spec: Spec, width: int, depth: int) -> 
     Raises:
       UserError: arrays differ in what the data does not decide.
     """
-    there, here = _model(models.study, models.spec, width, depth), _model(study, spec, width, depth)
     scalings = [scaling_of(s, width, depth).branch_multiplier for s in (models.study, study)]
-    old, new = _shapes(there), _shapes(here)
+    old, new = _shapes(models.study, models.spec, width, depth), _shapes(study, spec, width, depth)
     if old.keys() != new.keys() or scalings[0] != scalings[1]:
         field = "execution.scan_layers" if old.keys() != new.keys() else "parametrization"
         raise UserError(
             f"init.from_workdir: scale {scale_name(width, depth)} is built differently there ({field}): set it as there"
         )
-    other = _shapes(_model(study, dataclasses.replace(spec, vocab_size=spec.vocab_size + 1), width, depth))
+    other = _shapes(study, dataclasses.replace(spec, vocab_size=spec.vocab_size + 1), width, depth)
     same = _same_labels(models, study, spec)
     return tuple(name for name in new if new[name] != old[name] or (not same and new[name] != other[name]))
 
@@ -184,12 +180,13 @@ def _classes(data: Data) -> Any:
 def _model(study: Study, spec: Spec, width: int, depth: int) -> Model:
     """One scale of a study, for its arrays alone."""
     plain = dataclasses.replace(study.execution, compute_dtype="float32", attention="xla", remat=False)
-    execution = hardware.resolve(plain, width, depth, spec, attention_head_dim(study.family))
+    execution = hardware.resolve(plain, width, depth, spec, attention_head_dim(study.family), "cpu")
     return study.family.build(width, depth, spec, scaling_of(study, width, depth), execution)
 
 
-def _shapes(model: Model) -> Mapping[str, tuple[int, ...]]:
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+def _shapes(study: Study, spec: Spec, width: int, depth: int) -> Mapping[str, tuple[int, ...]]:
+    """Traced throughout, since building may make small arrays: no device is asked for before processes have met."""
+    shapes = jax.eval_shape(lambda: _model(study, spec, width, depth).init(jax.random.key(0)))
     return {name: leaf.shape for name, leaf in _named(shapes).items()}
 
 

@@ -121,8 +121,7 @@ def resolve(
       head_dim: of its attention; None without.
       backend: "cpu", "gpu", "tpu"; this process's by default. Programs for others are built to be lowered, not run.
     """
-    here = jax.default_backend()
-    backend = backend or here
+    backend = backend or jax.default_backend()
     dtype = execution.compute_dtype
     if dtype == "auto":
         dtype = "float32" if backend == "cpu" else "bfloat16"
@@ -131,7 +130,8 @@ def resolve(
     kernel = execution.attention
     if kernel == "auto":
         kernel = attention.pick(backend, spec.context, head_dim, jnp.dtype(dtype)) if head_dim else "xla"
-        reason = attention.cudnn_refuses(spec.context, head_dim or 0) if kernel == "cudnn" and backend == here else ""
+        runs_here = kernel == "cudnn" and backend == jax.default_backend()
+        reason = attention.cudnn_refuses(spec.context, head_dim or 0) if runs_here else ""
         if reason:
             logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
             kernel = "xla"
