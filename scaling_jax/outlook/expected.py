@@ -99,21 +99,13 @@ class Points:
 
 
 def points_of(study: Study, packs: Sequence[Pack]) -> Points:
-    batches: dict[str, set[int]] = {}
-    for pack in packs:
-        batches.setdefault(pack.scale, set()).add(pack.batch_size)
-    seen: dict[tuple[str, int, int], tuple[float, float, float]] = {}
+    seen: dict[tuple[str, int, float], tuple[float, float, float]] = {}
     for pack in packs:
         N = float(getattr(pack.counts, study.fit.params))
         seeds = [lane.seed for lane in pack.lanes]
         for run in pack.runs:
             # Batch sizes round one budget to different tokens; their winner is one run.
-            key = (
-                pack.scale,
-                seeds[run.lane],
-                round(20 * np.log(run.tokens)) if len(batches[pack.scale]) > 1 else run.tokens,
-            )
-            seen.setdefault(key, (N, float(run.tokens), run.flops))
+            seen.setdefault((pack.scale, seeds[run.lane], run.wanted), (N, float(run.tokens), run.flops))
     names = {key: i for i, key in enumerate(dict.fromkeys((scale, seed) for scale, seed, _ in seen))}
     trunk = np.array([names[scale, seed] for scale, seed, _ in seen])
     N, D, C = np.array(list(seen.values())).T

@@ -12,9 +12,10 @@ from scaling_jax import rules
 from scaling_jax.errors import UserError
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
+from scaling_jax.planning import rounds
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
-from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
+from scaling_jax.planning.pack import Lane, Pack, Run, arranged, fork_of, scale_name
 from scaling_jax.study import Study
 
 
@@ -47,6 +48,8 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
                 "widen them, or give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops"
             )
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
+    if study.sweep == "halving":
+        rounds.check(packs)
     return identified(packs, study, spec, dataset_hash, compute_dtype) if dataset_hash else packs
 
 
@@ -107,10 +110,10 @@ def _check_read(study: Study) -> None:
 
 @dataclasses.dataclass
 class _Draft:
-    """A pack that is being put together: lanes in order, and the (lane, steps) that are trained -> their budget."""
+    """A pack that is being put together: lanes in order, and the (lane, steps, cool-down) trained -> their budget."""
 
     lanes: dict[Lane, int] = dataclasses.field(default_factory=dict)
-    trained: dict[tuple[int, int], Budget] = dataclasses.field(default_factory=dict)
+    trained: dict[tuple[int, int, float], Budget] = dataclasses.field(default_factory=dict)
 
 
 def _packs(
@@ -120,10 +123,10 @@ def _packs(
     counts: Counts,
     sweeps: Mapping[float, set[tuple[int, int]]] | None,
 ) -> list[Pack]:
-    """The packs of one scale: one for each batch size and cool-down."""
+    """The packs of one scale: one for each batch size."""
     width, depth = shape
     scale = scale_name(width, depth)
-    drafts: dict[tuple[int, float], _Draft] = {}
+    drafts: dict[int, _Draft] = {}
     seeds = study.seeds_of(width, depth)
     for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
@@ -132,19 +135,17 @@ def _packs(
             batch_size = int(batch_size)
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
-            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, seeds, where)
-    batches, cooldowns = {key[0] for key in drafts}, {key[1] for key in drafts}
-    out = []
-    for (batch_size, cooldown), draft in drafts.items():
-        name = scale + (f"-b{batch_size}" if len(batches) > 1 else "")
-        name += f"-c{cooldown:g}" if len(cooldowns) > 1 else ""
-        out.append(_pack(study, spec, counts, (width, depth, name), (batch_size, cooldown), draft))
-    return out
+            sized = inputs | {"B": float(batch_size), "S": float(steps)}
+            _add(study, drafts.setdefault(batch_size, _Draft()), budget, steps, sized, seeds, where)
+    return [
+        _pack(study, spec, counts, (width, depth, scale + (f"-b{size}" if len(drafts) > 1 else "")), size, draft)
+        for size, draft in drafts.items()
+    ]
 
 
 def _add(
     study: Study,
-    drafts: dict[tuple[int, float], _Draft],
+    draft: _Draft,
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
@@ -168,15 +169,14 @@ def _add(
         )
     ]
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
-        warm = cooldown_start(steps, cooldown) if schedule.name == "wsd" else steps
+        warm = fork_of(schedule, steps, cooldown) if schedule.name == "wsd" else steps
         if warm <= max(warmups):
             raise UserError(
                 f"{budget.name} is {steps} steps {where.partition(',')[0]}: no step is left after "
                 f"schedule.warmup_steps={max(warmups)}; lower it or raise the budget"
             )
-        draft = drafts.setdefault((int(inputs["B"]), cooldown), _Draft())
         for lane in lanes:
-            draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps), budget)
+            draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps, cooldown), budget)
 
 
 def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str) -> list[float]:
@@ -186,27 +186,26 @@ def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str
 
 
 def _pack(
-    study: Study, spec: Spec, counts: Counts, shape: tuple[int, int, str], key: tuple[int, float], draft: _Draft
+    study: Study, spec: Spec, counts: Counts, shape: tuple[int, int, str], batch_size: int, draft: _Draft
 ) -> Pack:
-    (width, depth, name), (batch_size, cooldown) = shape, key
+    width, depth, name = shape
     scale, tokens_per_step = scale_name(width, depth), batch_size * spec.context
-    budgets = tuple(sorted({steps for _, steps in draft.trained}))
-    place = {steps: i for i, steps in enumerate(budgets)}
-    runs = tuple(
-        Run(
+    runs = {
+        (lane, steps, cooldown): Run(
             run_id="",
             trunk_id="",
             scale=scale,
             lane=lane,
-            budget=place[steps],
+            budget=0,
             steps=steps,
             tokens=steps * tokens_per_step,
             flops=float(steps * tokens_per_step * counts.flops_per_token),
             flops_6nd=float(steps * tokens_per_step * counts.flops_6nd_per_token),
+            wanted=budget.tokens,
         )
-        for lane, steps in sorted(draft.trained)
-    )
-    return Pack(
+        for (lane, steps, cooldown), budget in draft.trained.items()
+    }
+    pack = Pack(
         name=name,
         scale=scale,
         width=width,
@@ -214,11 +213,13 @@ def _pack(
         batch_size=batch_size,
         tokens_per_step=tokens_per_step,
         counts=counts,
-        schedule=dataclasses.replace(study.schedule, cooldown_fraction=cooldown),
+        schedule=study.schedule,
         lanes=tuple(draft.lanes),
-        budgets=budgets,
-        runs=runs,
+        budgets=(),
+        cooldowns=(),
+        runs=(),
     )
+    return arranged(pack, runs)
 
 
 def _check_mesh(study: Study, batch_size: int, width: int, scale: str) -> None:

@@ -4,7 +4,7 @@ workdir/
   study.json                      the present study, its data's identity and its runs
   runs/<run_id>/metrics-<attempt>-<seq>.jsonl   learning-curve points, immutable chunks
   runs/<run_id>/result.json       one row of the results table
-  runs/<run_id>/_SUCCESS          written last: the run is finished
+  runs/<run_id>/_SUCCESS          written last: the run is finished; a run that a sweep has stopped lacks it
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
   scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
   scores/<name>/set.json          what they were scored on
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,7 +34,7 @@ COLUMNS = [
     "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
     "dataset_hash", "code_version", "wall_s", "device",
 ]  # fmt: skip
-DONE, DIVERGED, FAILED = "done", "diverged", "failed"
+DONE, DIVERGED, FAILED, STOPPED = "done", "diverged", "failed", "stopped"
 
 
 class Records:
@@ -78,15 +79,25 @@ class Records:
         folder = self.root / "runs"
         rows = {}
         for run in folder.iterdir() if folder.exists() else ():
-            if (run / "_SUCCESS").exists():
-                try:
-                    row = json.loads((run / "result.json").read_text())
-                    if not isinstance(row, dict) or row.get("run_id") != run.name:
-                        raise ValueError("not a row of this run")
-                    rows[run.name] = row
-                except (ValueError, OSError, RecursionError) as error:
-                    logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+            if (run / "_SUCCESS").exists() and (row := _row(run)) is not None:
+                rows[run.name] = row
         return rows
+
+    def stopped(self) -> dict[str, dict]:
+        """run_id -> row of every run that a sweep has stopped and nothing has trained since."""
+        folder = self.root / "runs"
+        rows = {}
+        for run in folder.iterdir() if folder.exists() else ():
+            if (run / "result.json").exists() and not (run / "_SUCCESS").exists():
+                row = _row(run)
+                if row is not None and row.get("status") == STOPPED:
+                    rows[run.name] = row
+        return rows
+
+    def write_stopped(self, row: Mapping[str, Any]) -> None:
+        """The row of a run that a sweep has stopped: it is not finished, and may be trained later."""
+        if self.writes:
+            write_atomic(self.root / "runs" / row["run_id"] / "result.json", json.dumps(dict(row), indent=1))
 
     def write_score(self, name: str, ident: str, content: Mapping[str, Any]) -> None:
         """Columns of the run `ident` by `name`, or (ident "set") what they are of."""
@@ -124,6 +135,23 @@ class Records:
         return sorted(merged, key=lambda point: point["step"])
 
 
+def losses_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """run_id -> validation loss of rows by run_id; infinite for runs that diverged."""
+    return {i: float(row["loss"]) if row["status"] == DONE else math.inf for i, row in rows.items()}
+
+
+def _row(run: Any) -> dict | None:
+    """The row in a run's folder; None, and a line in the log, where it cannot be read."""
+    try:
+        row = json.loads((run / "result.json").read_text())
+        if not isinstance(row, dict) or row.get("run_id") != run.name:
+            raise ValueError("not a row of this run")
+        return row
+    except (ValueError, OSError, RecursionError) as error:
+        logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+        return None
+
+
 def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
     """The results table of a workdir, a .csv or a .parquet file, one row per run.
 
@@ -138,6 +166,7 @@ def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
     if path.is_dir():
         records = Records(path)
         rows = _present(path, records.finished(), every_run)
+        rows += _asked(path, records.stopped(), every_run) if rows else []
         for name in records.score_names():
             scores = records.scores(name)
             rows = [row | scores.get(row["run_id"], {}) for row in rows]
@@ -163,10 +192,16 @@ def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
 
 def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:
     """The rows of the runs that the present study asks for."""
+    stored, present = Workdir(path).stored(), _asked(path, rows, every_run)
+    rungs = set(stored.rungs or ()) if stored is not None else set()
+    if others := len(set(rows) - rungs - {row["run_id"] for row in present}):
+        say(f"{others} finished runs in {path} are not part of its present study: left out")
+    return present
+
+
+def _asked(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:
     stored = Workdir(path).stored()
     asked = set(rows) if every_run or stored is None else set(stored.runs)
-    if others := len(set(rows) - asked):
-        say(f"{others} finished runs in {path} are not part of its present study: left out")
     return [row for run_id, row in rows.items() if run_id in asked]
 
 
@@ -177,7 +212,7 @@ def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
     records = Records(workdir)
     trunks: dict[str, list[dict]] = {}
     rows = []
-    for run in table.to_dict("records"):
+    for run in table[table["status"] != STOPPED].to_dict("records"):
         trunk_id, branch = run["trunk_id"], records.points("runs", run["run_id"])
         if trunk_id not in trunks:
             trunks[trunk_id] = records.points("trunks", trunk_id)

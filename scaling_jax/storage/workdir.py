@@ -50,6 +50,7 @@ class Stored:
       code_version, device: of the process that wrote it.
       runs: identities of the present study's runs.
       training_semantics: of the code that trained here.
+      rungs: runs that only chose among combinations (`Study.sweep`); None where nothing was ever stopped here.
     """
 
     study: dict[str, Any]
@@ -61,6 +62,7 @@ class Stored:
     device: str
     runs: tuple[str, ...]
     training_semantics: int = TRAINING_SEMANTICS
+    rungs: tuple[str, ...] | None = None
 
 
 class Workdir:
@@ -286,7 +288,8 @@ def _stored(content: Any) -> Stored:
     for name, kind in (("study", dict), ("spec", dict), ("frame", dict), ("dataset_hash", str), ("runs", list)):
         if not isinstance(getattr(stored, name), kind):
             raise TypeError(f"{name} is not a {kind.__name__}")
-    return dataclasses.replace(stored, runs=tuple(map(str, stored.runs)))
+    rungs = None if stored.rungs is None else tuple(map(str, stored.rungs))
+    return dataclasses.replace(stored, runs=tuple(map(str, stored.runs)), rungs=rungs)
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec, attention_head_dim
+from scaling_jax.planning import branch_name
 from scaling_jax.storage.paths import as_path
 from scaling_jax.storage.records import DONE, Records
 from scaling_jax.storage.workdir import Workdir
@@ -22,7 +23,7 @@ from scaling_jax.stored_family import StoredFamily
 from scaling_jax.study import Study, content_hash
 from scaling_jax.trained import tokenizer as tokenizers
 from scaling_jax.training import hardware, optimizers, step
-from scaling_jax.training.checkpoint import branch_name
+from scaling_jax.training.checkpoint import volumes
 from scaling_jax.training.fingerprint import fingerprint
 
 
@@ -175,23 +176,29 @@ class Models:
             pack = self._packs.get(row["trunk_id"], scale)
             lanes, states = self._restore(pack, row)
             for other in rows:
-                if other["steps"] == row["steps"] and other["trunk_id"] in lanes:
+                if _branch(other) == _branch(row) and other["trunk_id"] in lanes:
                     state = states(lanes.index(other["trunk_id"]))
                     found[other["run_id"]] = optimizers.evaluation_params(self.study.optimizer, state)
         return found
 
     def _restore(self, pack: str, row: Mapping[str, Any]) -> tuple[list[str], Any]:
         """(lanes of a branch's checkpoint, lane number -> its state)."""
-        folder = self.path / "checkpoints" / pack / branch_name(row["steps"]) / str(row["steps"])
-        if not folder.exists():
+        place, steps = self.path / "checkpoints" / pack, str(row["steps"])
+        names = [branch_name(*_branch(row)), branch_name(row["steps"])]
+        folders = [path / steps for name in names for path in volumes(place, name) if (path / steps).exists()]
+        if not folders:
             raise UserError(
-                f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({folder}); was it removed with "
-                "scaling-jax clean --models? Train it again in a new workdir"
+                f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({place / names[1] / steps}); was it "
+                "removed with scaling-jax clean --models? Train it again in a new workdir"
             )
+        folder = folders[0]
         try:
-            head = json.loads((folder / "head" / "metadata").read_text())
-            if head.pop("check", None) != content_hash(head):
-                raise ValueError("its head does not match its checksum")
+            for folder in folders:
+                head = json.loads((folder / "head" / "metadata").read_text())
+                if head.pop("check", None) != content_hash(head):
+                    raise ValueError("its head does not match its checksum")
+                if row["trunk_id"] in head["lanes"]:
+                    break
             groups, per_group = head["groups"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             with ocp.StandardCheckpointer() as checkpointer:
@@ -212,3 +219,8 @@ class Models:
         state = jax.eval_shape(init, np.int32(0), np.float32(1))
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((per_group, *x.shape), x.dtype, sharding=sharding), state)
         return (one,) * groups
+
+
+def _branch(row: Mapping[str, Any]) -> tuple[int, float | None]:
+    """(optimizer steps, share of the cool-down): which branch of its trunk a run is."""
+    return row["steps"], row.get("cooldown_fraction")
