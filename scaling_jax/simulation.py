@@ -154,6 +154,9 @@ def run(
                 _Drawing(study, law, packs, whole, corpus).write(records, pack, losses)
             before, losses = len(losses), losses_of(records.finished())
             drawn += len(losses) - before
+        for row in sweep.stopped(losses):
+            origin = {"dataset_hash": corpus, "code_version": "simulated", "device": DEVICE}
+            records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
         if verbose:
             text = f"{plural(drawn, 'run')} of {len(packs)} scales simulated from {description(study.simulation)}"
             print(f"{text}: nothing is trained", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ from scaling_jax.planning import (
     without_rungs,
 )
 from scaling_jax.storage.paths import write_atomic
-from scaling_jax.storage.records import STOPPED, Records, losses_of
+from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
@@ -185,13 +185,11 @@ def _write_stopped(
     attempt: Attempt, sweep: Sweep, losses: Mapping[str, float], records: Records, dataset_hash: str
 ) -> None:
     """A row for each run that the sweep has stopped."""
-    there = records.stopped()
-    for pack, run, before in sweep.stopped(losses):
-        if run.run_id not in there:
-            row = {"study": attempt.study.name, "family": attempt.study.family.name, **pack.settings(run)}
-            last = {} if before is None else {"stopped_steps": before.steps, "stopped_loss": losses[before.run_id]}
-            origin = {"dataset_hash": dataset_hash, "code_version": hardware.code_version()}
-            records.write_stopped({**row, "status": STOPPED, **origin, "device": hardware.describe(), **last})
+    there, study = records.stopped(), attempt.study
+    origin = {"dataset_hash": dataset_hash, "code_version": hardware.code_version(), "device": hardware.describe()}
+    for row in sweep.stopped(losses):
+        if row["run_id"] not in there:
+            records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
 
 
 def _stored(attempt: Attempt, sweep: Sweep, dataset: data.Dataset) -> Stored:

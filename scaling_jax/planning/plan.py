@@ -8,6 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from scaling_jax import rules
 from scaling_jax.errors import UserError
 from scaling_jax.models import optimizers
@@ -16,7 +18,9 @@ from scaling_jax.planning import rounds
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, arranged, fork_of, scale_name
-from scaling_jax.study import Study
+from scaling_jax.study import Budgets, Study
+
+HOURS_OFF, HOURS_STEP = 0.01, 1.2  # of the FLOPs that `budgets.device_hours` asks for; between factors that are tried
 
 
 def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: str | None = None) -> tuple[Pack, ...]:
@@ -68,24 +72,57 @@ def _counts(study: Study, spec: Spec, scale: tuple[int, int]) -> Counts:
 
 
 def _within_hours(study: Study, spec: Spec) -> Study:
-    """The study with its budgets multiplied so that training takes `budgets.device_hours`."""
+    """The study with its budgets multiplied so that training takes `budgets.device_hours`.
+
+    Raises:
+      UserError: what its ranges leave in takes another time at every factor.
+    """
     budgets = study.budgets
     if budgets.device_hours is None or budgets.device_flops is None:
         return study
     wanted = 3600 * budgets.device_hours * budgets.device_flops
-    # From long budgets, where rounding to steps is small; relative ones such as (1, 2, 4) will do.
-    factor = 1e8 / min(budgets.tokens) if budgets.tokens else 1.0
     plain = dataclasses.replace(study, schedule=dataclasses.replace(study.schedule, warmup_steps=0))
-    found = []  # (how far off, factor): what a range leaves out, and batches that follow D, change with the factor
-    for _ in range(4):
+
+    def spent(budgets: Budgets, factor: float) -> float:
         trial = dataclasses.replace(times(budgets, factor), min_steps=1)
-        packs = _every_pack(dataclasses.replace(plain, budgets=trial), spec)
-        if not packs:
-            break
-        ratio = wanted / sum(pack.trained_flops for pack in packs)
-        found.append((abs(math.log(ratio)), factor))
-        factor *= ratio
-    return dataclasses.replace(study, budgets=times(budgets, min(found)[1] if found else factor))
+        try:
+            packs = _every_pack(dataclasses.replace(plain, budgets=trial), spec)
+        except UserError:  # the study itself will say so
+            return 0.0
+        if study.sweep == "halving":
+            return rounds.expected_flops(packs)
+        return sum(pack.trained_flops for pack in packs)
+
+    # What the ranges leave out, and batches that follow D, change with the factor: first without, from long budgets,
+    # where rounding to steps is small; relative ones such as (1, 2, 4) will do.
+    whole = dataclasses.replace(budgets, ratio_range=(0.0, 1e12), max_tokens=1e15, isoflop_sizes=0)
+    scales = {scale: _counts(study, spec, scale) for scale in scales_of(study)}
+    lengths = [b.tokens for scale, c in scales.items() for b in budgets_of(_with(study, whole), c, scale)]
+    factor = 1e8 / min(lengths, default=1e8)
+    for _ in range(4):
+        factor *= wanted / (spent(whole, factor) or wanted)
+    found = {factor: spent(budgets, factor)}
+    if abs(found[factor] / wanted - 1) > HOURS_OFF:
+        found |= {f: spent(budgets, f) for f in factor * HOURS_STEP ** np.arange(-60, 35)}
+        found |= {f: spent(budgets, f) for f in _nearest(found, wanted) * HOURS_STEP ** np.linspace(-1, 1, 41)}
+        factor = _nearest(found, wanted)
+    if found[factor] > 0 and abs(found[factor] / wanted - 1) > 3 * HOURS_OFF:
+        nearest = found[factor] / budgets.device_flops / 3600
+        raise UserError(
+            f"budgets.device_hours={budgets.device_hours:g}: within budgets.ratio_range={budgets.ratio_range} and "
+            f"budgets.max_tokens={budgets.max_tokens:g} the nearest that can be spent is {nearest:.3g} hours; widen "
+            "them, add widths, or change the hours"
+        )
+    return _with(study, times(budgets, factor))
+
+
+def _nearest(found: Mapping[float, float], wanted: float) -> float:
+    """The factor whose FLOPs are nearest to those wanted."""
+    return min(found, key=lambda factor: abs(math.log(max(found[factor], 1e-300) / wanted)))
+
+
+def _with(study: Study, budgets: Budgets) -> Study:
+    return dataclasses.replace(study, budgets=budgets)
 
 
 def _check_read(study: Study) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from scaling_jax.errors import UserError
 from scaling_jax.planning.identities import subset
@@ -60,9 +61,9 @@ class Sweep:
             out += _restricted(packs, found[-1]) if found else ()
         return tuple(pack for pack in out if _missing(pack, losses))
 
-    def stopped(self, losses: Mapping[str, float]) -> list[tuple[Pack, Run, Run | None]]:
-        """The runs that nothing asks for any more: (pack, run, the lane's longest run that has its result)."""
-        out: list[tuple[Pack, Run, Run | None]] = []
+    def stopped(self, losses: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Rows of the runs that nothing asks for any more, with the lane's longest run that has its result."""
+        out: list[dict[str, Any]] = []
         for packs in _by_scale(self.packs) if self.halving else ():
             found, done = _rounds(packs, _placed(packs, losses))
             asked = set().union(*found)
@@ -71,7 +72,9 @@ class Sweep:
                 run = pack.run(*place[1:])
                 if place not in asked and run.run_id not in losses:
                     before = [r for r in pack.runs_of(run.lane) if r.run_id in losses and r.steps < run.steps]
-                    out.append((pack, run, max(before, key=lambda r: r.steps, default=None)))
+                    last = max(before, key=lambda r: r.steps, default=None)
+                    at = {} if last is None else {"stopped_steps": last.steps, "stopped_loss": losses[last.run_id]}
+                    out.append({**pack.settings(run), "status": "stopped", **at})
         return out
 
 
@@ -153,25 +156,19 @@ def _groups(packs: Sequence[Pack]) -> list[list[Level]]:
 def _asked(levels: Sequence[Level], losses: Mapping[Place, float]) -> set[Place]:
     """The runs of one group that these losses ask for; the losses of some of them are not known yet."""
     asked: set[Place] = set()
-    going_on, halving = set(levels[0]), True
+    going_on = set(levels[0])
     for level in levels:
-        wanted = going_on & set(level)
-        while True:
+        wanted, near = set(), going_on
+        while not near <= wanted:
+            wanted |= near
             places = {place for combination in wanted for place in level[combination]}
             asked |= places
             if not all(place in losses for place in places):
-                if halving:
-                    return asked
-                break
-            means = {c: sum(math.log(max(losses[place], TINY)) for place in level[c]) / len(level[c]) for c in wanted}
+                return asked
+            means = {c: sum(math.log(max(losses[p], TINY)) for p in level[c]) / len(level[c]) for c in wanted}
             ranked = sorted(means, key=lambda c: (means[c], c))
             near = {ranked[0], *_neighbors(ranked[0], level)}
-            if near <= wanted:
-                if halving:
-                    going_on = near | set(ranked[: len(ranked) // 2])
-                    halving = going_on != near
-                break
-            wanted |= near
+        going_on = near | set(ranked[: len(ranked) // 2])
     return asked
 
 
