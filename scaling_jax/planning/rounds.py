@@ -1,7 +1,8 @@
 """Rounds of a sweep: weak combinations of what is tuned stop early, good ones go on (`Study.sweep` = "halving").
 
-The levels of a scale are its budgets, ascending, below them a rung: a run of `RUNG` of the shortest budget with a
-cool-down of its own, since losses at a constant rate favor low rates. Every combination is trained to the first level.
+The levels of a scale are its budgets, ascending, below them a rung: a run of the first seed to `RUNG` of the shortest
+budget, with a cool-down of its own, since losses at a constant rate favor low rates. Every combination is trained to
+the first level.
 From level to level the better half goes on (successive halving, arXiv:1502.07943), and always the best one with its
 neighbors in every list, so that the best is inside what was tried. Where at some budget the best is at the edge of
 those that are left, its neighbor there goes on from where it stopped. What is asked for so depends on the losses of
@@ -53,9 +54,12 @@ class Sweep:
             return tuple(pack for pack in map(without_rungs, self.packs) if _missing(pack, losses))
         out: list[Pack] = []
         for packs in _by_scale(self.packs):
-            found, done = _rounds(packs, _placed(packs, losses))
+            there = _placed(packs, losses)
+            found, done = _rounds(packs, there)
             if done and not self.halving:
-                found = [{place for place in _results(packs) if place not in set().union(*found)}]
+                asked = set().union(*found)
+                left = _by_progress({place for place in _results(packs) if place not in asked}, asked)
+                found = next(([part] for part in left if not part <= there.keys()), [])
             elif not self.halving:  # the halving before was not finished
                 found = [set(_results(packs))]
             out += _restricted(packs, found[-1]) if found else ()
@@ -73,7 +77,9 @@ class Sweep:
                 if place not in asked and run.run_id not in losses:
                     before = [r for r in pack.runs_of(run.lane) if r.run_id in losses and r.steps < run.steps]
                     last = max(before, key=lambda r: r.steps, default=None)
-                    at = {} if last is None else {"stopped_steps": last.steps, "stopped_loss": losses[last.run_id]}
+                    at: dict[str, Any] = {"stopped_steps": 0}
+                    if last is not None:
+                        at = {"stopped_steps": last.steps, "stopped_loss": losses[last.run_id]}
                     out.append({**pack.settings(run), "status": "stopped", **at})
         return out
 
@@ -84,7 +90,7 @@ def with_rungs(packs: Iterable[Pack]) -> tuple[Pack, ...]:
     for alike in _by_scale(packs):
         added: dict[int, list[tuple[Run, int, float]]] = {}
         for levels in _groups(alike):
-            firsts = [place for places in levels[0].values() for place in places]
+            firsts = [places[0] for places in levels[0].values()]
             rungs = [_rung(alike[p], alike[p].run(lane, budget)) for p, lane, budget in firsts]
             if all(steps is not None for steps in rungs):
                 for (p, lane, budget), steps in zip(firsts, rungs):
@@ -146,11 +152,12 @@ def _groups(packs: Sequence[Pack]) -> list[list[Level]]:
                 by_cooldown.setdefault(pack.cooldowns[run.budget], []).append(run)
             for cooldown, runs in by_cooldown.items():
                 runs = sorted(runs, key=lambda run: run.steps)
-                levels = groups.setdefault(tuple(r.wanted for r in runs if not r.rung), [{} for _ in runs])
+                wanted = tuple(run.wanted for run in runs if not run.rung)
+                levels = groups.setdefault(wanted, [{} for _ in (None, *wanted)])
                 combination = (float(pack.batch_size), cooldown, *(float(v or 0.0) for v in values.values()))
-                for level, run in zip(levels, runs):
+                for level, run in zip(levels if runs[0].rung else levels[1:], runs):
                     level.setdefault(combination, []).append((p, i, run.budget))
-    return list(groups.values())
+    return [[level for level in levels if level] for levels in groups.values()]
 
 
 def _asked(levels: Sequence[Level], losses: Mapping[Place, float]) -> set[Place]:
@@ -187,11 +194,23 @@ def _rounds(packs: Sequence[Pack], losses: Mapping[Place, float]) -> tuple[list[
     """(the runs of every round of one scale up to now, whether nothing is left)."""
     groups, out, known = _groups(packs), [], {}
     while new := set().union(*(_asked(levels, known) for levels in groups)) - known.keys():
-        out.append(new)
-        if not all(place in losses for place in new):
-            return out, False
+        for part in _by_progress(new, known):
+            out.append(part)
+            if not part <= losses.keys():
+                return out, False
         known |= {place: losses[place] for place in new}
     return out, True
+
+
+def _by_progress(places: Iterable[Place], before: Iterable[Place]) -> list[set[Place]]:
+    """The runs of lanes that have come equally far, least first: one program goes on with all of its lanes."""
+    reached: dict[tuple[int, int], int] = {}
+    for p, lane, budget in before:
+        reached[p, lane] = max(budget, reached.get((p, lane), -1))
+    parts: dict[int, set[Place]] = {}
+    for place in places:
+        parts.setdefault(reached.get(place[:2], -1), set()).add(place)
+    return [parts[budget] for budget in sorted(parts)]
 
 
 def _placed(packs: Sequence[Pack], losses: Mapping[str, float]) -> dict[Place, float]:

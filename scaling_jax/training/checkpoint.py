@@ -175,30 +175,43 @@ class PackCheckpoints:
     def _newest(
         self, part: str, like: tuple[Any, ...], after: int, until: int | None, wanted: Collection[int] | None
     ) -> Saved | None:
-        lanes = [lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted]
-        found = [
-            (step, path.name) for path in volumes(self.folder, part) for step in self._manager(path.name).all_steps()
-        ]
-        for step, volume in sorted(found, reverse=True):
+        lanes = {lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted}
+        names = [path.name for path in volumes(self.folder, part)]
+        steps = {step for name in names for step in self._manager(name).all_steps()}
+        for step in sorted(steps, reverse=True):
             if step <= after or (until is not None and step > until):
                 continue
-            manager = self._manager(volume)
-            manager.wait_until_finished()  # this one may be under way
-            try:
-                head = _head(manager, step)
-                if set(lanes) <= set(head["lanes"]):
-                    return self._restore(manager, volume, step, head, like)
-                logging.info("checkpoint %s is of other runs; passed over", self.folder / volume / str(step))
-            except UserError:
-                raise
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                if isinstance(error, MemoryError) or any(sign in reason for sign in TRANSIENT):
-                    raise
-                self._set_aside(manager, volume, step, reason)
+            found, lacking = [], lanes
+            for name in reversed(names):
+                if lacking and (read := self._read(name, step, lacking, like)) is not None:
+                    found.append(read)
+                    lacking = lacking - {*read[0]["lanes"]}
+            if found and not lacking:
+                return self._joined(found, like)
+            logging.info("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
         return None
 
-    def _restore(self, manager: ocp.CheckpointManager, part: str, step: int, head: dict, like: tuple) -> Saved:
+    def _read(
+        self, volume: str, step: int, lanes: set[str], like: tuple[Any, ...]
+    ) -> tuple[dict[str, Any], tuple[Any, ...]] | None:
+        """(head, groups of lanes as they were saved), where it has any of these lanes and can be read."""
+        manager = self._manager(volume)
+        if step not in manager.all_steps():
+            return None
+        manager.wait_until_finished()  # this one may be under way
+        try:
+            head = _head(manager, step)
+            return (head, self._restore(manager, volume, step, head, like)) if lanes & {*head["lanes"]} else None
+        except UserError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if isinstance(error, MemoryError) or any(sign in reason for sign in TRANSIENT):
+                raise
+            self._set_aside(manager, volume, step, reason)
+            return None
+
+    def _restore(self, manager: ocp.CheckpointManager, part: str, step: int, head: dict, like: tuple) -> tuple:
         if head["shapes"] != _shapes(like):
             raise UserError(
                 f"checkpoint {str(self.folder / part / str(step))!r} holds other arrays than this version trains; "
@@ -215,12 +228,24 @@ class PackCheckpoints:
         stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
+        return tuple(state)
+
+    def _joined(self, found: Sequence[tuple[dict[str, Any], tuple[Any, ...]]], like: tuple[Any, ...]) -> Saved:
+        """The lanes of checkpoints of one step, as they are laid out on the devices now."""
+        places: dict[str, int] = {}
+        states: tuple[Any, ...] = ()
+        for head, state in found:
+            begin = sum(jax.tree.leaves(group)[0].shape[0] for group in states)
+            places = {lane: begin + i for i, lane in enumerate(head["lanes"]) if lane != STOPPED} | places
+            states += state
+        head = found[0][0]
         same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
-        if tuple(head["groups"]) != _geometry(like) or len(head["lanes"]) != len(self._lanes) or not same:
-            places = {lane: i for i, lane in enumerate(head["lanes"])}
-            any_place = min(i for lane, i in places.items() if lane != STOPPED)
-            state = regroup(state, like, [places.get(lane, any_place) for lane in self._lanes])
-        return Saved(head["step"], head["trunk_seconds"], head["branch_seconds"], state)
+        alike = len(found) == 1 and same and len(head["lanes"]) == len(self._lanes)
+        if not alike or tuple(head["groups"]) != _geometry(like):
+            any_place = min(places.values())
+            states = regroup(states, like, [places.get(lane, any_place) for lane in self._lanes])
+        trunk, branch = (sum(head[key] for head, _ in found) for key in ("trunk_seconds", "branch_seconds"))
+        return Saved(head["step"], trunk, branch, states)
 
     def _set_aside(self, manager: ocp.CheckpointManager, part: str, step: int, reason: str) -> None:
         """Moves an unreadable checkpoint out of the way and keeps it for inspection."""
