@@ -27,19 +27,21 @@ from scaling_jax.planning import Sweep, identified, make_plan, subset, with_rung
 from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.study import Budgets, Data, Evaluation, Fit, Ladder, Optimizer, Schedule, Study
 
-RATES = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
+RATES = (0.00125, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08)
 TOKENS = (16e3, 32e3, 64e3, 128e3, 256e3)  # the first ones are rungs of the others
 SEEDS = (0, 1, 2)
 STUDIES = (TOKENS[2:], TOKENS[3:], TOKENS[4:])
 
 
-def study_of(tokens: Sequence[float] = TOKENS, seeds: Sequence[int] = SEEDS, sweep: str = "full") -> Study:
+def study_of(
+    tokens: Sequence[float] = TOKENS, seeds: Sequence[int] = SEEDS, sweep: str = "full", rates: Sequence[float] = RATES
+) -> Study:
     return Study(
         name="halving",
         family=Transformer(head_dim=8, short_conv=3),
         ladder=Ladder(widths=(8, 16, 24), depths=(2,)),
         budgets=Budgets(tokens=tuple(tokens), min_steps=10),
-        optimizer=Optimizer(learning_rates=RATES, batch_size=4),
+        optimizer=Optimizer(learning_rates=tuple(rates), batch_size=4),
         schedule=Schedule(warmup_steps=20),
         data=Data(source="python_sources", context=64),
         sweep=sweep,
@@ -83,10 +85,11 @@ def main() -> None:
     losses = losses_of(Records(args.workdir).finished())
     dataset_hash = results.table.dataset_hash[0]
     total = []
-    for count in range(1, len(SEEDS) + 1):
+    for rates in (RATES, RATES[1:]):
         for tokens in STUDIES:
             found = [
-                replay(study_of(tokens, seeds, "halving"), dataset_hash, losses)
+                replay(study_of(tokens, seeds, "halving", rates), dataset_hash, losses)
+                for count in range(1, len(SEEDS) + 1)
                 for seeds in itertools.combinations(SEEDS, count)
             ]
             cells = [cell for some, _ in found for cell in some]
@@ -94,7 +97,7 @@ def main() -> None:
             same, worse = np.mean([s for s, _ in cells]), max(w for _, w in cells)
             cost = np.mean([share for _, share in found])
             print(
-                f"{count} seeds, {len(tokens)} budgets: winner of the full sweep in {same:.1%} of {len(cells)} cells "
+                f"{len(rates)} rates, {len(tokens)} budgets: full sweep's winner in {same:.1%} of {len(cells)} cells "
                 f"(else at most {worse:.2%} of the loss above), {cost:.1%} of its FLOPs",
                 flush=True,
             )

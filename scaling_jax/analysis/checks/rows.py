@@ -55,7 +55,8 @@ def repeats_of_seeds(e: Evidence) -> Check:
     name, chosen = "seeds are repeats", e.runs.chosen
     if not (chosen.y > 0).all():
         return Check(name, CANNOT_TELL, "no positive loss")
-    wide = np.log(chosen.pivot_table(index=["scale", "D"], columns="seed", values="y", aggfunc="mean"))
+    logs = chosen.assign(y=np.log(chosen.y))
+    wide = logs.pivot_table(index=["scale", "D"], columns="seed", values="y", aggfunc="mean")
     for one, other in itertools.combinations(wide.columns, 2):
         pair = wide[[one, other]].dropna()
         if len(pair) >= COPIES and (pair[one] == pair[other]).all():
