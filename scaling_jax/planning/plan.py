@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from scaling_jax.planning import rounds
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, arranged, fork_of, scale_name
+from scaling_jax.settings import Start
 from scaling_jax.study import Budgets, Study
 
 HOURS_OFF, HOURS_STEP = 0.01, 1.2  # of the FLOPs that `budgets.device_hours` asks for; between factors that are tried
@@ -164,7 +165,7 @@ def _packs(
     width, depth = shape
     scale = scale_name(width, depth)
     drafts: dict[int, _Draft] = {}
-    seeds = study.seeds_of(width, depth)
+    starts = {seed: _start(study, scale, seed) for seed in study.seeds_of(width, depth)}
     for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
@@ -173,7 +174,7 @@ def _packs(
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
             sized = inputs | {"B": float(batch_size), "S": float(steps)}
-            _add(study, drafts.setdefault(batch_size, _Draft()), budget, steps, sized, seeds, where)
+            _add(study, drafts.setdefault(batch_size, _Draft()), budget, steps, sized, starts, where)
     return [
         _pack(study, spec, counts, (width, depth, scale + (f"-b{size}" if len(drafts) > 1 else "")), size, draft)
         for size, draft in drafts.items()
@@ -186,7 +187,7 @@ def _add(
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
-    seeds: Sequence[int],
+    starts: Mapping[int, Start | None],
     where: str,
 ) -> None:
     """Adds every combination of what is swept at one scale, budget and batch size."""
@@ -200,9 +201,9 @@ def _add(
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
     lanes = [
-        Lane(rate, decay, scale, seed, warmup, b2)
-        for rate, decay, scale, warmup, b2, seed in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, seeds
+        Lane(rate, decay, scale, seed, warmup, b2, start)
+        for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(
+            rates, decays, optimizer.init_scales, warmups, second, starts.items()
         )
     ]
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
@@ -214,6 +215,15 @@ def _add(
             )
         for lane in lanes:
             draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps, cooldown), budget)
+
+
+def _start(study: Study, scale: str, seed: int) -> Start | None:
+    """Where lanes of a scale and seed start; None for fresh parameters."""
+    found = study.init.start_of(scale, seed)
+    if found is None and study.init.from_workdir is not None:
+        known = ", ".join(dict.fromkeys(start.scale for start in study.init.starts)) or "none yet: use scaling_jax.plan"
+        raise UserError(f"init.from_workdir: scale {scale} has no trained run to start from; known: {known}")
+    return found
 
 
 def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str) -> list[float]:

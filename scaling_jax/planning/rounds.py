@@ -79,7 +79,8 @@ class Sweep:
                     last = max(before, key=lambda r: r.steps, default=None)
                     at: dict[str, Any] = {"stopped_steps": 0}
                     if last is not None:
-                        at = {"stopped_steps": last.steps, "stopped_loss": losses[last.run_id]}
+                        loss = losses[last.run_id]
+                        at = {"stopped_steps": last.steps, "stopped_loss": loss if math.isfinite(loss) else None}
                     out.append({**pack.settings(run), "status": "stopped", **at})
         return out
 
@@ -145,8 +146,8 @@ def _groups(packs: Sequence[Pack]) -> list[list[Level]]:
     groups: dict[tuple[float, ...], list[Level]] = {}
     for p, pack in enumerate(packs):
         for i, lane in enumerate(pack.lanes):
-            values = dataclasses.asdict(lane)
-            del values["seed"]
+            values = {field.name: getattr(lane, field.name) for field in dataclasses.fields(lane)}
+            del values["seed"], values["start"]  # it goes with the seed
             by_cooldown: dict[float, list[Run]] = {}
             for run in pack.runs_of(i):
                 by_cooldown.setdefault(pack.cooldowns[run.budget], []).append(run)
