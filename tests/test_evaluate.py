@@ -229,6 +229,14 @@ def test_workdirs_without_models(home, tmp_path):
     assert not (home / "w" / "scores" / "pruned26").exists()
 
 
+def test_scores_are_not_written_through_a_link(home, tmp_path):
+    link = home / "w" / "scores" / "pruned27"
+    link.symlink_to(tmp_path)
+    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.27")
+    link.unlink()
+    assert code == 2 and "link out of the workdir" in err and not list(tmp_path.iterdir())
+
+
 def test_two_sets_of_one_name(home):
     study = sj.load(home / "w").study
     one = ValidationSet(name="a", source=str(home / "other.txt"))
