@@ -96,12 +96,15 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
 
 def smooth(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over equal steps of ln(step): learning-curve points are as noisy as their batches."""
-    rows = rows[np.isfinite(rows.loss)]
-    if len(rows) <= SMOOTHING_BINS:
-        return rows[["tokens", "flops", "loss"]]
-    position = np.log(rows.step.clip(lower=1).to_numpy(float))
-    edges = np.linspace(position[0], position[-1], SMOOTHING_BINS)
-    return rows.groupby(np.digitize(position, edges))[["tokens", "flops", "loss"]].mean()
+    columns = ["tokens", "flops", "loss"]
+    step, values = rows.step.to_numpy(float), rows[columns].to_numpy(float)
+    step, values = step[np.isfinite(values[:, 2])], values[np.isfinite(values[:, 2])]
+    if len(values) > SMOOTHING_BINS:
+        position = np.log(np.maximum(step, 1.0))
+        bins = np.digitize(position, np.linspace(position[0], position[-1], SMOOTHING_BINS))
+        starts = np.flatnonzero(np.diff(bins, prepend=-1))
+        values = np.add.reduceat(values, starts) / np.diff(starts, append=len(values))[:, None]
+    return pd.DataFrame(values, columns=columns)
 
 
 def _swept(analysis: Analysis) -> list[str]:
