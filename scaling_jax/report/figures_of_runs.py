@@ -176,7 +176,8 @@ def cost(analysis: Analysis) -> Chart:
     known = np.isfinite(wall) & (wall > 0)
     N, D, C = (table[k].to_numpy(float) for k in "NDC")
     size = Axis(count_label(analysis), "count", True)
-    speed = (_ratio(D, wall, known), f"{analysis.unit} per second", "Speed of a run")
+    devices = pd.to_numeric(table.devices, errors="coerce").fillna(1).to_numpy(float) if "devices" in table else 1.0
+    speed = (_ratio(D, wall * devices, known), f"{analysis.unit} per second", "Speed of a device")
     shown: dict[str, tuple[Any, str, str]] = {"tokens_per_s": speed}
     if "steps" in table:
         shown["step_s"] = (_ratio(wall, table.steps.to_numpy(float), known), "seconds", "Time of a step")
