@@ -67,7 +67,8 @@ class Results:
                 f"{str(first)!r} and {str(second)!r} were trained on different corpora (dataset_hash {one}, {other}): "
                 "losses on different data do not compare; load them one by one"
             )
-        return pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
+        table = pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
+        return table.fillna({"pretrain_tokens": 0.0}) if "pretrain_tokens" in table else table
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:

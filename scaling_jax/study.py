@@ -24,6 +24,7 @@ from scaling_jax.settings import (
     Budgets,
     Depth,
     Fraction,
+    Init,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -285,6 +286,7 @@ class Study:
     parametrization: Parametrization = Parametrization()
     schedule: Schedule = Schedule()
     data: Data = Data()
+    init: Init = Init()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
     hold_out: HoldOut = HoldOut()

@@ -74,7 +74,7 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        commands = [f"scaling_jax.cli.{name}" for name in ("run", "report")]
+        commands = [f"scaling_jax.cli.{name}" for name in ("run", "report", "evaluate")]
         self._context.set_forkserver_preload([*commands, "scaling_jax.api", "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:

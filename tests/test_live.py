@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import io
+import json
 import math
 import os
 import pathlib
@@ -53,6 +54,9 @@ def test_a_snapshot_is_read_back_whatever_is_unknown(tmp_path):
     newer = dataclasses.replace(SNAPSHOT, rows=(dataclasses.replace(ROWS[1], step=80),), time=2e9)
     newer.save(tmp_path / "attempts" / f"0001-2{live.SUFFIX}")
     (tmp_path / "attempts" / f"0002-3{live.SUFFIX}").write_text('{"rows": 3}')  # damaged: left out
+    for number, damage in enumerate(({"time": "now"}, {"share": []}, {"seconds": "x"}, {"rows": [{"pack": None}]}), 3):
+        content = json.loads((tmp_path / "attempts" / f"0001-2{live.SUFFIX}").read_text()) | damage
+        (tmp_path / "attempts" / f"{number:04d}-3{live.SUFFIX}").write_text(json.dumps(content))
     found = live.latest(tmp_path)
     assert [row.step for row in found.rows] == [120, 80, 0] and math.isnan(found.rows[2].loss)
     assert found.time == 2e9 and live.latest(tmp_path / "nothing") is None

@@ -258,7 +258,7 @@ class Analysis:
     def forecast(self) -> fitting.Forecast | None:
         """`fitting.Forecast` of the runs: intervals that are valid beyond the data; None where it cannot be made."""
         fit = self.fit
-        if fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
+        if fit is None or not self.runs.decided_by_compute or self.settings.bootstrap < 2 or fit.fixed:
             return None
         if (
             fit.law.nd(fit.data) is None
@@ -280,7 +280,7 @@ class Analysis:
     @functools.cached_property
     def isoflop(self) -> Sweeps:
         """IsoFLOP curves of the runs."""
-        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+        if not self.runs.decided_by_compute or not (self.runs.chosen.y > 0).all():
             return Sweeps(
                 pd.DataFrame(columns=["budget", "scale", "N", "D", "y"]), False, None, "the runs have no compute"
             )
@@ -289,7 +289,7 @@ class Analysis:
     @functools.cached_property
     def envelope(self) -> fitting.Envelope | None:
         """The lower hull of the runs, seeds averaged, or None where fewer than two are on it."""
-        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+        if not self.runs.decided_by_compute or not (self.runs.chosen.y > 0).all():
             return None
         runs, _ = over_seeds(self.runs.chosen)
         try:

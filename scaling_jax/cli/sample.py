@@ -29,6 +29,8 @@ def define_flags() -> None:
 
 def main(args: list[str], values: Any) -> int:
     """Prints the text as it is made, and tokens/s on stderr; returns the exit code."""
+    if values.all_scales and (values.scale or values.run_id):
+        raise UserError("--all_scales samples every scale: leave out --scale and --run_id")
     if values.save and not values.all_scales:
         raise UserError("--save keeps a prompt down the ladder: give --all_scales, too")
     models = trained_flags.models(args, values)

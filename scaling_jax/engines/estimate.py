@@ -12,6 +12,7 @@ from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.models.family import Spec, attention_head_dim
 from scaling_jax.planning import Pack, Run, memory_bytes
+from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
@@ -128,16 +129,27 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
     separate = sum(run.flops for pack in packs for run in pack.runs)
+    starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
             text.table(header, cells, indent=""),
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
+            *([_start_text(starts)] if starts else []),
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
             f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
         ]
     )
+
+
+def _start_text(starts: Sequence[Start]) -> str:
+    """What the lanes start from."""
+    seen, fresh = sorted({start.tokens for start in starts}), list(dict.fromkeys(n for s in starts for n in s.fresh))
+    span = text.short(seen[0]) if len(seen) == 1 else f"{text.short(seen[0])} to {text.short(seen[-1])}"
+    count = text.plural(len({start.run_id for start in starts}), "trained run")
+    anew = f"; made anew: {', '.join(fresh)}" if fresh else ""
+    return f"They start from {count} of {span} tokens, which D and C do not count (pretrain_tokens){anew}."
 
 
 def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None) -> str:

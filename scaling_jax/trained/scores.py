@@ -18,6 +18,7 @@ from scaling_jax.data import Dataset
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.storage.records import Records
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Data, Study, ValidationSet
 from scaling_jax.trained import compress, tokenizer
 from scaling_jax.trained.compress import Treatment
@@ -67,6 +68,7 @@ def evaluate(
         data, or a treatment that the family does not allow.
     """
     models = Models(workdir)
+    Workdir(workdir).check_links()
     chosen = sets or (() if treatments else models.study.evaluation.sets)
     columns = [_Column(over, treatment) for over in (chosen or (None,)) for treatment in (treatments or (AS_TRAINED,))]
     if any(not column.name for column in columns):
@@ -78,9 +80,8 @@ def evaluate(
         if all(_is_complete(models, column, records) for column in wanted):
             continue
         dataset = dataset_of(models, over)
-        for column in wanted:
-            _claim(records, column, dataset, models.study)
-        _score(models, dataset, wanted, records, on_progress)
+        claims = {column: _claim(records, column, dataset, models.study) for column in wanted}
+        _score(models, dataset, claims, records, on_progress)
     done = {name for column in columns for row in records.scores(column.name).values() for name in row}
     return sorted(done - _SET_FIELDS)
 
@@ -161,8 +162,12 @@ def _check_names(models: Models, columns: Sequence[_Column]) -> None:
             raise UserError(f"--name={column.over.name}: the results have a column loss_{column.name}; choose another")
 
 
-def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) -> None:
-    """Writes the meaning of a name, once."""
+def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) -> dict[str, Any]:
+    """What a name stands for.
+
+    Raises:
+      UserError: it stands for something else here.
+    """
     content = {
         "source": study.data.source if column.over is None else column.over.source,
         "dataset_hash": dataset.dataset_hash,
@@ -175,8 +180,7 @@ def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) ->
             f"the name {column.name!r} is taken by scores on other data ({before.get('source')}, dataset_hash "
             f"{before.get('dataset_hash')}); give another --name"
         )
-    if not before:
-        records.write_score(column.name, "set", content)
+    return content
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -196,19 +200,22 @@ def _branches(models: Models, scale: str) -> Iterator[list[Mapping[str, Any]]]:
 
 
 def _score(
-    models: Models, dataset: Dataset, columns: Sequence[_Column], records: Records, on_progress: OnProgress
+    models: Models, dataset: Dataset, claims: Mapping[_Column, dict], records: Records, on_progress: OnProgress
 ) -> None:
     """Writes the missing scores on one set, scale by scale, budget by budget: every checkpoint is read once."""
-    done = {column: records.scores(column.name) for column in columns}
+    done = {column: records.scores(column.name) for column in claims}
     for scale in models.scales:
         scorer, scored = None, 0
         for rows in _branches(models, scale):
-            todo = [c for c in columns if any(row["run_id"] not in done[c] for row in _scored(rows, c))]
+            todo = [c for c in claims if any(row["run_id"] not in done[c] for row in _scored(rows, c))]
             if not todo:
                 continue
             scorer = scorer or Scorer(_model(models, rows[0]), dataset, models.study)
-            params = models.params(scale, rows)
+            params = models.params(rows)
             for column in todo:
+                if not done[column].get("set"):
+                    records.write_score(column.name, "set", claims[column])
+                    done[column]["set"] = claims[column]
                 for run_id, found in _values(scorer, column, rows, params).items():
                     if run_id not in done[column]:
                         records.write_score(column.name, run_id, found)

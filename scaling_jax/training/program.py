@@ -93,12 +93,17 @@ class LaneProgram:
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds) * branches)))
         self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
+        self._start = Compiled(self.start_program)
         self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
     # For one lane, on one device.
 
     def _lane_init(self, seed: Any, init_scale: Any, active: Any) -> dict[str, Any]:
         state = steps.init_state(self.model, self.study.optimizer, seed, init_scale)
+        return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
+
+    def _lane_start(self, params: Any, active: Any) -> dict[str, Any]:
+        state = steps.state_of(self.model, self.study.optimizer, params)
         return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
 
     def _lane_chunk(
@@ -213,6 +218,12 @@ class LaneProgram:
             self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in (np.int32, np.float32, np.bool_)
         )
 
+    def start_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """(params, active), stacked by lane -> state."""
+        arguments = self.state_shapes["params"], jax.ShapeDtypeStruct((len(self.groups[0]),), jnp.bool_)
+        start = jax.jit(jax.vmap(self._lane_start), out_shardings=self.state_sharding)
+        return start, self._abstract(arguments, P("run"))
+
     def copy_program(self) -> tuple[Any, tuple[Any, ...]]:
         """state -> another."""
         copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.state_sharding)
@@ -284,14 +295,24 @@ class LaneProgram:
 
     # The interface: states are tuples of groups.
 
-    def init(self) -> tuple[Any, ...]:
-        """Fresh states of all lanes."""
+    def init(self, params: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """States of all lanes before their first step.
+
+        Args:
+          params: of every lane, on the host; None for fresh ones.
+        """
         out = []
         for group in self.groups:
-            seeds = np.array([self.placement.slots[i].seed for i in group], np.int32)
-            scales = np.array([self.placement.slots[i].init_scale for i in group], np.float32)
+            slots = [self.placement.slots[i] for i in group]
             active = np.asarray([i < self.num_lanes * self.branches for i in group])
-            out.append(self._init(*self._put((seeds, scales, active), P("run"))))
+            if params is None:
+                seeds = np.array([slot.seed for slot in slots], np.int32)
+                scales = np.array([slot.init_scale for slot in slots], np.float32)
+                out.append(self._init(*self._put((seeds, scales, active), P("run"))))
+            else:
+                lanes = [i % self.num_lanes if on else self.num_lanes - 1 for i, on in zip(group, active)]
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params[lane] for lane in lanes))
+                out.append(self._start(*self._put((stacked, active), P("run"))))
         return tuple(out)
 
     def copy(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -332,9 +353,9 @@ class LaneProgram:
             return self.copy(states)
         return regroup.part(states, self.part_like, branch, self.num_lanes)
 
-    def init_part(self) -> tuple[Any, ...]:
-        """Fresh states of one branch."""
-        return self.init() if self.branches == 1 else self.part(self.init(), 0)
+    def init_part(self, params: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """`init` of one branch."""
+        return self.init(params) if self.branches == 1 else self.part(self.init(params), 0)
 
     def hparams(self, *phases: Phase | None) -> tuple[Any, ...]:
         """The traced hyperparameters of every lane in its branch's phase, on the devices."""

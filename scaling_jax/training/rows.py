@@ -52,6 +52,8 @@ def result_row(
         "epochs": batches.epochs(run.steps, pack.batch_size, dataset.num_train_windows),
         "diverged_step": diverged_step if not healthy else None,
     }
+    if hparams.start is not None:
+        row |= {"pretrain_tokens": hparams.start.tokens, "start_run_id": hparams.start.run_id}
     if healthy and kind == "tokens":
         row["bits_per_byte"] = float(metrics["loss"] / np.log(2.0) / dataset.bytes_per_token)
         if (unigram := dataset.info.get("unigram_nats")) is not None:
