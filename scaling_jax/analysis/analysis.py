@@ -239,7 +239,7 @@ class Analysis:
     def frontier(self) -> pd.DataFrame:
         """Loss-minimal rows over the ladder's range and at the targets.
 
-        Columns: C, N, D, loss, each of the last three with _low and _high, beyond = C / largest C of a run, and law_loss:
+        Columns: C, N, D, loss, each of the last three with _low and _high, beyond = C / largest C of a run, law_loss:
         the law's own where `loss` is the forecast's.
         """
         return self._frontiers[0]
