@@ -188,14 +188,9 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
 
 
 def looks_numeric(column: pd.Series, mark: str | None = None) -> bool:
-    """Returns True where every cell is a number or empty, and not all are empty."""
+    """True where every cell is a number or empty, and not all are empty."""
     try:
-        values, _ = to_numbers(column, "")
+        values, _ = to_numbers(column, "", mark)
     except UserError:
-        if mark is None:
-            return False
-        try:
-            values, _ = to_numbers(column, "", mark)
-        except UserError:
-            return False
+        return False
     return bool(np.isfinite(values).any())
