@@ -64,18 +64,18 @@ def repeats_of_seeds(e: Evidence) -> Check:
             return Check(name, FAIL, f"{detail}, and seeds seem to differ less than they do")
     off = wide.sub(wide.mean(axis=1), axis=0)[wide.notna().sum(axis=1) > 1]
     by_scale = off.groupby(level="scale").mean()  # the branches of a trunk are not independent
-    sizes, counts = by_scale.mean(), by_scale.notna().sum()
     if len(by_scale) < MIN_SCALES or wide.shape[1] < 2:
         return Check(name, CANNOT_TELL if wide.shape[1] < 2 else PASS, f"{len(by_scale)} scales with several seeds")
-    stderr = (by_scale - sizes).stack().std(ddof=max(len(sizes) - 1, 1)) / np.sqrt(counts)
-    chance = len(sizes) * 2 * stdtr(counts - 1, -(sizes.abs() / stderr.clip(lower=1e-4)))
-    seed = sizes.abs().idxmax()
-    others = sizes[seed] * len(sizes) / (len(sizes) - 1)  # against the others' mean, not that of all
-    if abs(others) > OFF_SEED and chance[seed] < UNLIKELY_SEED:
-        text = (
-            f"seed {seed} is {direction(others)} the others at {counts[seed]} scales: other data, or scored otherwise?"
-        )
-        return Check(name, WARN, text)
+    values = by_scale.to_numpy(float)
+    sizes, counts = np.nanmean(values, axis=0), np.isfinite(values).sum(axis=0)
+    freedom = max(int(counts.sum()) - max(len(sizes) - 1, 1), 1)
+    scatter = np.sqrt(np.nansum((values - sizes) ** 2) / freedom)
+    chance = len(sizes) * 2 * stdtr(counts - 1, -np.abs(sizes) / np.maximum(scatter / np.sqrt(counts), 1e-4))
+    worst = int(np.argmax(np.abs(sizes)))
+    others = float(sizes[worst]) * len(sizes) / (len(sizes) - 1)  # against the others' mean, not that of all
+    if abs(others) > OFF_SEED and chance[worst] < UNLIKELY_SEED:
+        where = f"seed {wide.columns[worst]} is {direction(others)} the others at {counts[worst]} scales"
+        return Check(name, WARN, f"{where}: other data, or scored otherwise?")
     return Check(name, PASS, f"no seed is off the others at all scales ({plural(wide.shape[1], 'seed')})")
 
 
