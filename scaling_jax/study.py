@@ -236,8 +236,8 @@ class Execution:
 
     Attributes:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
-      layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
-        to train, and is "sequential" elsewhere.
+      layout: of the lanes inside a device; "auto" is "sequential" on CPU; on accelerators it times all of them once per
+        shape where training takes a minute or more, and is "vmap" elsewhere.
       branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
       microbatches: the global batch as this many accumulated parts.

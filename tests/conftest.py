@@ -8,6 +8,8 @@ import tempfile
 import jax
 from hypothesis import settings
 
+from scaling_jax.engines import compile_cache
+
 jax.config.update("jax_num_cpu_devices", 4)
 
 # One compilation cache for the workers of pytest-xdist and the processes that tests start: they inherit these from
@@ -19,6 +21,7 @@ if CACHE not in os.environ:
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+compile_cache.share_between_devices()
 
 # The same examples in every run: a failure is that of a change. To look further: --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True, database=None)

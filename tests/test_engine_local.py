@@ -203,9 +203,13 @@ def test_the_longest_run_bounds_the_time():
     assert total < 1.1 * (2.8e6 / 512 * SECONDS[96]) + 6.0
 
 
-@pytest.mark.parametrize("worth", [0.0, 60.0])
-def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypatch, worth):
+@pytest.mark.parametrize(
+    ("backend", "worth", "chosen"), [("gpu", 0.0, "map"), ("gpu", 60.0, "vmap"), ("cpu", 0.0, "sequential")]
+)
+def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypatch, backend, worth, chosen):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(layout.hardware, "peak_flops", lambda: (1e12, "given"))
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(layout, "WORTH_SECONDS", worth)
     seconds = {"vmap": 2.0, "map": 1.0, "sequential": 3.0}
     timed = []
@@ -217,8 +221,8 @@ def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypat
     def choose():
         return layout.choose_layout(study.execution, pack, study, mesh, records, lambda name, steps: name)
 
-    assert choose() == ("map" if worth == 0 else "sequential")
-    assert timed == (list(seconds) if worth == 0 else [])
+    assert choose() == chosen
+    assert timed == (list(seconds) if chosen == "map" else [])
     seconds["map"] = 9.0
-    assert choose() == ("map" if worth == 0 else "sequential")  # what was recorded stays
+    assert choose() == chosen  # what was recorded stays
     assert len(timed) <= 3
