@@ -147,8 +147,8 @@ def test_chunked_cross_entropy_is_the_plain_one(monkeypatch):
     def ours(x_BxTxM, head_MxV):
         return transformer.summed_cross_entropy(x_BxTxM, head_MxV, target_BxT)
 
-    monkeypatch.setattr(transformer, "LOGITS_CHUNK_BYTES", 4 * 37 * 4)  # 18 rows in chunks of 3
-    assert transformer._num_chunks(18, 4 * 37) == 6
+    monkeypatch.setattr(transformer, "LOGITS_CHUNK_BYTES", 4 * 37 * 4)  # 2 x 9 rows in chunks of 2
+    assert transformer._num_chunks(x_BxTxM, head_MxV) == 9
     actual, desired = (jax.jit(jax.value_and_grad(f, (0, 1)))(x_BxTxM, head_MxV) for f in (ours, plain))
     assert_close(actual, desired, 1e-5)
 
