@@ -240,7 +240,7 @@ class Execution:
         shape where training takes a minute or more, and is "vmap" elsewhere.
       branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
-      microbatches: the global batch as this many accumulated parts.
+      microbatches: the global batch as this many accumulated parts; "auto" makes parts on CPU that its caches hold.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
       scan_layers, remat: compile depth once; recompute activations in the backward pass. "auto" by depth and memory.
       attention: "auto" picks by backend.
@@ -253,7 +253,7 @@ class Execution:
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
     branches: PositiveInt = 1
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    microbatches: PositiveInt = 1
+    microbatches: PositiveInt | Literal["auto"] = "auto"
     feed: Literal["auto", "resident", "stream"] = "auto"
     scan_layers: bool | Literal["auto"] = "auto"
     remat: bool | Literal["auto"] = "auto"

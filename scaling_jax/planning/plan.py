@@ -225,13 +225,14 @@ def _check_mesh(study: Study, batch_size: int, width: int, scale: str) -> None:
     """Raises UserError when a batch or the parameters do not divide over the study's mesh."""
     execution = study.execution
     _, data, fsdp = execution.mesh or (1, 1, 1)
-    for name, size, parts, settings in (
-        ("optimizer", batch_size, data * fsdp * execution.microbatches, ("mesh", "microbatches")),
+    parts = 1 if execution.microbatches == "auto" else execution.microbatches
+    for name, size, shares, settings in (
+        ("optimizer", batch_size, data * fsdp * parts, ("mesh", "microbatches")),
         ("evaluation", study.evaluation.batch_size, data * fsdp, ("mesh",)),
     ):
-        if size % parts:
+        if size % shares:
             why = " and ".join(f"execution.{setting}={getattr(execution, setting)}" for setting in settings)
-            raise UserError(f"{name}.batch_size={size} is not divisible by {parts}, the parts that {why} make of it")
+            raise UserError(f"{name}.batch_size={size} is not divisible by {shares}, the parts that {why} make of it")
     if width % fsdp:
         raise UserError(
             f"scale {scale}: width {width} is not divisible by {fsdp}, the parts that execution.mesh={execution.mesh} "
