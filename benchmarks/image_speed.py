@@ -1,6 +1,6 @@
 """Training steps of residual networks on 28 x 28 images: ours beside a plain Flax and optax loop, and beside PyTorch.
 
-    python benchmarks/image_speed.py [--rounds=2] [--seconds=5] [--batch_size=64] [--torch_python=PYTHON]
+    python benchmarks/image_speed.py [--rounds=2] [--seconds=5] [--batch_size=16] [--torch_python=PYTHON]
 
 The same network in all three: a 3x3 stem, three stages of one pre-activation block of two 3x3 convolutions, GroupNorm,
 a linear head; AdamW, gradients clipped. The plain loop is `nn.Conv` and `jit` of one step on one device that uses every

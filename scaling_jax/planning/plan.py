@@ -107,10 +107,21 @@ def _check_read(study: Study) -> None:
 
 @dataclasses.dataclass
 class _Draft:
-    """A pack that is being put together: lanes in order, and the (lane, steps) that are trained -> their budget."""
+    """A pack that is being put together: lanes, their places by what is swept, and the (lane, steps) of its runs."""
 
     lanes: dict[Lane, int] = dataclasses.field(default_factory=dict)
-    trained: dict[tuple[int, int], Budget] = dataclasses.field(default_factory=dict)
+    places: dict[tuple[tuple, ...], list[int]] = dataclasses.field(default_factory=dict)
+    trained: set[tuple[int, int]] = dataclasses.field(default_factory=set)
+
+    def places_of(self, swept: tuple[tuple, ...]) -> list[int]:
+        """Places of the lanes with these rates, decays, scales, warm-ups, b2 and seeds."""
+        if swept not in self.places:
+            lanes = (
+                Lane(rate, decay, scale, seed, warmup, b2)
+                for rate, decay, scale, warmup, b2, seed in itertools.product(*swept)
+            )
+            self.places[swept] = [self.lanes.setdefault(lane, len(self.lanes)) for lane in lanes]
+        return self.places[swept]
 
 
 def _packs(
@@ -161,12 +172,7 @@ def _add(
     decays = values(optimizer.weight_decays, "weight_decay", "optimizer.weight_decays")
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
-    lanes = [
-        Lane(rate, decay, scale, seed, warmup, b2)
-        for rate, decay, scale, warmup, b2, seed in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, seeds
-        )
-    ]
+    swept = tuple(map(tuple, (rates, decays, optimizer.init_scales, warmups, second, seeds)))
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
         warm = cooldown_start(steps, cooldown) if schedule.name == "wsd" else steps
         if warm <= max(warmups):
@@ -175,8 +181,7 @@ def _add(
                 f"schedule.warmup_steps={max(warmups)}; lower it or raise the budget"
             )
         draft = drafts.setdefault((int(inputs["B"]), cooldown), _Draft())
-        for lane in lanes:
-            draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps), budget)
+        draft.trained.update((place, steps) for place in draft.places_of(swept))
 
 
 def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str) -> list[float]:
@@ -191,21 +196,14 @@ def _pack(
     (width, depth, name), (batch_size, cooldown) = shape, key
     scale, tokens_per_step = scale_name(width, depth), batch_size * spec.context
     budgets = tuple(sorted({steps for _, steps in draft.trained}))
-    place = {steps: i for i, steps in enumerate(budgets)}
-    runs = tuple(
-        Run(
-            run_id="",
-            trunk_id="",
-            scale=scale,
-            lane=lane,
-            budget=place[steps],
-            steps=steps,
-            tokens=steps * tokens_per_step,
-            flops=float(steps * tokens_per_step * counts.flops_per_token),
-            flops_6nd=float(steps * tokens_per_step * counts.flops_6nd_per_token),
+    of_budget = {}  # what the runs of a budget share, from `Run.budget` on
+    for i, steps in enumerate(budgets):
+        tokens = steps * tokens_per_step
+        flops, flops_6nd = (
+            float(tokens * per_token) for per_token in (counts.flops_per_token, counts.flops_6nd_per_token)
         )
-        for lane, steps in sorted(draft.trained)
-    )
+        of_budget[steps] = (i, steps, tokens, flops, flops_6nd)
+    runs = tuple(Run("", "", scale, lane, *of_budget[steps]) for lane, steps in sorted(draft.trained))
     return Pack(
         name=name,
         scale=scale,
