@@ -138,7 +138,10 @@ def run_until(
       **options: of `run`.
 
     Raises:
-      UserError, Preempted, EngineError: as `run`; run it again and it goes on.
+      UserError, Preempted, EngineError: as `run`; run it again to resume.
+
+    Example:
+      run_until(study, "runs/mine", 0.02, budget_flops=1e15, target_flops=1e18)
     """
     if not 0 < interval < 1:
         raise UserError(f"until_interval={interval:g}: give a share such as 0.02, or 2%")
@@ -179,7 +182,7 @@ def _spec(results: Results) -> Spec:
     stored = Workdir(results.path).stored()
     if stored is None:
         raise UserError(f"{str(results.path)!r} is not a workdir (it has no study.json)")
-    return Spec(**stored.spec)
+    return Spec.from_dict(stored.spec)
 
 
 def _instead(analysis: Analysis, study: Study, spec: Spec, target_flops: float) -> str:

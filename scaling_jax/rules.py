@@ -128,7 +128,7 @@ def _names(quantity: str) -> list[str]:
 
 @functools.cache
 def _formula(text: str, quantity: str) -> Formula:
-    """Raises ValueError for what is no rule of the quantity."""
+    """Raises ValueError for text that is not a rule of the quantity."""
     known = [*_inputs(quantity), *_names(quantity)]
     try:
         return Formula(text, known)
@@ -137,8 +137,8 @@ def _formula(text: str, quantity: str) -> Formula:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         why = f" ({error})" if str(error) and not text.isidentifier() else ""
         raise ValueError(
-            f"{text[:60]!r} is no rule of {quantity}{why}{hint}: give a number, a name ({', '.join(_names(quantity))}) "
-            f"or arithmetic of {', '.join(_inputs(quantity))}"
+            f"{text[:60]!r} is not a rule of {quantity}{why}{hint}: give a number, a name "
+            f"({', '.join(_names(quantity))}) or arithmetic of {', '.join(_inputs(quantity))}"
         ) from None
 
 

@@ -36,6 +36,18 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
     Raises:
       UserError: the file is missing, raises, has no `get_study` or returns something else, an override is wrong, or the
         source is not there.
+
+    Example:
+      >>> import pathlib
+      >>> code = '''
+      ... import scaling_jax as sj
+      ... def get_study():
+      ...     return sj.Study(name="mine", family=sj.models.Transformer(), ladder=sj.Ladder(widths=(32, 64)),
+      ...                     budgets=sj.Budgets(tokens=(1e6, 2e6)))
+      ... '''
+      >>> _ = pathlib.Path("mine.py").write_text(code)
+      >>> load_study("mine.py", ["ladder.widths=(32, 64, 128)"]).ladder.widths
+      (32, 64, 128)
     """
     path = pathlib.Path(path)
     try:
@@ -117,6 +129,13 @@ def override(study: Study, assignments: Sequence[str]) -> Study:
 
     Raises:
       UserError: no such field (the message has the nearest names) or a value of the wrong type.
+
+    Example:
+      >>> import scaling_jax as sj
+      >>> study = sj.Study(name="mine", family=sj.models.Transformer(), ladder=sj.Ladder(widths=(32, 64)),
+      ...                  budgets=sj.Budgets(tokens=(1e6, 2e6)))
+      >>> override(study, ["optimizer.batch_size=16", "family.head_dim=32"]).optimizer.batch_size
+      16
     """
     for assignment in assignments:
         path, sep, text = assignment.partition("=")

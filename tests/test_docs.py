@@ -1,6 +1,9 @@
-"""The code of README.md and docs/extending.md runs as written."""
+"""The code of README.md, of docs/extending.md and of docstrings runs as written."""
 
 import dataclasses
+import doctest
+import importlib
+import inspect
 import pathlib
 import re
 
@@ -98,3 +101,22 @@ def test_the_library_in_ten_lines(home):
     names: dict = {}
     exec(compile(small, "README.md", "exec"), names)
     assert isinstance(names["results"].table, pd.DataFrame)
+
+
+def examples(text: str | None) -> bool:
+    return "Example" in (text or "")
+
+
+@pytest.mark.parametrize("face", [sj, sj.models, sj.trained], ids=lambda m: m.__name__)
+def test_every_function_of_the_face_has_an_example(face):
+    """In its docstring, or in the code of a page that the tests run."""
+    pages = " ".join(code for page in (ROOT / "docs").glob("*.md") for code in blocks(f"docs/{page.name}"))
+    functions = {name: getattr(face, name) for name in face.__all__ if inspect.isfunction(getattr(face, name))}
+    lacking = [n for n, f in functions.items() if not examples(f.__doc__) and not re.search(rf"\b{n}\(", pages)]
+    assert functions and lacking == []
+
+
+@pytest.mark.parametrize("name", ["study_file", "formula", "results", "models.family", "trained.compress"])
+def test_examples_in_docstrings_run(name, home):
+    found = doctest.testmod(importlib.import_module(f"scaling_jax.{name}"), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0 and found.attempted

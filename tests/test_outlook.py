@@ -93,7 +93,7 @@ def test_branches_of_a_trunk_share_their_luck():
     "settings, text, way",
     [
         (["seeds=3"], "one seed", "seeds=(3, 4)"),
-        (["ladder.widths=(32,64)"], "2 scales: how the loss falls", "ladder.widths=(32,64,96)"),
+        (["ladder.widths=(32,64)"], "2 scales: the fall of the loss", "ladder.widths=(32,64,96)"),
         (["ladder.widths=32"], "one scale", "ladder.widths=(32,64)"),
         (["budgets.tokens=1e6"], "4 points (N, D) for the 5 parameters", None),
         (["schedule.warmup_steps=200"], "warm-up of 200 steps is 41.0%", "schedule.warmup_steps=48"),
@@ -161,6 +161,16 @@ def test_other_batch_sizes_are_not_more_runs():
     wide = override(study, ["optimizer.batch_size=(3, 4)"])
     both = [len(outlook.points_of(s, make_plan(s, packs.SPEC)).N) for s in (study, wide)]
     assert both == [4, 4]
+
+
+def test_a_single_run_is_not_told_what_a_ladder_lacks():
+    study = packs.make_study(steps=(400,))
+    found = outlook.assess(study, make_plan(study, packs.SPEC), packs.SPEC)
+    assert found.alone and "no law is fitted" in str(found)
+    assert not any("scale" in str(f) or "N*" in str(f) or "seed" in str(f) for f in found.findings)
+    longer = packs.make_study(steps=(200, 400))
+    found = outlook.assess(longer, make_plan(longer, packs.SPEC), packs.SPEC)
+    assert not found.alone and any("at least 3 scales" in str(f) for f in found.findings)
 
 
 def test_nothing_is_refused_for_one_scale():

@@ -144,7 +144,7 @@ class BatchSource:
         self, dataset: Any, seed: int, batch_size: int, rows: Any = slice(None), num_steps: int = 2**62
     ) -> None:
         self._dataset, self._num_steps = dataset, num_steps
-        # The windows of many steps cost hardly more than those of one.
+        # The windows of many steps cost little more than those of one.
         self._block = max(1, BLOCK // batch_size)
 
         @functools.lru_cache(maxsize=4)

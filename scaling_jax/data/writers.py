@@ -71,7 +71,7 @@ def write_tokens(source: Source, root: pathlib.Path, directory: pathlib.Path, on
 def unigram_nats(train_counts: np.ndarray, validation_counts: np.ndarray) -> float:
     """Nats per validation token under the (add-one) unigram distribution of the training tokens.
 
-    The loss less this is the unigram-normalised loss, comparable across vocabularies (Tao et al. 2024,
+    The loss less this is the unigram-normalized loss, comparable across vocabularies (Tao et al. 2024,
     arXiv:2407.13623).
     """
     log_p = np.log((train_counts + 1) / (train_counts.sum() + train_counts.size))

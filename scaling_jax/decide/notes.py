@@ -17,7 +17,7 @@ def notes(analysis: Analysis, study: Study, spec: Spec) -> dict[str, str]:
 
     Args:
       analysis: of the study's runs.
-      study: whose family and recipe go on.
+      study: whose family and recipe are continued.
       spec: what its data looks like.
     """
     if not analysis.targets:

@@ -46,6 +46,7 @@ class Attempt:
       processes: how to find the other processes of this training, or None.
       on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
+      starts: of `training.loop.Training`.
     """
 
     study: Study
@@ -56,6 +57,7 @@ class Attempt:
     processes: cluster.Processes | None = None
     on_metrics: OnMetrics | None = None
     verbose: bool = True
+    starts: Callable[[Pack], Sequence[Any]] | None = None
 
     def say(self, text: str) -> None:
         if self.verbose and distributed.is_leader():
@@ -70,7 +72,7 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
       finish: called on the leader, while the packs are still claimed, when every run of the study has its result.
 
     Raises:
-      Preempted: told to stop, or a process that trains with this one was lost; everything saved is intact.
+      Preempted: asked to stop, or a process that trains with this one was lost; everything saved is intact.
       UserError: the study, the workdir or the devices do not fit.
     """
     with StopSignal() as stop:
@@ -208,7 +210,9 @@ def _train_packs(
     reports = attempt.verbose and distributed.is_leader()
     shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
     with stop.deferred(), shown as on_progress:
-        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace)
+        training = Training(
+            study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace, attempt.starts
+        )
         local.train_packs(todo, training)
 
 

@@ -43,7 +43,7 @@ class Settings:
       options: handed on to the engine's own command as they are.
       max_retries: how often a pack may be preempted.
       dry_run: say what would be done and do nothing.
-      stop: tells whether this process was told to stop.
+      stop: returns whether this process was asked to stop.
     """
 
     name: str

@@ -64,7 +64,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
 
     Args:
       settings: what to measure.
-      say: told what is measured next.
+      say: called with a line about each measurement.
 
     Returns:
       device, backend, num_devices; matmul: FLOP/s of all devices by dtype; single, lanes: rows of width, depth, lanes

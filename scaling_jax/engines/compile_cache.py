@@ -1,7 +1,7 @@
-"""JAX's persistent compilation cache: the user's own, so that a run that goes on does not compile again.
+"""JAX's persistent compilation cache: the user's own, so that a resumed run does not compile again.
 
 JAX loads what it finds there as machine code: whoever can write into it can run anything as whoever reads from it. So
-it does not lie in the workdir, which may come from a stranger. Machines of one user, or of people who trust each other,
+it is not in the workdir, which may come from a stranger. Machines of one user, or of people who trust each other,
 share one through JAX_COMPILATION_CACHE_DIR.
 """
 
@@ -87,7 +87,7 @@ def _whole(data: bytes) -> bool:
         else:
             zlib.decompress(data)
     except ImportError:
-        return True  # cannot be told; JAX recompiles what it cannot read
+        return True  # unknown; JAX recompiles what it cannot read
     except Exception:  # zlib.error or zstandard.ZstdError
         return False
     return True

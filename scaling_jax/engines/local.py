@@ -38,7 +38,7 @@ def train_packs(packs: Sequence[Pack], training: Training, devices: Sequence[Any
 
     Raises:
       UserError: the family's counts are wrong.
-      Preempted: told to stop; every piece under way has saved.
+      Preempted: asked to stop; every piece under way has saved.
       Exception: the first that a piece raised, after the others stopped at their next chunk and saved.
     """
     verify.check_packs(training.study, packs, training.feed.spec)
@@ -116,7 +116,7 @@ class _Pool:
         checkpoints = stack.enter_context(checkpoints_of(pack, training))
         need = devices_wanted(pack, training.study, len(self._devices))
         flops = pack.trained_flops / pack.trained_steps
-        guess = flops / (estimate.speed()[0](pack.width) * need / jax.device_count())
+        guess = flops / (estimate.speed(training.study.family.name)[0](pack.width) * need / jax.device_count())
         return Task(PackTrainer(training, pack, checkpoints, together), need, guess)
 
     def _begin(self, task: Task, piece: Piece, devices: Devices) -> threading.Thread:

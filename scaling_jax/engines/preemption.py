@@ -49,7 +49,7 @@ class StopSignal:
         """Inside, a signal is noted and whoever asks has to stop in good order.
 
         Raises:
-          Preempted: told before, or inside when nobody asked any more.
+          Preempted: a signal came before, or inside after the last check.
         """
         self._deferred = True
         try:
@@ -70,7 +70,7 @@ class StopSignal:
         if self._told is not None:
             if number == self._told and time.monotonic() - self._when < SAME_SECONDS:
                 return
-            print("\nscaling-jax: told twice: stopping at once; what was saved stands", file=sys.stderr, flush=True)
+            print("\nscaling-jax: second signal: exiting now; saved work is intact", file=sys.stderr, flush=True)
             os._exit(1)
         self._told, self._when = signal.Signals(number), time.monotonic()
         if self.shared:

@@ -28,7 +28,7 @@ from scaling_jax.training.build import mesh_shape
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
 ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")
 POLL_SECONDS = 0.2
-STOP_SECONDS = 90.0  # a pack that is told to stop has this long to save
+STOP_SECONDS = 90.0  # a pack that is asked to stop has this long to save
 PROCESS_BYTES = 2**30  # of the interpreter, JAX and compilation, besides what the pack holds
 
 
@@ -37,7 +37,7 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
 
     Raises:
       UserError: Ray is not installed, an unknown option, or a pack that no node has devices for.
-      Preempted: this driver was told to stop; the packs under way were told too, and have saved.
+      Preempted: this driver was asked to stop; the packs under way were asked too, and have saved.
     """
     _packs_per_gpu(settings)
     handlers = {number: signal.getsignal(number) for number in signals.SIGNALS}
@@ -59,17 +59,17 @@ def train(command: Sequence[str]) -> int:
     """Runs on a worker: the command, until it ends by itself or the task is cancelled; returns its exit code.
 
     Raises:
-      Preempted: the command was told to stop and has saved; Ray then starts the task again, here or elsewhere.
+      Preempted: the command was asked to stop and has saved; Ray then starts the task again, here or elsewhere.
     """
     process = subprocess.Popen(base.python_command(command), env=signals.child_environment())
     try:
         while (code := process.poll()) is None:
-            time.sleep(POLL_SECONDS)  # Ray's cancel is no signal: it does not end a wait in the kernel
+            time.sleep(POLL_SECONDS)  # Ray's cancel is not a signal: it does not end a wait in the kernel
     except BaseException:  # cancelled: a KeyboardInterrupt
         process.terminate()
         process.wait(STOP_SECONDS)
         raise
-    if code in (PREEMPTED, -signal.SIGTERM):  # or told so before it could listen
+    if code in (PREEMPTED, -signal.SIGTERM):  # or stopped before its handler was set
         raise Preempted("saved")
     return code
 
@@ -98,7 +98,7 @@ def _run(ray: ModuleType, jobs: Sequence[base.Job], settings: base.Settings) -> 
     waiting, running, codes = deque(jobs), {}, []
     while waiting or running:
         # Ray repeats a lost task after all that it was given, so what cannot start yet stays here: a long pack that was
-        # preempted goes on at once. The one task too many is the demand that an autoscaler sees.
+        # preempted resumes at once. The one task too many is the demand that an autoscaler sees.
         while waiting and len(running) <= _slots(ray, waiting[0], settings):
             job = waiting.popleft()
             request = _resources(ray, job, settings)

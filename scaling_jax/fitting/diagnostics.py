@@ -72,7 +72,7 @@ def search_warnings(fit: Solution) -> list[str]:
         plausible = ", ".join(f"{k} in [{lo:g}, {hi:g}]" for k, (lo, hi) in ranges.items())
         where = ", ".join(f"{k} {c.lower_outside['params'][k]:.4g}" for k in ranges)
         found.append(
-            f"a lower objective ({c.lower_outside['value']:.10g}) lies outside the plausible range ({plausible}), at "
+            f"a lower objective ({c.lower_outside['value']:.10g}) is outside the plausible range ({plausible}), at "
             f"{where}; the optimum inside it was taken"
         )
     return found

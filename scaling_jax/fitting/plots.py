@@ -16,7 +16,7 @@ from scaling_jax.text import short
 MAX_LEVELS = 8  # curves of one cut
 MARGIN = 1.25  # curves reach this far beyond the data
 GRID = 40  # points per side of a surface
-MAX_LABELS = 40  # sizes that are told apart by color
+MAX_LABELS = 40  # sizes that are distinguished by color
 SAME = 0.03  # in the logarithm: amounts of data equal but for rounding to whole steps
 BINS = 30
 SEEN_AND_HELD: tuple[tuple[bool, Symbol, float], ...] = ((False, "circle", 5.5), (True, "diamond", 5.0))

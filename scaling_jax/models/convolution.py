@@ -57,8 +57,8 @@ def _patches(x_BxHxWxC: Any, w_KxKxCxO: Any, stride: int) -> Any:
 
 def standardize(w_KxKxCxO: Any) -> Any:
     """Weights of zero mean and variance 1 / fan_in per output channel (weight standardization, arXiv:1903.10520)."""
-    centred = w_KxKxCxO - jnp.mean(w_KxKxCxO, axis=(0, 1, 2), keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.sum(jnp.square(centred), axis=(0, 1, 2), keepdims=True) + 1e-4)
+    centered = w_KxKxCxO - jnp.mean(w_KxKxCxO, axis=(0, 1, 2), keepdims=True)
+    return centered * jax.lax.rsqrt(jnp.sum(jnp.square(centered), axis=(0, 1, 2), keepdims=True) + 1e-4)
 
 
 def group_norm(x_BxHxWxC: Any, gain_C: Any, bias_C: Any, group_size: int) -> Any:

@@ -10,6 +10,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import pydantic
+
+from scaling_jax.errors import UserError, describe_invalid
+
 PyTree = Any
 F = TypeVar("F")
 
@@ -29,6 +33,20 @@ class Spec:
     vocab_size: int
     context: int = 1
     image_shape: tuple[int, int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Spec:
+        """What `dataclasses.asdict` made, as JSON reads it back.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(fields)
+        except pydantic.ValidationError as error:
+            raise UserError(
+                f"the description of the data in study.json is damaged: {describe_invalid(error)}"
+            ) from None
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -71,7 +89,7 @@ class Decoding:
     Attributes:
       start: (params, batch size) -> an empty cache, a pytree of arrays.
       step: (params, cache, tokens int [B, T], position int scalar) -> (logits float32 [B, T, V], cache): the tokens
-        stand at position, position + 1, ...; those before are in the cache. Positions beyond the context are not
+        have positions position, position + 1, ...; those before are in the cache. Positions beyond the context are not
         allowed.
     """
 
@@ -115,7 +133,12 @@ class Model:
 
 
 def mean_loss(sums: Mapping[str, Any]) -> dict[str, float]:
-    """`Model.metrics` of a family that has no metric but the loss."""
+    """`Model.metrics` of a family that has no metric but the loss.
+
+    Example:
+      >>> mean_loss({"loss_sum": 24.0, "count": 16})
+      {'loss': 1.5}
+    """
     return {"loss": float(sums["loss_sum"]) / float(sums["count"])}
 
 
@@ -182,6 +205,11 @@ def from_dict(options: Mapping[str, Any]) -> Family:
 
     Raises:
       KeyError: no family of that name is registered.
+
+    Example:
+      >>> from scaling_jax import models
+      >>> models.from_dict({"name": "transformer", "head_dim": 32}).head_dim
+      32
     """
     options = dict(options)
     name = options.pop("name")

@@ -196,7 +196,7 @@ def short_convolution(x_BxTxC: Any, w_KxC: Any) -> Any:
 
 
 def rotary(x_BxTxNxH: Any, base: float, start: Any = 0) -> Any:
-    """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H); the first token stands at position `start`."""
+    """Turns pairs (x_i, x_{i+H/2}) of position t by t * base^(-2i/H); the first token has position `start`."""
     _, T, _, H = x_BxTxNxH.shape
     frequency_K = base ** (-jnp.arange(H // 2) * 2.0 / H)
     angle_1xTx1xK = (start + jnp.arange(T))[None, :, None, None] * frequency_K[None, None, None]

@@ -51,7 +51,7 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
         out.append(
             Finding(
                 f"ln N and ln D correlate at {correlation:.3f} (D/N from {short(ratios[0])} to {short(ratios[1])}): "
-                "the exponents of N and D cannot be told apart; train every scale on the same budgets",
+                "the exponents of N and D cannot be separated; train every scale on the same budgets",
                 (f"budgets.tokens=({crossed})", *ways),
                 refused=True,
             )
@@ -69,7 +69,7 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
         )
     if len(sizes) < 3:
         some = "one scale" if len(sizes) == 1 else "2 scales"
-        text = f"{some}: how the loss falls with N cannot be told from its floor; at least 3 scales are needed"
+        text = f"{some}: the fall of the loss with N cannot be separated from its floor; at least 3 scales are needed"
         out.append(Finding(text, next(iter(wider(study)), ())))
     if len(points.cells) <= needed:
         out.append(
@@ -91,7 +91,7 @@ def of_runs(study: Study, packs: Sequence[Pack], tokens: int | None) -> list[Fin
     if few:
         smaller = max(min(pack.batch_size for pack in few) * shortest // MIN_STEPS, 1)
         way = (f"optimizer.batch_size={smaller}",) if smaller < min(pack.batch_size for pack in few) else ()
-        text = f"runs of {shortest} optimizer steps are shorter than {MIN_STEPS} and lie above any law; smaller batches"
+        text = f"runs of {shortest} optimizer steps are shorter than {MIN_STEPS} and end above any law; smaller batches"
         out.append(Finding(text, way))
     warm = {
         lane.warmup_steps / pack.budgets[pack.runs_of(i)[0].budget]: (lane.warmup_steps, pack)
@@ -104,7 +104,7 @@ def of_runs(study: Study, packs: Sequence[Pack], tokens: int | None) -> list[Fin
         out.append(
             Finding(
                 f"the warm-up of {steps} steps is {share:.1%} of the shortest run of {pack.scale}, over "
-                f"{WARM_SHARE:.0%}: short runs would lie above the law",
+                f"{WARM_SHARE:.0%}: short runs would end above the law",
                 (f"schedule.warmup_steps={max(shortest // 10, 1)}",),
             )
         )

@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from scaling_jax.models.family import Counts
+from scaling_jax.settings import Start
 from scaling_jax.study import Schedule, Study
 
 
@@ -16,6 +17,7 @@ class Lane:
 
     Attributes:
       b2: None where the optimizer has no second moment.
+      start: the trained run that its parameters come from; None for fresh ones.
     """
 
     learning_rate: float
@@ -24,6 +26,7 @@ class Lane:
     seed: int
     warmup_steps: int
     b2: float | None = None
+    start: Start | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class Phase:
       decay_start, decay_stop: where the rate decays; equal and beyond `stop` on a trunk. A cosine decays from the
         end of each lane's warm-up.
       budget: index of the budget that a branch ends in, -1 on a trunk.
-      lanes: indices of those that take part; the others stand still.
+      lanes: indices of those that take part; the others are frozen.
     """
 
     kind: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from scaling_jax import rules
@@ -15,6 +15,7 @@ from scaling_jax.models.family import Counts, Spec
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
+from scaling_jax.settings import Start
 from scaling_jax.study import Study
 
 
@@ -114,11 +115,11 @@ class _Draft:
     trained: set[tuple[int, int]] = dataclasses.field(default_factory=set)
 
     def places_of(self, swept: tuple[tuple, ...]) -> list[int]:
-        """Places of the lanes with these rates, decays, scales, warm-ups, b2 and seeds."""
+        """Places of the lanes with these rates, decays, scales, warm-ups, b2, and seeds with their starts."""
         if swept not in self.places:
             lanes = (
-                Lane(rate, decay, scale, seed, warmup, b2)
-                for rate, decay, scale, warmup, b2, seed in itertools.product(*swept)
+                Lane(rate, decay, scale, seed, warmup, b2, start)
+                for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(*swept)
             )
             self.places[swept] = [self.lanes.setdefault(lane, len(self.lanes)) for lane in lanes]
         return self.places[swept]
@@ -135,7 +136,7 @@ def _packs(
     width, depth = shape
     scale = scale_name(width, depth)
     drafts: dict[tuple[int, float], _Draft] = {}
-    seeds = study.seeds_of(width, depth)
+    starts = {seed: _start(study, scale, seed) for seed in study.seeds_of(width, depth)}
     for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
@@ -143,7 +144,7 @@ def _packs(
             batch_size = int(batch_size)
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
-            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, seeds, where)
+            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, starts, where)
     batches, cooldowns = {key[0] for key in drafts}, {key[1] for key in drafts}
     out = []
     for (batch_size, cooldown), draft in drafts.items():
@@ -159,7 +160,7 @@ def _add(
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
-    seeds: Sequence[int],
+    starts: Mapping[int, Start | None],
     where: str,
 ) -> None:
     """Adds every combination of what is swept at one scale, budget and batch size."""
@@ -172,7 +173,7 @@ def _add(
     decays = values(optimizer.weight_decays, "weight_decay", "optimizer.weight_decays")
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
-    swept = tuple(map(tuple, (rates, decays, optimizer.init_scales, warmups, second, seeds)))
+    swept = tuple(map(tuple, (rates, decays, optimizer.init_scales, warmups, second, starts.items())))
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
         warm = cooldown_start(steps, cooldown) if schedule.name == "wsd" else steps
         if warm <= max(warmups):
@@ -182,6 +183,15 @@ def _add(
             )
         draft = drafts.setdefault((int(inputs["B"]), cooldown), _Draft())
         draft.trained.update((place, steps) for place in draft.places_of(swept))
+
+
+def _start(study: Study, scale: str, seed: int) -> Start | None:
+    """Where lanes of a scale and seed start; None for fresh parameters."""
+    found = study.init.start_of(scale, seed)
+    if found is None and study.init.from_workdir is not None:
+        known = ", ".join(dict.fromkeys(start.scale for start in study.init.starts)) or "none yet: use scaling_jax.plan"
+        raise UserError(f"init.from_workdir: scale {scale} has no trained run to start from; known: {known}")
+    return found
 
 
 def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str) -> list[float]:

@@ -17,7 +17,7 @@ from scaling_jax.storage.paths import as_path, write_atomic
 __all__ = ["FORMATS", "Plots", "as_json", "check_formats", "write_report"]
 
 FORMATS = ("png", "svg", "pdf")
-FIRST = ("frontier", "law")  # the picture that stands for a report, e.g. in a README
+FIRST = ("frontier", "law")  # the picture that represents a report, e.g. in a README
 
 
 def write_report(

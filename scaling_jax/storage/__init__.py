@@ -1,1 +1,1 @@
-"""Where files lie on disk or gs://: working directories and locks."""
+"""Paths on disk or gs://: working directories and locks."""

@@ -70,6 +70,10 @@ def quantize(params: Any, matrices: Any, bits: int) -> Any:
       params: pytree of arrays [..., inputs, outputs].
       matrices: pytree like params, True for what is rounded (`Model.decay_mask`).
       bits: 8 or 4.
+
+    Example:
+      >>> quantize({"w": jnp.array([[0.1], [-0.5], [0.875]])}, {"w": True}, bits=4)["w"].ravel().tolist()
+      [0.125, -0.5, 0.875]
     """
     levels = 2 ** (bits - 1) - 1
 
@@ -89,6 +93,10 @@ def prune(params: Any, matrices: Any, share: float) -> Any:
       params: pytree of arrays.
       matrices: pytree like params, True for what is pruned.
       share: in (0, 1); rounded down to whole entries.
+
+    Example:
+      >>> prune({"w": jnp.array([[0.5, -2.0], [1.0, 0.25]])}, {"w": True}, 0.5)["w"].tolist()
+      [[0.0, -2.0], [1.0, 0.0]]
     """
 
     def one(w: Any) -> Any:

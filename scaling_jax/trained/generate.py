@@ -28,7 +28,7 @@ class Sampling:
       top_k: only the k most probable tokens; 0 for all.
       top_p: only the most probable tokens whose probabilities, after the temperature, add up to this.
       seed: the same seed gives the same text.
-      max_tokens: at most so many; None goes on to the end of the context.
+      max_tokens: at most so many; None continues to the end of the context.
     """
 
     temperature: float = 1.0

@@ -36,7 +36,7 @@ from scaling_jax.trained.generate import Generator, Sampling
 from scaling_jax.trained.models import Models
 from scaling_jax.trained.requests import Completion, Refused, completion_of, image_of
 
-SHUTDOWN_SECONDS = 10  # that requests under way get when the server is told to stop
+SHUTDOWN_SECONDS = 10  # that requests under way get when the server is asked to stop
 DONE = object()
 
 
@@ -332,7 +332,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 class _Server(uvicorn.Server):
-    """Ends with exit code 0 when it is told to stop; uvicorn's own raises the signal again."""
+    """Exits with code 0 when it is asked to stop; uvicorn's own raises the signal again."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

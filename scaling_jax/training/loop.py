@@ -63,6 +63,7 @@ class Training:
         losses that were fetched anyway, so it never makes the device wait. An exception is logged once and ends the
         calls, not the training.
       trace: what which device did when.
+      starts: parameters of every lane of a pack of a study with `init`, on the host; None makes fresh ones.
     """
 
     study: Study
@@ -74,6 +75,7 @@ class Training:
     on_progress: Callable[[Progress], None]
     on_metrics: Callable[[dict[str, Any]], None] | None = None
     trace: Trace = dataclasses.field(default_factory=Trace)
+    starts: Callable[[Pack], Sequence[Any]] | None = None
 
 
 class PackTrainer:
@@ -97,7 +99,7 @@ class PackTrainer:
         self._lock = threading.RLock()
         self._running: list[Piece] = []
         there = checkpoints.parts()
-        self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can go on
+        self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can resume
         left = [b.stop for b in branches if branch_name(b.stop) in there and self.missing_lanes(b)]
         self._begun = {stop for stop in left if checkpoints.steps(branch_name(stop))}
         self._trunk: Saved | None = None  # where the trunk is, in memory
@@ -201,7 +203,7 @@ class PackTrainer:
             at = None
         reached = -1 if at is None else at.step
         at = self.checkpoints.restore(TRUNK, program.part_like, reached, fork, wanted=lanes) or at
-        at = at or Saved(0, 0.0, 0.0, program.init())
+        at = at or Saved(0, 0.0, 0.0, program.init(self._params()))
         way, kept = Way(at.step, at.trunk_seconds, at.step), at
 
         def save(points: Points, state: Any) -> None:
@@ -247,7 +249,7 @@ class PackTrainer:
         self._finish(piece, program, trainer.advance(state), trainer, trunk_seconds)
 
     def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
-        """Where a branch goes on, else the fork at which it begins; None when that has to be reached again."""
+        """Step at which a branch resumes, else its fork; None when the trunk has to reach that fork again."""
         if branch.stop in self._begun:
             part = branch_name(branch.stop)
             if found := self.checkpoints.restore(part, program.part_like, wanted=branch.lanes):
@@ -257,16 +259,21 @@ class PackTrainer:
             fork = self._forks.pop(branch.start, None)
             if fork is None and self._trunk is not None and self._trunk.step == branch.start:
                 fork = self._trunk
-            if fork is not None:  # copied before the trunk goes on
+            if fork is not None:  # copied before the trunk continues
                 return dataclasses.replace(fork, state=program.part(program.place(fork.state), 0))
         fork = branch.start
         found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)
         if found is None and branch.start == 0:
-            found = Saved(0, 0.0, 0.0, program.init_part())
+            found = Saved(0, 0.0, 0.0, program.init_part(self._params()))
         if found is None:
             with self._lock:
                 self._reached.discard(branch.start)
         return found
+
+    def _params(self) -> Sequence[Any] | None:
+        """What the lanes start from; None for fresh parameters."""
+        with jax.transfer_guard("allow"):
+            return None if self.training.starts is None else self.training.starts(self.pack)
 
     def _trainer(
         self,

@@ -1,4 +1,4 @@
-"""Which lane of which branch lies where in a program, and what the program is told of each."""
+"""Maps lanes of branches to slots of a program, and builds the arguments of each slot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Placement:
       branches: phases that are trained side by side.
       run_axis: devices that lanes are spread over.
       one_by_one: every device trains its slots in a call each.
-      some_stop: lanes stand still in some phases.
+      some_stop: lanes are frozen in some phases.
     """
 
     def __init__(self, lanes: Sequence[Lane], branches: int, run_axis: int, one_by_one: bool, some_stop: bool):

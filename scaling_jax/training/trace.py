@@ -37,7 +37,7 @@ class Trace:
         self._lock = threading.Lock()
 
     def add(self, kind: str, name: str, devices: Sequence[int], begin: float, end: float) -> None:
-        """Records one event; work that goes on without a gap is one event."""
+        """Records one event; back-to-back work is one event."""
         event, key = Event(kind, name, tuple(devices), begin, end), tuple(devices)
         with self._lock:
             place = self._latest.get(key) if kind in WORK else None

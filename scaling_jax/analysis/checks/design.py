@@ -31,7 +31,7 @@ def enough_runs(e: Evidence) -> Check:
     if cells(e) < free + FEW_BEYOND:
         return Check(name, FAIL, f"{detail}: too few to judge the fit; add runs or fix parameters", decisive=True)
     if cells(e) < free + SOME_BEYOND:
-        return Check(name, WARN, f"{detail}: hardly enough to judge the fit; add runs")
+        return Check(name, WARN, f"{detail}: too few to judge the fit; add runs")
     return Check(name, PASS, detail)
 
 

@@ -204,7 +204,7 @@ def _collinear(n: np.ndarray, d: np.ndarray) -> list[str]:
     if abs(correlation) > COLLINEAR or spread < NARROW:
         return [
             f"ln N and ln D are collinear (correlation {correlation:.3f}; D / N varies by only {np.expm1(spread):.0%} "
-            "at equal compute), so the effects of N and D cannot be told apart: add runs at other tokens per parameter"
+            "at equal compute), so the effects of N and D cannot be separated: add runs at other tokens per parameter"
         ]
     return []
 
