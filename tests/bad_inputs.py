@@ -41,6 +41,7 @@ OVERRIDES = (
     "data.source=loop", "data.source=dangling", "data.source=/dev/null", "data.source=no_such_tfds_name",
     "data.split=nope[", "schedule.cooldown_fraction=1e-9x", "schedule.warmup_steps=1000000",
     "schedule.final_fraction=1", "family.head_dim=0", "family.head_dim=-8", "family.head_dim=7", "family.head_dim=3.5",
+    "family.rope_base=nan", "family.rope_base=0", "family.rope_base=inf", "family.rope_base=x",
     "family=8", "family.nothing=8", "family.name=x", "optimizer=8", "optimizer.batch_size.x=8", "a.b.c.d=1", "=", "=1",
     "x", ".=1", "..=1", "optimizer.=1", ".optimizer=1", "optimizer..name=1", "__class__=1", "optimizer.__class__=1",
     "name", "budgets.tokens=()", "budgets.min_steps=1000000",

@@ -38,8 +38,9 @@ COLUMNS = [
 ]  # fmt: skip
 TEXTS = {
     "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
-    "compute_dtype",
+    "compute_dtype", "start_run_id", "simulated",
 }  # fmt: skip
+_NUMBERS = {*COLUMNS, "steps", "weight_decay", "init_scale", "warmup_steps", "b2", "cooldown_fraction"} - TEXTS
 _POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
 SAMPLES = "samples.json"
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
@@ -164,10 +165,13 @@ def _check_row(row: Mapping[str, Any], run_id: str) -> None:
     if row.get("run_id") != run_id:
         raise ValueError("not a row of this run")
     for name, value in row.items():
-        text = name in TEXTS
-        if not (isinstance(value, str) if text else value is None or isinstance(value, (int, float))):
-            raise ValueError(f"{name} is not {'a text' if text else 'a number'}")
-        if name in _POSITIVE and not 0 < (value or 0) < float("inf"):
+        if name in TEXTS and not isinstance(value, str):
+            raise ValueError(f"{name} is not a text")
+        if name in _NUMBERS and not (value is None or isinstance(value, (int, float))):
+            raise ValueError(f"{name} is not a number")
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"{name} is not a number or a text")
+        if name in _POSITIVE and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
             raise ValueError(f"{name} is {value}")
     if "/" in row.get("trunk_id", ""):
         raise ValueError("trunk_id is a path")

@@ -265,7 +265,7 @@ class Workdir:
         if is_remote(self.path) or not os.path.isdir(self.path):
             return
         root = pathlib.Path(self.path).resolve()
-        for folder in (root, root / "checkpoints", root / "report"):
+        for folder in (root, root / "checkpoints", root / "report", root / "scores"):
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 if entry.is_symlink() and not _stays_within(pathlib.Path(entry.path), root):
                     raise UserError(
