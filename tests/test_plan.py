@@ -207,7 +207,7 @@ def test_trained_steps_are_those_of_the_phases():
         study = packs.make_study(steps=(20, 50), schedule={"name": name})
         (pack,) = plan(study)
         assert pack.trained_steps == wanted
-        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets)) == wanted
+        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets, pack.cooldowns)) == wanted
 
 
 @pytest.mark.parametrize(
