@@ -33,7 +33,6 @@ STEPS = 20
 
 def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
-    jax.config.update("jax_disable_most_optimizations", True)  # compiles faster, and rounds as it will
     out = {}
     for name, (layout, mesh, execution) in CASES.items():
         # Three lanes divide over neither 2, 4 nor 8 devices: some places are padding.

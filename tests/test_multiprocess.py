@@ -86,7 +86,6 @@ def home(tmp_path_factory):
     ladder.write_study(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles faster
         yield folder
 
 

@@ -15,6 +15,8 @@ from scaling_jax.planning import phases
 make_study = functools.partial(packs.make_study, family=Bigram())
 STUDY = make_study(steps=(50, 100), execution={"dispatch_seconds": 1e-9})  # chunks of a step, after the first
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 @pytest.fixture(scope="module")
 def program():

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import packs
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax import rules
 from scaling_jax.errors import UserError
@@ -126,9 +125,8 @@ BY_RULE = packs.make_study(steps=(20, 40), rates=("0.4 / S",), optimizer=BOTH, s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(program of every rate to every budget, its results)."""
-    with quick_compiles():
-        program = packs.make_program(EVERY, steps=64)
-        yield program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
+    program = packs.make_program(EVERY, steps=64)
+    return program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
 
 
 @pytest.mark.parametrize("layout", ["vmap", "map"])

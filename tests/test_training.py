@@ -26,6 +26,8 @@ make_study = functools.partial(packs.make_study, family=Bigram())
 STEPS = 50
 PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def reference(study, program, lane, phase=PHASE):
     """(losses, params) of one lane: optax, a batch and a jit call per step, the schedule as a NumPy formula."""
