@@ -7,6 +7,7 @@ import sys
 import jax
 from packs import make_program, make_study, run_phase
 
+from scaling_jax.models import Transformer
 from scaling_jax.planning import Phase
 
 CASES = {
@@ -36,7 +37,11 @@ def main() -> None:
     out = {}
     for name, (layout, mesh, execution) in CASES.items():
         # Three lanes divide over neither 2, 4 nor 8 devices: some places are padding.
-        study = make_study(rates=(0.01, 0.02, 0.03), execution={"scan_layers": False, "remat": False} | execution)
+        study = make_study(
+            rates=(0.01, 0.02, 0.03),
+            family=Transformer(head_dim=8),
+            execution={"scan_layers": False, "remat": False} | execution,
+        )
         study = dataclasses.replace(study, optimizer=dataclasses.replace(study.optimizer, batch_size=8))
         program = make_program(study, layout, mesh, steps=32)
         states, losses = run_phase(program, Phase("trunk", 0, STEPS, 2**31 - 1, 2**31 - 1, -1))

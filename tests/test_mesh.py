@@ -12,6 +12,7 @@ import pytest
 from packs import SPEC, make_program, make_study
 
 from scaling_jax.errors import UserError
+from scaling_jax.models import Transformer
 from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Evaluation, Optimizer
 
@@ -42,7 +43,7 @@ def test_lanes_learn_and_differ(losses):
 
 
 def test_fsdp_splits_parameters_and_moments():
-    program = make_program(make_study(), mesh=(1, 1, 4))
+    program = make_program(make_study(family=Transformer(head_dim=8)), mesh=(1, 1, 4))
     (state,) = program.init()
     matrices = state["params"]["layer_0"]["up"], state["opt_state"][-1].mu["layer_0"]["up"]
     for matrix in matrices:

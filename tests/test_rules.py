@@ -8,6 +8,7 @@ import pytest
 
 from scaling_jax import rules
 from scaling_jax.errors import UserError
+from scaling_jax.models import Transformer
 from scaling_jax.planning import grouped, make_plan, record_of
 from scaling_jax.study import Ladder, Optimizer, Schedule, Study
 from scaling_jax.study_file import override
@@ -17,7 +18,7 @@ AT = {"N": 108e6, "D": 2e9, "T": 2048.0, "B": 160.0, "S": 1e4}
 
 
 def ids(*settings, **study):
-    base = packs.make_study(**({"rates": (0.02,)} | study))
+    base = packs.make_study(family=Transformer(head_dim=8), **({"rates": (0.02,)} | study))
     planned = make_plan(override(base, settings), packs.SPEC, "d" * 16)
     return {run.run_id for pack in planned for run in pack.runs}
 
@@ -110,7 +111,7 @@ def test_a_rule_in_the_budget_gives_every_budget_lanes_of_its_own():
 
 def test_batches_of_a_scale_follow_its_size():
     ladder = Ladder(widths=(16, 64), depths=(1,))
-    study = dataclasses.replace(packs.make_study(), ladder=ladder)
+    study = dataclasses.replace(packs.make_study(family=Transformer(head_dim=8)), ladder=ladder)
     study = override(study, ["optimizer.batch_size={'rule': 'olmo', 'base': 2, 'N': 3000}", "schedule.warmup_steps=1"])
     small, large = make_plan(study, packs.SPEC)
     counts = [pack.counts.params_non_embedding for pack in (small, large)]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from scaling_jax import transfer
+from scaling_jax.models import Transformer
 from scaling_jax.study import Ladder
 from scaling_jax.study_file import load_study, override
 from scaling_jax.training import coordinates
@@ -92,7 +93,7 @@ def test_updates_are_of_one_size_under_mup_only():
     found = {}
     for name in ("mup", "standard"):
         settings = [f"parametrization.name={name}", "parametrization.base_width=16"]
-        study = override(packs.make_study(steps=(20,), rates=(0.01,)), settings)
+        study = override(packs.make_study(steps=(20,), rates=(0.01,), family=Transformer(head_dim=8)), settings)
         sizes = coordinates.measure(study, packs.make_dataset(), [(w, 1) for w in WIDTHS], 3)
         found[name] = coordinates.slopes(sizes, "width", "change")
     assert {"embed", "head", "layer_*/qkv", "layer_*/up", "layer_*/down", "layer_*/out"} <= set(found["mup"].index)
