@@ -15,7 +15,7 @@ from scaling_jax.study import Ladder
 from scaling_jax.study_file import load_study, override
 from scaling_jax.training import coordinates
 
-WIDTHS = (16, 32, 64, 128)
+WIDTHS = (16, 48, 128)
 
 
 def test_activations_are_the_products_with_each_array():
