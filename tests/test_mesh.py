@@ -29,7 +29,8 @@ def losses():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", mesh_losses.CASES)
 def test_losses_are_those_of_one_device(losses, case):
-    reference = losses["scan" if "scan" in case else "map, 1 device"]
+    first = case.split(", ")[0]
+    reference = losses[first if first in ("transformer", "scan") else "map, 1 device"]
     np.testing.assert_allclose(losses[case]["losses"], reference["losses"], rtol=2e-5)
     np.testing.assert_allclose(losses[case]["evaluated"], reference["evaluated"], rtol=2e-5)
 
@@ -37,9 +38,10 @@ def test_losses_are_those_of_one_device(losses, case):
 @pytest.mark.slow
 def test_lanes_learn_and_differ(losses):
     """What the comparison above compares is not constant."""
-    losses_LxS = np.array(losses["map, 1 device"]["losses"])
-    assert np.all(losses_LxS[:, -1] < 0.9 * losses_LxS[:, 0])
-    assert np.unique(losses_LxS[:, -1]).size == 3
+    for case in ("map, 1 device", "transformer", "scan"):
+        losses_LxS = np.array(losses[case]["losses"])
+        assert np.all(losses_LxS[:, -1] < 0.9 * losses_LxS[:, 0])
+        assert np.unique(losses_LxS[:, -1]).size == 3
 
 
 def test_fsdp_splits_parameters_and_moments():
