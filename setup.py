@@ -45,6 +45,7 @@ EXPORT = ["safetensors>=0.5", "flatbuffers>=24"]  # jax.export writes with flatb
 SERVE = ["starlette>=0.45", "uvicorn>=0.34"]
 TENSORBOARD = ["tensorboardX>=2.6"]
 WANDB = ["wandb>=0.19"]
+MLFLOW = ["mlflow>=3"]
 EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"]  # the documentation as a site
 TOOLS = [
@@ -89,6 +90,7 @@ setup(
         "serve": [*TRAIN, *SERVE],
         "tensorboard": [*TRAIN, *TENSORBOARD],
         "wandb": [*TRAIN, *WANDB],
+        "mlflow": [*TRAIN, *MLFLOW],
         "docs": DOCS,
         "test": TEST,
     },

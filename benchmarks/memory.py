@@ -67,9 +67,8 @@ def measured(study: Study, batch_size: int, devices, backend: str) -> tuple[int,
     tokens = np.zeros(CONTEXT.value * 64 + 1, np.uint16)
     feed = AbstractFeed(Dataset(spec, tokens, tokens, "d" * 16, 1.0, len(tokens), {}))
     program = AbstractProgram(model, study, execution, make_mesh(devices, (1, 1, 1)), pack.lanes, feed, 64)
-    function, arguments = program.train_program()
-    xla = function.lower(*arguments).compile().memory_analysis()
-    found = xla.argument_size_in_bytes + xla.output_size_in_bytes - xla.alias_size_in_bytes + xla.temp_size_in_bytes
+    found = program.trainer.peak_bytes()
+    assert found is not None, "this backend does not say"
     return step_bytes(study, pack, spec, (1, 1, 1), execution), found
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Evaluation,
         Execution,
         HoldOut,
+        Init,
         Ladder,
         Optimizer,
         Parametrization,
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization",
-    "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse", "analysis", "data",
-    "decide", "engines", "fitting", "load", "load_study", "models", "override", "plan", "reach", "recommend",
-    "report", "run", "run_until", "study", "suggest", "trackers", "trained",
+    "Budgets", "Data", "EngineError", "Evaluation", "Execution", "HoldOut", "Init", "Ladder", "Optimizer",
+    "Parametrization", "Plan", "Preempted", "Results", "Schedule", "Study", "UserError", "__version__", "analyse",
+    "analysis", "data", "decide", "engines", "fitting", "load", "load_study", "models", "override", "plan", "reach",
+    "recommend", "report", "run", "run_until", "study", "suggest", "trackers", "trained",
 ]  # fmt: skip
 
 _MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trackers", "trained")
@@ -53,8 +54,8 @@ _HOME = {
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),
     "scaling_jax.results": ("Results", "analyse", "load"),
     "scaling_jax.study": (
-        "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Ladder", "Optimizer", "Parametrization", "Schedule",
-        "Study",
+        "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Init", "Ladder", "Optimizer", "Parametrization",
+        "Schedule", "Study",
     ),
     "scaling_jax.study_file": ("load_study", "override"),
 }  # fmt: skip

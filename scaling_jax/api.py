@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import analysis, data, decide, fitting, outlook, simulation, trained
-from scaling_jax.engines import attempt, base, cluster, estimate
+from scaling_jax.engines import attempt, base, cluster, estimate, speeds
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
@@ -26,6 +26,7 @@ from scaling_jax.storage.paths import write_atomic
 from scaling_jax.storage.records import Records, save_table
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study
+from scaling_jax.trained import starts
 from scaling_jax.training import hardware
 
 __all__ = ["Dispatch", "Plan", "Results", "analyse", "load", "plan", "run", "write_report"]
@@ -60,7 +61,7 @@ class Plan:
         Columns: scale, width, depth, params (N, as `fit.params` counts it), tokens, flops, steps (of one run), runs,
         memory_bytes (one device's estimated peak), seconds (estimated, on this process's devices, all runs together).
         """
-        at, _ = estimate.speed()
+        at, _ = estimate.speed(self.study.family.name)
         frame = pd.DataFrame([dataclasses.asdict(row) for row in estimate.rows(self.study, self.packs, self.spec)])
         frame["seconds"] = frame.pop("train_flops") / [at(width) for width in frame["width"]]
         return frame
@@ -111,7 +112,10 @@ def plan(study: Study, workdir: Any = None, *, prior: str | Prior | None = None,
       print(plan(study))
       plan(study).table()["flops"].sum()
     """
-    stored = None if workdir is None else Workdir(workdir).stored()
+    place = None if workdir is None else Workdir(workdir)
+    stored = None if place is None else place.stored()
+    if place is not None and stored is None:
+        place.check_empty()
     return dataclasses.replace(_plan(study, workdir, stored, force), prior=_prior(prior))
 
 
@@ -134,7 +138,8 @@ def _prior(text: Any) -> Prior | None:
 def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:
     """`plan`; the data is described by `stored` or, where that is None, read."""
     _check_study(study)
-    spec = data.describe(study.data) if stored is None else Spec(**stored.spec)
+    spec = data.describe(study.data) if stored is None else Spec.from_dict(stored.spec)
+    study = starts.found(study, spec, workdir)
     packs = _within_memory(study, make_plan(study, spec), spec)
     if stored is None:
         trained.check_sets(study, spec)
@@ -202,7 +207,9 @@ def run(
         return _simulate(study, workdir, only_packs, verbose)
     place = Workdir(workdir if workdir is not None else f"runs/{study.name}")
     planned = _plan(study, place.path, None, force)
+    study = planned.study
     base.check_names(planned.packs, only_packs)
+    starts.check(study, planned.spec, planned.packs, place.path)
     if engine != LOCAL:
         find(engine)
         if settings is None:
@@ -215,8 +222,11 @@ def run(
         return Results((place.path,))
     with contextlib.suppress(RuntimeError):  # JAX has started already: its devices stay as they are
         hardware.use_cpu_devices()
+    parameters = starts.parameters(study, planned.spec)
     attempt.train(
-        attempt.Attempt(study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose),
+        attempt.Attempt(
+            study, planned.spec, planned.packs, place, tuple(only_packs), processes, on_metrics, verbose, parameters
+        ),
         finish=functools.partial(_finish, study, place.path, verbose),
     )
     return Results((place.path,))
@@ -228,6 +238,8 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     simulation.law_of(study.simulation)
     if study.fit.metric != "loss":
         raise UserError(f"fit.metric={study.fit.metric!r}: only the loss is simulated; give --set fit.metric=loss")
+    if study.init.from_workdir is not None:
+        raise UserError("init.from_workdir: simulated runs start fresh; give --set init.from_workdir=none")
     plain = dataclasses.replace(study.evaluation, sets=())
     study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()), evaluation=plain)
     try:
@@ -253,6 +265,7 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
             base.say(f"scaling-jax: evaluation.sets: {error}")
     results = Results((path,))
     save_table(results.table, path / "results.csv")
+    speeds.learn(results.table)
     summary = write_report(results)
     if verbose:
         print(summary)
@@ -271,7 +284,7 @@ def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
     if stored is None:
         return {}
     try:
-        study, spec = Study.from_dict(stored.study, any_family=True), Spec(**stored.spec)
+        study, spec = Study.from_dict(stored.study, any_family=True), Spec.from_dict(stored.spec)
     except (UserError, TypeError):  # a record that is not ours, or of another version: the report does without
         return {}
     return decide.notes(found, study, spec)

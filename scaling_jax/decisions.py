@@ -182,7 +182,7 @@ def _spec(results: Results) -> Spec:
     stored = Workdir(results.path).stored()
     if stored is None:
         raise UserError(f"{str(results.path)!r} is not a workdir (it has no study.json)")
-    return Spec(**stored.spec)
+    return Spec.from_dict(stored.spec)
 
 
 def _instead(analysis: Analysis, study: Study, spec: Spec, target_flops: float) -> str:

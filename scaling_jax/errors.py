@@ -61,6 +61,8 @@ def describe_foreign(error: BaseException) -> str | None:
         return f"a JSON file is damaged ({error}); restore it or remove it"
     if isinstance(error, UnicodeError):
         return f"a text is not valid UTF-8 ({_shorten(str(error))}); convert it"
+    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
+        return describe_invalid(error)
     if isinstance(error, RecursionError):
         return "the input is nested too deeply"
     if isinstance(error, MemoryError):

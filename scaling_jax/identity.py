@@ -63,6 +63,8 @@ class Identity:
         values = dataclasses.asdict(lane)
         schedule = {"warmup_steps": values.pop("warmup_steps"), "cooldown_fraction": self.cooldown_fraction}
         optimizer = {"b2": values.pop("b2")}
+        if (start := values.pop("start", None)) is not None:  # its own identity says all of how it was trained
+            values["start"] = {"run_id": start["run_id"], "fresh": list(start["fresh"])}
         return {
             "training_semantics": TRAINING_SEMANTICS,
             **self.frame,

@@ -15,12 +15,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
 
 from scaling_jax import text
+from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, write_atomic
 
 SUFFIX = ".progress.json"
+# JSON has no nan.
+Known = Annotated[float, pydantic.BeforeValidator(lambda value: math.nan if value is None else value)]
 STALE_SECONDS = 180.0  # without news from a process that has not finished
 WAITING, TRUNK, BRANCH, DONE = "waiting", "trunk", "branch", "done"
 # What XLA's C++ logs below an error, and the line before it.
@@ -48,10 +53,10 @@ class Row:
     lanes: int
     step: int
     steps: int
-    loss: float = math.nan
-    tokens_per_s: float = math.nan
-    share_of_peak: float = math.nan
-    seconds_left: float = math.nan
+    loss: Known = math.nan
+    tokens_per_s: Known = math.nan
+    share_of_peak: Known = math.nan
+    seconds_left: Known = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +75,11 @@ class Snapshot:
 
     study: str
     rows: tuple[Row, ...]
-    share: float
-    seconds: float
-    seconds_left: float
-    compile_seconds: float
-    time: float
+    share: Known
+    seconds: Known
+    seconds_left: Known
+    compile_seconds: Known
+    time: Known
 
     @property
     def done(self) -> bool:
@@ -101,16 +106,10 @@ def load(path: Any) -> Snapshot:
     Raises:
       ValueError: it is damaged.
     """
-    try:
-        content = json.loads(as_path(path).read_text())
-        rows = tuple(Row(**_known(row)) for row in content.pop("rows"))
-        return Snapshot(rows=rows, **_known(content))
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: math.nan if v is None else v for k, v in fields.items()}
+    found = stored_json.read(as_path(path), Snapshot)
+    if not math.isfinite(found.time):
+        raise ValueError("time is not a number")
+    return found
 
 
 def latest(workdir: Any) -> Snapshot | None:

@@ -13,7 +13,7 @@ from scaling_jax import analysis, report
 from scaling_jax.analysis import Analysis
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
-from scaling_jax.storage.records import load_curves, load_table
+from scaling_jax.storage.records import Records, load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Fit, HoldOut, Study
 
@@ -67,7 +67,8 @@ class Results:
                 f"{str(first)!r} and {str(second)!r} were trained on different corpora (dataset_hash {one}, {other}): "
                 "losses on different data do not compare; load them one by one"
             )
-        return pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
+        table = pd.concat(tables, ignore_index=True).drop_duplicates("run_id", ignore_index=True)
+        return table.fillna({"pretrain_tokens": 0.0}) if "pretrain_tokens" in table else table
 
     @functools.cached_property
     def curves(self) -> pd.DataFrame:
@@ -107,9 +108,9 @@ class Results:
 
 
 def about(path: Any) -> dict[str, Any]:
-    """What a report says of a workdir beside its runs: the resolved study."""
+    """What a report says of a workdir beside its runs: the resolved study, and samples that were saved."""
     stored = Workdir(path).stored()
-    return {} if stored is None else {"study": stored.study}
+    return {} if stored is None else {"study": stored.study, "samples": Records(path).samples()}
 
 
 def load(workdir: Any, *more: Any, every_run: bool = False) -> Results:

@@ -37,6 +37,47 @@ class ValidationSet:
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Start:
+    """The trained run that the lanes of one scale and seed start from.
+
+    Attributes:
+      scale: name of the (width, depth).
+      seed: of the lanes.
+      run_id: identity of the trained run.
+      tokens: that it was trained on, those of its own start included.
+      fresh: names of the arrays that are made anew, since other data decides their shape or meaning.
+    """
+
+    scale: str
+    seed: int
+    run_id: str
+    tokens: float
+    fresh: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
+class Init:
+    """Where training starts: at fresh parameters, or at the trained models of another study (fine-tuning).
+
+    Example:
+      dataclasses.replace(study, init=sj.Init(from_workdir="runs/english"))
+
+    Attributes:
+      from_workdir: folder (or gs:// path) of a study of the same family and scales; None starts fresh.
+      tokens: of its runs those of this budget, within 1%; None takes the largest of every scale.
+      starts: the run that every scale and seed starts from; `plan` and `run` fill it in.
+    """
+
+    from_workdir: Annotated[str, Field(min_length=1)] | None = None
+    tokens: Tokens | None = None
+    starts: tuple[Start, ...] = ()
+
+    def start_of(self, scale: str, seed: int) -> Start | None:
+        """Where the lanes of a scale and seed start; None for fresh parameters."""
+        return next((start for start in self.starts if (start.scale, start.seed) == (scale, seed)), None)
+
+
+@dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Simulation:
     """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
 

@@ -24,6 +24,7 @@ from scaling_jax.settings import (
     Budgets,
     Depth,
     Fraction,
+    Init,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
@@ -211,6 +212,8 @@ class Fit:
       seed: of starts and resamples.
       target_flops: where the frontier is read off besides the ladder's own range; empty picks 10x and 100x beyond it.
       isoflop_budgets: nominal budgets of IsoFLOP sweeps; empty finds them.
+      price: dollars of a device-hour: the best model for the same dollars, too.
+      max_memory: bytes of a device: the best model within them, too.
     """
 
     law: str = "chinchilla"
@@ -228,6 +231,8 @@ class Fit:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     target_flops: tuple[PositiveFloat, ...] = ()
     isoflop_budgets: tuple[PositiveFloat, ...] = ()
+    price: PositiveFloat | None = None
+    max_memory: PositiveFloat | None = None
 
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
@@ -281,6 +286,7 @@ class Study:
     parametrization: Parametrization = Parametrization()
     schedule: Schedule = Schedule()
     data: Data = Data()
+    init: Init = Init()
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
     hold_out: HoldOut = HoldOut()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -23,6 +24,27 @@ def short(value: float) -> str:
 def _three(value: float) -> str:
     whole = len(str(int(abs(value))))
     return f"{value:.{max(3 - whole, 0)}f}"
+
+
+def short_bytes(value: float) -> str:
+    """1.5MiB."""
+    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.0f}B"
+
+
+def to_bytes(text: str) -> float:
+    """80GB, 80e9, 24GiB -> bytes.
+
+    Raises:
+      ValueError: not an amount of memory.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    found = float(match[1]) * (1024.0 if match[3] else 1e3) ** " kmgt".index(match[2] or " ") if match else 0.0
+    if not 0 < found < 1e18:
+        raise ValueError(text)
+    return found
 
 
 def plural(count: int, noun: str) -> str:

@@ -1,22 +1,25 @@
-"""Ready callbacks for `run(on_metrics=...)`: TensorBoard and Weights & Biases.
+"""Ready callbacks for `run(on_metrics=...)`: TensorBoard, Weights & Biases and MLflow.
 
-Both take the plain dicts that `sj.run` hands out, so a tracker of your own is a function of ten lines.
+All take the plain dicts that `sj.run` hands out, so a tracker of your own is a function of ten lines.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
 
-KINDS = ("tensorboard", "wandb")
+KINDS = ("tensorboard", "wandb", "mlflow")
 
 
 def make(text: str, study: str, workdir: Any) -> Any:
-    """The tracker that a command line names: "tensorboard", "tensorboard:FOLDER", "wandb" or "wandb:PROJECT".
+    """The tracker that a command line names: "tensorboard[:FOLDER]", "wandb[:PROJECT]" or "mlflow[:EXPERIMENT]".
 
     Raises:
       UserError: another name, or its package is not installed.
@@ -26,7 +29,9 @@ def make(text: str, study: str, workdir: Any) -> Any:
         return TensorBoard(where or str(as_path(workdir) / "tensorboard"))
     if kind == "wandb":
         return WandB(project=where or "scaling_jax", name=study)
-    raise UserError(f"--track={text}: give {' or '.join(KINDS)}, e.g. --track=tensorboard:runs/logs")
+    if kind == "mlflow":
+        return MLflow(experiment=where or "scaling_jax", name=study)
+    raise UserError(f"--track={text}: give {', '.join(KINDS[:-1])} or {KINDS[-1]}, e.g. --track=tensorboard:runs/logs")
 
 
 def lane_name(record: Mapping[str, Any]) -> str:
@@ -140,6 +145,60 @@ class WandB:
         self._run.finish()
 
     def __enter__(self) -> WandB:
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self.close()
+
+
+class MLflow:
+    """Logs a study as one run of MLflow: a metric per lane and branch, and the results as an artifact, results.csv.
+
+    Args:
+      experiment: where it goes; made if missing.
+      name: of the run.
+      uri: of the tracking server or store, e.g. "sqlite:///mlflow.db" without a server; default MLflow's own
+        (MLFLOW_TRACKING_URI).
+
+    Raises:
+      UserError: mlflow is not installed (`pip install 'scaling_jax[mlflow]'`), or the store cannot be used.
+    """
+
+    def __init__(self, experiment: str = "scaling_jax", name: str | None = None, uri: str | None = None):
+        try:
+            import mlflow
+        except ModuleNotFoundError as error:
+            raise UserError("MLflow needs mlflow: pip install 'scaling_jax[mlflow]'") from error
+        try:
+            self._client = mlflow.MlflowClient(uri)
+            found = self._client.get_experiment_by_name(experiment)
+            ident = self._client.create_experiment(experiment) if found is None else found.experiment_id
+            self._run = self._client.create_run(ident, run_name=name).info.run_id
+        except mlflow.exceptions.MlflowException as error:
+            raise UserError(f"MLflow: {' '.join(str(error).split())[:300]}") from error
+        self._rows: list[dict[str, Any]] = []
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """Takes what `on_metrics` is called with."""
+        if record["kind"] == "train":
+            lane = re.sub(r"[^\w./ -]", "_", lane_name(record))  # other characters are refused
+            for name in ("loss", "tokens_per_s"):
+                if math.isfinite(record[name]):
+                    self._client.log_metric(self._run, f"{lane}/{name}", record[name], step=record["step"])
+        elif record["kind"] == "result":
+            self._rows.append({k: v for k, v in record.items() if k != "kind"})
+
+    def close(self) -> None:
+        """Logs the results and ends the run."""
+        if self._rows:
+            out = io.StringIO()
+            writer = csv.DictWriter(out, list(dict.fromkeys(k for row in self._rows for k in row)))
+            writer.writeheader()
+            writer.writerows(self._rows)
+            self._client.log_text(self._run, out.getvalue(), "results.csv")
+        self._client.set_terminated(self._run)
+
+    def __enter__(self) -> MLflow:
         return self
 
     def __exit__(self, *exc: Any) -> None:

@@ -94,6 +94,8 @@ def check(
     """
     if len(study.ladder.scales()) < 2:
         raise UserError("check-transfer compares scales, and ladder.widths has one; add a wider one")
+    if study.init.from_workdir is not None:
+        raise UserError("check-transfer starts from fresh parameters: give --set init.from_workdir=none")
     if num_steps < 1:
         raise UserError(f"--steps={num_steps}: at least one update")
     sweep = sweep_of(study, tokens)

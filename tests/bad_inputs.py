@@ -41,6 +41,7 @@ OVERRIDES = (
     "data.source=loop", "data.source=dangling", "data.source=/dev/null", "data.source=no_such_tfds_name",
     "data.split=nope[", "schedule.cooldown_fraction=1e-9x", "schedule.warmup_steps=1000000",
     "schedule.final_fraction=1", "family.head_dim=0", "family.head_dim=-8", "family.head_dim=7", "family.head_dim=3.5",
+    "family.rope_base=nan", "family.rope_base=0", "family.rope_base=inf", "family.rope_base=x",
     "family=8", "family.nothing=8", "family.name=x", "optimizer=8", "optimizer.batch_size.x=8", "a.b.c.d=1", "=", "=1",
     "x", ".=1", "..=1", "optimizer.=1", ".optimizer=1", "optimizer..name=1", "__class__=1", "optimizer.__class__=1",
     "name", "budgets.tokens=()", "budgets.min_steps=1000000",
@@ -215,6 +216,33 @@ COMMANDS = {
         "--workdir=work --out=x.csv --nope", "--workdir=work --out=fifo", "--workdir=work --out=x",
         "--workdir=work --out=gs://x.csv", "--workdir=work --out=loop/x.csv",
     ),
+    "plan": (
+        "", "stray", "--study=", *(f"--study=tiny.py {flag}" for flag in (
+            "stray", "--workdir=tiny.py", "--workdir=loop", "--workdir=full", "--prior=nowhere", "--prior=tiny.py",
+            "--prior=", "--prior=folder", "--prior=work", "--chip=nope", "--chip=", "--chips=0", "--chips=x",
+            "--price=-1", "--price=nan", "--price=x", "--num_cpu_devices=0", "--force=maybe", "--nope", "--set",
+            "--set=",
+        )),
+    ),
+    "run": (
+        "", "stray", *(f"--study=tiny.py --workdir=new {flag}" for flag in (
+            "stray", "--engine=nope", "--engine=", "--max_retries=-1", "--max_retries=x", "--only_packs=nope",
+            "--only_packs=", "--track=nope", "--track=", "--num_processes=0", "--process_id=-1", "--until_interval=0",
+            "--until_interval=2", "--until_interval=x", "--until_interval=2%", "--budget_flops=1", "--target_flops=1",
+            "--until_interval=2% --budget_flops=nan", "--until_interval=2% --budget_flops=1e12 --engine=slurm",
+            "--dry_run=maybe", "--num_cpu_devices=-1", "--flagfile=nowhere",
+        )),
+    ),
+    "check-transfer": (
+        "", "--study=tiny.py", "stray", "--study=nowhere.py --workdir=new", *(
+            f"--study=tiny.py --workdir=new {flag}" for flag in (
+                "--steps=0", "--steps=x", "--steps=10001", "--steps=1.5", "--tokens=0", "--tokens=-1", "--tokens=nan",
+                "--tokens=inf", "--tokens=x", "--tokens=1e300", "--tokens=", "stray", "--nope=1", "--set=a.b=1",
+                "--num_cpu_devices=0", "--force=maybe", "--workdir=tiny.py", "--workdir=loop", "--workdir=fifo",
+                "--workdir=gs://", "--workdir=s3://b/x", "--workdir=/proc/x",
+            )
+        ),
+    ),
     "data": (
         "", "nope", "list stray", "show", "show nowhere", "show loop", "show fifo", "show dangling", "show folder",
         "prepare", "prepare nowhere", "clear nowhere --nope", "show text.txt --set=tokenizer=nope",
@@ -222,6 +250,49 @@ COMMANDS = {
         "show text.txt --out=x.txt", "show --study=tiny.py text.txt", "show --study=nowhere.py",
         "list --cache_dir=", "show text.txt --cache_dir=/proc/x", "show gs://", "show s3://b/x",
         "show /proc/self/mem",
+    ),
+}  # fmt: skip
+
+# Command -> wrong flags and arguments, in a folder with trained (a finished workdir of text), text.txt, tiny.py, full/
+# (somebody's files) and loop.
+OUTS = (
+    "--out=tiny.py",
+    "--out=loop",
+    "--out=full",
+    "--out=tiny.py/x",
+    "--out=/proc/x",
+    "--out=s3://b/x",
+    "--out=gs://",
+)
+TRAINED = {
+    "evaluate": (
+        "", "stray", "--quantize=int3", "--quantize=int8,int3", "--quantize=", "--prune=0", "--prune=1", "--prune=x",
+        "--prune=nan", "--prune=0.123", "--prune=.5,2", "--source=", "--source=nowhere", "--source=/proc/self/mem",
+        "--source=gs://", "--source=loop", "--source=digits", "--name=x", "--name=9 --source=text.txt",
+        "--name=a/b --source=text.txt", "--name=../x --source=text.txt", "--split=x --quantize=int8", "--data_dir=x",
+        "--validation_split=x", "--ensemble=maybe", "--num_cpu_devices=0", "--source=trained", "--nope=1",
+        "--flagfile=nowhere", "--source=text.txt --name=" + "x" * 41,
+    ),
+    "sample": (
+        "stray", "--scale=", "--scale=w9-d9", "--run_id=", "--run_id=../x", "--max_tokens=x", "--temperature=-1",
+        "--temperature=nan", "--temperature=inf", "--temperature=x", "--top_k=-1", "--top_k=x", "--top_k=1.5",
+        "--top_p=0", "--top_p=1.5", "--top_p=nan", "--seed=x", "--seed=1e400", "--seed=-1", "--seed=4294967296",
+        "--all_scales=maybe", "--all_scales --scale=w16-d1", "--all_scales --run_id=none", "--nope", "--max_tokens=0",
+        "--save",
+    ),
+    "export": (
+        "", "--out=", *OUTS, "--out=" + "x" * 300, "--out=new --scale=nope", "--out=new --run_id=nope",
+        "--out=new stray", "--out=new --nope",
+    ),
+    "classify": (
+        "", "stray", "--count=0", "--count=x", "--count=10001", "--out=x.txt", "--out=", "--out=full/", *OUTS,
+        "--out=tiny.py/x.png", "--out=/proc/x.png", "--images=", "--scale=nope", "--run_id=nope", "--nope",
+        "--out=" + "x" * 300 + ".png",
+    ),
+    "serve": (
+        "stray", "--host=", "--port=-1", "--port=99999", "--port=x", "--port=1.5", "--queue=0", "--queue=x",
+        "--timeout=0", "--timeout=nan", "--timeout=-1", "--timeout=x", "--max_body=0", "--max_body=x", "--scale=nope",
+        "--run_id=nope", "--nope",
     ),
 }  # fmt: skip
 

@@ -93,6 +93,17 @@ class Browser:
                 raise TimeoutError(f"{condition} never held; console: {self.errors}")
             time.sleep(0.05)
 
+    def cpu_seconds(self) -> float:
+        """CPU seconds that all processes of the browser have taken."""
+        family, stats = {self._process.pid}, {}
+        for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = path.read_text().rpartition(")")[2].split()
+                stats[int(path.parent.name)] = int(fields[1]), int(fields[11]) + int(fields[12])
+        while more := {pid for pid, (parent, _) in stats.items() if parent in family} - family:
+            family |= more
+        return sum(stats[pid][1] for pid in family if pid in stats) / os.sysconf("SC_CLK_TCK")
+
     def eval(self, expression: str):
         """The value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

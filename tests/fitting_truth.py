@@ -18,6 +18,9 @@ TRUTH = {
     "chinchilla_tied": {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353},
     "chinchilla_outer": {"E": 1.5, "A": 3000.0, "B": 9000.0, "alpha": 0.5, "beta": 0.55, "gamma": 0.6},
     "data_constrained": {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.35, "beta": 0.36, "R_D*": 15.0, "R_N*": 5.3},
+    "transfer": {
+        "E": 1.6, "A": 406.4, "B": 800.0, "alpha": 0.34, "beta": 0.3, "k": 200.0, "alpha_T": 0.45, "beta_T": 0.35,
+    },
     "overtraining": {"E": 1.6, "a": 200.0, "b": 250.0, "eta": 0.14},
     "shape": {
         "E": 1.5, "A": 20.0, "B": 3.0, "P": 300.0, "T": 800.0, "alpha": 0.8, "beta": 0.9, "gamma": 0.4, "zeta": 0.35,
@@ -30,6 +33,7 @@ TRUTH = {
     "downstream": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
     "downstream_scaled": {"chance": 0.25, "A": 900.0, "B": 4000.0, "alpha": 0.37, "beta": 0.38},
     "moe": {"L0": 1.2, "a": -0.082, "b": -0.108, "c": 0.009, "d": 2.604},
+    "compression": {"A": 0.08, "gamma_N": 0.54, "gamma_D": 0.5},
     "lr_optimum": {"A": 1.79, "alpha": -0.713, "beta": 0.307},
     "batch_optimum": {"A": 0.58, "alpha": 0.05, "beta": 0.571},
 }  # fmt: skip
@@ -47,6 +51,9 @@ def design(name, seed=0):
     if name == "data_constrained":
         N, U = np.exp(rng.uniform(np.log(2e7), np.log(8e9), 220)), 10 ** rng.uniform(8, 10.5, 220)
         return {"N": N, "D": U * np.exp(rng.uniform(np.log(0.8), np.log(200), 220)), "U": U}
+    if name == "transfer":
+        both = _grid(N=np.geomspace(5e7, 5e9, 6), D=np.geomspace(1e9, 3e11, 6), before=np.array([0.0, 1e11]))
+        return {"N": both["N"], "D": both["D"], "S": both["D"] + both["before"]}
     if name == "shape":
         width, depth = 2 ** rng.uniform(8, 12, 300), np.exp(rng.uniform(np.log(4), np.log(64), 300))
         N = 12 * width**2 * depth * np.exp(rng.normal(0, 0.5, 300))
@@ -79,6 +86,11 @@ def _repeated(p, N, D, U):
     return p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"]
 
 
+def _transferred(p, N, D, S):
+    effective = D + (p["k"] * D ** p["alpha_T"] * N ** p["beta_T"] if S > D else 0.0)
+    return p["E"] + p["A"] / N ** p["alpha"] + p["B"] / effective ** p["beta"]
+
+
 def _broken(p, x, breaks):
     y = p["b"] * x ** -p["c0"]
     for i in range(1, breaks + 1):
@@ -107,6 +119,7 @@ FORMULA = {
     "chinchilla_tied": lambda p, N, D: p["E"] + p["A"] / N ** p["alpha"] + p["B"] / D ** p["alpha"],
     "chinchilla_outer": lambda p, N, D: p["E"] + (p["A"] / N ** p["alpha"] + p["B"] / D ** p["beta"]) ** p["gamma"],
     "data_constrained": _repeated,
+    "transfer": _transferred,
     "overtraining": lambda p, N, M: (
         p["E"] + (p["a"] * M ** p["eta"] + p["b"] * M ** -p["eta"]) * (6 * N * N * M) ** -p["eta"]
     ),
@@ -124,6 +137,7 @@ FORMULA = {
     "moe": lambda p, N, E: (
         p["L0"] + np.exp(p["a"] * np.log(N) + p["b"] * np.log(E) + p["c"] * np.log(N) * np.log(E) + p["d"])
     ),
+    "compression": lambda p, N, D: p["A"] * D ** p["gamma_D"] / N ** p["gamma_N"],
     "lr_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
     "batch_optimum": lambda p, N, D: p["A"] * N ** p["alpha"] * D ** p["beta"],
 }

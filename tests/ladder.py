@@ -80,7 +80,7 @@ class Cli:
     def __init__(self, log: pathlib.Path, report: bool = False):
         self.log, self.report = log, report
         self._context = multiprocessing.get_context("forkserver")
-        commands = [f"scaling_jax.cli.{name}" for name in ("run", "report")]
+        commands = [f"scaling_jax.cli.{name}" for name in ("run", "report", "evaluate")]
         self._context.set_forkserver_preload([*commands, "scaling_jax.api", "tensorflow_datasets", "ladder"])
 
     def start(self, *args: object, before: Callable[[], None] | None = None) -> multiprocessing.Process:
@@ -132,7 +132,7 @@ def refuse_pickles() -> None:
 def table(workdir: pathlib.Path) -> pd.DataFrame:
     """The results of a workdir without what may differ between two equal runs: times, and comments in the code."""
     rows = load_table(workdir).sort_values("run_id", ignore_index=True)
-    return rows.drop(columns=["wall_s", "tokens_per_s", "code_version"])
+    return rows.drop(columns=["wall_s", "tokens_per_s", "compile_s", "code_version"])
 
 
 def files(folder: pathlib.Path) -> set[str]:

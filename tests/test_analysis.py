@@ -319,6 +319,27 @@ def test_a_law_that_weighs_repeats_is_chosen_where_repeats_matter():
     assert analyse(repeated(unique=3e7, worth=1e6), law="auto").fit.law.name == "chinchilla"
 
 
+def test_fine_tuned_runs_are_not_mixed_with_fresh_ones_but_by_their_law():
+    """Every run enters beside the fresh one of its size and D, and the tokens that the start was worth come back."""
+    fresh, k, alpha_T, beta_T = simulated.ladder(noise=0.0, rates=(0.02,)), 400.0, 0.4, 0.3
+    worth = k * fresh.tokens**alpha_T * fresh.params_matmul**beta_T
+    tuned = fresh.assign(
+        run_id="t" + fresh.run_id, trunk_id="t" + fresh.trunk_id, pretrain_tokens=5e6,
+        loss=simulated.loss(fresh.params_matmul, fresh.tokens + worth),
+    )  # fmt: skip
+    both = pd.concat([fresh.assign(pretrain_tokens=0.0), tuned], ignore_index=True)
+    with pytest.raises(UserError, match="fit one kind at a time with --where='pretrain_tokens > 0'"):
+        analyse(both)
+    found = analyse(both, law="transfer", inputs={"S": "D+5e6"})
+    assert found.used == len(both) and found.forecast is None
+    for name, value in (*simulated.TRUTH.items(), ("k", k), ("alpha_T", alpha_T), ("beta_T", beta_T)):
+        assert found.fit.params[name] == pytest.approx(value, rel=1e-4), name
+    assert "w16-d2 from 5.00M" in set(found.runs.scales.scale) and len(found.runs.scales) == 2 * len(simulated.WIDTHS)
+    alone = analysis.analyse(both, fit=study.Fit(bootstrap=0), columns=analysis.Columns(where=("pretrain_tokens > 0",)))
+    assert alone.used == len(tuned)
+    assert f"{len(tuned)} runs start from models of 5.00M tokens, which D and C do not count" in alone.notes
+
+
 def test_no_training_library_is_imported():
     code = (
         "import sys, scaling_jax.analysis, scaling_jax.report; print(*sorted(m.partition('.')[0] for m in sys.modules))"

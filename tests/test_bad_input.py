@@ -21,7 +21,7 @@ import scaling_jax as sj
 from scaling_jax import signals
 from scaling_jax.engines import local
 from scaling_jax.planning import frame
-from scaling_jax.storage.records import COLUMNS
+from scaling_jax.storage.records import COLUMNS, TEXTS
 from scaling_jax.storage.workdir import FORMAT, Stored
 from scaling_jax.study_file import load_study
 
@@ -202,7 +202,8 @@ def test_collect_and_report(home):
     (run / "result.json").write_text(json.dumps({"run_id": "r", "flops": 1.0}))
     (run / "_SUCCESS").touch()
     assert "lack the columns" in complaint(home, "collect", "--workdir=empty", "--out=a.csv")
-    (run / "result.json").write_text(json.dumps(dict.fromkeys(COLUMNS, 1) | {"run_id": "r"}))
+    row = dict.fromkeys(COLUMNS, 1) | dict.fromkeys(TEXTS & set(COLUMNS), "x") | {"run_id": "r"}
+    (run / "result.json").write_text(json.dumps(row))
     assert "unknown ending" in complaint(home, "collect", "--workdir=empty", "--out=a.txt")
     assert "lack the columns trunk_id" in complaint(home, "report", "--workdir=empty")
     (home / "outside").mkdir()
@@ -383,4 +384,5 @@ def test_there_are_many():
     count = len(list(bad_inputs.field_values())) + len(bad_inputs.OVERRIDES) + len(bad_inputs.FIT_FLAGS)
     count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS)) + places * readers
     count += len(bad_inputs.TABLE_READERS) * len(bad_inputs.TABLES) + sum(map(len, bad_inputs.COMMANDS.values()))
+    count += sum(map(len, bad_inputs.TRAINED.values()))
     assert count > 1200

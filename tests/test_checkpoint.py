@@ -196,7 +196,7 @@ def test_damage_anywhere_is_noticed_or_harmless(tmp_path):
         checkpoints.save(TRUNK, saved(10, older))
         checkpoints.save(TRUNK, saved(20, newer))
     paths = sorted(p.relative_to(tmp_path / "c") for p in (tmp_path / "c" / TRUNK / "20").rglob("*") if p.is_file())
-    assert len(paths) > 20
+    assert 12 < len(paths) <= 16  # docs/operations.md counts them
     rng, fallbacks = random.Random(0), 0
     for path in paths:
         for kind in DAMAGES:
@@ -209,7 +209,7 @@ def test_damage_anywhere_is_noticed_or_harmless(tmp_path):
                 assert_equal(got.state, newer if got.step == 20 else older)
                 assert (got.trunk_seconds, got.branch_seconds) == (1.5, 1 / 3)
             shutil.rmtree(copy)
-    assert fallbacks > 40
+    assert fallbacks > 25
 
 
 def test_an_unreadable_checkpoint_is_set_aside_and_its_number_is_free_again(tmp_path, caplog):

@@ -79,12 +79,29 @@ def test_the_recommendation_holds_the_truth(big):
     assert "702k H100-hours at 40% of peak, $1.40M" in big.text() and "2x off in N" in big.text()
 
 
+def test_headline_frontier_and_recommendation_are_one(results):
+    """N*, D*, the loss and every interval, whoever shows them."""
+    for C in results.analysis.targets:
+        row = results.analysis.frontier[results.analysis.frontier.C == C].iloc[0]
+        best = sj.recommend(results, C).optimum
+        assert (best.N, best.D, best.loss) == pytest.approx((row.N, row.D, row.loss), rel=1e-9)
+        assert best.N_interval == pytest.approx((row.N_low, row.N_high), rel=1e-9)
+        assert best.run_interval == pytest.approx((row.loss_low, row.loss_high), rel=1e-9)
+        there = results.analysis.forecast.predict({"N": row.N, "D": row.D})
+        ends = (float(there.value), float(there.low), float(there.high))
+        assert (row.loss, row.loss_low, row.loss_high) == pytest.approx(ends, rel=1e-9)
+        assert f"{best.loss:.4f}" in sj.recommend(results, C).text()
+
+
 def test_the_study_it_writes_is_planned_as_recommended(big, tmp_path):
     path = tmp_path / "big.py"
     path.write_text(study_source(big.study, "One run."))
     study = load_study(path)
     assert study == big.study
-    (pack,) = sj.plan(study).packs
+    plan = sj.plan(study)
+    (pack,) = plan.packs
+    assert "One scale and one budget" in str(plan)
+    assert all("distinct tokens" in warning for warning in plan.warnings)  # what a ladder lacks, a run does not
     (run,) = pack.runs
     assert run.flops == pytest.approx(1e24, rel=1e-3)
     assert pack.counts.params_matmul == pytest.approx(big.optimum.N, rel=0.05) and pack.width % 128 == 0

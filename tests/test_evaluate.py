@@ -1,24 +1,31 @@
 """Scores of finished runs on other data, compressed and averaged: right, resumed, fitted, refused."""
 
+import json
+import os
 import pathlib
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 
+import bad_inputs
 import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ladder import TRANSFORMER, run_here, write_study
+from ladder import TRANSFORMER, Cli, run_here, write_study
+from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
+from scaling_jax import results
 from scaling_jax.models import CNN, Spec, Transformer
 from scaling_jax.settings import ValidationSet
 from scaling_jax.storage.records import Records
 from scaling_jax.trained import Models, evaluate
-from scaling_jax.trained.compress import Treatment, prune, quantize, treatments
+from scaling_jax.trained.compress import prune, quantize, treatments
 from scaling_jax.trained.scores import dataset_of
 from scaling_jax.trained.scoring import Scorer
 
@@ -92,7 +99,7 @@ def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
 
     models = Models(home / "w")
     rows = [row for row in models.rows.values() if row["tokens"] == 7680]
-    params = models.params("w16-d1", rows)
+    params = models.params(rows)
     model, dataset = models.load(), dataset_of(models, None)
     scorer = Scorer(model.model, dataset, model.study)
     window = np.asarray(dataset.validation[:17], np.int32)
@@ -104,30 +111,42 @@ def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
     assert analysis.metric == "token error int8" and analysis.used == 4
 
 
-def test_resumes_after_a_kill(home, monkeypatch):
-    """What is written stays; what is missing is scored, and equals what an undisturbed run gives."""
-    treatment = (Treatment("int4", bits=4),)
-    evaluate(home / "w", treatments=treatment)
-    whole, written = Records(home / "w").scores("int4"), []
-    for path in sorted((home / "w" / "scores" / "int4").glob("*.json"))[:3]:
-        path.unlink() if path.stem != "set" else None
+def die_at_the_third_score() -> None:
+    """Ends this process by SIGKILL where it is about to write its third score."""
+    write, written = Records.write_score, []
 
-    write = Records.write_score
-
-    def die_at_the_second(self, name, ident, content):
-        if len(written) == 1:
-            raise KeyboardInterrupt
+    def write_or_die(self, name, ident, content):
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         write(self, name, ident, content)
-        written.append(ident)
+        written.extend([ident] if ident != "set" else [])
 
-    monkeypatch.setattr(Records, "write_score", die_at_the_second)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(home / "w", treatments=treatment)
-    monkeypatch.setattr(Records, "write_score", write)
-    evaluate(home / "w", treatments=treatment)
-    assert Records(home / "w").scores("int4") == whole
+    Records.write_score = write_or_die
+
+
+def test_a_killed_evaluate_scores_only_the_rest(home, tmp_path, monkeypatch):
+    """The table is bit by bit that of an undisturbed run, and nothing that was written is written again."""
+    for name in ("whole", "killed"):
+        shutil.copytree(home / "w", tmp_path / name, ignore=shutil.ignore_patterns("scores"))
+    cli = Cli(tmp_path / "log")
+    flags = ("--prune=0.75,0.9", "--num_cpu_devices=2")
+    assert cli.run("evaluate", f"--workdir={tmp_path / 'whole'}", *flags) == 0, cli.said()
+    assert "w16-d1: 8 scores" in cli.said()
+
+    command = ("evaluate", f"--workdir={tmp_path / 'killed'}", *flags)
+    assert cli.run(*command, before=die_at_the_third_score) == -signal.SIGKILL
+    left = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed" / "scores").rglob("*.json")}
+    assert len(left) == 2 + 2, "what both columns are of, and two scores"
+    assert cli.run(*command) == 0 and "w16-d1: 6 scores" in cli.said()
+    assert all(path.stat().st_mtime_ns == before for path, before in left.items())
+    for file in (
+        "results.csv",
+        *(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").glob("scores/*/*")),
+    ):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+
     monkeypatch.setattr("scaling_jax.trained.scores.dataset_of", None)
-    evaluate(home / "w", treatments=treatment)  # nothing is missing: no data is read
+    evaluate(tmp_path / "killed", treatments=treatments(pruned=["0.75", "0.9"]))  # nothing is missing: no data is read
 
 
 def test_quantize_by_hand():
@@ -204,9 +223,10 @@ def test_workdirs_without_models(home, tmp_path):
     assert code == 2 and "not a workdir" in err
     assert run_here("evaluate")[0] == 2
     (home / "w" / "checkpoints" / "w16-d1").rename(home / "away")
-    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.25")
+    code, _, err = run_here("evaluate", f"--workdir={home / 'w'}", "--prune=0.26")
     (home / "away").rename(home / "w" / "checkpoints" / "w16-d1")
     assert code == 2 and "has no checkpoint" in err and err.count("\n") == 1
+    assert not (home / "w" / "scores" / "pruned26").exists()
 
 
 def test_two_sets_of_one_name(home):
@@ -216,13 +236,21 @@ def test_two_sets_of_one_name(home):
         sj.plan(sj.override(study, [f"evaluation.sets=[{vars(one)!r}, {vars(one)!r}]"]))
 
 
-def test_sample_and_export_from_the_command_line(home):
-    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes."""
+def test_sample_and_export_from_the_command_line(home, monkeypatch):
+    """Down the ladder, reproducibly; what is exported has the tokenizer of bytes; paths are relative."""
+    monkeypatch.chdir(home)
     flags = ("--prompt=the law", "--max_tokens=5", "--temperature=0.5", "--seed=3")
-    code, out, err = run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)
+    code, out, err = run_here("sample", "--workdir=w", "--all_scales", *flags)
     assert code == 0 and out.startswith("--- w16-d1  loss ") and "the law" in out and "tokens/s" in err
-    assert run_here("sample", f"--workdir={home / 'w'}", "--all_scales", *flags)[1] == out
-    code, out, _ = run_here("export", f"--workdir={home / 'w'}", "--scale=w16-d1", f"--out={home / 'exported'}")
+    code, again, err = run_here("sample", "--workdir=w", "--all_scales", "--save", *flags)
+    assert code == 0 and again == out and "scaling-jax report shows them" in err
+    (saved,) = Records(home / "w").samples()
+    assert (saved["scale"], saved["prompt"], saved["settings"]) == ("w16-d1", "the law", "temperature 0.5, seed 3")
+    assert f"the law{saved['text']}\n" in out and results.about(home / "w")["samples"] == [saved]
+    for damage in ([{}], [saved | {"loss": "low"}], [saved | {"text": None}], {"a": 1}):
+        (home / "w" / "samples.json").write_text(json.dumps(damage))
+        assert Records(home / "w").samples() == []
+    code, out, _ = run_here("export", "--workdir=w", "--scale=w16-d1", "--out=exported")
     assert code == 0 and (home / "exported" / "transformers" / "tokenizer.json").exists() and "loss" in out
 
 
@@ -240,6 +268,7 @@ def test_the_page_s_python(home, capsys):
         ("sample", ("--run_id=none",), "no finished run of that id"),
         ("sample", ("--prompt=" + "x" * 40,), "contexts of 16"),
         ("sample", ("--temperature=-1",), "temperature"),
+        ("sample", ("--save",), "give --all_scales"),
         ("sample", ("--max_tokens=100",), "at most 15"),
         ("classify", (), "read text: use scaling-jax sample"),
         ("classify", ("--out=x.txt",), "is a .png"),
@@ -252,6 +281,21 @@ def test_the_page_s_python(home, capsys):
 def test_bad_input_of_the_other_commands(home, command, flags, said):
     code, _, err = run_here(command, f"--workdir={home / 'w'}", *flags)
     assert code == 2 and err.strip().count("\n") == 0 and said in err, err
+
+
+@pytest.mark.parametrize("command", bad_inputs.TRAINED)
+def test_flags_and_arguments_of(home, tmp_path, monkeypatch, command):
+    (tmp_path / "trained").symlink_to(home / "w")
+    for name in ("text.txt", "tiny.py"):
+        (tmp_path / name).write_text((home / name).read_text())
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(home / "w")
+    cases = [(command, "--workdir=trained", *shlex.split(row)) for row in bad_inputs.TRAINED[command]]
+    assert problems(tmp_path, cases) == []
+    assert snapshot(home / "w") == before
 
 
 def test_serves_until_it_is_told_to_stop(home):

@@ -17,7 +17,7 @@ INPUTS = {
     "kaplan": "N D", "chinchilla": "N D", "chinchilla_tied": "N D", "chinchilla_outer": "N D", "farseer": "N D",
     "lr_optimum": "N D", "batch_optimum": "N D", "data_constrained": "N D U", "overtraining": "N M", "moe": "N E",
     "bnsl1_signed": "x", "downstream": "N D", "downstream_scaled": "N D",
-    "shape": "width depth N D", "sigmoid": "loss", "exponential": "loss",
+    "transfer": "N D S", "compression": "N D", "shape": "width depth N D", "sigmoid": "loss", "exponential": "loss",
 }  # fmt: skip
 NAMES = list(INPUTS)
 

@@ -61,7 +61,7 @@ ALLOWED = {
 HEAVY = {
     "PIL", "array_record", "etils", "fcntl", "flax", "gcsfs", "grain", "jax", "matplotlib", "openpyxl", "optax",
     "orbax", "pandas", "pyarrow", "ray", "requests", "rich", "scipy", "sentencepiece", "sklearn", "tensorflow",
-    "tensorboardX", "tensorflow_datasets", "tokenizers", "wandb", "zstandard",
+    "tensorboardX", "tensorflow_datasets", "tokenizers", "mlflow", "wandb", "zstandard",
 }  # fmt: skip
 
 # Modules that may import by string: the lazy face, the command modules, the optional engines, the writer of studies.

@@ -3,6 +3,7 @@
 import dataclasses
 import glob
 import io
+import json
 import math
 import os
 import pathlib
@@ -53,6 +54,9 @@ def test_a_snapshot_is_read_back_whatever_is_unknown(tmp_path):
     newer = dataclasses.replace(SNAPSHOT, rows=(dataclasses.replace(ROWS[1], step=80),), time=2e9)
     newer.save(tmp_path / "attempts" / f"0001-2{live.SUFFIX}")
     (tmp_path / "attempts" / f"0002-3{live.SUFFIX}").write_text('{"rows": 3}')  # damaged: left out
+    for number, damage in enumerate(({"time": "now"}, {"share": []}, {"seconds": "x"}, {"rows": [{"pack": None}]}), 3):
+        content = json.loads((tmp_path / "attempts" / f"0001-2{live.SUFFIX}").read_text()) | damage
+        (tmp_path / "attempts" / f"{number:04d}-3{live.SUFFIX}").write_text(json.dumps(content))
     found = live.latest(tmp_path)
     assert [row.step for row in found.rows] == [120, 80, 0] and math.isnan(found.rows[2].loss)
     assert found.time == 2e9 and live.latest(tmp_path / "nothing") is None
@@ -159,9 +163,23 @@ def test_wandb_offline(tmp_path, monkeypatch):
     assert glob.glob(f"{tmp_path}/wandb/offline-run-*/*.wandb")
 
 
+def test_mlflow_without_a_server(tmp_path):
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow (pip install 'scaling_jax[mlflow]')")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with trackers.MLflow("test", name="one", uri=uri) as tracker:
+        tracker(TRAIN)
+        tracker({**TRAIN, "lr": 1e-5, "loss": float("nan")})
+        tracker({**TRAIN, "kind": "result", "run_id": "r" * 16, "loss": 1.5, "steps": 20})
+    (run,) = mlflow.MlflowClient(uri).search_runs(
+        [mlflow.MlflowClient(uri).get_experiment_by_name("test").experiment_id]
+    )
+    assert run.info.status == "FINISHED" and run.data.metrics["w8-d1/lr0.01-seed0/loss"] == 2.0
+    assert "w8-d1/lr1e-05-seed0/loss" not in run.data.metrics
+
+
 def test_an_unknown_tracker_is_refused_before_anything_trains(tmp_path):
     study = ladder.write_study(tmp_path)
-    code, _, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path}/w", "--track=mlflow")
-    assert code == 2 and "--track=mlflow: give tensorboard or wandb" in err and not (tmp_path / "w").exists()
-    with pytest.raises(UserError, match="give tensorboard or wandb"):
+    code, _, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path}/w", "--track=neptune")
+    assert code == 2 and "--track=neptune: give tensorboard, wandb or mlflow" in err and not (tmp_path / "w").exists()
+    with pytest.raises(UserError, match="give tensorboard, wandb or mlflow"):
         trackers.make("", "study", tmp_path)

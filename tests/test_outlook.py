@@ -163,6 +163,16 @@ def test_other_batch_sizes_are_not_more_runs():
     assert both == [4, 4]
 
 
+def test_a_single_run_is_not_told_what_a_ladder_lacks():
+    study = packs.make_study(steps=(400,))
+    found = outlook.assess(study, make_plan(study, packs.SPEC), packs.SPEC)
+    assert found.alone and "no law is fitted" in str(found)
+    assert not any("scale" in str(f) or "N*" in str(f) or "seed" in str(f) for f in found.findings)
+    longer = packs.make_study(steps=(200, 400))
+    found = outlook.assess(longer, make_plan(longer, packs.SPEC), packs.SPEC)
+    assert not found.alone and any("at least 3 scales" in str(f) for f in found.findings)
+
+
 def test_nothing_is_refused_for_one_scale():
     study = packs.make_study(steps=(20, 40, 80))
     assert outlook.refused(study, make_plan(study, packs.SPEC)) == ""

@@ -13,7 +13,7 @@ import simulated
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
-from scaling_jax import analysis, fitting, models, report, study
+from scaling_jax import analysis, charts, fitting, models, report, study
 from scaling_jax.charts import figure_of
 from scaling_jax.cli import main as command
 from scaling_jax.errors import UserError
@@ -227,10 +227,33 @@ def test_on_a_narrow_screen_each_cell_of_a_wide_table_is_named(usual):
     text = html_page.page(usual, {})
     for name in ("N*", "D*", "observed", "predicted"):
         assert f'data-name="{name}"' in text
-    assert text.count('class="scroll wide"') == 5 and "prefers-color-scheme:dark" in text
+    assert text.count('class="scroll wide"') == 7 and "prefers-color-scheme:dark" in text
 
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1><b>&w $\\frac$"
+
+
+def test_a_page_of_many_runs_draws_a_part_and_says_so():
+    n = 6000
+    cloud = charts.Mark("points", np.arange(n), np.arange(n), scale="a", runs=[f"r{i}" for i in range(n)])
+    line = charts.Mark("line", np.arange(n), np.arange(n))
+    few = charts.Mark("points", [1.0], [2.0], scale="b", runs=["s"])
+    panel = charts.Panel(charts.Axis("x"), charts.Axis("y"), (cloud, line, few))
+    chart = charts.Chart("c", "t", "Seen.", (panel,))
+    thin = chart.thinned(2500)
+    drawn, whole, other = thin.panels[0].marks
+    assert list(drawn.runs) == [f"r{i}" for i in range(0, n, 3)] and list(drawn.x) == list(range(0, n, 3))
+    assert whole is line and other.runs == ["s"] and chart.thinned(n + 1) is chart
+    assert thin.caption == "Seen. 2,001 of 6,001 runs are drawn, evenly from every scale."
+
+
+def test_samples_are_shown_and_escaped(usual):
+    sample = {
+        "scale": "w16", "run_id": "a1", "loss": 2.5, "prompt": "def <f>", "text": HOSTILE, "settings": "temperature 1",
+    }  # fmt: skip
+    assert "<h2>Samples</h2>" not in html_page.page(usual, {})
+    page = html_page.page(usual, {}, {"samples": [sample]})
+    assert "<h2>Samples</h2>" in page and "<b>def &lt;f&gt;</b>&lt;/script&gt;" in page and HOSTILE not in page
 
 
 def test_page_escapes_what_it_shows():

@@ -212,6 +212,60 @@ FORMS = {
 }
 
 
+def below(table, *rows, names="params,tokens,loss"):
+    """With rows between the names and the numbers."""
+    return "\n".join([names, *rows, *text(table).splitlines()[1:]]).encode()
+
+
+def thousands(table):
+    return table.assign(params=table.params / 1e6, tokens=table.tokens / 1e9)
+
+
+def named(table, names):
+    return text(table.set_axis(names, axis=1)).encode()
+
+
+def marked(table, column, mark):
+    return text(table.astype(object).assign(**{column: [f"{value}{mark}" for value in table[column]]})).encode()
+
+
+FORMS |= {
+    "units below.csv": lambda t: below(thousands(t), "M,B,nats"),
+    "counts below.csv": lambda t: below(t, "(count),(count),(nats/token)"),
+    "units of some.csv": lambda t: below(thousands(t), "[millions],[billions],"),
+    "names below groups.csv": lambda t: below(t, "params,tokens,loss", names="size,size,result"),
+    "units below.xlsx": lambda t: excel(
+        pd.concat([pd.DataFrame([["M", "B", "nats"]], columns=t.columns), thousands(t)]), index=False),
+    "prefixed.csv": lambda t: named(thousands(t), ["Mparams", "BTokens", "loss"]),
+    "glued.csv": lambda t: named(thousands(t), ["paramsM", "tokensB", "loss"]),
+    "words.csv": lambda t: named(thousands(t), ["million params", "Billions of tokens", "loss"]),
+    "powers.csv": lambda t: named(thousands(t), ["params (x1e6)", "tokens [10^9]", "loss"]),
+    "axes.csv": lambda t: named(thousands(t), ["params / 10^6", "tokens/1e9", "loss (nats/token)"]),
+    "two lines.csv": lambda t: named(t, ["params\n(count)", "tokens\n(count)", "loss"]),
+    "stars.csv": lambda t: marked(t, "loss", "*"),
+    "dagger.csv": lambda t: marked(t, "tokens", " \u2020"),
+    "superscript.csv": lambda t: marked(t, "loss", "\u00b9"),
+    "references.csv": lambda t: marked(t, "loss", " [3]"),
+    "swiss.csv": lambda t: text(t.astype(object).assign(
+        params=[f"{n:,.0f}".replace(",", "\u2019") for n in t.params])).encode(),
+    "latex.csv": lambda t: text(t.astype(object).assign(
+        tokens=[rf"${d / 1e9:g} \times 10^{{9}}$" for d in t.tokens])).encode(),
+    "ascii.txt": lambda t: "\n".join(
+        [rule := "+-----+-----+-----+", "| params | tokens | loss |", rule,
+         *(f"| {n:g} | {d:g} | {y} |" for n, d, y in t.itertuples(index=False)), rule]).encode(),
+    "end of file.csv": lambda t: text(t).encode() + b"\x1a",
+    "total.csv": lambda t: f"{text(t)}Total,{t.tokens.sum()},{t.loss.sum()}\n".encode(),
+    "total by name.csv": lambda t: (
+        f"{text(t.assign(run='r'))}{t.params.sum()},{t.tokens.sum()},{t.loss.mean()},TOTAL\n").encode(),
+    "mean and std.csv": lambda t: (
+        f"{text(t.assign(run='r'))}{t.params.mean()},,{t.loss.mean():.4f},Average:\n,,{t.loss.std():.5f},Std. dev.\n"
+    ).encode(),
+    "total without a name.csv": lambda t: f"{text(t)}{t.params.sum()},{t.tokens.sum()},{t.loss.sum()}\n".encode(),
+    "words for nothing.csv": lambda t: (text(t) + "".join(f"1e9,{k}e10,{word}\n" for k, word in enumerate(
+        ["x", "(diverged)", "NaN (OOM)", "n.a.", "...", "#NUM!", "---", "unstable"], 1))).encode(),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_files_that_are_not_quite_what_they_are_called(name):
     pytest.importorskip("openpyxl")
@@ -244,9 +298,30 @@ def test_what_a_table_lacks_is_made_of_what_it_has(columns, way):
     same(read(table, Columns(names=dict([way.split("=", 1)]))))  # and the way out is one
 
 
-def test_a_pivot_table_is_called_one():
+@pytest.mark.parametrize("prefix", ["", "loss_"])
+def test_a_pivot_table_is_called_one(prefix):
+    table = runs_table().assign(tokens=lambda t: [f"{prefix}{d / 1e9:g}B" for d in t.tokens])
     with pytest.raises(UserError, match="pivot table: give one row per run"):
-        read(runs_table().pivot(index="params", columns="tokens", values="loss").reset_index())
+        read(table.pivot(index="params", columns="tokens", values="loss").reset_index())
+
+
+def test_sheets_of_the_same_columns_are_not_chosen_among():
+    pytest.importorskip("openpyxl")
+    table = runs_table()
+    with pytest.raises(UserError, match="sheets 'old' and 'new' hold the same columns"):
+        parse_table(sheets(old=table, new=table, notes=pd.DataFrame({"a": ["x"]})), "runs.xlsx")
+
+
+def test_a_last_run_that_shares_a_word_with_a_total_is_a_run():
+    """Another pooling, and the longest run: neither is the sum or the mean of the others."""
+    table = runs_table().assign(pooling=["max"] * 8 + ["mean"])
+    assert len(read(table).chosen) == 9
+
+
+def test_cells_that_are_lists_are_refused():
+    with pytest.raises(UserError, match=r"column loss, row 0: '\[3.* is not a number"):
+        table = runs_table()
+        read(parse_table(parquet(table.assign(loss=[np.array([y, y]) for y in table.loss])), "runs.parquet"))
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])

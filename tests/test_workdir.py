@@ -13,6 +13,7 @@ import zlib
 import ladder
 import pytest
 
+from scaling_jax.api import plan
 from scaling_jax.engines import compile_cache
 from scaling_jax.errors import InUse, UserError
 from scaling_jax.identity import PackRecord
@@ -20,7 +21,7 @@ from scaling_jax.models.family import Spec
 from scaling_jax.planning import frame
 from scaling_jax.storage import lock
 from scaling_jax.storage.lock import Lock
-from scaling_jax.storage.workdir import Stored, Workdir
+from scaling_jax.storage.workdir import FORMAT, Stored, Workdir
 from scaling_jax.study_file import load_study, override
 
 QUICK = {"beat_seconds": 0.05, "stale_seconds": 0.5}
@@ -245,15 +246,25 @@ def test_other_training_semantics_are_refused(tmp_path, study):
         ("[" * 100_000, "cannot be read"),
         ('{"study": {}, "hash": "x", "dataset_hash": "y"}', "written by an older version"),
         ('{"format": 2, "study": {}}', "is damaged"),
-        ("[]", "is damaged"),
-        ("null", "is damaged"),
-        ("7", "is damaged"),
+        ("[]", "cannot be read .*dictionary"),
+        ("null", "cannot be read .*dictionary"),
+        ("7", "cannot be read .*dictionary"),
+        ('{"format": 2, "study": {}, "spec": {}, "frame": []}', "frame: .*dictionary"),
     ],
 )
 def test_a_broken_study_file_is_refused_in_one_line(tmp_path, study, content, match):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=match) as error:
         Workdir(tmp_path).check(frame(study, SPEC), ["a"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": "<b>"}, {"vocab_size": None}, {"image_shape": [8]}, {"kind": 3}])
+def test_a_broken_description_of_the_data_is_refused_in_one_line(tmp_path, study, change):
+    broken = dataclasses.replace(stored(study), spec=dataclasses.asdict(SPEC) | change)
+    (tmp_path / "study.json").write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(broken)}))
+    with pytest.raises(UserError, match="description of the data in study.json is damaged") as error:
+        plan(study, tmp_path)
     assert "\n" not in str(error.value)
 
 

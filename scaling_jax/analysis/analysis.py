@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis.approaches import side_by_side
+from scaling_jax.analysis.approaches import other_laws, side_by_side
 from scaling_jax.analysis.checks import Check, Evidence, run_checks, verdict
 from scaling_jax.analysis.cost import Cost, flops_cost
 from scaling_jax.analysis.fits import (
@@ -22,7 +22,6 @@ from scaling_jax.analysis.fits import (
     exponents_by_choice,
     fit_law,
     frontier_inputs,
-    frontier_rows,
     has_frontier,
     law_inputs,
     params_table,
@@ -31,9 +30,10 @@ from scaling_jax.analysis.fits import (
 from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.hold_out import HoldOut, hold_out
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
+from scaling_jax.analysis.optima import Best, best_runs
+from scaling_jax.analysis.resources import Budget, Resource, each_budget, resources
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
 from scaling_jax.analysis.shifts import Linearized
-from scaling_jax.errors import UserError
 from scaling_jax.fitting.selection import Selection
 from scaling_jax.study import Fit
 from scaling_jax.study import HoldOut as Cut
@@ -186,42 +186,54 @@ class Analysis:
         rows = np.unique([*np.geomspace(C.min(), C.max(), LADDER_ROWS), *self.targets])
         dense = np.unique([*np.geomspace(rows[0], rows[-1], CURVE_POINTS), *rows])
         try:
-            inputs = frontier_inputs(law, self.runs, self.settings)
-            curve, doubts = frontier_rows(self.fitted, dense, self.cost, inputs, self.settings.level)
+            curve, _, doubts = self.best_runs(dense)
         except fitting.FitError as error:
             return none, none, str(error), ()
-        curve = self._with_forecast(curve)
         curve = curve.assign(beyond=curve.C / C.max())[list(FRONTIER)]
-        return curve[np.isin(dense, rows)].reset_index(drop=True), curve, "", tuple(doubts)
+        return curve[np.isin(dense, rows)].reset_index(drop=True), curve, "", doubts
 
-    def _with_forecast(self, curve: pd.DataFrame) -> pd.DataFrame:
-        """The law's frontier with the intervals of the forecast, which also count other laws, noise and drift."""
-        found = None
+    def best_runs(self, C: Any, cost: Any = None, max_N: float | None = None) -> Best:
+        """The best runs of budgets C in the unit of a cost (None: FLOPs), with N of at most `max_N`: see `optima`.
+
+        Raises:
+          FitError: neither the law nor the forecast has a frontier, or the cap leaves nothing.
+        """
+        assert self.fitted is not None, self.no_fit
+        C, found = np.atleast_1d(np.asarray(C, float)), None
         for beyond in (np.inf, self.targets[0]):  # far out there may be no answer where there is one nearby
-            known = curve.C.to_numpy() <= beyond * 1.0001
-            found = self.forecast_frontier(curve.C.to_numpy()[known])
+            near = C if cost is not None else C[beyond * 1.0001 >= C]
+            found = self.forecast_frontier(near, cost, max_N) if len(near) else found
             if found is None or found.answer:
                 break
-        if found is None or not found.answer:
-            return curve
-        for name, key in (("N", "N"), ("D", "D"), ("loss", "run")):
-            low, high = (np.asarray(end, float) for end in found.interval[key])
-            value = curve.loc[known, name].to_numpy(float)
-            # The law's own value is one of those that the forecast allows for.
-            curve.loc[known, f"{name}_low"] = np.minimum(low, value)
-            curve.loc[known, f"{name}_high"] = np.maximum(high, value)
-            curve.loc[~known, [f"{name}_low", f"{name}_high"]] = np.nan
-        return curve
+        law = self.fitted.fit.law
+        return best_runs(
+            self.fitted, C, forecast=self.forecast, found=found, cost=cost or self.cost,
+            inputs=frontier_inputs(law, self.runs, self.settings) if has_frontier(law) else None,
+            level=self.settings.level, max_N=max_N,
+        )  # fmt: skip
 
-    def forecast_frontier(self, C: Any) -> Any:
+    def forecast_frontier(self, C: Any, cost: Any = None, max_N: float | None = None) -> Any:
         """The forecast's frontier at budgets C, `.answer` False where there is none; None without a forecast."""
-        key = np.atleast_1d(np.asarray(C, float)).tobytes()
+        key = (np.atleast_1d(np.asarray(C, float)).tobytes(), cost, max_N)
         if key not in self._frontiers_of_forecast and self.forecast is not None:
             with contextlib.suppress(fitting.FitError):
-                self._frontiers_of_forecast[key] = self.forecast.frontier(C, cost=self.cost)
+                found = self.forecast.frontier(C, cost=cost or self.cost, max_N=max_N)
+                self._frontiers_of_forecast[key] = found
         return self._frontiers_of_forecast.get(key)
 
     _frontiers_of_forecast = functools.cached_property(lambda self: {})
+
+    @functools.cached_property
+    def resources(self) -> tuple[dict[str, Resource], str]:
+        """(what runs take besides FLOPs as laws of N, whose runs): see `resources.resources`."""
+        return resources(self.runs.table, self.settings.level)
+
+    @functools.cached_property
+    def budgets(self) -> tuple[tuple[Budget, ...], str]:
+        """(the best model of each kind of budget at the first target, why one is missing)."""
+        if not len(self.frontier):
+            return (), self.no_frontier or "the law has no frontier of N and D"
+        return each_budget(self.best_runs, self.targets, self.settings, self.resources[0])
 
     @property
     def frontier(self) -> pd.DataFrame:
@@ -245,7 +257,7 @@ class Analysis:
     def forecast(self) -> fitting.Forecast | None:
         """`fitting.Forecast` of the runs: intervals that are valid beyond the data; None where it cannot be made."""
         fit = self.fit
-        if fit is None or not self.runs.has_compute or self.settings.bootstrap < 2 or fit.fixed:
+        if fit is None or not self.runs.decided_by_compute or self.settings.bootstrap < 2 or fit.fixed:
             return None
         if (
             fit.law.nd(fit.data) is None
@@ -267,7 +279,7 @@ class Analysis:
     @functools.cached_property
     def isoflop(self) -> Sweeps:
         """IsoFLOP curves of the runs."""
-        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+        if not self.runs.decided_by_compute or not (self.runs.chosen.y > 0).all():
             return Sweeps(
                 pd.DataFrame(columns=["budget", "scale", "N", "D", "y"]), False, None, "the runs have no compute"
             )
@@ -276,7 +288,7 @@ class Analysis:
     @functools.cached_property
     def envelope(self) -> fitting.Envelope | None:
         """The lower hull of the runs, seeds averaged, or None where fewer than two are on it."""
-        if not self.runs.has_compute or not (self.runs.chosen.y > 0).all():
+        if not self.runs.decided_by_compute or not (self.runs.chosen.y > 0).all():
             return None
         runs, _ = over_seeds(self.runs.chosen)
         try:
@@ -291,24 +303,13 @@ class Analysis:
         if not len(self.frontier) or self.fitted is None:
             return pd.DataFrame(columns=["approach", "a", "low", "high", "N"])
         target = float(self.frontier.C.iloc[-1])
-        laws = {self.settings.law: (self.fitted.fit, float(self.frontier.N.iloc[-1]))} | self._other_laws(target)
+        laws = {self.settings.law: (self.fitted.fit, float(self.frontier.N.iloc[-1]))}
+        laws |= other_laws(self.selection, self.runs, self.settings, self.cost, target)
         own = self.params.set_index("name")
         interval = (float(own.low.get("a", np.nan)), float(own.high.get("a", np.nan)))
         return side_by_side(
             laws, interval, self.isoflop, self.envelope, self.forecast_frontier, target, self.settings.level
         )
-
-    def _other_laws(self, target: float) -> dict[str, tuple[fitting.Fit, float]]:
-        """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target)."""
-        out = {}
-        for candidate in self.selection.candidates[1:] if self.selection is not None else ():
-            try:
-                fit = fit_law(self.runs, self.settings, law=candidate.name, resample=False).fit
-                inputs = frontier_inputs(fit.law, self.runs, self.settings)
-                out[candidate.name] = fit, float(np.squeeze(fit.frontier(target, cost=self.cost, inputs=inputs).N))
-            except (fitting.FitError, UserError):
-                continue
-        return out
 
     @functools.cached_property
     def without_scale(self) -> dict[str, float]:

@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
+from scaling_jax.analysis.fits import fit_law, frontier_inputs
 from scaling_jax.analysis.isoflop import Sweeps
+from scaling_jax.analysis.runs import Runs
+from scaling_jax.errors import UserError
+from scaling_jax.fitting.selection import Selection
+from scaling_jax.study import Fit
 
 NO_INTERVAL = (float("nan"), float("nan"))
 
@@ -47,3 +52,18 @@ def side_by_side(
         if found is not None:
             rows.append((name, found.a, *found.interval(level)["a"], float(found.frontier(target).N[0])))
     return pd.DataFrame(rows, columns=["approach", "a", "low", "high", "N"])
+
+
+def other_laws(
+    selection: Selection | None, runs: Runs, settings: Fit, cost: Any, target: float
+) -> dict[str, tuple[fitting.Fit, float]]:
+    """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target)."""
+    out = {}
+    for candidate in selection.candidates[1:] if selection is not None else ():
+        try:
+            fit = fit_law(runs, settings, law=candidate.name, resample=False).fit
+            inputs = frontier_inputs(fit.law, runs, settings)
+            out[candidate.name] = fit, float(np.squeeze(fit.frontier(target, cost=cost, inputs=inputs).N))
+        except (fitting.FitError, UserError):
+            continue
+    return out

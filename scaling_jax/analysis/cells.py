@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 MAX_CELL = 100_000  # characters; deeper nesting than fits there would exhaust Python's own parser
@@ -35,6 +36,8 @@ def with_objects(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def _objects(column: pd.Series) -> list[dict[str, Any]] | None:
     out, found = [], False
     for cell in column:
+        if isinstance(cell, (list, np.ndarray)):
+            return None
         value = cell if isinstance(cell, dict) else _parsed(cell) if isinstance(cell, str) else None
         if value is None and not (cell is None or cell is pd.NA or cell != cell or cell == ""):
             return None

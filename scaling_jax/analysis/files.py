@@ -13,11 +13,11 @@ import warnings
 import zlib
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from scaling_jax.analysis import numerals
 from scaling_jax.analysis.cells import with_objects
-from scaling_jax.analysis.numerals import decimal_mark
+from scaling_jax.analysis.excel import read_excel
 from scaling_jax.errors import UserError
 
 TEXT, LINES, EXCEL = (".csv", ".tsv", ".txt", ".dat", ".tab"), (".jsonl", ".ndjson"), (".xlsx", ".xlsm", ".xls", ".ods")
@@ -131,7 +131,7 @@ def _mark(table: pd.DataFrame) -> str | None:
         column = table.iloc[:, i]
         if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
             cells += [c.strip() for c in column.head(2000) if isinstance(c, str) and ("," in c or "." in c)]
-    return decimal_mark(cells)
+    return numerals.decimal_mark(cells)
 
 
 def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
@@ -143,7 +143,7 @@ def _delimited(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     if comments:
         notes.append(f"skipped {len(comments)} comment line{'s' * (len(comments) > 1)}")
     separator = _separator(lines)
-    if _all_numbers(next(csv.reader([lines[0]], delimiter=separator or " ", skipinitialspace=True), [])):
+    if numerals.all_plain(next(csv.reader([lines[0]], delimiter=separator or " ", skipinitialspace=True), [])):
         named = _commented_header(comments, lines[0], separator)
         if named is None:
             raise UserError("the first row has numbers, not names; add a header row such as params,tokens,loss")
@@ -167,7 +167,7 @@ def _tidied(lines: list[str], notes: list[str]) -> list[str]:
     """Without the `sep=` of Excel, the frame of a Markdown table, and empty cells beyond the header's."""
     if re.fullmatch(r"\"?sep=.\"?", lines[0].strip()) and len(lines) > 1:
         lines = lines[1:]
-    rules = [line for line in lines[:4] if re.fullmatch(r"[\s|:+-]*-[\s|:+-]*", line) and "|" in line]
+    rules = [line for line in lines[:4] if re.fullmatch(r"[\s|:+-]*-[\s|:+-]*", line) and ("|" in line or "+" in line)]
     if rules:
         notes.append("read as a Markdown table")
         lines = [line.strip().strip("|") for line in lines if line not in rules]
@@ -197,7 +197,7 @@ def _without_titles(lines: list[str], notes: list[str]) -> list[str]:
         widths = {len(row) for row in csv.reader(rest, delimiter=separator)}
         if above == [1] * titles and len(widths) == 1 and widths != {1}:
             filled = [cell.strip() for cell in next(csv.reader(rest[:1], delimiter=separator))]
-            if all(filled) and not any(map(_is_number, filled)):
+            if all(filled) and not any(map(numerals.is_plain, filled)):
                 notes.append(f"left out {titles} line{'s' * (titles > 1)} above the header")
                 return rest
     return lines
@@ -246,7 +246,9 @@ def _decoded(content: bytes) -> tuple[str, list[str]]:
 
 def _without_comments(text: str) -> tuple[list[str], list[str]]:
     """(lines that count, comment lines)."""
-    lines = [line for line in text.split("\n") if line.strip()]
+    lines = [line for line in text.rstrip("\x1a").split("\n") if line.strip()]
+    while len(lines) > 1 and lines[0].count('"') % 2:  # a line end inside of a name
+        lines[:2] = [f"{lines[0]} {lines[1]}"]
     comments = [line for line in lines if line.lstrip().startswith(COMMENTS)]
     if comments and len(comments) == len(lines):
         raise UserError("every line is a comment")
@@ -275,19 +277,6 @@ def _separator(lines: list[str]) -> str | None:
 
 def _header(line: str, separator: str | None) -> list[str]:
     return line.split() if separator is None else next(csv.reader([line], delimiter=separator, skipinitialspace=True))
-
-
-def _all_numbers(cells: list[str]) -> bool:
-    filled = [cell for cell in cells if cell.strip()]
-    return bool(filled) and all(map(_is_number, filled))
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 def _commented_header(comments: list[str], first: str, separator: str | None) -> str | None:
@@ -353,48 +342,7 @@ def _parquet(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
     return pd.read_parquet(io.BytesIO(content)), []
 
 
-def _excel(content: bytes, ending: str) -> tuple[pd.DataFrame, list[str]]:
-    sheets = pd.read_excel(io.BytesIO(content), sheet_name=None, header=None)
-    filled = {name: sheet for name, sheet in sheets.items() if len(sheet.dropna(how="all"))}
-    if not filled:
-        raise UserError("no sheet has a row")
-    first = next((name for name, sheet in filled.items() if _is_table(sheet)), next(iter(filled)))  # not notes
-    others = [name for name in filled if name != first]
-    notes = [f"read from the sheet {first!r}; other sheets are not read: {', '.join(map(str, others))}"]
-    cells = filled[first].astype(object)
-    if ending in (".xlsx", ".xlsm"):
-        _fill_merged(cells, content, first)
-    cells = cells.dropna(how="all").dropna(how="all", axis=1)
-    titles = int(np.argmax(cells.notna().sum(axis=1).to_numpy() > (cells.shape[1] > 1)))  # rows of one cell
-    if _all_numbers([str(cell) for cell in cells.iloc[titles]]):
-        raise UserError("the first row holds numbers, not names; add a header row such as params,tokens,loss")
-    names = ["" if pd.isna(c) else str(c) for c in cells.iloc[titles]]
-    names = [name or f"column {i}" for i, name in enumerate(names, 1)]
-    table = cells.iloc[titles + 1 :].set_axis(pd.Index(names), axis=1).reset_index(drop=True)
-    notes = notes if others else []
-    if titles:
-        notes.append(f"skipped {titles} row{'s' * (titles > 1)} above the names")
-    return table.infer_objects(), notes
-
-
-def _is_table(sheet: pd.DataFrame) -> bool:
-    return sheet.dropna(how="all", axis=1).shape[1] > 1
-
-
-def _fill_merged(cells: pd.DataFrame, content: bytes, sheet: Any) -> None:
-    """Gives every cell of a merged range the value of its first one."""
-    import openpyxl
-
-    book = openpyxl.load_workbook(io.BytesIO(content), data_only=True)
-    for area in book[sheet].merged_cells.ranges:
-        rows = slice(area.min_row - 1, min(area.max_row, len(cells)))
-        columns = slice(area.min_col - 1, min(area.max_col, cells.shape[1]))
-        if rows.start < len(cells) and columns.start < cells.shape[1] and columns.stop - columns.start == 1:
-            first: Any = cells.iat[rows.start, columns.start]
-            cells.iloc[rows, columns] = first
-
-
 _READERS = {
     **dict.fromkeys(TEXT, _delimited), **dict.fromkeys(JSON, _json), **dict.fromkeys(LINES, _lines),
-    **dict.fromkeys(PARQUET, _parquet), **dict.fromkeys(EXCEL, _excel),
+    **dict.fromkeys(PARQUET, _parquet), **dict.fromkeys(EXCEL, read_excel),
 }  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,12 @@ class Fitted:
         value, (low, high) = self.fit.predict(inputs, level=level)
         return value, low, high
 
-    def frontier(self, C: np.ndarray, level: float | None, cost: Callable | None, inputs: Mapping | None) -> Any:
+    def frontier(
+        self, C: np.ndarray, level: float | None, cost: Callable | None, inputs: Mapping | None, max_N: float | None
+    ) -> Any:
         """`Fit.frontier` with the bootstrap's intervals."""
         level = level if self.bootstrap is not None else None
-        return self.fit.frontier(C, cost=cost, level=level, inputs=inputs)
+        return self.fit.frontier(C, cost=cost, level=level, inputs=inputs, max_N=max_N)
 
 
 def objective(settings: Settings) -> fitting.Objective:
@@ -263,22 +265,3 @@ def frontier_inputs(law: fitting.Law, runs: Runs, settings: Settings) -> dict[st
             f"{law.name} also reads {', '.join(missing)}: give its value at the target, --at={asked}"
         )
     return given or None
-
-
-def frontier_rows(
-    fitted: Fitted, C: Sequence[float] | np.ndarray, cost: Callable | None, inputs: Mapping | None, level: float
-) -> tuple[pd.DataFrame, list[str]]:
-    """Loss-minimal N, D and loss at each C with their intervals, and what is doubtful about them.
-
-    Columns: C, N, D, loss, and of the last three _low and _high.
-
-    Raises:
-      FitError: the law has no frontier.
-    """
-    C = np.asarray(C, float)
-    found = fitted.frontier(C, level, cost, inputs)
-    columns = {"C": C, "N": found.N, "D": found.D, "loss": found.loss}
-    for name in ("N", "D", "loss"):
-        low, high = (np.full(C.shape, np.nan),) * 2 if found.interval is None else found.interval[name]
-        columns |= {f"{name}_low": low, f"{name}_high": high}
-    return pd.DataFrame(columns), list(found.warnings)

@@ -42,6 +42,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     ),
     "U": ("U", "unique_tokens", "unique_samples"),
     "E": ("E", "experts", "num_experts", "n_experts"),
+    "S": ("S", "tokens+pretrain_tokens"),
     "M": ("M", "tokens_per_param", "tokens_per_parameter"),
     "y": (
         "y", "L", "val_loss", "validation_loss", "valid_loss", "eval_loss", "test_loss", "loss", "final_loss",
@@ -59,9 +60,17 @@ STATISTICS = {"mean", "min", "last", "final", "best", "median"}  # the last part
 UNITS = {
     **dict.fromkeys(("k", "thousand", "thousands"), 3), **dict.fromkeys(("m", "million", "millions"), 6),
     **dict.fromkeys(("b", "bn", "g", "billion", "billions"), 9), **dict.fromkeys(("t", "trillion", "trillions"), 12),
+    **dict.fromkeys(("count", "counts", "number"), 0),
 }  # fmt: skip
-_IN_UNITS = re.compile(
-    rf"(.*?)(?:[ _]*[(\[]\s*(?:in )?({'|'.join(UNITS)})\s*[)\]]|[ _]+(?:in_)?({'|'.join(UNITS)}))", re.I
+_UNIT = "|".join(UNITS)
+_POWER = r"[x\u00d7*]?\s*(?:1e|10\^|10\*\*)(\d+)"
+# How names say their unit; one letter without a blank or underscore is told from words by its case.
+_IN_UNITS = (
+    re.compile(rf"(.*?)(?:[ _]*[(\[]\s*(?:in )?({_UNIT})\s*[)\]]|[ _]+(?:in_)?({_UNIT}))", re.I),
+    re.compile(rf"(.*?)\s*(?:[(\[]\s*(?:in )?{_POWER}\s*[)\]]|/\s*{_POWER})", re.I),
+    re.compile(r"(.*?[a-z])([KMBGT])"),
+    re.compile(r"(?P<unit>[KMBGT])[ _]?(?P<name>[A-Za-z].*)"),
+    re.compile(r"(?P<unit>thousand|million|billion|trillion)s?[ _](?:of[ _])?(?P<name>.+)", re.I),
 )
 _LOSS_UNIT = re.compile(r"(.*?)\s*[(\[]\s*(?:in )?(?:nats?|bits?|ce|cross.?entropy)\b[^)\]]*[)\]]", re.I)
 _LOSSLIKE = re.compile(
@@ -129,7 +138,7 @@ class Header:
         by_path: dict[str, list[str]] = {}
         for column in names_of(self.table):
             if name != "y" or "train" not in column.lower():
-                parts = re.split(r"[/.:]", column)
+                parts = re.split(r"[/.:](?![^(\[]*[)\]])", column)  # not within brackets: loss (nats/token)
                 last = parts[-2] if len(parts) > 1 and simple(parts[-1]) in STATISTICS else parts[-1]
                 by_path.setdefault(simple(last), []).append(column)
         for candidate in USUAL_NAMES.get(name, (name,)):
@@ -163,10 +172,12 @@ class Header:
             return None
         found = []
         for column in names_of(self.table):
-            match = _IN_UNITS.fullmatch(column)
-            if match and (match[1] == name or simple(match[1]) in USUAL_NAMES[name]):
-                unit = (match[2] or match[3]).lower()
-                found.append(f"`{column}`*1e{UNITS[unit]}")
+            for match in filter(None, (pattern.fullmatch(column) for pattern in _IN_UNITS)):
+                named = match.groupdict()
+                base, unit = named.get("name", match[1]), named.get("unit") or next(filter(None, match.groups()[1:]))
+                if base == name or simple(base) in USUAL_NAMES[name]:
+                    found.append(f"`{column}`*1e{int(unit) if unit.isdigit() else UNITS[unit.lower()]}")
+                    break
         if len(found) > 1:
             raise self._several(name, found)
         return found[0] if found else None

@@ -7,6 +7,7 @@ import re
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import Header, simple
 
+_SIZE = r"(\w*(loss|bpb|ppl)[_ ])?[\d.,]+(e[+-]?\d+)?\s*[kmbt]?"
 _SEQUENCE = ("seq_len", "sequence_length", "seq_length", "context", "context_length", "block_size", "max_seq_len")
 _BATCH = ("batch_size", "global_batch_size", "train_batch_size", "bs")
 _STEPS = ("steps", "step", "_step", "train_steps", "num_steps", "iterations", "iters", "iter", "max_steps")
@@ -15,7 +16,7 @@ _RATIO = ("tokens_per_param", "tokens_per_parameter", "ratio", "d_over_n", "chin
 
 def way_out(header: Header, name: str) -> str:
     """`--columns=...` that makes N, D, C or y of other columns, or what shape the table needs; "" where neither."""
-    numbers = [c for c in names_of(header.table) if re.fullmatch(r"[\d.,]+(e[+-]?\d+)?\s*[kmbt]?", c.strip(), re.I)]
+    numbers = [c for c in names_of(header.table) if re.fullmatch(_SIZE, c.strip(), re.I)]
     if len(numbers) > 1:
         return (
             f"columns named {numbers[0]}, {numbers[1]} make it a pivot table: give one row per run, e.g. "

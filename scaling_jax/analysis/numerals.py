@@ -14,22 +14,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EMPTY = frozenset((
-    "", "nan", "null", "none", "n/a", "na", "-", "--", "\u2013", "\u2014", "?", "tbd", "<na>", "#n/a",
-    "#value!", "#div/0!", "missing", "diverged", "crashed", "failed", "oom", "error", "running", "pending",
+    "", "nan", "null", "none", "n/a", "na", "n.a", "?", "tbd", "<na>", "#n/a",
+    "missing", "diverged", "div", "crashed", "failed", "oom", "error", "running", "pending", "unstable", "dnf", "x",
 ))  # fmt: skip
 SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 WORDS = {"thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12, "mn": 1e6, "bn": 1e9, "mio": 1e6}
 SI = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15, "e": 1e18, "z": 1e21, "y": 1e24}
 UNITS = r"(?:params?|parameters?|tokens?|toks?|tok|samples?|images?|nats?|bits?)"
+_EXCEL_ERROR = re.compile(r"#[a-z0-9/]+[!?]")
+# A raised digit is a footnote only of a number with a decimal point: 10\u00b2 is a hundred.
+_FOOTNOTE = re.compile(r"(.*[\dkmbt])\s*(?:[*\u2020\u2021\u00a7]+|\[\w\])|(.*\d\.\d+)[\u00b9\u00b2\u00b3]", re.I)
 _BOLD = re.compile(r"(\*\*|__)(.+)\1")  # Markdown's
 _UNCERTAIN = re.compile(
     r"(?<=\d)\s*(?:\u00b1|\+/?-)\s*[\d.,]+(?:e[+-]?\d+)?$|(?<=\.\d)\(\d+\)$|(?<=\d\d)\(\d+\)$", re.I
 )
 _PLAIN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
-_POWER = re.compile(r"([+-]?[\d.]+)\s*(?:x|\u00d7|\*|\u00b7)\s*10\s*(?:\^|\*\*)?\s*\{?([+-]?\d+)\}?")
+_POWER = re.compile(
+    r"(?:([+-]?[\d.]+)\s*(?:x|\u00d7|\*|\u00b7)\s*10\s*(?:\^|\*\*)?|10\s*(?:\^|\*\*))\s*\{?([+-]?\d+)\}?"
+)
 _FLOPS = re.compile(r"(.*?)\s*([kmgtpezy]?)flops?", re.I)
 _SUFFIXED = re.compile(rf"(.*?\d\.?)\s*([kmbgt]|{'|'.join(WORDS)})?\s*{UNITS}?", re.I)
-_SPACED = re.compile(r"[+-]?\d{1,3}(?:[ '_\u00a0\u202f\u2009]\d{3})+(?:[.,]\d+)?")
+_SPACED = re.compile(r"[+-]?\d{1,3}(?:[ '\u2019_\u00a0\u202f\u2009]\d{3})+(?:[.,]\d+)?")
 _COMMA_GROUPS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _DOT_GROUPS = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+(?:e[+-]?\d+)?", re.I)
@@ -75,8 +80,12 @@ def parse(text: str, mark: str | None = None) -> float:
       (1400000000.0, 70000000.0, 3e+20, 1.5)
     """
     text = text.strip().lstrip("=").strip("\"'").replace("\u2212", "-").strip()
-    text = _UNCERTAIN.sub("", _BOLD.sub(r"\2", text))
-    if text.lower() in EMPTY:
+    text = _BOLD.sub(r"\2", text)
+    if footnote := _FOOTNOTE.fullmatch(text):
+        text = footnote[1] or footnote[2]
+    text = _UNCERTAIN.sub("", text)
+    text = text.strip("$").replace("\\times", "x").replace("\\cdot", "x")  # LaTeX
+    if is_empty(text):
         return float("nan")
     if text.lower().lstrip("+-") in ("inf", "infinity"):
         return float("-inf") if text.startswith("-") else float("inf")
@@ -95,7 +104,7 @@ def parse(text: str, mark: str | None = None) -> float:
 def _product(text: str, factor: float, mark: str | None) -> float:
     text = text.strip()
     if power := _POWER.fullmatch(text):
-        return float(f"{float(power.group(1)):.17g}e{int(power.group(2))}") * factor
+        return float(f"{float(power.group(1) or 1):.17g}e{int(power.group(2))}") * factor
     value = _digits(text, mark)
     # 1.4 x 1e9 is 1400000000 exactly; the product of the two floats need not be.
     product = value * factor
@@ -106,7 +115,7 @@ def _digits(text: str, mark: str | None) -> float:
     if _PLAIN.fullmatch(text) and not (mark == "," and "." in text):
         return float(text)
     if _SPACED.fullmatch(text):
-        text = re.sub(r"[ '_\u00a0\u202f\u2009]", "", text)
+        text = re.sub(r"[ '\u2019_\u00a0\u202f\u2009]", "", text)
     if mark == ",":
         if "." in text and not _DOT_GROUPS.fullmatch(text):
             raise ValueError(f"{text!r} in a table with decimal commas")
@@ -118,6 +127,27 @@ def _digits(text: str, mark: str | None) -> float:
     if not _PLAIN.fullmatch(text):
         raise ValueError(f"{text!r} is not a number")
     return float(text)
+
+
+def all_plain(cells: list[str]) -> bool:
+    """True for cells of which every one that is filled is a number as Python writes it, and not all are empty."""
+    filled = [cell for cell in cells if cell.strip()]
+    return bool(filled) and all(map(is_plain, filled))
+
+
+def is_plain(cell: str) -> bool:
+    """True for a number as Python writes it."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def is_empty(text: str) -> bool:
+    """True for a cell that stands for no number: blank, a dash, `N/A`, `(diverged)`, `NaN (OOM)`, an error of Excel."""
+    text = text.strip(" ()[].*-_\u2013\u2014\u2026\x1a").lower()
+    return text in EMPTY or text.startswith("nan ") or _EXCEL_ERROR.fullmatch(text) is not None
 
 
 def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[np.ndarray, str | None]:
@@ -155,17 +185,3 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
             except (TypeError, ValueError, OverflowError):
                 raise UserError(f"column {name}, row {column.index[i]}: {str(cell)[:60]!r} is not a number") from None
     return out, example
-
-
-def looks_numeric(column: pd.Series, mark: str | None = None) -> bool:
-    """Returns True where every cell is a number or empty, and not all are empty."""
-    try:
-        values, _ = to_numbers(column, "")
-    except UserError:
-        if mark is None:
-            return False
-        try:
-            values, _ = to_numbers(column, "", mark)
-        except UserError:
-            return False
-    return bool(np.isfinite(values).any())

@@ -10,6 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
+from scaling_jax.analysis.extra_rows import without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.hints import way_out
@@ -22,6 +23,7 @@ from scaling_jax.analysis.runs import (
     rising,
     scale_table,
     seed_noise,
+    seen_before,
     y_name,
 )
 from scaling_jax.analysis.status import DONE
@@ -32,7 +34,7 @@ from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
 from scaling_jax.study import Fit
-from scaling_jax.text import listed, plural
+from scaling_jax.text import listed, plural, short
 
 OURS = ("run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash")
 CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
@@ -52,12 +54,16 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
       UserError: a column is missing, ambiguous or not numeric, nothing is left, or corpora are mixed.
     """
     columns = columns or Columns()
-    header = Header(as_frame(table))
-    if not len(header.table):
+    frame = as_frame(table)
+    if not len(frame):
         raise UserError("the results table has no run; train first with scaling-jax run")
-    ours = all(name in header.table for name in OURS)
-    notes = [*header.table.attrs.get("notes", ()), *as_frame(table).attrs.get("notes", ()), *header.notes]
-    notes = list(dict.fromkeys(notes))
+    notes = list(frame.attrs.get("notes", ()))
+    ours = all(name in frame for name in OURS)
+    if not ours:
+        frame, extra = without_extra_rows(frame)
+        notes += extra
+    header = Header(frame)
+    notes = list(dict.fromkeys([*notes, *header.notes]))
     reader = _Reader(header, law, settings, columns, ours, notes)
     return reader.runs()
 
@@ -85,6 +91,7 @@ class _Reader:
         status = self._where(table, status, column)
         done = table.loc[status.index[status == DONE]]
         self._refuse_mixed(done)
+        self._refuse_mixed_starts(done)
         values = self._numbers(done)
         values, status = self._without_empty(values, status)
         if not len(values) and not self.ours:
@@ -151,6 +158,23 @@ class _Reader:
             raise UserError(
                 f"rows come from {len(counts)} different corpora, dataset_hash {hashes}: their losses cannot be "
                 f"compared; fit one at a time with --where=dataset_hash={counts.index[0]}"
+            )
+
+    def _refuse_mixed_starts(self, done: pd.DataFrame) -> None:
+        before = seen_before(done)
+        if not self.ours or not before.any():
+            return
+        least, most = (short(x) for x in (before[before > 0].min(), before.max()))
+        span = most if least == most else f"{least} to {most}"
+        self.notes.append(
+            f"{int((before > 0).sum())} runs start from models of {span} tokens, which D and C do not count"
+        )
+        if self.law is not None and "S" in self.law.inputs:
+            return
+        if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
+            raise UserError(
+                "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
+                "--where='pretrain_tokens > 0', or fresh and fine-tuned ones together with --law=transfer"
             )
 
     def _numbers(self, done: pd.DataFrame) -> pd.DataFrame:
@@ -259,6 +283,9 @@ class _Reader:
         frame = table.assign(status=status, **numbers)
         if "U" in values:
             frame["U"] = values.U.reindex(table.index)
+        if "S" in values and self.ours:  # a size that starts from training is a scale of its own
+            before = seen_before(frame)
+            frame["scale"] = frame["scale"].map(str).where(before == 0, frame["scale"] + " from " + before.map(short))
         if not self.ours:
             named = "run_id" in table and table["run_id"].is_unique
             frame = frame.assign(

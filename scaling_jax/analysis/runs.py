@@ -107,6 +107,18 @@ class Runs:
         """True where every chosen run has N, D and C."""
         return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))
 
+    @property
+    def decided_by_compute(self) -> bool:
+        """True where N, D and C are known, and all that decides a loss: no run has a start that others have not."""
+        return self.has_compute and "S" not in self.inputs
+
+
+def seen_before(runs: pd.DataFrame) -> pd.Series:
+    """The tokens that the start of every run had seen; 0 of fresh ones."""
+    if "pretrain_tokens" not in runs:
+        return pd.Series(0.0, index=runs.index)
+    return pd.to_numeric(runs["pretrain_tokens"], errors="coerce").fillna(0.0)
+
 
 def y_name(metric: str) -> str:
     """The fitted quantity in a word or two."""

@@ -131,7 +131,10 @@ def winners(done: pd.DataFrame) -> tuple[pd.DataFrame, Tuned | None]:
     if not swept or not (done.y > 0).all():
         ranked = done.sort_values(["y", "run_id"], kind="stable").drop_duplicates(["scale", "tokens", "seed"])
         return ranked.sort_values(["C", "N", "run_id"]).drop(columns="_budget"), None
-    cells = [_Cell(scale, rows, swept) for (scale, _), rows in groups_of(done, ["scale", "_budget"])]
+    cell = done.groupby(["scale", "_budget"], sort=False).ngroup()
+    ranked = done.assign(_cell=cell).sort_values(["_cell", "y", "run_id"], kind="stable").drop(columns="_cell")
+    ranked = ranked.drop_duplicates(["scale", "_budget", *swept, "seed"])
+    cells = [_Cell(scale, rows, swept) for (scale, _), rows in groups_of(ranked, ["scale", "_budget"])]
     noise = _noise(cells)
     rng = np.random.default_rng(0)
     chosen, optima = [], []
@@ -149,21 +152,24 @@ def winners(done: pd.DataFrame) -> tuple[pd.DataFrame, Tuned | None]:
 
 
 class _Cell:
-    """One (scale, budget): the mean of ln y over seeds of every combination of what is swept."""
+    """One (scale, budget): the mean of ln y over seeds of every combination of what is swept.
+
+    `rows` has one row per combination and seed, the lowest y first.
+    """
 
     def __init__(self, scale: str, rows: pd.DataFrame, swept: list[str]):
         self.scale, self.swept = scale, swept
-        self.rows = rows.sort_values(["y", "run_id"], kind="stable").drop_duplicates([*swept, "seed"])
+        self.rows = rows
         # Rows of a workdir's earlier times may lack a column: they are a combination of their own.
-        self.keys = list(self.rows[swept].astype(float).fillna(-1.0).itertuples(index=False, name=None))
-        log_y = pd.Series(np.log(self.rows.y.to_numpy()), index=pd.MultiIndex.from_tuples(self.keys))
-        grouped = log_y.groupby(level=list(range(len(swept))), sort=True, dropna=False)
-        means, counts = grouped.mean(), grouped.size()
+        self.keys = list(zip(*(rows[c].astype(float).fillna(-1.0).tolist() for c in swept)))
+        self.log_y = np.log(rows.y.to_numpy(float))
+        groups: dict[tuple, list[float]] = {}
+        for key, value in zip(self.keys, self.log_y):
+            groups.setdefault(key, []).append(value)
         # A combination that lost a seed does not win by the seeds that it kept.
-        means = means[counts == counts.max()]
-        self.seeds = int(counts.max())
-        self.combinations = [key if isinstance(key, tuple) else (key,) for key in means.index]
-        self.means = means.to_numpy()
+        self.seeds = max(map(len, groups.values()))
+        self.combinations = sorted(key for key, values in groups.items() if len(values) == self.seeds)
+        self.means = np.array([np.mean(groups[key]) for key in self.combinations])
         self.best = self.combinations[int(np.argmin(self.means))]
         self.lowest = float(self.means.min())
         found = self._interpolate(self.means[None])
@@ -249,8 +255,10 @@ def _noise(cells: list[_Cell]) -> float | None:
     """Pooled standard deviation of ln y that is neither the combination's nor the seed's."""
     squares, freedom = 0.0, 0
     for cell in cells:
-        names = [str(key) for key in cell.keys]
-        wide = np.log(cell.rows.assign(_key=names).pivot(index="_key", columns="seed", values="y").dropna().to_numpy())
+        (key, keys), (seed, seeds) = pd.factorize(pd.Series(cell.keys)), pd.factorize(cell.rows.seed)
+        wide = np.full((len(keys), len(seeds)), np.nan)
+        wide[key, seed] = cell.log_y
+        wide = wide[np.isfinite(wide).all(axis=1)]
         k, s = wide.shape
         if k > 1 and s > 1:
             left = wide - wide.mean(axis=1, keepdims=True)

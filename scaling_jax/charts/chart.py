@@ -84,6 +84,11 @@ class Mark:
     size: float = 6.0
     width: float = 1.5
 
+    @property
+    def num_runs(self) -> int:
+        """How many points are runs."""
+        return len(self.runs) if self.kind == "points" else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
@@ -100,6 +105,11 @@ class Panel:
     y: Axis
     marks: tuple[Mark, ...]
     title: str = ""
+
+    @property
+    def num_runs(self) -> int:
+        """How many points of its marks are runs."""
+        return sum(mark.num_runs for mark in self.marks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +130,25 @@ class Chart:
     panels: tuple[Panel, ...]
     note: str = ""
 
+    def thinned(self, most: int) -> Chart:
+        """With at most about so many runs in a panel, evenly of every scale, which the caption then says."""
+        panels, drawn, all_runs = [], 0, 0
+        for panel in self.panels:
+            count = sum(len(mark.runs) for mark in panel.marks if mark.kind == "points")
+            step = -(-count // most)
+            if step > 1:
+                marks = tuple(
+                    _every(mark, step) if mark.kind == "points" and len(mark.runs) else mark for mark in panel.marks
+                )
+                panel = dataclasses.replace(panel, marks=marks)
+                drawn = max(drawn, sum(len(mark.runs) for mark in marks if mark.kind == "points"))
+                all_runs = max(all_runs, count)
+            panels.append(panel)
+        if not drawn:
+            return self
+        caption = f"{self.caption} {drawn:,} of {all_runs:,} runs are drawn, evenly from every scale."
+        return dataclasses.replace(self, panels=tuple(panels), caption=caption)
+
     def as_json(self) -> dict[str, Any]:
         """In plain JSON types, numbers to six digits, for the page's script."""
         return {
@@ -137,6 +166,17 @@ class Chart:
                 for panel in self.panels
             ],
         }
+
+
+def _every(mark: Mark, step: int) -> Mark:
+    """Every `step`-th point."""
+    return dataclasses.replace(
+        mark,
+        x=np.asarray(mark.x)[::step],
+        y=np.asarray(mark.y)[::step],
+        runs=mark.runs[::step],
+        texts=mark.texts[::step],
+    )
 
 
 def _sparse(part: Axis | Mark) -> dict[str, Any]:

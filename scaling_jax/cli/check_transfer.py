@@ -25,8 +25,8 @@ def main(args: list[str], values: Any) -> int:
     study = study_flags.read_study(args, values)
     if not values.workdir:
         raise UserError("check-transfer needs --workdir=W")
-    if values.tokens is not None and not values.tokens > 0:
-        raise UserError(f"--tokens={values.tokens}: give a positive number")
+    if values.tokens is not None and not 0 < values.tokens <= 1e18:
+        raise UserError(f"--tokens={values.tokens}: give a positive number, at most 1e18")
     hardware.use_cpu_devices(values.num_cpu_devices)
     found = transfer.check(study, values.workdir, values.steps, values.tokens)
     print("\n".join(found.sentences()))

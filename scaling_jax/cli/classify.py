@@ -9,10 +9,11 @@ import numpy as np
 from absl import flags
 
 from scaling_jax.cli import trained_flags
+from scaling_jax.cli.out_file import check_writable
 from scaling_jax.data.sources.images import read_image
 from scaling_jax.errors import UserError
-from scaling_jax.storage.paths import as_path, write_atomic
-from scaling_jax.trained.classify import Classifier, contact_sheet
+from scaling_jax.storage.paths import as_path, is_remote, write_atomic
+from scaling_jax.trained.classify import Classifier, contact_sheet, need_images
 from scaling_jax.trained.scores import dataset_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -28,14 +29,17 @@ def define_flags() -> None:
 
 def main(args: list[str], values: Any) -> int:
     """Prints a line per image; returns the exit code."""
+    if values.out:
+        if not values.out.endswith(".png"):
+            raise UserError(f"--out={values.out}: the contact sheet is a .png")
+        if not is_remote(values.out):
+            check_writable("out", pathlib.Path(as_path(values.out)))
     models = trained_flags.models(args, values)
-    if values.out and not values.out.endswith(".png"):
-        raise UserError(f"--out={values.out}: the contact sheet is a .png")
+    need_images(models.study, models.spec)
+    labels, files = None, _files(values.images)
+    images = np.stack([read_image(file, models.spec.image) for file in files]) if files else None
     classifier = Classifier(models.load(values.scale, values.run_id))
-    labels = None
-    if values.images:
-        files = _files(values.images)
-        images = np.stack([read_image(file, models.spec.image) for file in files])
+    if images is not None:
         names = [str(file) for file in files]
     else:
         dataset = dataset_of(models, None)

@@ -66,8 +66,8 @@ def _sets(values: Any) -> tuple[ValidationSet, ...]:
       UserError: a name that is none, or flags that need --source.
     """
     if not values.source:
-        for name in ("name", "data_dir", "validation_split"):
-            if values[name].value is not None:
+        for name in ("name", "data_dir", "split", "validation_split"):
+            if values[name].present:
                 raise UserError(f"--{name} is of a --source; give both")
         return ()
     name = values.name or re.sub(r"\W+", "_", values.source.rstrip("/").rpartition("/")[2].partition(".")[0]).strip("_")

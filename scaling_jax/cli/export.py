@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from scaling_jax.cli import trained_flags
+from scaling_jax.cli.out_file import check_new_folder
 from scaling_jax.errors import UserError
 from scaling_jax.trained.export import export
 
@@ -21,6 +22,7 @@ def main(args: list[str], values: Any) -> int:
     """Writes the model; returns the exit code."""
     if not values.out:
         raise UserError("no folder; give --out=FOLDER")
+    check_new_folder("out", values.out)
     models = trained_flags.models(args, values)
     trained = models.load(values.scale, values.run_id)
     files = export(models, trained, values.out)

@@ -20,6 +20,7 @@ from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError, describe_invalid, is_disk_full
 from scaling_jax.report import figures, text
 from scaling_jax.study import Fit, HoldOut
+from scaling_jax.text import to_bytes
 
 RESAMPLING = ("pairs", "residual", "wild")
 OBJECTIVES = ("huber", "lad", "least_squares", "log_least_squares")
@@ -27,7 +28,11 @@ OBJECTIVES = ("huber", "lad", "least_squares", "log_least_squares")
 FIELDS = {
     "law": "law", "objective": "objective", "delta": "huber_delta", "overestimate_penalty": "overestimate_penalty",
     "level": "level", "resampling": "resampling", "resamples": "bootstrap", "seed": "seed",
+    "price": "price",
 }  # fmt: skip
+
+
+COSTS = ("flops", "device_hours", "dollars")
 
 
 def define_flags() -> None:
@@ -71,6 +76,12 @@ def define_fit_flags() -> None:
         "overestimate_penalty", None, "Cost of points below the law times this; 10 follows the lower edge of losses.",
         lower_bound=1e-300,
     )  # fmt: skip
+    flags.DEFINE_enum(
+        "cost", None, COSTS, "Asks for the best model of as many device-hours (or dollars) as that of the FLOPs takes, "
+        "from the seconds of the runs; shown anyway where these tell it.",
+    )  # fmt: skip
+    flags.DEFINE_float("price", None, "Dollars of a device-hour, for --cost=dollars.")
+    flags.DEFINE_string("max_memory", None, "The best model within the memory of a device, too, e.g. 80GB.")
     flags.DEFINE_float("cut_flops", None, "Hold out runs of at least this compute; default half of the largest run's.")
     flags.DEFINE_list("budgets", [], "Nominal compute budgets of IsoFLOP sweeps, e.g. 6e18,1e19; found when not given.")
     flags.DEFINE_float("level", None, "Of all intervals; default 0.9.")
@@ -122,6 +133,7 @@ def main(args: list[str], values: Any) -> int:
     )  # fmt: skip
     if found.fit is None:
         raise UserError(f"no law fitted: {found.no_fit}")
+    check_budgets(found, values)
     print(write(found, values.out))
     return 0
 
@@ -141,6 +153,8 @@ def fit_settings(settings: Fit, values: Any) -> Fit:
         given["inputs"] = analysis.parse_mapping(values.at, "--at")
     if values.fix:
         given["fixed"] = _values("--fix", analysis.parse_mapping(values.fix, "--fix"))
+    if values.max_memory is not None:
+        given["max_memory"] = memory_of(values.max_memory)
     try:
         return dataclasses.replace(settings, **given)
     except pydantic.ValidationError as error:
@@ -160,9 +174,34 @@ def check_numbers(values: Any) -> None:
         check_level(values.level)
     if values.resamples is not None and not 2 <= values.resamples <= 1_000_000:
         raise UserError(f"--resamples={values.resamples}: give 2 to a million, e.g. 1000")
+    if values.price is not None and not 0 < values.price < np.inf:
+        raise UserError(f"--price={values.price:g}: give the dollars of a device-hour, e.g. 2.5")
+    if values.cost == "dollars" and values.price is None:
+        raise UserError("--cost=dollars needs --price, the dollars of a device-hour, e.g. --price=2.5")
+    memory_of(values.max_memory)
     budgets = _numbers("--budgets", values.budgets)
     if any(not (np.isfinite(budget) and budget > 0) for budget in budgets):
         raise UserError(f"--budgets={','.join(values.budgets)}: give positive numbers, e.g. --budgets=6e18,1e19")
+
+
+def check_budgets(found: analysis.Analysis, values: Any) -> None:
+    """Raises UserError where the runs do not tell the kind of budget that a flag asks for."""
+    kinds = {"cost": values.cost if values.cost != "flops" else None, "price": values.price}
+    asked = [name for name, value in (kinds | {"max_memory": values.max_memory}).items() if value is not None]
+    if asked and found.budgets[1]:
+        raise UserError(f"--{asked[0]}={getattr(values, asked[0])}: {found.budgets[1]}")
+
+
+def memory_of(text: str | None) -> float | None:
+    """The bytes of --max_memory.
+
+    Raises:
+      UserError: not an amount of memory.
+    """
+    try:
+        return None if text is None else to_bytes(text)
+    except ValueError:
+        raise UserError(f"--max_memory={text}: give bytes, e.g. 80GB") from None
 
 
 def check_flops(flag: str, given: Iterable[float]) -> None:

@@ -105,7 +105,7 @@ def _check_given() -> None:
     """Raises UserError for a flag that is given without a value, or as nan: no flag means anything by it."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
-        for value in flag.value if isinstance(flag.value, list) and not flag.using_default_value else [flag.value]:
+        for value in flag.value or [""] if isinstance(flag.value, list) else [flag.value]:
             empty = isinstance(value, str) and not value.strip()
             if flag.present and (empty or (isinstance(value, float) and math.isnan(value))):
                 raise UserError(f"--{name}={value}: give a value, or leave the flag out")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import pathlib
 import tempfile
 
 from scaling_jax.errors import UserError
+from scaling_jax.storage.paths import as_path, is_remote
 
 
 def check_study_file(flag: str, name: str | None) -> None:
@@ -30,6 +32,20 @@ def check_writable(flag: str, path: pathlib.Path) -> None:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
         raise UserError(f"--{flag}={path} cannot be written: {error.strerror or error}") from None
+
+
+def check_new_folder(flag: str, name: str) -> None:
+    """Raises UserError unless nothing or an empty folder is at this path, and it can be written; creates nothing."""
+    folder = as_path(name)
+    if is_remote(name):
+        return
+    try:
+        taken = os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:
+        raise UserError(f"--{flag}={name} cannot be written: {error.strerror or error}") from None
+    if taken:
+        raise UserError(f"--{flag}={name} exists and is not an empty folder: give a new one")
+    check_writable(flag, pathlib.Path(folder) / "file")
 
 
 def write_text(flag: str, name: str, text: str) -> None:

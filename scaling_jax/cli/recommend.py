@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from absl import flags
 
 from scaling_jax import decide, decisions
 from scaling_jax.cli import out_file
+from scaling_jax.cli.fit import memory_of
 from scaling_jax.decide.chips import UTILIZATION, Chip, find_chip
 from scaling_jax.decide.source import study_source
 from scaling_jax.errors import UserError
 from scaling_jax.results import load
 
-BYTES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2.0**10, "mi": 2.0**20, "gi": 2.0**30, "ti": 2.0**40}
 ASKED = ("target_flops", "device_hours", "target_loss", "target_accuracy", "target_metric")
 
 
@@ -63,7 +62,7 @@ def main(args: list[str], values: Any) -> int:
     options = {
         "max_params": values.max_params,
         "inference_tokens": values.inference_tokens,
-        "max_memory": _bytes(values.max_memory),
+        "max_memory": memory_of(values.max_memory),
         "chip": chip,
     }
     if values.published:
@@ -113,17 +112,3 @@ def _chip(values: Any) -> Chip | None:
     if not 0 < values.utilization <= 1:
         raise UserError(f"--utilization={values.utilization:g}: give a share of the peak, e.g. 0.4")
     return find_chip(values.chip, values.utilization, values.price)
-
-
-def _bytes(text: str | None) -> float | None:
-    """80GB, 80e9, 24GiB -> bytes."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    try:
-        found = float(match[1]) * BYTES[match[2]] if match else 0.0
-    except (KeyError, ValueError):
-        found = 0.0
-    if not 0 < found < 1e18:
-        raise UserError(f"--max_memory={text}: give bytes, e.g. 80GB")
-    return found

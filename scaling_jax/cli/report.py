@@ -65,6 +65,8 @@ def write(source: Source | Any, values: Any = None) -> str:
         if values.metric:
             fit = dataclasses.replace(fit, metric=values.metric)
     found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
+    if values is not None:
+        fit_command.check_budgets(found, values)
     out = values.out if values is not None and values.out else as_path(source.folder) / "report"
     formats = values.figures if values is not None else ()
     return report.write_report(found, out, formats, results.about(source.folder) | _next_steps(source.folder, found))

@@ -35,7 +35,7 @@ def define_flags() -> None:
     flags.DEFINE_list("only_packs", [], "Train these packs only (scale names of the plan); every engine passes it.")
     flags.DEFINE_multi_string("engine_option", [], "Passed on to sbatch or xpk as it is. May be repeated.")
     flags.DEFINE_integer("max_retries", 1000, "Preemptions that one pack survives on a cluster.", lower_bound=0)
-    flags.DEFINE_string("track", None, "Send metrics to tensorboard[:FOLDER] or wandb[:PROJECT] while training.")
+    flags.DEFINE_string("track", None, "Send metrics to tensorboard[:FOLDER], wandb[:PROJECT] or mlflow[:EXPERIMENT].")
     flags.DEFINE_bool("dry_run", False, "Show what the engine would do, and do nothing.")
     flags.DEFINE_string(
         "until_interval", None, "Grow the study by what `suggest` chooses until the forecast at --target_flops is "

@@ -179,6 +179,8 @@ def _shapes(study: Study, spec: Spec) -> list[Shape]:
     path = Path.of(study, spec)
     own = list(study.ladder.scales()) + [(w, d) for w, d, _ in study.budgets.extra]
     shapes = {(w, d): s for w, d in own if (s := path.shape(w, d)) is not None}
+    if study.init.starts:  # other scales have nothing to start from
+        return list(shapes.values())
     widths = [w for w, _ in own]
     width, top = min(widths), WIDER * max(widths)
     while width <= top:

@@ -225,8 +225,7 @@ def _flatness(surface: Surface, best: Optimum) -> dict[float, float]:
     factors = np.array([0.5, 2.0])
     N = best.N * factors
     D = best.D * surface.flops(best.N, best.D) / surface.flops(N, best.D)
-    rise = surface.loss(N, D) / float(surface.loss(best.N, best.D)) - 1
-    return {float(k): float(v) for k, v in zip(factors, rise)}
+    return {float(k): float(v) for k, v in zip(factors, surface.rise(N, D, best))}
 
 
 def _inference(surface: Surface, best: Optimum, tokens: float) -> Inference:

@@ -10,8 +10,10 @@ import numpy as np
 
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.fits import has_frontier
+from scaling_jax.analysis.fits import frontier_inputs, has_frontier
+from scaling_jax.analysis.frames import rows_of
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.optimal.allocation import law_columns
 
 Ends = tuple[float, float]
 
@@ -46,6 +48,7 @@ class Surface:
       level: of intervals.
       metric: what the "loss" is.
       source: where the numbers come from.
+      analysis: whose best runs these are; None for a published fit.
     """
 
     model: fitting.Forecast | fitting.Fit
@@ -54,6 +57,7 @@ class Surface:
     level: float
     metric: str
     source: str
+    analysis: Analysis | None = None
 
     def flops(self, N: Any, D: Any) -> Any:
         """Training FLOPs."""
@@ -75,23 +79,33 @@ class Surface:
         self, C: Sequence[float] | np.ndarray, max_N: float | None = None, cost: Callable | None = None
     ) -> tuple[list[Optimum], list[str]]:
         """The best runs of budgets in the unit of the cost, or none and why there are none."""
-        budgets, cost = np.asarray(C, float), cost or self.cost
+        budgets = np.asarray(C, float)
         try:
-            if isinstance(self.model, fitting.Fit):
-                plain = self.model.frontier(budgets, cost=cost, max_N=max_N)
-                values = zip(budgets, plain.N, plain.D, plain.loss)
-                return [Optimum(float(c), float(n), float(d), float(y)) for c, n, d, y in values], []
-            found = self.model.frontier(budgets, cost=cost, max_N=max_N)
+            if self.analysis is not None:
+                best = self.analysis.best_runs(budgets, cost, max_N)
+                if best.reasons or best.rows.N_low.isna().any():
+                    return [], list(best.reasons)
+                return [
+                    Optimum(r.C, r.N, r.D, r.loss, (r.N_low, r.N_high), (r.D_low, r.D_high), (r.loss_low, r.loss_high))
+                    for r in rows_of(best.rows)
+                ], []
+            assert isinstance(self.model, fitting.Fit)
+            plain = self.model.frontier(budgets, cost=cost or self.cost, max_N=max_N)
         except fitting.FitError as error:
             return [], [str(error)]
-        if found.N is None or found.D is None or found.loss is None or found.interval is None:
-            return [], list(found.reasons)
-        ends = {k: [(float(a), float(b)) for a, b in zip(*pair)] for k, pair in found.interval.items()}
-        values = zip(budgets, found.N, found.D, found.loss)
-        return [
-            Optimum(float(c), float(n), float(d), float(y), ends["N"][i], ends["D"][i], ends["run"][i])
-            for i, (c, n, d, y) in enumerate(values)
-        ], []
+        values = zip(budgets, plain.N, plain.D, plain.loss)
+        return [Optimum(float(c), float(n), float(d), float(y)) for c, n, d, y in values], []
+
+    def rise(self, N: np.ndarray, D: np.ndarray, best: Optimum) -> np.ndarray:
+        """Relative rise of the loss from a best run's to that of others, by the law that chose the best."""
+        fit = self.model if self.analysis is None else self.analysis.fit
+        if not isinstance(fit, fitting.Fit) or not has_frontier(fit.law):
+            return self.loss(N, D) / float(self.loss(best.N, best.D)) - 1
+        inputs = None
+        if self.analysis is not None:
+            inputs = frontier_inputs(fit.law, self.analysis.runs, self.analysis.settings)
+        loss = fit.law(fit.params, law_columns(fit.law, np.append(N, best.N), np.append(D, best.D), inputs))
+        return loss[:-1] / loss[-1] - 1
 
     @classmethod
     def of(cls, analysis: Analysis) -> Surface | None:
@@ -100,7 +114,8 @@ class Surface:
             return None
         largest = float(analysis.runs.chosen.C.max())
         source = f"{analysis.used} runs of {analysis.name}"
-        return cls(analysis.forecast, analysis.cost, largest, analysis.settings.level, analysis.metric, source)
+        level = analysis.settings.level
+        return cls(analysis.forecast, analysis.cost, largest, level, analysis.metric, source, analysis)
 
     @classmethod
     def published(cls, name: str) -> Surface:

@@ -46,6 +46,7 @@ class Attempt:
       processes: how to find the other processes of this training, or None.
       on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
+      starts: of `training.loop.Training`.
     """
 
     study: Study
@@ -56,6 +57,7 @@ class Attempt:
     processes: cluster.Processes | None = None
     on_metrics: OnMetrics | None = None
     verbose: bool = True
+    starts: Callable[[Pack], Sequence[Any]] | None = None
 
     def say(self, text: str) -> None:
         if self.verbose and distributed.is_leader():
@@ -208,7 +210,9 @@ def _train_packs(
     reports = attempt.verbose and distributed.is_leader()
     shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
     with stop.deferred(), shown as on_progress:
-        training = Training(study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace)
+        training = Training(
+            study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace, attempt.starts
+        )
         local.train_packs(todo, training)
 
 

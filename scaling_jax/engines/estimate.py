@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,6 +12,7 @@ from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.models.family import Spec, attention_head_dim
 from scaling_jax.planning import Pack, Run, memory_bytes
+from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
@@ -83,10 +83,19 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     return out
 
 
-def speed() -> tuple[Callable[[int], float], str]:
-    """(FLOP/s that a plan assumes of this process's devices by width, how it is known)."""
-    if report := speeds.load():
-        return functools.partial(speeds.flops_at, report), "the speeds that scaling-jax bench measured here"
+def speed(family: str = "") -> tuple[Callable[[int], float], str]:
+    """(FLOP/s that a plan assumes of this process's devices by width, how it is known).
+
+    Args:
+      family: name of the one that is trained: earlier runs of it on this kind of machine say most.
+    """
+    report = speeds.load()
+    if report is not None and speeds.flops_at(report, 1, family) is not None:
+        ran = family in report.get("runs", {})
+        known = (
+            f"the speed of earlier runs of {family} here" if ran else "the speeds that scaling-jax bench measured here"
+        )
+        return lambda width: speeds.flops_at(report, width, family) or 0.0, known
     peak, source = hardware.peak_flops()
     share = ASSUMED_SHARE.get(jax.default_backend(), 0.3)
     return lambda width: share * peak, (
@@ -94,20 +103,22 @@ def speed() -> tuple[Callable[[int], float], str]:
     )
 
 
-def overhead_seconds(packs: Sequence[Pack]) -> float:
+def overhead_seconds(packs: Sequence[Pack], family: str) -> float:
     """Seconds that a run takes beside training: programs compile one after another on one core for each device."""
     side_by_side = max(min(len(packs), jax.device_count()), 1) if jax.default_backend() == "cpu" else 1
-    return AROUND_SECONDS + len(packs) * COMPILE_SECONDS.get(jax.default_backend(), 20.0) / side_by_side
+    usual, report = COMPILE_SECONDS.get(jax.default_backend(), 20.0), speeds.load() or {}
+    each = [speeds.compile_seconds(report, pack.width, family) for pack in packs]
+    return AROUND_SECONDS + sum(usual if seconds is None else seconds for seconds in each) / side_by_side
 
 
 def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     """A table with one row per scale and budget, and the totals."""
-    at, source = speed()
+    at, source = speed(study.family.name)
     header = ["scale", "width", "depth", "N", "D", "D/N", "C", "steps", "memory", "time"]
     cells = [
         [
             row.scale, str(row.width), str(row.depth), text.short(row.params), text.short(row.tokens),
-            f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), _bytes(row.memory_bytes),
+            f"{row.tokens / row.params:.4g}", f"{row.flops:.3g}", str(row.steps), text.short_bytes(row.memory_bytes),
             clock(row.train_flops / at(row.width)).strip(),
         ]
         for row in rows(study, packs, spec)
@@ -118,16 +129,27 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
     separate = sum(run.flops for pack in packs for run in pack.runs)
+    starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
             text.table(header, cells, indent=""),
             f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
             "C is exact, attention included.",
+            *([_start_text(starts)] if starts else []),
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
-            f"{clock(seconds + overhead_seconds(packs)).strip()}.",
+            f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
         ]
     )
+
+
+def _start_text(starts: Sequence[Start]) -> str:
+    """What the lanes start from."""
+    seen, fresh = sorted({start.tokens for start in starts}), list(dict.fromkeys(n for s in starts for n in s.fresh))
+    span = text.short(seen[0]) if len(seen) == 1 else f"{text.short(seen[0])} to {text.short(seen[-1])}"
+    count = text.plural(len({start.run_id for start in starts}), "trained run")
+    anew = f"; made anew: {', '.join(fresh)}" if fresh else ""
+    return f"They start from {count} of {span} tokens, which D and C do not count (pretrain_tokens){anew}."
 
 
 def cost_text(packs: Sequence[Pack], chip: str, chips: int, price: float | None) -> str:
@@ -154,10 +176,3 @@ def _added_steps(pack: Pack) -> list[int]:
             out.append(since)
             since = 0
     return out
-
-
-def _bytes(value: float) -> str:
-    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.0f}B"

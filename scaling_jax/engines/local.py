@@ -116,7 +116,7 @@ class _Pool:
         checkpoints = stack.enter_context(checkpoints_of(pack, training))
         need = devices_wanted(pack, training.study, len(self._devices))
         flops = pack.trained_flops / pack.trained_steps
-        guess = flops / (estimate.speed()[0](pack.width) * need / jax.device_count())
+        guess = flops / (estimate.speed(training.study.family.name)[0](pack.width) * need / jax.device_count())
         return Task(PackTrainer(training, pack, checkpoints, together), need, guess)
 
     def _begin(self, task: Task, piece: Piece, devices: Devices) -> threading.Thread:

@@ -10,6 +10,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import pydantic
+
+from scaling_jax.errors import UserError, describe_invalid
+
 PyTree = Any
 F = TypeVar("F")
 
@@ -29,6 +33,20 @@ class Spec:
     vocab_size: int
     context: int = 1
     image_shape: tuple[int, int, int] | None = None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Spec:
+        """What `dataclasses.asdict` made, as JSON reads it back.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(fields)
+        except pydantic.ValidationError as error:
+            raise UserError(
+                f"the description of the data in study.json is damaged: {describe_invalid(error)}"
+            ) from None
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -55,6 +55,8 @@ class Transformer:
             raise ValueError(f"head_dim {self.head_dim} must be positive and even (rotary positions turn pairs)")
         if self.mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} must be positive")
+        if not 1 < self.rope_base < math.inf:
+            raise ValueError(f"rope_base {self.rope_base} must be a finite number above 1, e.g. 10000")
         if self.short_conv < 0:
             raise ValueError(f"short_conv {self.short_conv} must be 0 (none) or a number of taps, e.g. 3")
 

@@ -51,8 +51,15 @@ class Outlook:
     prior: Prior
     findings: tuple[Finding, ...]
 
+    @property
+    def alone(self) -> bool:
+        """True for a study of one scale and one budget: a run that `recommend` wrote, which no law is fitted to."""
+        return self.correlation != self.correlation and self.ratios[0] == self.ratios[1]
+
     def __str__(self) -> str:
         low, high = map(short, self.ratios)
+        if self.alone:
+            return f"One scale and one budget at D/N = {low}: no law is fitted to it."
         varied = self.correlation == self.correlation
         first = f"ln N and ln D correlate at {self.correlation:.2f}" if varied else "N or D does not vary"
         noise = f"prior {self.prior.source}, seeds {self.prior.trunk_noise:.2%}, runs {self.prior.run_noise:.2%}"
@@ -94,6 +101,8 @@ def assess(
         *of_optimum(study, points, prior),
         *of_rules(study),
     ]
+    if len(points.cells) == 1:
+        return Outlook(correlation, ratios, target, {}, prior, tuple(of_runs(study, packs, tokens)))
     wide = not expected or expected["N"][2] / expected["N"][1] > WIDE
     if wide and not any(f.refused for f in findings) and len(points.N) <= MOST_TO_PROPOSE:
         findings.insert(0, _proposal(study, spec, prior, points, target, expected))

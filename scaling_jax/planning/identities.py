@@ -72,7 +72,9 @@ def frame(study: Study, spec: Spec) -> dict[str, Any]:
     data = {"kind": spec.kind, "vocab_size": spec.vocab_size, "context": spec.context}
     if spec.kind == "images":
         data |= {"image_shape": list(spec.image_shape or ()), "augment": study.data.augment}
+    start = {"init": "trained"} if study.init.starts else {}
     return {
+        **start,
         "family": resolved["family"],
         "parametrization": parametrization,
         "schedule": {k: v for k, v in schedule.items() if k not in SWEPT_SCHEDULE},

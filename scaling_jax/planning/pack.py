@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 from scaling_jax.models.family import Counts
+from scaling_jax.settings import Start
 from scaling_jax.study import Schedule, Study
 
 
@@ -16,6 +17,7 @@ class Lane:
 
     Attributes:
       b2: None where the optimizer has no second moment.
+      start: the trained run that its parameters come from; None for fresh ones.
     """
 
     learning_rate: float
@@ -24,6 +26,7 @@ class Lane:
     seed: int
     warmup_steps: int
     b2: float | None = None
+    start: Start | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from scaling_jax import rules
@@ -15,6 +15,7 @@ from scaling_jax.models.family import Counts, Spec
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
 from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
+from scaling_jax.settings import Start
 from scaling_jax.study import Study
 
 
@@ -124,7 +125,7 @@ def _packs(
     width, depth = shape
     scale = scale_name(width, depth)
     drafts: dict[tuple[int, float], _Draft] = {}
-    seeds = study.seeds_of(width, depth)
+    starts = {seed: _start(study, scale, seed) for seed in study.seeds_of(width, depth)}
     for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
         where = f"at scale {scale}, {budget.name}"
@@ -132,7 +133,7 @@ def _packs(
             batch_size = int(batch_size)
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
-            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, seeds, where)
+            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, starts, where)
     batches, cooldowns = {key[0] for key in drafts}, {key[1] for key in drafts}
     out = []
     for (batch_size, cooldown), draft in drafts.items():
@@ -148,7 +149,7 @@ def _add(
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
-    seeds: Sequence[int],
+    starts: Mapping[int, Start | None],
     where: str,
 ) -> None:
     """Adds every combination of what is swept at one scale, budget and batch size."""
@@ -162,9 +163,9 @@ def _add(
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
     lanes = [
-        Lane(rate, decay, scale, seed, warmup, b2)
-        for rate, decay, scale, warmup, b2, seed in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, seeds
+        Lane(rate, decay, scale, seed, warmup, b2, start)
+        for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(
+            rates, decays, optimizer.init_scales, warmups, second, starts.items()
         )
     ]
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
@@ -177,6 +178,15 @@ def _add(
         draft = drafts.setdefault((int(inputs["B"]), cooldown), _Draft())
         for lane in lanes:
             draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps), budget)
+
+
+def _start(study: Study, scale: str, seed: int) -> Start | None:
+    """Where lanes of a scale and seed start; None for fresh parameters."""
+    found = study.init.start_of(scale, seed)
+    if found is None and study.init.from_workdir is not None:
+        known = ", ".join(dict.fromkeys(start.scale for start in study.init.starts)) or "none yet: use scaling_jax.plan"
+        raise UserError(f"init.from_workdir: scale {scale} has no trained run to start from; known: {known}")
+    return found
 
 
 def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str) -> list[float]:

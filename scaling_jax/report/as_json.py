@@ -10,6 +10,7 @@ import numpy as np
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.resources import Resource
 
 
 def as_json(analysis: Analysis) -> dict[str, Any]:
@@ -32,13 +33,15 @@ def as_json(analysis: Analysis) -> dict[str, Any]:
         "hold_out": None,
         "cost": analysis.cost_note,
         "frontier": analysis.frontier.to_dict("records"),
+        "resources": {name: _resource(law) for name, law in analysis.resources[0].items()},
+        "budgets": list(analysis.budgets[0]),
         "approaches": analysis.approaches.to_dict("records"),
         "sensitivity": None if analysis.sensitivity is None else analysis.sensitivity.rows,
         "checks": [dataclasses.asdict(check) for check in analysis.checks],
         "warnings": list(analysis.warnings),
         "why_not": {
             "fit": analysis.no_fit, "hold_out": analysis.no_hold_out, "isoflop": analysis.isoflop.why,
-            "frontier": analysis.no_frontier,
+            "frontier": analysis.no_frontier, "budgets": analysis.budgets[1],
         },
     }  # fmt: skip
     if analysis.also:
@@ -61,6 +64,13 @@ def _tuned(analysis: Analysis) -> dict[str, Any] | None:
         "laws": [dataclasses.asdict(law) for law in tuned.laws],
         "sentences": tuned.sentences(),
     }
+
+
+def _resource(law: Resource) -> dict[str, Any]:
+    exponent, low, high = law.exponent
+    scale = None if law.law is None else law.law.coefficient
+    law_of_n = {"coefficient": scale, "exponent": exponent, "low": low, "high": high}
+    return law_of_n | {"scales": dict(zip(map(float, law.N), map(float, law.values)))}
 
 
 def _law(analysis: Analysis) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import groups_of, log, rows_of
 from scaling_jax.analysis.status import DIVERGED, DONE
@@ -166,27 +167,49 @@ def has_times(table: pd.DataFrame) -> bool:
 
 
 def cost(analysis: Analysis) -> Chart:
-    """Speed, time of a step and time of a run, with the law of time in compute."""
+    """Speed, time of a step, time of a run, and memory, with their laws."""
     table, points = analysis.runs.chosen, points_of(analysis)
     wall = pd.to_numeric(table.wall_s, errors="coerce").to_numpy(float)
     known = np.isfinite(wall) & (wall > 0)
     N, D, C = (table[k].to_numpy(float) for k in "NDC")
-    panels = []
-    per_second = np.divide(D, wall, out=np.full(len(D), np.nan), where=known)
-    size, speed = Axis(count_label(analysis), "count", True), Axis(f"{analysis.unit} per second", "count", True)
-    panels.append(Panel(size, speed, tuple(points.marks(N, per_second, known)), "Speed of a run"))
+    size = Axis(count_label(analysis), "count", True)
+    speed = (_ratio(D, wall, known), f"{analysis.unit} per second", "Speed of a run")
+    shown: dict[str, tuple[Any, str, str]] = {"tokens_per_s": speed}
     if "steps" in table:
-        step = np.divide(wall, table.steps.to_numpy(float)) * 1e3
-        marks = tuple(points.marks(N, step, known))
-        panels.append(Panel(size, Axis("ms per step", "count", True), marks, "Time of a step"))
+        shown["step_s"] = (_ratio(wall, table.steps.to_numpy(float), known), "seconds", "Time of a step")
+    for name, label, title in (
+        ("memory_bytes", "bytes", "Peak memory of a device"),
+        ("checkpoint_bytes", "bytes", "Checkpoint of a run"),
+        ("compile_s", "seconds", "Time to compile"),
+    ):
+        if name in table and pd.to_numeric(table[name], errors="coerce").gt(0).any():
+            shown[name] = (pd.to_numeric(table[name], errors="coerce").to_numpy(float), label, title)
+    panels = []
+    for name, (values, label, title) in shown.items():
+        marks = points.marks(N, values, np.isfinite(values) & (values > 0))
+        panels.append(Panel(size, Axis(label, "count", True), (*_law_marks(analysis, name), *marks), title))
     marks = points.marks(C, wall, known)
-    title = "Time of a run"
     if known.sum() > 2 and np.ptp(np.log(C[known])) > 1:
-        slope, offset = np.polyfit(np.log(C[known]), np.log(wall[known]), 1)
-        ends = np.array([C[known].min(), C[known].max()])
-        marks.append(
-            Mark("line", ends, np.exp(offset) * ends**slope, color=GREY, dash="dash", name=f"seconds ~ C^{slope:.2f}")
-        )
-    panels.append(Panel(Axis("training FLOPs", "flops", True), Axis("seconds", "count", True), tuple(marks), title))
+        law, ends = fitting.power_law(C[known], wall[known]), np.array([C[known].min(), C[known].max()])
+        name = f"seconds ~ C^{law.exponent:.2f}"
+        marks.append(Mark("line", ends, law(ends), color=GREY, dash="dash", name=name))
+    panels.insert(
+        2, Panel(Axis("training FLOPs", "flops", True), Axis("seconds", "count", True), tuple(marks), "Time of a run")
+    )
     caption = "Seconds are those of the run's own steps, its share of the trunk included."
-    return Chart("cost", "Speed and time", caption, tuple(panels))
+    caption += " Dashed are power laws through the medians of the scales, with the interval of one more scale."
+    return Chart("cost", "Time and memory", caption, tuple(panels))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, known: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full(len(above), np.nan), where=known)
+
+
+def _law_marks(analysis: Analysis, name: str) -> list[Mark]:
+    """The law of a resource over the scales, with its interval; none where it cannot be told."""
+    found = analysis.resources[0].get(name)
+    if found is None or found.law is None:
+        return []
+    N = np.geomspace(found.N[0], found.N[-1], 20)
+    value, low, high = found.at(N)
+    return [Mark("band", N, low=low, high=high, color=GREY), Mark("line", N, value, color=GREY, dash="dash")]

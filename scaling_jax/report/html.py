@@ -33,6 +33,7 @@ VERDICTS = {
     "no answer": "No answer: these runs do not determine it.",
 }  # fmt: skip
 FIRST = ("frontier", "law", "interval", "allocation")
+MAX_POINTS = 2500  # runs in a chart: more take seconds to draw and hide each other; the table has every run
 HERE = pathlib.Path(__file__).parent
 
 
@@ -42,11 +43,12 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
     Args:
       analysis: what is shown.
       charts: name -> chart, in the order in which they are read; see `figures.charts`.
-      about: "study" (the resolved study, a dict) and "versions" (name -> text) of the workdir, where there is one;
-        "next_runs" and "recommendation" (texts) where they were asked for.
+      about: "study" (the resolved study, a dict), "samples" (of `Records.samples`) and "versions" (name -> text) of the
+        workdir, where there is one; "next_runs" and "recommendation" (texts) where they were asked for.
     """
     about = about or {}
     study = about.get("study")
+    charts = {name: chart.thinned(MAX_POINTS) for name, chart in charts.items()}
     return render(
         "page.html.j2",
         charts,
@@ -56,9 +58,6 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
         about="; ".join(_about(analysis)),
         tiles=_tiles(analysis),
         answer=tables.answer(analysis),
-        kind=" of a run (noise, other laws and drift included)"
-        if tables.has_forecast(analysis)
-        else " of the law alone",
         lost=_lost(analysis),
         main=[charts[name] for name in FIRST if name in charts],
         others=[chart for name, chart in charts.items() if name not in FIRST and not _is_further(name, analysis)],
@@ -70,6 +69,7 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
         versions=tables.versions(analysis, about.get("versions", {})),
         next_runs=about.get("next_runs", ""),
         recommendation=about.get("recommendation", ""),
+        samples=about.get("samples", ()),
     )
 
 

@@ -46,21 +46,6 @@ const FORMS = {
 };
 
 // ---- charts
-const MAX_POINTS = 2500; // of a chart: more would take seconds to draw and hide each other; the table has every run
-function thinned(spec) {
-  const count = mark => (mark.kind === "points" && mark.runs ? mark.x.length : 0);
-  let all = 0, drawn = 0;
-  const panels = spec.panels.map(panel => {
-    const total = panel.marks.reduce((sum, mark) => sum + count(mark), 0), step = Math.ceil(total / MAX_POINTS);
-    all = Math.max(all, total);
-    if (step < 2) return panel;
-    const every = values => (Array.isArray(values) ? values.filter((_, i) => i % step === 0) : values);
-    const marks = panel.marks.map(mark => (count(mark) ? { ...mark, x: every(mark.x), y: every(mark.y), runs: every(mark.runs) } : mark));
-    drawn = Math.max(drawn, marks.reduce((sum, mark) => sum + count(mark), 0));
-    return { ...panel, marks };
-  });
-  return { ...spec, panels, left: drawn ? `${drawn} of ${all} runs are drawn, evenly from every scale.` : "" };
-}
 function described(run) {
   if (!byRun.has(run)) return plain(run);
   const row = data.runs.rows[byRun.get(run)];
@@ -252,7 +237,7 @@ if (data.runs) {
 document.documentElement.dataset.table = "ready";
 
 // ---- start
-for (const spec of data.charts.map(thinned)) {
+for (const spec of data.charts) {
   const figure = document.querySelector(`figure[data-chart="${CSS.escape(spec.name)}"]`);
   if (!figure) continue;
   const plots = figure.querySelector(".plots"), chart = { ...spec, hidden: new Set(), boxes: [], legend: figure.querySelector(".legend"), drawn: false };
@@ -266,7 +251,6 @@ for (const spec of data.charts.map(thinned)) {
     plots.append(cell);
     chart.boxes.push(box);
   }
-  if (spec.left) figure.querySelector("figcaption").append(` ${spec.left}`);
   figure.chart = chart;
   charts.push(chart);
 }

@@ -10,7 +10,8 @@ import numpy as np
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import rows_of
-from scaling_jax.text import listed, short
+from scaling_jax.analysis.resources import KINDS, SECONDS_PER_TOKEN
+from scaling_jax.text import listed, short, short_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,14 @@ def has_forecast(analysis: Analysis) -> bool:
     return found is not None and bool(found.answer)
 
 
+def kind(analysis: Analysis) -> str:
+    """What the intervals at the first target cover, and where the loss there comes from."""
+    level, law, metric = f"{analysis.settings.level:.0%} intervals", analysis.settings.law, analysis.metric
+    if not has_forecast(analysis):
+        return f"{level} of the law alone"
+    return f"N*, D* of {law}; {metric} and {level} of the forecast (noise, other laws and drift included)"
+
+
 def answer(analysis: Analysis) -> Table:
     """N*, D* and loss at each target with intervals and what these consist of; no rows without an answer."""
     header = ("FLOPs", "x largest", "N*", "", "D*", "", f"{analysis.metric}*", "", "its interval consists of")
@@ -123,6 +132,38 @@ def answer(analysis: Analysis) -> Table:
         for f in rows_of(known)
     )  # fmt: skip
     return Table(header, rows, tuple("beyond" if f.beyond > 1.01 else "" for f in rows_of(known)))
+
+
+def resources(analysis: Analysis) -> Table:
+    """What runs take, as laws of N, and at the best model of the first target."""
+    level = f"{analysis.settings.level:.0%} interval"
+    shown = len(analysis.frontier) > 0 and analysis.verdict != "no answer"
+    best = float(analysis.frontier.N[np.isclose(analysis.frontier.C, analysis.targets[0])].iloc[0]) if shown else 0.0
+    rows = []
+    for name, law in analysis.resources[0].items():
+        if name == SECONDS_PER_TOKEN:
+            continue
+        if law.law is None:
+            rows.append((KINDS[name][0], str(law).partition(": ")[2], "", "", ""))
+            continue
+        exponent, low, high = law.exponent
+        there = [law.show(float(v)) for v in law.at(best)] if shown else []
+        cells = (there[0], f"[{there[1]}, {there[2]}]") if there else ("", "")
+        rows.append((KINDS[name][0], f"N^{exponent:.2f}", interval(low, high, "{:.2f}".format), *cells))
+    return Table(("resource", "law", level, "at N*", level + " there"), tuple(rows))
+
+
+def budgets(analysis: Analysis) -> Table:
+    """The first target spent in every unit, with the best model of each."""
+    found = () if analysis.verdict == "no answer" else analysis.budgets[0]
+    hours, memory = (any(math.isfinite(getattr(b, k)) for b in found) for k in ("hours", "memory"))
+    more = (("device-hours",) if hours else ()) + (("memory",) if memory else ())
+    rows = tuple(
+        (b.kind, b.amount, short(b.N), short(b.D), loss(b.loss), interval(b.loss_low, b.loss_high, "{:.4g}".format),
+         *((short(b.hours),) if hours else ()), *((short_bytes(b.memory),) if memory else ()))
+        for b in found
+    )  # fmt: skip
+    return Table(("budget of", "amount", "N*", "D*", f"{analysis.metric}*", "", *more), rows)
 
 
 PARTS = {"drift": "drift beyond the data", "run": "scatter of a run", "laws": "choice of law", "resampling": "few runs"}

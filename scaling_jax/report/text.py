@@ -34,6 +34,7 @@ def summary(analysis: Analysis, last: str = "") -> str:
         _tuned(analysis),
         _hold_out(analysis),
         _frontier(analysis),
+        _resources(analysis),
         *map(_also, analysis.also.values()),
     ]
     parts += [_checks(analysis), _notes(analysis)]
@@ -123,8 +124,7 @@ def _answer(analysis: Analysis) -> str:
     row = target_row(analysis)
     held = "".join(f", {k} = {_number(v)}" for k, v in analysis.settings.inputs.items())
     cost = "C = 6 N D" if analysis.cost is None else "C as the runs count it"
-    level = f"{analysis.settings.level:.0%} intervals {_kind(analysis)}"
-    lines = [f"frontier at C = {row.C:.3g} FLOPs ({cost}{held})", f"  {level}"]
+    lines = [f"frontier at C = {row.C:.3g} FLOPs ({cost}{held})", f"  {tables.kind(analysis)}"]
     width = max(len("D*/N*"), len(analysis.metric))
     for key, label, show in (("N", "N*", short), ("D", "D*", short), ("loss", analysis.metric, "{:.4f}".format)):
         span = tables.interval(row[f"{key}_low"], row[f"{key}_high"], show)
@@ -139,13 +139,6 @@ def _number(text: str) -> str:
         return format(float(text), ".4g")
     except ValueError:
         return text
-
-
-def _kind(analysis: Analysis) -> str:
-    found = analysis.forecast_frontier(analysis.targets[0])
-    if found is not None and found.answer:
-        return "of the forecast (noise, other laws and drift included)"
-    return "of the law alone"
 
 
 def _next(analysis: Analysis) -> str:
@@ -203,6 +196,17 @@ def _frontier(analysis: Analysis) -> str:
         )
         lines.append(_wrap(f"N* there varies {spread:.2f}x over {choices}", "  "))
     return "\n" + "\n".join(lines)
+
+
+def _resources(analysis: Analysis) -> str:
+    """Laws of time and memory in a line, and the best model of every other kind of budget in one each."""
+    laws = [str(law) for name, law in analysis.resources[0].items() if name in ("step_s", "memory_bytes")]
+    lines = [_wrap("; ".join(laws))] if laws else []
+    for b in () if withheld(analysis) else analysis.budgets[0][1:]:
+        span = tables.interval(b.loss_low, b.loss_high, "{:.4g}".format)
+        best = f"N* {short(b.N)}, D* {short(b.D)}, {analysis.metric} {tables.loss(b.loss)} {span}"
+        lines.append(_wrap(f"the same budget as {b.kind}, {b.amount}: {best}", "  "))
+    return "\n" + "\n".join(lines) if lines else ""
 
 
 def _also(other: Analysis) -> str:

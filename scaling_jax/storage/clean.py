@@ -1,6 +1,6 @@
 """Drops what only resuming needs from a finished workdir: fewer and smaller files, the same results.
 
-A run leaves three files (`result.json`, `_SUCCESS`, one file of points) once it is cleaned; a checkpoint is some twenty
+A run leaves three files (`result.json`, `_SUCCESS`, one file of points) once it is cleaned; a checkpoint is sixteen
 in orbax's format, one per branch (the trained models) and one per pack (the trunk, from which a longer budget starts).
 """
 

@@ -25,6 +25,7 @@ from typing import Any
 from absl import logging
 
 from scaling_jax.errors import InUse
+from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, file_lock, is_remote, write_atomic
 
 BEAT_SECONDS = 10.0
@@ -76,10 +77,10 @@ def read(workdir: Any, name: str) -> Holder | None:
     """The process that claimed a pack, dead or alive; None when nobody has."""
     path = as_path(workdir) / FOLDER / f"{name}.json"
     try:
-        return Holder(**json.loads(path.read_text()))
+        return stored_json.read(path, Holder)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, OSError, RecursionError) as error:
+    except ValueError as error:
         logging.warning("%s is unreadable (%s); treated as stale", path, error)
         return None
 

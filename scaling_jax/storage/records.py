@@ -8,6 +8,7 @@ workdir/
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
   scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
   scores/<name>/set.json          what they were scored on
+  samples.json                    a prompt down the ladder, from `scaling-jax sample --all_scales --save`
 
 Every file is written whole under a temporary name, flushed to the disk and renamed. Paths are `etils.epath`, so gs://
 works; nothing is ever appended, since object stores cannot.
@@ -15,16 +16,18 @@ works; nothing is ever appended, since object stores cannot.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from absl import logging
 
 from scaling_jax.errors import UserError
+from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.workdir import Workdir, say
 
@@ -33,6 +36,13 @@ COLUMNS = [
     "params_total", "params_non_embedding", "params_matmul", "tokens", "flops", "flops_6nd", "loss",
     "dataset_hash", "code_version", "wall_s", "device",
 ]  # fmt: skip
+TEXTS = {
+    "run_id", "study", "family", "scale", "status", "dataset_hash", "code_version", "device", "trunk_id", "layout",
+    "compute_dtype", "start_run_id", "simulated",
+}  # fmt: skip
+_NUMBERS = {*COLUMNS, "steps", "weight_decay", "init_scale", "warmup_steps", "b2", "cooldown_fraction"} - TEXTS
+_POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
+SAMPLES = "samples.json"
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
 
 
@@ -80,11 +90,10 @@ class Records:
         for run in folder.iterdir() if folder.exists() else ():
             if (run / "_SUCCESS").exists():
                 try:
-                    row = json.loads((run / "result.json").read_text())
-                    if not isinstance(row, dict) or row.get("run_id") != run.name:
-                        raise ValueError("not a row of this run")
+                    row = stored_json.read(run / "result.json", dict[str, Any])
+                    _check_row(row, run.name)
                     rows[run.name] = row
-                except (ValueError, OSError, RecursionError) as error:
+                except (ValueError, OSError) as error:
                     logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
         return rows
 
@@ -98,9 +107,8 @@ class Records:
         folder, found = self.root / "scores" / name, {}
         for path in folder.glob("*.json") if folder.exists() else ():
             try:
-                content = json.loads(path.read_text())
-                found[path.stem] = content if isinstance(content, dict) else {}
-            except (ValueError, OSError, RecursionError) as error:
+                found[path.stem] = stored_json.read(path, dict[str, float | str | None])
+            except (ValueError, OSError) as error:
                 logging.warning("%s is unreadable (%s); `evaluate` will score it again", path, error)
         return found
 
@@ -109,56 +117,92 @@ class Records:
         folder = self.root / "scores"
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
+    def write_samples(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """What `sample --all_scales --save` printed, for the report; earlier ones are replaced."""
+        if self.writes:
+            write_atomic(self.root / SAMPLES, json.dumps(list(samples), indent=1))
+
+    def samples(self) -> list[dict]:
+        """The samples saved last: scale, run_id, loss, prompt, text, settings; [] where none can be read."""
+        try:
+            return [dataclasses.asdict(sample) for sample in stored_json.read(self.root / SAMPLES, list[_Sample])]
+        except FileNotFoundError:
+            return []
+        except ValueError as error:
+            logging.warning("%s is unreadable (%s); the report is without samples", self.root / SAMPLES, error)
+            return []
+
     def points(self, kind: str, ident: str) -> list[dict]:
         """Points in order of steps; where two attempts passed the same steps, those of the later one."""
         folder = self.root / kind / ident
         merged: list[dict] = []
         for path in sorted(folder.glob("metrics-*.jsonl"), key=lambda p: p.name) if folder.exists() else ():
             try:
-                chunk = [json.loads(line) for line in path.read_text().splitlines()]
+                lines = [json.loads(line) for line in path.read_text().splitlines()]
+                chunk = stored_json.checked(lines, list[dict[Literal["first_step", "step", "loss"], int | float]])
                 first, last = min(p["first_step"] for p in chunk), max(p["step"] for p in chunk)
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                if any("loss" not in point for point in chunk):
+                    raise ValueError("a point has no loss")
+            except (ValueError, KeyError, OSError, RecursionError) as error:
                 logging.warning("%s is unreadable (%s); its points are missing from the curve", path, error)
                 continue
             merged = [p for p in merged if p["step"] <= first or p["first_step"] >= last] + chunk
         return sorted(merged, key=lambda point: point["step"])
 
 
-def load_table(path: Any, every_run: bool = False) -> pd.DataFrame:
-    """The results table of a workdir, a .csv or a .parquet file, one row per run.
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    scale: str
+    run_id: str
+    loss: float
+    prompt: str
+    text: str
+    settings: str
+
+
+def _check_row(row: Mapping[str, Any], run_id: str) -> None:
+    """Raises ValueError for what cannot be a row of this run."""
+    if row.get("run_id") != run_id:
+        raise ValueError("not a row of this run")
+    for name, value in row.items():
+        if name in TEXTS and not isinstance(value, str):
+            raise ValueError(f"{name} is not a text")
+        if name in _NUMBERS and not (value is None or isinstance(value, (int, float))):
+            raise ValueError(f"{name} is not a number")
+        if isinstance(value, (list, dict)):
+            raise ValueError(f"{name} is not a number or a text")
+        if name in _POSITIVE and not 0 < (value or 0) < float("inf"):
+            raise ValueError(f"{name} is {value}")
+    if "/" in row.get("trunk_id", ""):
+        raise ValueError("trunk_id is a path")
+
+
+def load_table(workdir: Any, every_run: bool = False) -> pd.DataFrame:
+    """The results table of a workdir, one row per run.
 
     Args:
-      path: local or gs://.
-      every_run: of a workdir, also those runs that its present study does not ask for.
+      workdir: local or gs://.
+      every_run: also those runs that its present study does not ask for.
 
     Raises:
-      UserError: nothing there, not a table, or a workdir without finished runs.
+      UserError: nothing there, or no finished run.
     """
-    path = as_path(path)
-    if path.is_dir():
-        records = Records(path)
-        rows = _present(path, records.finished(), every_run)
-        for name in records.score_names():
-            scores = records.scores(name)
-            rows = [row | scores.get(row["run_id"], {}) for row in rows]
-        if not rows:
-            raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
-        table = pd.DataFrame(rows)
-        if lacking := [column for column in COLUMNS if column not in table]:
-            raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
-        table = table.sort_values(["flops", "run_id"], ignore_index=True)
-        return table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
-    if not path.exists():
-        raise UserError(f"results {str(path)!r} do not exist; give a workdir, a .csv or a .parquet file")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
-        raise UserError(f"results {str(path)!r}: unknown ending {path.suffix!r}; give a workdir, .csv or .parquet")
-    try:
-        with path.open("rb") as file:
-            return readers[path.suffix](file)
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"results {str(path)!r} cannot be read as {path.suffix[1:]}: {reason}") from error
+    path = as_path(workdir)
+    if not path.is_dir():
+        what = "are not a workdir" if path.exists() else "do not exist"
+        raise UserError(f"results {str(path)!r} {what}; give the folder that scaling-jax run wrote")
+    records = Records(path)
+    rows = _present(path, records.finished(), every_run)
+    for name in records.score_names():
+        scores = records.scores(name)
+        rows = [row | scores.get(row["run_id"], {}) for row in rows]
+    if not rows:
+        raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
+    table = pd.DataFrame(rows)
+    if lacking := [column for column in COLUMNS if column not in table]:
+        raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
+    table = table.sort_values(["flops", "run_id"], ignore_index=True)
+    return table.reindex(columns=[*COLUMNS, *(c for c in table.columns if c not in COLUMNS)])
 
 
 def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:

@@ -26,7 +26,7 @@ from absl import logging
 
 from scaling_jax.errors import InUse, UserError
 from scaling_jax.identity import TRAINING_SEMANTICS, PackRecord, differences, shared
-from scaling_jax.storage import lock
+from scaling_jax.storage import lock, stored_json
 from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_atomic
 
 FORMAT = 2  # of study.json
@@ -129,20 +129,20 @@ class Workdir:
         """
         owner = self.path / "study.json"
         try:
-            content = json.loads(owner.read_text())
+            content = stored_json.read(owner, dict[str, Any])
         except FileNotFoundError:
             return None
-        except (ValueError, OSError, RecursionError) as error:
-            raise UserError(f"{str(owner)!r} cannot be read ({_one_line(error)}); give another --workdir") from error
-        if isinstance(content, dict) and content.pop("format", None) != FORMAT:
+        except ValueError as error:
+            raise UserError(f"{str(owner)!r} cannot be read ({error}); give another --workdir") from error
+        if content.pop("format", None) != FORMAT:
             raise UserError(
                 f"workdir {str(self.path)!r} was written by an older version: finish it with that version, or give "
                 "another --workdir"
             )
         try:
-            return _stored(content)
-        except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{str(owner)!r} is damaged ({_one_line(error)}); give another --workdir") from error
+            return stored_json.checked(content, Stored)
+        except ValueError as error:
+            raise UserError(f"{str(owner)!r} is damaged ({error}); give another --workdir") from error
 
     def packs(self) -> dict[str, PackRecord]:
         """The packs that were ever trained here, by name. An unreadable record is logged and counts as missing."""
@@ -150,12 +150,9 @@ class Workdir:
         for path in folder.iterdir() if folder.exists() else ():
             if path.name.endswith(PACK_SUFFIX):
                 try:
-                    content = json.loads(path.read_text())
-                    record = PackRecord(str(content["scale"]), tuple(content["lanes"]), tuple(content["forks"]))
-                except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
-                    logging.warning("%s is unreadable (%s)", path, _one_line(error))
-                    continue
-                found[path.name.removesuffix(PACK_SUFFIX)] = record
+                    found[path.name.removesuffix(PACK_SUFFIX)] = stored_json.read(path, PackRecord)
+                except (ValueError, OSError) as error:
+                    logging.warning("%s is unreadable (%s)", path, error)
         return dict(sorted(found.items()))
 
     def _check_place(self) -> None:
@@ -179,8 +176,7 @@ class Workdir:
         """Raises UserError unless a study of this frame and corpus can be one with the study that is here."""
         stored, where = self.stored(), f"workdir {str(self.path)!r}"
         if stored is None:
-            if self.path.exists() and not all(_is_housekeeping(p.name) for p in self.path.iterdir()):
-                raise UserError(f"{where} is not empty and has no study.json; give a new folder")
+            self.check_empty()
             return
         if stored.training_semantics != TRAINING_SEMANTICS:
             raise UserError(
@@ -259,6 +255,11 @@ class Workdir:
                     if is_temporary(path.name) and (abandoned or (alone and pattern in LOCKED)):
                         path.unlink()
 
+    def check_empty(self) -> None:
+        """Raises UserError where other files are than those that may be here before study.json is."""
+        if self.path.exists() and not all(_is_housekeeping(p.name) for p in self.path.iterdir()):
+            raise UserError(f"workdir {str(self.path)!r} is not empty and has no study.json; give a new folder")
+
     def check_links(self) -> None:
         """Raises UserError when a folder of the workdir is a link out of it: nothing outside is ever written."""
         if is_remote(self.path) or not os.path.isdir(self.path):
@@ -280,22 +281,9 @@ def _stays_within(link: pathlib.Path, root: pathlib.Path) -> bool:
         return False
 
 
-def _stored(content: Any) -> Stored:
-    """`Stored` of the JSON in study.json, its types checked as far as anything relies on them."""
-    stored = Stored(**content)
-    for name, kind in (("study", dict), ("spec", dict), ("frame", dict), ("dataset_hash", str), ("runs", list)):
-        if not isinstance(getattr(stored, name), kind):
-            raise TypeError(f"{name} is not a {kind.__name__}")
-    return dataclasses.replace(stored, runs=tuple(map(str, stored.runs)))
-
-
 def _plain(value: Any) -> Any:
     """As JSON reads it back."""
     return json.loads(json.dumps(value))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _is_housekeeping(name: str) -> bool:

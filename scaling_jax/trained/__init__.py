@@ -1,4 +1,4 @@
-"""What can be done with the trained models of a workdir: score, compress, sample, classify, export, serve.
+"""What can be done with the trained models of a workdir: score, compress, start from, sample, export, serve.
 
 import scaling_jax as sj
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from scaling_jax.data.resolve import resolve
 from scaling_jax.errors import UserError
+from scaling_jax.models.family import Spec
+from scaling_jax.study import Study
 from scaling_jax.trained.models import TrainedModel
 from scaling_jax.training.feed import PIXEL_MEAN, PIXEL_STD
 
@@ -37,6 +39,12 @@ class Prediction:
     probabilities: np.ndarray
 
 
+def need_images(study: Study, spec: Spec) -> None:
+    """Raises UserError for models of text."""
+    if spec.kind != "images":
+        raise UserError(f"the models of study {study.name!r} read text: use scaling-jax sample")
+
+
 class Classifier:
     """Classifies images with one model.
 
@@ -51,8 +59,7 @@ class Classifier:
     """
 
     def __init__(self, trained: TrainedModel):
-        if trained.spec.kind != "images":
-            raise UserError(f"the models of study {trained.study.name!r} read text: use scaling-jax sample")
+        need_images(trained.study, trained.spec)
         self.trained, self.names = trained, class_names(trained)
         self._probabilities = trained.logits  # compiles at the first image
 

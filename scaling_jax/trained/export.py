@@ -11,7 +11,6 @@ out/
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Any
 
 import flatbuffers  # noqa: F401  jax.export writes with it: missed before anything is written
@@ -22,7 +21,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from scaling_jax.errors import UserError
-from scaling_jax.storage.paths import write_atomic
+from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.trained import huggingface
 from scaling_jax.trained.models import Models, TrainedModel, need_logits
 from scaling_jax.training.feed import PIXEL_MEAN, PIXEL_STD
@@ -37,7 +36,7 @@ def export(models: Models, trained: TrainedModel, out: Any) -> str:
     Args:
       models: of its workdir.
       trained: the model.
-      out: a folder that is new or empty.
+      out: a folder that is new or empty, local or gs://.
 
     Returns:
       A line for every file, and why there is no `transformers` layout where there is none.
@@ -46,7 +45,7 @@ def export(models: Models, trained: TrainedModel, out: Any) -> str:
       UserError: the folder cannot be used, or the family gives no logits.
     """
     function = need_logits(models.model(trained.row["width"], trained.row["depth"], attention="xla"), trained.study)
-    folder = pathlib.Path(out).expanduser()
+    folder = as_path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--out={str(out)!r} exists and is not an empty folder: give a new one")
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ CompleteP's factor on branches goes into their last matrices. GELU and the short
 from __future__ import annotations
 
 import json
-import pathlib
 from typing import Any
 
 import jax
@@ -34,7 +33,7 @@ def mismatch(trained: TrainedModel) -> str:
     return "" if family.activation == "relu2" else f"family.activation={family.activation} has no counterpart"
 
 
-def write(trained: TrainedModel, folder: pathlib.Path, tokenizer: str | None) -> None:
+def write(trained: TrainedModel, folder: Any, tokenizer: str | None) -> None:
     """Writes config.json, model.safetensors and, where there is one, the tokenizer."""
     folder.mkdir()
     write_atomic(folder / "model.safetensors", save(weights(trained), metadata={"format": "pt"}))

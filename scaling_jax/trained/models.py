@@ -15,7 +15,6 @@ import orbax.checkpoint as ocp
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec, attention_head_dim
-from scaling_jax.storage.paths import as_path
 from scaling_jax.storage.records import DONE, Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.stored_family import StoredFamily
@@ -88,8 +87,9 @@ class Models:
     """
 
     def __init__(self, workdir: Any):
-        self.path = as_path(workdir)
-        stored = Workdir(workdir).stored()
+        place = Workdir(workdir)
+        self.path = place.path  # absolute, as orbax wants it
+        stored = place.stored()
         if stored is None:
             raise UserError(f"{str(workdir)!r} is not a workdir (it has no study.json)")
         if "simulation" in stored.frame:
@@ -98,13 +98,12 @@ class Models:
         self.study = Study.from_dict(stored.study, any_family=True)
         if isinstance(self.study.family, StoredFamily):
             self.study.family.check(0, 0, None)
-        shape = stored.spec.get("image_shape")
-        self.spec = Spec(**{**stored.spec, "image_shape": tuple(shape) if shape else None})
+        self.spec = Spec.from_dict(stored.spec)
         finished = Records(self.path).finished()
         self.rows = {i: finished[i] for i in stored.runs if i in finished and finished[i]["status"] == DONE}
         if not self.rows:
             raise UserError(f"{str(workdir)!r} holds no finished run; train first with scaling-jax run")
-        self._packs = {lane: name for name, pack in Workdir(workdir).packs().items() for lane in pack.lanes}
+        self._packs = {lane: name for name, pack in place.packs().items() for lane in pack.lanes}
 
     @property
     def scales(self) -> list[str]:
@@ -137,7 +136,7 @@ class Models:
         """
         row = self.best(scale, run_id)
         model = self.model(row["width"], row["depth"])
-        params = self.params(row["scale"], [row])[row["run_id"]]
+        params = self.params([row])[row["run_id"]]
         return TrainedModel(row, self.study, self.spec, model, params)
 
     @functools.cached_property
@@ -162,7 +161,7 @@ class Models:
         scaling = Scaling(p.name, width, p.base_width, study.optimizer.name, depth, p.base_depth)
         return study.family.build(width, depth, self.spec, scaling, execution)
 
-    def params(self, scale: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def params(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """run_id -> parameters, of runs of one scale; every checkpoint is read once.
 
         Raises:
@@ -172,22 +171,31 @@ class Models:
         for row in rows:
             if row["run_id"] in found:
                 continue
-            pack = self._packs.get(row["trunk_id"], scale)
-            lanes, states = self._restore(pack, row)
+            lanes, states = self._restore(row)
             for other in rows:
                 if other["steps"] == row["steps"] and other["trunk_id"] in lanes:
                     state = states(lanes.index(other["trunk_id"]))
                     found[other["run_id"]] = optimizers.evaluation_params(self.study.optimizer, state)
         return found
 
-    def _restore(self, pack: str, row: Mapping[str, Any]) -> tuple[list[str], Any]:
-        """(lanes of a branch's checkpoint, lane number -> its state)."""
+    def checkpoint(self, row: Mapping[str, Any]) -> Any:
+        """The folder of a run's checkpoint: the end of its branch, where the rate has cooled down.
+
+        Raises:
+          UserError: it is gone.
+        """
+        pack = self._packs.get(row["trunk_id"], row["scale"])
         folder = self.path / "checkpoints" / pack / branch_name(row["steps"]) / str(row["steps"])
         if not folder.exists():
             raise UserError(
                 f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({folder}); was it removed with "
                 "scaling-jax clean --models? Train it again in a new workdir"
             )
+        return folder
+
+    def _restore(self, row: Mapping[str, Any]) -> tuple[list[str], Any]:
+        """(lanes of a branch's checkpoint, lane number -> its state)."""
+        folder = self.checkpoint(row)
         try:
             head = json.loads((folder / "head" / "metadata").read_text())
             if head.pop("check", None) != content_hash(head):
@@ -195,10 +203,13 @@ class Models:
             groups, per_group = head["groups"]
             device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
             with ocp.StandardCheckpointer() as checkpointer:
-                state = checkpointer.restore(folder / "state", self._like(row, groups, per_group, device))
-                like = {"state": jax.ShapeDtypeStruct((), "uint32", sharding=device)}
-                stored = checkpointer.restore(folder / "fingerprint", like)["state"]
-            if int(stored) != int(fingerprint(state)):
+                like = {
+                    "lanes": self._like(row, groups, per_group, device),
+                    "fingerprint": jax.ShapeDtypeStruct((), "uint32", sharding=device),
+                }
+                restored = checkpointer.restore(folder / "state", like)
+            state = restored["lanes"]
+            if int(restored["fingerprint"]) != int(fingerprint(state)):
                 raise ValueError("its bits do not match their checksum")
         except (ValueError, KeyError, OSError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]

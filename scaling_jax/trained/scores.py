@@ -78,9 +78,8 @@ def evaluate(
         if all(_is_complete(models, column, records) for column in wanted):
             continue
         dataset = dataset_of(models, over)
-        for column in wanted:
-            _claim(records, column, dataset, models.study)
-        _score(models, dataset, wanted, records, on_progress)
+        claims = {column: _claim(records, column, dataset, models.study) for column in wanted}
+        _score(models, dataset, claims, records, on_progress)
     done = {name for column in columns for row in records.scores(column.name).values() for name in row}
     return sorted(done - _SET_FIELDS)
 
@@ -161,8 +160,12 @@ def _check_names(models: Models, columns: Sequence[_Column]) -> None:
             raise UserError(f"--name={column.over.name}: the results have a column loss_{column.name}; choose another")
 
 
-def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) -> None:
-    """Writes the meaning of a name, once."""
+def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) -> dict[str, Any]:
+    """What a name stands for.
+
+    Raises:
+      UserError: it stands for something else here.
+    """
     content = {
         "source": study.data.source if column.over is None else column.over.source,
         "dataset_hash": dataset.dataset_hash,
@@ -175,8 +178,7 @@ def _claim(records: Records, column: _Column, dataset: Dataset, study: Study) ->
             f"the name {column.name!r} is taken by scores on other data ({before.get('source')}, dataset_hash "
             f"{before.get('dataset_hash')}); give another --name"
         )
-    if not before:
-        records.write_score(column.name, "set", content)
+    return content
 
 
 def _seeds(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
@@ -196,19 +198,22 @@ def _branches(models: Models, scale: str) -> Iterator[list[Mapping[str, Any]]]:
 
 
 def _score(
-    models: Models, dataset: Dataset, columns: Sequence[_Column], records: Records, on_progress: OnProgress
+    models: Models, dataset: Dataset, claims: Mapping[_Column, dict], records: Records, on_progress: OnProgress
 ) -> None:
     """Writes the missing scores on one set, scale by scale, budget by budget: every checkpoint is read once."""
-    done = {column: records.scores(column.name) for column in columns}
+    done = {column: records.scores(column.name) for column in claims}
     for scale in models.scales:
         scorer, scored = None, 0
         for rows in _branches(models, scale):
-            todo = [c for c in columns if any(row["run_id"] not in done[c] for row in _scored(rows, c))]
+            todo = [c for c in claims if any(row["run_id"] not in done[c] for row in _scored(rows, c))]
             if not todo:
                 continue
             scorer = scorer or Scorer(_model(models, rows[0]), dataset, models.study)
-            params = models.params(scale, rows)
+            params = models.params(rows)
             for column in todo:
+                if not done[column].get("set"):
+                    records.write_score(column.name, "set", claims[column])
+                    done[column]["set"] = claims[column]
                 for run_id, found in _values(scorer, column, rows, params).items():
                     if run_id not in done[column]:
                         records.write_score(column.name, run_id, found)

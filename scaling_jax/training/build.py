@@ -40,7 +40,7 @@ def build_program(
 
     layout = choose_layout(execution, pack, study, mesh, training.records, program)
     chosen = program(layout, buffer_steps(pack))
-    chosen.compile(init)
+    chosen.compile(init and training.starts is None)
     return chosen
 
 

@@ -31,6 +31,7 @@ from scaling_jax.training.regroup import as_saved, regroup
 
 # Errors of a restore though the checkpoint is whole: memory, network, permissions.
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
+FORMAT = 2  # of the state on disk
 TRUNK = "trunk"
 STOPPED = ""  # in place of the identity of a lane that stood still before a checkpoint
 
@@ -113,8 +114,8 @@ class PackCheckpoints:
             "shapes": _shapes(saved.state),
         }
         items = {
-            "state": ocp.args.StandardSave(saved.state),
-            "fingerprint": ocp.args.StandardSave({"state": fingerprint(saved.state)}),
+            # One item: in orbax's format a further one of a single number would be nine further files.
+            "state": ocp.args.StandardSave({"lanes": saved.state, "fingerprint": fingerprint(saved.state)}),
             "head": ocp.args.JsonSave(head | {"check": content_hash(head)}),
         }
         manager.save(saved.step, args=ocp.args.Composite(**items), force=True)
@@ -177,13 +178,11 @@ class PackCheckpoints:
             )
         saved_like = as_saved(like, *head["groups"])
         everywhere = jax.NamedSharding(jax.tree.leaves(like)[0].sharding.mesh, jax.sharding.PartitionSpec())
-        items = {
-            "state": ocp.args.StandardRestore(saved_like),
-            "fingerprint": ocp.args.StandardRestore({"state": jax.ShapeDtypeStruct((), "uint32", sharding=everywhere)}),
-        }
-        restored = manager.restore(step, args=ocp.args.Composite(**items))
-        state = restored["state"]
-        stored, found = distributed.to_host((restored["fingerprint"]["state"], fingerprint(state)))
+        wanted = {"lanes": saved_like, "fingerprint": jax.ShapeDtypeStruct((), "uint32", sharding=everywhere)}
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        restored = manager.restore(step, args=items)["state"]
+        state = restored["lanes"]
+        stored, found = distributed.to_host((restored["fingerprint"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
         same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
@@ -308,6 +307,7 @@ def _geometry(states: tuple[Any, ...]) -> tuple[int, int]:
 
 
 def _shapes(states: tuple[Any, ...]) -> str:
-    """Hash of names, shapes and types of one lane."""
+    """Hash of names, shapes and types of one lane, and of how they are stored."""
     leaves = jax.tree_util.tree_leaves_with_path(states[0])
-    return content_hash([[jax.tree_util.keystr(path), list(x.shape[1:]), str(x.dtype)] for path, x in leaves])
+    arrays = [[jax.tree_util.keystr(path), list(x.shape[1:]), str(x.dtype)] for path, x in leaves]
+    return content_hash([FORMAT, arrays])

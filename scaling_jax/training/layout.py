@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 from absl import logging
 
+from scaling_jax.errors import UserError
 from scaling_jax.planning import Pack
+from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Execution, Study, content_hash
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.program import LaneProgram
 
-LAYOUTS = ("vmap", "map", "sequential")
+Layout = Literal["vmap", "map", "sequential"]
+LAYOUTS = get_args(Layout)
 TRIAL_SECONDS = 1.0
 WORTH_SECONDS = 60.0  # of training; compiling and timing three layouts takes about ten on two cores
 LOW_SHARE = 0.1  # of the peak: small scales reach no more
+
+
+@dataclasses.dataclass(frozen=True)
+class _Recorded:
+    layout: Layout
+    branches: int = 1
 
 
 def choose_layout(
@@ -40,13 +50,13 @@ def choose_layout(
     if not distributed.is_single_process():
         layout = "map" if execution.layout == "auto" else execution.layout
         if path.exists() and distributed.is_leader():
-            layout = json.loads(path.read_text())["layout"]
+            layout = _recorded(path).layout
         layout = LAYOUTS[int(distributed.broadcast_from_leader([LAYOUTS.index(layout)])[0])]
         if distributed.is_leader():
             write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": {}}))
         return layout
     if path.exists():
-        return json.loads(path.read_text())["layout"]
+        return _recorded(path).layout
     if wants_trial(execution, pack, mesh.shape["run"], records):
         layout, seconds = _trial(execution, pack, study, mesh, program)
     elif execution.layout != "auto":
@@ -62,7 +72,7 @@ def branches_together(study: Study, pack: Pack, records: Records) -> int:
     """Branches that one program of the pack trains side by side: as recorded in the workdir, else as the study says."""
     path = _record(pack, records)
     if path.exists():
-        return json.loads(path.read_text()).get("branches", 1)
+        return _recorded(path).branches
     return min(study.execution.branches, len(pack.budgets))
 
 
@@ -74,6 +84,16 @@ def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Record
 
 def _record(pack: Pack, records: Records) -> Any:
     return records.root / "checkpoints" / f"{pack.name}.layout.json"
+
+
+def _recorded(path: Any) -> _Recorded:
+    try:
+        return stored_json.read(path, _Recorded)
+    except ValueError as error:
+        raise UserError(
+            f"{str(path)!r} is damaged ({error}); remove it: the layout is then chosen again, and what is not trained "
+            "yet may differ by rounding"
+        ) from error
 
 
 def _trial(
@@ -95,14 +115,21 @@ def _trial(
         }
     )
     cache = as_path(cache_dir() / "layouts" / f"{key}.json")
-    if cache.exists():
-        seconds = json.loads(cache.read_text())
-    else:
+    seconds = _tried(cache)
+    if not seconds:
         seconds = {layout: _time(program(layout, 16), pack) for layout in LAYOUTS}
         write_atomic(cache, json.dumps(seconds))
         shown = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in seconds.items())
         logging.info("%s: layout trial, seconds per step of %d lanes: %s", pack.name, len(pack.lanes), shown)
     return min(seconds, key=seconds.__getitem__), seconds
+
+
+def _tried(cache: Any) -> dict[str, float]:
+    """Seconds per step of each layout as an earlier trial left them; {} where none did, or they cannot be read."""
+    try:
+        return stored_json.read(cache, dict[Layout, float])
+    except (ValueError, OSError):
+        return {}
 
 
 def _time(trial: LaneProgram, pack: Pack) -> float:

@@ -63,6 +63,7 @@ class Training:
         losses that were fetched anyway, so it never makes the device wait. An exception is logged once and ends the
         calls, not the training.
       trace: what which device did when.
+      starts: parameters of every lane of a pack of a study with `init`, on the host; None makes fresh ones.
     """
 
     study: Study
@@ -74,6 +75,7 @@ class Training:
     on_progress: Callable[[Progress], None]
     on_metrics: Callable[[dict[str, Any]], None] | None = None
     trace: Trace = dataclasses.field(default_factory=Trace)
+    starts: Callable[[Pack], Sequence[Any]] | None = None
 
 
 class PackTrainer:
@@ -201,7 +203,7 @@ class PackTrainer:
             at = None
         reached = -1 if at is None else at.step
         at = self.checkpoints.restore(TRUNK, program.part_like, reached, fork, wanted=lanes) or at
-        at = at or Saved(0, 0.0, 0.0, program.init())
+        at = at or Saved(0, 0.0, 0.0, program.init(self._params()))
         way, kept = Way(at.step, at.trunk_seconds, at.step), at
 
         def save(points: Points, state: Any) -> None:
@@ -262,11 +264,16 @@ class PackTrainer:
         fork = branch.start
         found = self.checkpoints.restore(TRUNK, program.part_like, fork - 1, fork, wanted=branch.lanes)
         if found is None and branch.start == 0:
-            found = Saved(0, 0.0, 0.0, program.init_part())
+            found = Saved(0, 0.0, 0.0, program.init_part(self._params()))
         if found is None:
             with self._lock:
                 self._reached.discard(branch.start)
         return found
+
+    def _params(self) -> Sequence[Any] | None:
+        """What the lanes start from; None for fresh parameters."""
+        with jax.transfer_guard("allow"):
+            return None if self.training.starts is None else self.training.starts(self.pack)
 
     def _trainer(
         self,

@@ -19,7 +19,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +33,7 @@ from scaling_jax.planning import Lane, Phase
 from scaling_jax.study import Execution, Study
 from scaling_jax.training import distributed, optimizers, regroup
 from scaling_jax.training import step as steps
+from scaling_jax.training.compiled import Compiled
 from scaling_jax.training.placement import Placement
 
 AXES = ("run", "data", "fsdp")
@@ -46,28 +46,6 @@ def make_mesh(devices: Sequence[Any], shape: tuple[int, int, int]) -> jax.shardi
     """Mesh of (run, data, fsdp); Auto axes, since Linen's and optax's code is written for them."""
     grid = np.asarray(devices, dtype=object).reshape(shape)
     return jax.sharding.Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
-
-
-class Compiled:
-    """A jitted function that compiles for its arguments when first called, or when `compile` is.
-
-    Args:
-      program: gives (jitted function, ShapeDtypeStructs of its arguments).
-    """
-
-    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]]):
-        self._program, self._executable, self._lock = program, None, threading.Lock()
-
-    def compile(self) -> Any:
-        """The executable, compiled once, by whichever thread asks first."""
-        with self._lock:
-            if self._executable is None:
-                function, arguments = self._program()
-                self._executable = function.lower(*arguments).compile()
-            return self._executable
-
-    def __call__(self, *args: Any) -> Any:
-        return self.compile()(*args)
 
 
 class LaneProgram:
@@ -115,12 +93,17 @@ class LaneProgram:
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds) * branches)))
         self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
+        self._start = Compiled(self.start_program)
         self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
     # For one lane, on one device.
 
     def _lane_init(self, seed: Any, init_scale: Any, active: Any) -> dict[str, Any]:
         state = steps.init_state(self.model, self.study.optimizer, seed, init_scale)
+        return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
+
+    def _lane_start(self, params: Any, active: Any) -> dict[str, Any]:
+        state = steps.state_of(self.model, self.study.optimizer, params)
         return state | {"diverged_step": jnp.where(active, jnp.int32(-1), jnp.int32(0))}
 
     def _lane_chunk(
@@ -235,6 +218,12 @@ class LaneProgram:
             self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in (np.int32, np.float32, np.bool_)
         )
 
+    def start_program(self) -> tuple[Any, tuple[Any, ...]]:
+        """(params, active), stacked by lane -> state."""
+        arguments = self.state_shapes["params"], jax.ShapeDtypeStruct((len(self.groups[0]),), jnp.bool_)
+        start = jax.jit(jax.vmap(self._lane_start), out_shardings=self.state_sharding)
+        return start, self._abstract(arguments, P("run"))
+
     def copy_program(self) -> tuple[Any, tuple[Any, ...]]:
         """state -> another."""
         copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.state_sharding)
@@ -264,14 +253,15 @@ class LaneProgram:
         return evaluate, (self.abstract_state, *shared)
 
     def compile(self, init: bool = True) -> None:
-        """Compiles all programs in parallel, so that nothing compiles once training runs.
-
-        Args:
-          init: compile the one that makes fresh states, too.
-        """
+        """Compiles all programs at once, with `init` also that of fresh states: nothing compiles once training runs."""
         programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
+
+    @property
+    def trainer(self) -> Compiled:
+        """The program that takes the steps."""
+        return self._train
 
     def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
@@ -305,14 +295,24 @@ class LaneProgram:
 
     # The interface: states are tuples of groups.
 
-    def init(self) -> tuple[Any, ...]:
-        """Fresh states of all lanes."""
+    def init(self, params: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """States of all lanes before their first step.
+
+        Args:
+          params: of every lane, on the host; None for fresh ones.
+        """
         out = []
         for group in self.groups:
-            seeds = np.array([self.placement.slots[i].seed for i in group], np.int32)
-            scales = np.array([self.placement.slots[i].init_scale for i in group], np.float32)
+            slots = [self.placement.slots[i] for i in group]
             active = np.asarray([i < self.num_lanes * self.branches for i in group])
-            out.append(self._init(*self._put((seeds, scales, active), P("run"))))
+            if params is None:
+                seeds = np.array([slot.seed for slot in slots], np.int32)
+                scales = np.array([slot.init_scale for slot in slots], np.float32)
+                out.append(self._init(*self._put((seeds, scales, active), P("run"))))
+            else:
+                lanes = [i % self.num_lanes if on else self.num_lanes - 1 for i, on in zip(group, active)]
+                stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params[lane] for lane in lanes))
+                out.append(self._start(*self._put((stacked, active), P("run"))))
         return tuple(out)
 
     def copy(self, states: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -353,9 +353,9 @@ class LaneProgram:
             return self.copy(states)
         return regroup.part(states, self.part_like, branch, self.num_lanes)
 
-    def init_part(self) -> tuple[Any, ...]:
-        """Fresh states of one branch."""
-        return self.init() if self.branches == 1 else self.part(self.init(), 0)
+    def init_part(self, params: Sequence[Any] | None = None) -> tuple[Any, ...]:
+        """`init` of one branch."""
+        return self.init(params) if self.branches == 1 else self.part(self.init(params), 0)
 
     def hparams(self, *phases: Phase | None) -> tuple[Any, ...]:
         """The traced hyperparameters of every lane in its branch's phase, on the devices."""

@@ -32,6 +32,11 @@ def init_state(model: Model, optimizer: Optimizer, seed: Any, init_scale: Any) -
     """
     params = model.init(jax.random.key(seed))
     params = jax.tree.map(lambda p, matrix: p * init_scale if matrix else p, params, model.decay_mask)
+    return state_of(model, optimizer, params)
+
+
+def state_of(model: Model, optimizer: Optimizer, params: Any) -> dict[str, Any]:
+    """`init_state` of given parameters."""
     return {
         "params": params,
         "opt_state": optimizers.init(model, optimizer, params),

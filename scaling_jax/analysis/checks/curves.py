@@ -17,12 +17,16 @@ WINDOW = 5  # recorded points that a rise must outlast half of: one odd batch is
 MAX_GAP = 0.1  # in ln loss between validation and training at the end
 
 
-def _drawn(e: Evidence) -> dict[str, pd.DataFrame]:
+def _drawn(e: Evidence) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """run_id -> (steps, losses) in order of steps, of every fitted run with a curve that can be judged."""
     if e.curves is None:
         return {}
-    chosen = set(e.runs.chosen.run_id)
-    curves = e.curves[e.curves.run_id.isin(chosen)]
-    return {str(i): rows.sort_values("step") for i, rows in curves.groupby("run_id") if len(rows) >= 10}
+    curves = e.curves[e.curves.run_id.isin(set(e.runs.chosen.run_id))]
+    place, ids = pd.factorize(curves.run_id)
+    step, loss = curves.step.to_numpy(float), curves.loss.to_numpy(float)
+    order = np.lexsort((step, place))
+    parts = np.split(order, np.cumsum(np.bincount(place, minlength=len(ids)))[:-1]) if len(ids) else []
+    return {str(i): (step[rows], loss[rows]) for i, rows in zip(ids, parts) if len(rows) >= 10}
 
 
 def collapse(e: Evidence) -> Check:
@@ -32,7 +36,7 @@ def collapse(e: Evidence) -> Check:
         return Check(name, CANNOT_TELL, "too few learning curves")
     ids = list(curves)
     runs = e.runs.chosen.set_index(e.runs.chosen.run_id.map(str)).loc[ids]
-    shapes = np.array([_shape(curves[i]) for i in ids])
+    shapes = np.array([_shape(*curves[i]) for i in ids])
     design = np.column_stack([np.ones(len(ids)), np.log(runs.N), np.log(runs.D)])
     worst: dict[str, float] = {}
     for column in shapes.T:
@@ -50,18 +54,20 @@ def collapse(e: Evidence) -> Check:
     return Check(name, PASS, f"{len(curves)} curves")
 
 
-def _shape(rows: pd.DataFrame) -> list[float]:
+def _shape(step: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """ln(loss / final loss) at fixed shares of the run, each smoothed over neighboring points."""
-    rows = rows[np.isfinite(rows.loss) & (rows.loss > 0)]
-    share = rows.step.to_numpy(float) / float(rows.step.iloc[-1])
-    logs = np.log(rows.loss.to_numpy(float))
+    keep = np.isfinite(loss) & (loss > 0)
+    share, logs = step[keep] / step[keep][-1], np.log(loss[keep])
     end = float(np.mean(logs[share > 0.95])) if np.any(share > 0.95) else float(logs[-1])
-    return [float(np.interp(x, share, _smooth(logs))) - end for x in POSITIONS]
+    return np.interp(POSITIONS, share, _smooth(logs)) - end
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """The median of every `WINDOW` neighbors, which one odd batch does not move."""
-    return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().to_numpy()
+    """The median of every `WINDOW` neighbors, which one odd batch does not move; nan are left out."""
+    padded = np.pad(values, WINDOW // 2, constant_values=np.nan)
+    windows = np.sort(np.lib.stride_tricks.sliding_window_view(padded, WINDOW), axis=1)  # nan last
+    rows, count = np.arange(len(values)), np.maximum(WINDOW - np.isnan(windows).sum(axis=1), 1)
+    return 0.5 * (windows[rows, (count - 1) // 2] + windows[rows, count // 2])
 
 
 def spikes(e: Evidence) -> Check:
@@ -70,9 +76,9 @@ def spikes(e: Evidence) -> Check:
     if not curves:
         return Check(name, CANNOT_TELL, "no learning curves")
     spiked = []
-    for i, rows in curves.items():
-        rows = rows[rows.step > 0.1 * rows.step.iloc[-1]]
-        logs = _smooth(np.log(rows.loss.where(rows.loss > 0)).to_numpy(float))
+    for i, (step, loss) in curves.items():
+        late = loss[step > 0.1 * step[-1]]
+        logs = _smooth(np.log(np.where((late > 0) & np.isfinite(late), late, np.nan)))
         if len(logs) > 2 and np.nanmax(logs - np.fmin.accumulate(logs)) > SPIKE:
             spiked.append(i)
     if spiked:
@@ -86,12 +92,12 @@ def gap(e: Evidence) -> Check:
     name, curves = "no overfitting", _drawn(e)
     if not curves or e.settings.metric != "loss":
         return Check(name, CANNOT_TELL, "no learning curves of the fitted loss")
-    runs = e.runs.chosen.set_index(e.runs.chosen.run_id.map(str))
+    y = dict(zip(e.runs.chosen.run_id.map(str), e.runs.chosen.y.astype(float)))
     gaps = {}
-    for i, rows in curves.items():
-        final = rows.loss[(rows.step > 0.95 * rows.step.iloc[-1]) & (rows.loss > 0)]
+    for i, (step, loss) in curves.items():
+        final = loss[(step > 0.95 * step[-1]) & (loss > 0)]
         if len(final):
-            gaps[i] = float(np.log(runs.loc[i].y) - np.log(final).mean())
+            gaps[i] = float(np.log(y[i]) - np.log(final).mean())
     over = [i for i, g in gaps.items() if g > MAX_GAP]
     if over:
         worst = max(over, key=gaps.__getitem__)

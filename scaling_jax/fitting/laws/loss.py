@@ -158,6 +158,37 @@ data_constrained = Law(
     plausible_range={"R_D*": (0.0, 20.0), "R_N*": (0.0, 20.0)},
 )  # fmt: skip
 
+
+def _transfer(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+    transferred = p["k"] * power(x["D"], p["alpha_T"]) * power(x["N"], p["beta_T"])
+    d = x["D"] + jnp.where(x["S"] > x["D"] * (1 + 1e-9), transferred, 0.0)
+    return p["E"] + p["A"] * power(x["N"], -p["alpha"]) + p["B"] * power(d, -p["beta"])
+
+
+transfer = Law(
+    name="transfer",
+    params=("E", "A", "B", "alpha", "beta", "k", "alpha_T", "beta_T"),
+    asymptotes=("E",),
+    inputs=("N", "D", "S"),
+    equation="L = E + A / N^alpha + B / (D + D_T)^beta, D_T = k D^alpha_T N^beta_T where S > D, else 0",
+    reference="Hernandez et al. 2021, arXiv:2102.01293, sec. 1 (D_T, effective data transferred), over chinchilla; "
+    "S is D with what was seen before",
+    function=_transfer,
+    bounds={
+        "E": POSITIVE, "A": POSITIVE, "B": POSITIVE, "alpha": EXPONENT_BOUNDS, "beta": EXPONENT_BOUNDS,
+        "k": POSITIVE, "alpha_T": (-5.0, 5.0), "beta_T": (-5.0, 5.0),
+    },
+    coordinates={
+        "E": LEVEL, "A": centered("alpha", "N"), "B": centered("beta", "D"), "alpha": EXPONENT, "beta": EXPONENT,
+        # D_T / D at the center of the data.
+        "k": Coordinate(
+            "log", lambda p, m: exp((1.0 - p["alpha_T"]) * m["D"] - p["beta_T"] * m["N"]), start=(-4.0, 4.0),
+            limits=(-20.0, 20.0),
+        ),
+        "alpha_T": Coordinate("plain", start=(-0.5, 1.5)), "beta_T": Coordinate("plain", start=(-1.0, 1.5)),
+    },
+)  # fmt: skip
+
 overtraining = Law(
     name="overtraining",
     params=("E", "a", "b", "eta"),
@@ -241,4 +272,4 @@ farseer = Law(
     },
 )  # fmt: skip
 
-LAWS = (kaplan, chinchilla, chinchilla_tied, chinchilla_outer, data_constrained, overtraining, farseer)
+LAWS = (kaplan, chinchilla, chinchilla_tied, chinchilla_outer, data_constrained, transfer, overtraining, farseer)

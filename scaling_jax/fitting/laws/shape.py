@@ -1,4 +1,4 @@
-"""Laws of other hyperparameters: width and depth, experts, and the best learning rate and batch size."""
+"""Laws beside the loss in N and D: width and depth, experts, the best rate and batch size, what compression costs."""
 
 from __future__ import annotations
 
@@ -83,4 +83,20 @@ batch_optimum = _hyperparameter(
     "batch_optimum", "batch = A N^alpha D^beta", "Li et al. 2025 (Step Law), arXiv:2503.04715, eq. 1 (there alpha = 0)"
 )
 
-LAWS = (shape, moe, lr_optimum, batch_optimum)
+compression = Law(
+    name="compression",
+    params=("A", "gamma_N", "gamma_D"),
+    inputs=("N", "D"),
+    equation="y = A D^gamma_D / N^gamma_N",
+    reference="Kumar et al. 2024, arXiv:2411.04330, sec. 3: what rounding trained weights adds to the loss",
+    function=lambda p, x: p["A"] * power(x["D"], p["gamma_D"]) * power(x["N"], -p["gamma_N"]),
+    bounds={"A": POSITIVE, "gamma_N": (-10.0, 10.0), "gamma_D": (-10.0, 10.0)},
+    coordinates={
+        "A": Coordinate("linear", lambda p, m: exp(m["y"] - p["gamma_D"] * m["D"] + p["gamma_N"] * m["N"])),
+        "gamma_N": Coordinate("plain", start=(-1.0, 1.0)),
+        "gamma_D": Coordinate("plain", start=(-1.0, 1.0)),
+    },
+    lower_is_better=False,
+)
+
+LAWS = (shape, moe, lr_optimum, batch_optimum, compression)

@@ -117,7 +117,8 @@ m4 = Law(
         "E0": Coordinate("linear", lambda p, m: exp(m["y"]), lambda p, m: p["E"]),
         "A": Coordinate(
             "log",
-            lambda p, m: exp(p["c"] * m["x"] + (1.0 - p["alpha"]) * log(abs(p["E0"] - p["E"]))),
+            # at a fixed coordinate E0 can run off to infinity and leave a power law: no curved valley
+            lambda p, m: exp(p["c"] * m["x"] + m["y"] - p["alpha"] * log(abs(p["E0"] - p["E"]))),
             start=(-4.0, 4.0),
             limits=(-60.0, 60.0),
         ),

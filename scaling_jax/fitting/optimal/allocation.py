@@ -100,9 +100,13 @@ class _Budget:
         """(...) tokens that C buys at sizes N, at most `max_D`; 0 where it buys none."""
         if self.cost is None:
             return np.minimum(C / (6.0 * N), self.max_D)
-        # Costs are nearly powers of D, so Newton's method in logarithms takes a few steps; what it misses is bisected.
+        # Most costs are proportional to D, so one division is exact. Others are nearly powers of D, so Newton's method
+        # in logarithms takes a few steps; what it misses is bisected.
         least, most, log_c = np.log(TINY), np.log(HUGE), np.log(C)
-        log_d = np.clip(np.log(C / (6.0 * N)), least, most)
+        with np.errstate(all="ignore"):
+            first = C / (6.0 * N)
+            first = np.nan_to_num(first * (C / self.cost(N, first)), nan=TINY)
+        log_d = np.log(np.clip(first, TINY, HUGE))
         for _ in range(7):
             log_cost, above = np.log(self.cost(N, np.exp(log_d))), np.log(self.cost(N, np.exp(log_d + 1e-4)))
             off = log_c - log_cost

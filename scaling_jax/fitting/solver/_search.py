@@ -27,6 +27,7 @@ COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds 
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
 RACED, HEAT, PART = 200, 8, 4  # so many starts are raced: steps of all, and the part that continues (one in)
+HEAT_ROWS = 64  # those steps are made on a sample of so many rows, where there are twice as many
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -193,13 +194,17 @@ def _best_apart(problem: Problem, ends: Minima, most: int, worst: float = np.inf
 def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False) -> Minima:
     """Every other start sees the objective smoothed at first: some optima are missed with it, others without.
 
-    In a race all go a few steps, and only the lowest part of them to the end: enough to find what is lower. The others
-    end where they are.
+    In a race all take a few steps on a sample of the rows, and only the lowest part of them continues to the end, which
+    is enough to find a lower optimum. The others end where they are.
     """
     smoothed = np.where(np.arange(len(z)) % 2, 0.02, 1.0)
     if not race or len(z) < RACED:
         return levenberg_marquardt(problem, z, max_steps=max_steps, tolerance=1e-10, widen=smoothed)
-    ends = levenberg_marquardt(problem, z, max_steps=HEAT, tolerance=1e-10, widen=smoothed)
+    rows = max(HEAT_ROWS, 6 * z.shape[1])
+    few = _sample(problem, 0, rows, 2 * rows)
+    ends = levenberg_marquardt(few, z, max_steps=HEAT, tolerance=1e-10, widen=smoothed)
+    if few is not problem:
+        ends = Minima(ends.z, problem.value(ends.z), np.zeros(len(z), bool))
     front = np.argsort(ends.value)[: max(len(z) // PART, STARTS)]
     front = front[~ends.converged[front]]
     if not len(front):
@@ -234,9 +239,10 @@ def _noise(problem: Problem) -> float:
     return float(problem.objective.value(np.full(problem.n, 1e-9 * unit), problem.weights))
 
 
-def _sample(problem: Problem, seed: int) -> Problem:
-    if problem.n <= SEARCH_ROWS:
+def _sample(problem: Problem, seed: int, rows: int = SEARCH_ROWS, most: int = SEARCH_ROWS) -> Problem:
+    """`rows` of the problem at random, or the problem where it has at most `most`."""
+    if problem.n <= most:
         return problem
-    index = np.random.default_rng(seed).choice(problem.n, SEARCH_ROWS, replace=False)
+    index = np.random.default_rng(seed).choice(problem.n, rows, replace=False)
     sample = problem.rows(np.sort(index))
     return sample if sample.weights.any() else problem
