@@ -107,6 +107,7 @@ class _Budget:
             first = C / (6.0 * N)
             first = np.nan_to_num(first * (C / self.cost(N, first)), nan=TINY)
         log_d = np.log(np.clip(first, TINY, HUGE))
+        none = found = np.zeros(np.shape(log_d), bool)
         for _ in range(7):
             log_cost, above = np.log(self.cost(N, np.exp(log_d))), np.log(self.cost(N, np.exp(log_d + 1e-4)))
             off = log_c - log_cost
