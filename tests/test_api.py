@@ -1,7 +1,9 @@
 """A notebook without the command line: plan, train, load, analyse, plot."""
 
+import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -170,8 +172,7 @@ def test_planning_starts_no_jax_backend(study):
         "from jax._src import xla_bridge\n"
         "print(xla_bridge.backends_are_initialized())"
     )
-    import pickle
-
+    study = dataclasses.replace(study, family=sj.models.Transformer(head_dim=8))  # which the new process can import
     done = subprocess.run(
         [sys.executable, "-c", code], input=pickle.dumps(study), capture_output=True, check=False, env={**os.environ}
     )
