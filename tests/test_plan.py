@@ -209,7 +209,7 @@ def test_trained_steps_are_those_of_the_phases():
         study = make_study(steps=(20, 50), schedule={"name": name})
         (pack,) = plan(study)
         assert pack.trained_steps == wanted
-        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets)) == wanted
+        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets, pack.cooldowns)) == wanted
 
 
 @pytest.mark.parametrize(

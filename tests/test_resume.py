@@ -63,7 +63,7 @@ def test_told_to_stop_it_saves_after_the_chunk_under_way_and_goes_on_from_there(
             assert len(trained) - before <= 2
         else:
             break
-    phase_steps = {(p.start, p.stop) for p in phases(STUDY.schedule, (50, 100))}
+    phase_steps = {(p.start, p.stop) for p in phases(STUDY.schedule, (50, 100), (0.2, 0.2))}
     seen = sorted(itertools.chain(*(range(first, first + count) for first, count in trained)))
     assert seen == sorted(itertools.chain(*(range(*p) for p in phase_steps)))  # no step twice, none left out
     assert losses(got) == wanted

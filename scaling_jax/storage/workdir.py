@@ -50,6 +50,7 @@ class Stored:
       code_version, device: of the process that wrote it.
       runs: identities of the present study's runs.
       training_semantics: of the code that trained here.
+      rungs: runs that only chose among combinations (`Study.sweep`); None where nothing was ever stopped here.
     """
 
     study: dict[str, Any]
@@ -61,6 +62,7 @@ class Stored:
     device: str
     runs: tuple[str, ...]
     training_semantics: int = TRAINING_SEMANTICS
+    rungs: tuple[str, ...] | None = None
 
 
 class Workdir:
@@ -265,7 +267,7 @@ class Workdir:
         if is_remote(self.path) or not os.path.isdir(self.path):
             return
         root = pathlib.Path(self.path).resolve()
-        for folder in (root, root / "checkpoints", root / "report"):
+        for folder in (root, root / "checkpoints", root / "report", root / "scores"):
             for entry in os.scandir(folder) if folder.is_dir() else ():
                 if entry.is_symlink() and not _stays_within(pathlib.Path(entry.path), root):
                     raise UserError(

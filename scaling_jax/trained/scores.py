@@ -18,6 +18,7 @@ from scaling_jax.data import Dataset
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.storage.records import Records
+from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Data, Study, ValidationSet
 from scaling_jax.trained import compress, tokenizer
 from scaling_jax.trained.compress import Treatment
@@ -67,6 +68,7 @@ def evaluate(
         data, or a treatment that the family does not allow.
     """
     models = Models(workdir)
+    Workdir(workdir).check_links()
     chosen = sets or (() if treatments else models.study.evaluation.sets)
     columns = [_Column(over, treatment) for over in (chosen or (None,)) for treatment in (treatments or (AS_TRAINED,))]
     if any(not column.name for column in columns):

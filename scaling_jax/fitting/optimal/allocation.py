@@ -100,13 +100,14 @@ class _Budget:
         """(...) tokens that C buys at sizes N, at most `max_D`; 0 where it buys none."""
         if self.cost is None:
             return np.minimum(C / (6.0 * N), self.max_D)
-        # Most costs are proportional to D, so one division is exact. Others are nearly powers of D, so Newton's method
-        # in logarithms takes a few steps; what it misses is bisected.
-        least, most, log_c = np.log(TINY), np.log(HUGE), np.log(C)
+        # Most costs are proportional to D: one division is exact. Others are nearly powers of D, so Newton's method in
+        # logarithms takes a few steps, and what it misses is bisected.
         with np.errstate(all="ignore"):
-            first = C / (6.0 * N)
-            first = np.nan_to_num(first * (C / self.cost(N, first)), nan=TINY)
-        log_d = np.log(np.clip(first, TINY, HUGE))
+            D = np.clip(C / (6.0 * N), TINY, HUGE)
+            D = np.clip(np.nan_to_num(D * (C / self.cost(N, D)), nan=TINY), TINY, HUGE)
+            if (np.abs(self.cost(N, D) / C - 1.0) < 1e-12).all():
+                return np.minimum(D, self.max_D)
+        least, most, log_c, log_d = np.log(TINY), np.log(HUGE), np.log(C), np.log(D)
         none = found = np.zeros(np.shape(log_d), bool)
         for _ in range(7):
             log_cost, above = np.log(self.cost(N, np.exp(log_d))), np.log(self.cost(N, np.exp(log_d + 1e-4)))
