@@ -72,7 +72,8 @@ class Ladder:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget.
+    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget
+    (or the good ones of them: `Study.sweep`).
 
     Rates, decays, batch_size, b2 and the schedule's warm-up and cool-down may be numbers, lists or rules in N and D
     (`scaling_jax.rules`). What differs by rate, decay, b2, warm-up, init scale or seed is a lane of one pack.
@@ -275,6 +276,8 @@ class Study:
     Attributes:
       name: names the default working directory and the pictures.
       family: an instance of a family of `scaling_jax.models` (or of the user's own), its options set.
+      sweep: "full" trains every combination of what is listed to every budget; "halving" stops weak ones early (see
+        `scaling_jax.planning.rounds`). It changes no run.
       seeds: each is a lane; a seed fixes initialization and the order of the data.
     """
 
@@ -287,6 +290,7 @@ class Study:
     schedule: Schedule = Schedule()
     data: Data = Data()
     init: Init = Init()
+    sweep: Literal["full", "halving"] = "full"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
     hold_out: HoldOut = HoldOut()
@@ -307,14 +311,17 @@ class Study:
 
     def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
         """The seeds that a scale trains; a UserError where `ladder.seeds` does not fit the study."""
-        counts, scales = self.ladder.seeds, self.ladder.scales()
-        if counts and not (len(counts) == len(scales) and max(counts) <= len(self.seeds)):
+        counts = self.ladder.seeds
+        if not counts:
+            return self.seeds
+        scales = self.ladder.scales()
+        if len(counts) != len(scales) or max(counts) > len(self.seeds):
             limits = (
                 f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
             )
             raise UserError(f"ladder.seeds={counts}: give {limits}")
-        own = dict(zip(scales, counts)).get((width, depth), min(counts, default=0))  # the fewest for `budgets.extra`
-        return self.seeds[:own] if counts else self.seeds
+        own = dict(zip(scales, counts)).get((width, depth), min(counts))  # the fewest for `budgets.extra`
+        return self.seeds[:own]
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""

@@ -99,7 +99,13 @@ class _Reader:
         """The latest row of each of our runs; of other tables every row but those that repeat one in every column."""
         table = self.header.table
         if self.ours:
-            return table.drop_duplicates("run_id", keep="last")
+            table = table.drop_duplicates("run_id", keep="last")
+            stopped = table["status"].map(str) == states.STOPPED
+            if stopped.any():
+                self.notes.append(
+                    f"{plural(int(stopped.sum()), 'run')} of weak combinations stopped early by the sweep"
+                )
+            return table[~stopped]
         repeats = table.map(str).duplicated()
         if repeats.any():
             self.notes.append(

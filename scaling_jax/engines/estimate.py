@@ -11,7 +11,7 @@ from scaling_jax import text
 from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
 from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, Run, memory_bytes
+from scaling_jax.planning import Pack, Run, expected_flops, memory_bytes
 from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
@@ -129,6 +129,11 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
     separate = sum(run.flops for pack in packs for run in pack.runs)
+    expected = expected_flops(packs) if study.sweep == "halving" else total
+    rounds = (
+        f"sweep=halving is expected to train {expected:.3g} of these FLOPs ({expected / total:.0%}, about "
+        f"{clock(seconds * expected / total).strip()}): weak combinations stop early."
+    )
     starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
@@ -139,6 +144,7 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
             f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
+            *([rounds] if study.sweep == "halving" else []),
         ]
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
-from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction
 from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
@@ -16,6 +19,8 @@ MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeat
 MIN_STEPS = 150
 MAX_EMBEDDING = 0.4  # share of all parameters at the largest scale
 MAX_LOST = 0.1  # share of runs that may be lost to divergence without doubt about the tuning
+COPIES = 3  # places where two seeds agree in every digit
+MIN_SCALES, OFF_SEED, UNLIKELY_SEED = 3, 0.01, 0.01  # when a seed is off the others
 STEPS = ("steps", "total_steps", "num_steps", "num_iterations", "train_steps", "iterations")
 
 
@@ -43,6 +48,35 @@ def one_row_per_run(e: Evidence) -> Check:
     if sweep.column and not is_tuned(sweep.column):
         way = f"fit one at a time with --where='{sweep.column}=...', or, if it was tuned, take the best with --best"
     return Check(name, FAIL, f"{detail}: {way}")
+
+
+def repeats_of_seeds(e: Evidence) -> Check:
+    """Runs that differ by their seed are different runs, scored alike."""
+    name, chosen = "seeds are repeats", e.runs.chosen
+    if not (chosen.y > 0).all():
+        return Check(name, CANNOT_TELL, "no positive loss")
+    logs = chosen.assign(y=np.log(chosen.y))
+    wide = logs.pivot_table(index=["scale", "D"], columns="seed", values="y", aggfunc="mean")
+    for one, other in itertools.combinations(wide.columns, 2):
+        pair = wide[[one, other]].dropna()
+        if len(pair) >= COPIES and (pair[one] == pair[other]).all():
+            detail = f"seeds {one} and {other} have the same losses in all {len(pair)} places: one run is counted twice"
+            return Check(name, FAIL, f"{detail}, and seeds seem to differ less than they do")
+    off = wide.sub(wide.mean(axis=1), axis=0)[wide.notna().sum(axis=1) > 1]
+    by_scale = off.groupby(level="scale").mean()  # the branches of a trunk are not independent
+    sizes, counts = by_scale.mean(), by_scale.notna().sum()
+    if len(by_scale) < MIN_SCALES or wide.shape[1] < 2:
+        return Check(name, CANNOT_TELL if wide.shape[1] < 2 else PASS, f"{len(by_scale)} scales with several seeds")
+    stderr = (by_scale - sizes).stack().std(ddof=max(len(sizes) - 1, 1)) / np.sqrt(counts)
+    chance = len(sizes) * 2 * stdtr(counts - 1, -(sizes.abs() / stderr.clip(lower=1e-4)))
+    seed = sizes.abs().idxmax()
+    others = sizes[seed] * len(sizes) / (len(sizes) - 1)  # against the others' mean, not that of all
+    if abs(others) > OFF_SEED and chance[seed] < UNLIKELY_SEED:
+        text = (
+            f"seed {seed} is {direction(others)} the others at {counts[seed]} scales: other data, or scored otherwise?"
+        )
+        return Check(name, WARN, text)
+    return Check(name, PASS, f"no seed is off the others at all scales ({plural(wide.shape[1], 'seed')})")
 
 
 def finished(e: Evidence) -> Check:
