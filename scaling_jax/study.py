@@ -311,14 +311,17 @@ class Study:
 
     def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
         """The seeds that a scale trains; a UserError where `ladder.seeds` does not fit the study."""
-        counts, scales = self.ladder.seeds, self.ladder.scales()
-        if counts and not (len(counts) == len(scales) and max(counts) <= len(self.seeds)):
+        counts = self.ladder.seeds
+        if not counts:
+            return self.seeds
+        scales = self.ladder.scales()
+        if len(counts) != len(scales) or max(counts) > len(self.seeds):
             limits = (
                 f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
             )
             raise UserError(f"ladder.seeds={counts}: give {limits}")
-        own = dict(zip(scales, counts)).get((width, depth), min(counts, default=0))  # the fewest for `budgets.extra`
-        return self.seeds[:own] if counts else self.seeds
+        own = dict(zip(scales, counts)).get((width, depth), min(counts))  # the fewest for `budgets.extra`
+        return self.seeds[:own]
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""

@@ -28,6 +28,8 @@ SIX_RATES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)
 COMMON = {"study": "pack", "family": "t", "dataset_hash": "d" * 16, "code_version": "", "device": ""}
 FAST = {"dispatch_seconds": 1e-9}  # chunks of a step, after the first
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def training_of(study, folder, should_stop=lambda: False, attempt=0, on_progress=lambda progress: None):
     records = Records(folder, attempt)

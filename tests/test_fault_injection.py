@@ -76,7 +76,7 @@ def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(home / "cache"))
         command = ladder.Cli(home / "log")
-        args = ("run", f"--study={ladder.write_study(home, ladder.BIGRAM)}", *OPTIONS)
+        args = ("run", f"--study={ladder.write_study(home)}", *OPTIONS)
         assert command.run(*args, f"--workdir={home / 'cold'}") == 0, command.said()
         found = Ladder(command, args, ladder.table(home / "cold"), 0.0, 0, home / "cold")
         assert len(found.table) == 12

@@ -185,7 +185,7 @@ def changed(study, *settings):
 
 @pytest.fixture
 def study(tmp_path):
-    return load_study(ladder.write_study(tmp_path))
+    return load_study(ladder.write_study(tmp_path, ladder.TRANSFORMER))
 
 
 def test_a_workdir_keeps_its_family_its_recipe_and_its_data(tmp_path, study):
