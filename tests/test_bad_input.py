@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "home"
     folder.mkdir()
-    ladder.write_study(folder)
+    ladder.write_study(folder, ladder.TRANSFORMER)
     monkeypatch.chdir(folder)
     return folder
 

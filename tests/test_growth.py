@@ -57,7 +57,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
-        yield functools.partial(load_study, ladder.write_study(folder, ladder.BIGRAM))
+        yield functools.partial(load_study, ladder.write_study(folder))
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import packs
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax import rules
 from scaling_jax.engines import base
 from scaling_jax.errors import UserError
+from scaling_jax.models import Transformer
 from scaling_jax.planning import grouped, make_plan, record_of
 from scaling_jax.study import Ladder, Optimizer, Schedule, Study
 from scaling_jax.study_file import override
@@ -19,7 +19,7 @@ AT = {"N": 108e6, "D": 2e9, "T": 2048.0, "B": 160.0, "S": 1e4}
 
 
 def ids(*settings, **study):
-    base = packs.make_study(**({"rates": (0.02,)} | study))
+    base = packs.make_study(family=Transformer(head_dim=8), **({"rates": (0.02,)} | study))
     planned = make_plan(override(base, settings), packs.SPEC, "d" * 16)
     return {run.run_id for pack in planned for run in pack.runs}
 
@@ -115,7 +115,7 @@ def test_a_rule_in_the_budget_gives_every_budget_lanes_of_its_own():
 
 def test_batches_of_a_scale_follow_its_size():
     ladder = Ladder(widths=(16, 64), depths=(1,))
-    study = dataclasses.replace(packs.make_study(), ladder=ladder)
+    study = dataclasses.replace(packs.make_study(family=Transformer(head_dim=8)), ladder=ladder)
     study = override(study, ["optimizer.batch_size={'rule': 'olmo', 'base': 2, 'N': 3000}", "schedule.warmup_steps=1"])
     small, large = make_plan(study, packs.SPEC)
     counts = [pack.counts.params_non_embedding for pack in (small, large)]
@@ -130,9 +130,8 @@ BY_RULE = packs.make_study(steps=(20, 40), rates=("0.4 / S",), optimizer=BOTH, s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(program of every rate to every budget, its results)."""
-    with quick_compiles():
-        program = packs.make_program(EVERY, steps=64)
-        yield program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
+    program = packs.make_program(EVERY, steps=64)
+    return program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
 
 
 @pytest.mark.parametrize("layout", ["vmap", "map"])

@@ -10,7 +10,7 @@ import jax
 from scaling_jax import text
 from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
-from scaling_jax.models.family import Spec, attention_head_dim
+from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, Run, expected_flops, memory_bytes
 from scaling_jax.settings import Start
 from scaling_jax.study import Study
@@ -57,9 +57,8 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     """One row per scale and budget."""
     out = []
     for pack in packs:
-        head_dim = attention_head_dim(study.family)
-        execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
-        memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
+        mesh = mesh_shape(pack, study, jax.device_count())
+        memory = memory_bytes(study, pack, spec, mesh, hardware.resolve_pack(study, pack, spec, mesh))
         by_budget: dict[int, list[Run]] = {}
         for run in pack.runs:
             by_budget.setdefault(run.budget, []).append(run)

@@ -106,7 +106,11 @@ def points_of(study: Study, packs: Sequence[Pack]) -> Points:
     for pack in packs:
         N = float(getattr(pack.counts, study.fit.params))
         seeds = [lane.seed for lane in pack.lanes]
+        first = {seed: lane for lane, seed in reversed([*enumerate(seeds)])}
+        alike = {*first.values()} if pack.is_whole else range(len(seeds))  # lanes whose N, D and seed others repeat
         for run in pack.runs:
+            if run.lane not in alike:
+                continue
             # Batch sizes round one budget to different tokens; their winner is one run.
             seen.setdefault((pack.scale, seeds[run.lane], run.wanted), (N, float(run.tokens), run.flops))
     names = {key: i for i, key in enumerate(dict.fromkeys((scale, seed) for scale, seed, _ in seen))}

@@ -148,10 +148,21 @@ def _check_read(study: Study) -> None:
 
 @dataclasses.dataclass
 class _Draft:
-    """A pack that is being put together: lanes in order, and the (lane, steps, cool-down) trained -> their budget."""
+    """A pack that is being put together: lanes, their places by what is swept, (lane, steps, cool-down) -> budget."""
 
     lanes: dict[Lane, int] = dataclasses.field(default_factory=dict)
+    places: dict[tuple[tuple, ...], list[int]] = dataclasses.field(default_factory=dict)
     trained: dict[tuple[int, int, float], Budget] = dataclasses.field(default_factory=dict)
+
+    def places_of(self, swept: tuple[tuple, ...]) -> list[int]:
+        """Places of the lanes with these rates, decays, scales, warm-ups, b2, and seeds with their starts."""
+        if swept not in self.places:
+            lanes = (
+                Lane(rate, decay, scale, seed, warmup, b2, start)
+                for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(*swept)
+            )
+            self.places[swept] = [self.lanes.setdefault(lane, len(self.lanes)) for lane in lanes]
+        return self.places[swept]
 
 
 def _packs(
@@ -200,12 +211,7 @@ def _add(
     decays = values(optimizer.weight_decays, "weight_decay", "optimizer.weight_decays")
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
-    lanes = [
-        Lane(rate, decay, scale, seed, warmup, b2, start)
-        for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, starts.items()
-        )
-    ]
+    swept = tuple(map(tuple, (rates, decays, optimizer.init_scales, warmups, second, starts.items())))
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
         warm = fork_of(schedule, steps, cooldown) if schedule.name == "wsd" else steps
         if warm <= max(warmups):
@@ -213,8 +219,8 @@ def _add(
                 f"{budget.name} is {steps} steps {where.partition(',')[0]}: no step is left after "
                 f"schedule.warmup_steps={max(warmups)}; lower it or raise the budget"
             )
-        for lane in lanes:
-            draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps, cooldown), budget)
+        for place in draft.places_of(swept):
+            draft.trained.setdefault((place, steps, cooldown), budget)
 
 
 def _start(study: Study, scale: str, seed: int) -> Start | None:
@@ -273,13 +279,14 @@ def _check_mesh(study: Study, batch_size: int, width: int, scale: str) -> None:
     """Raises UserError when a batch or the parameters do not divide over the study's mesh."""
     execution = study.execution
     _, data, fsdp = execution.mesh or (1, 1, 1)
-    for name, size, parts, settings in (
-        ("optimizer", batch_size, data * fsdp * execution.microbatches, ("mesh", "microbatches")),
+    parts = 1 if execution.microbatches == "auto" else execution.microbatches
+    for name, size, shares, settings in (
+        ("optimizer", batch_size, data * fsdp * parts, ("mesh", "microbatches")),
         ("evaluation", study.evaluation.batch_size, data * fsdp, ("mesh",)),
     ):
-        if size % parts:
+        if size % shares:
             why = " and ".join(f"execution.{setting}={getattr(execution, setting)}" for setting in settings)
-            raise UserError(f"{name}.batch_size={size} is not divisible by {parts}, the parts that {why} make of it")
+            raise UserError(f"{name}.batch_size={size} is not divisible by {shares}, the parts that {why} make of it")
     if width % fsdp:
         raise UserError(
             f"scale {scale}: width {width} is not divisible by {fsdp}, the parts that execution.mesh={execution.mesh} "
