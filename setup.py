@@ -50,7 +50,7 @@ EXCEL = ["openpyxl>=3.1"]  # results tables as .xlsx
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.27"]  # the documentation as a site
 TOOLS = [
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.8",
     "hypothesis>=6.100",
     *EXCEL,
     *TENSORBOARD,

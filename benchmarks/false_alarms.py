@@ -42,7 +42,7 @@ def main() -> None:
     missed = unnamed = count = 0
     for name, (make, words) in faulty_ladders.FAULTY.items():
         for seed in range(args.first, args.first + args.faulty):
-            columns = analysis.Columns(best="rate" in name)
+            columns = analysis.Columns(best="rate" in name or "edge" in name)
             found = analysis.analyse(make(np.random.default_rng(seed)), fit=fit, columns=columns)
             count += 1
             named = re.search(words, " | ".join(found.reasons), re.I) is not None

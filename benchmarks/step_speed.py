@@ -140,7 +140,7 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     from scaling_jax.data.dataset import Dataset
     from scaling_jax.models import Scaling, Transformer
     from scaling_jax.models.family import Spec
-    from scaling_jax.planning import Lane, Phase
+    from scaling_jax.planning import Lane
     from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Study
     from scaling_jax.training import hardware
     from scaling_jax.training.feed import ResidentFeed
@@ -158,23 +158,32 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
         data=Data(context=CONTEXT),
         evaluation=Evaluation(examples=16, batch_size=16),
     )
-    execution = hardware.resolve(Execution(layout=layout), width, SHAPES[width], spec, head_dim(width))
+    counts = study.family.counts(width, SHAPES[width], spec)
+    settings = Execution(layout=layout, microbatches=hardware.cpu_parts(counts, CONTEXT, BATCH.value))
+    execution = hardware.resolve(settings, width, SHAPES[width], spec, head_dim(width))
     model = study.family.build(width, SHAPES[width], spec, Scaling("mup", width, 32), execution)
     rates = [0.01 * (i + 1) for i in range(lanes or jax.device_count())]
     mesh = make_mesh(jax.devices(), (jax.device_count(), 1, 1))
     feed = ResidentFeed(Dataset(spec, data, data, "d" * 16, 1.0, len(data), {}))
     chunk = max(1, 320 * 64 // (width * BATCH.value))
     program = LaneProgram(model, study, execution, mesh, [Lane(rate, 0.0, 1.0, 0, 100) for rate in rates], feed, chunk)
+    return chunks_per_second(program, chunk) * chunk * BATCH.value * CONTEXT * len(rates)
+
+
+def chunks_per_second(program, chunk: int) -> float:
+    """Dispatches a second of `chunk` steps, losses fetched one late as the training loop does."""
+    from scaling_jax.planning import Phase
+
     hparams = program.hparams(Phase("trunk", 0, 10**6, 2**31 - 1, 2**31 - 1, -1))
     state = {"states": program.init(), "step": 0, "pending": None}
 
     def step():
         state["states"], losses = program.train(state["states"], hparams, state["step"], chunk)
-        if state["pending"] is not None:  # fetched while the next chunk runs, as the loop does
+        if state["pending"] is not None:
             program.fetch(state["pending"])
         state["pending"], state["step"] = losses, state["step"] + chunk
 
-    return steady(step) * chunk * BATCH.value * CONTEXT * len(rates)
+    return steady(step)
 
 
 def torch_process(width: int) -> float:
@@ -233,11 +242,11 @@ def matmul_peak(size: int) -> float:
     return steady(lambda: a @ a) * 2 * size**3
 
 
-def start(kind: str, *args: object, core: int | None = None) -> subprocess.Popen:
-    """A measurement in a process of its own, on one core where `core` is given."""
+def start(kind: str, *args: object, core: int | None = None, script: str = __file__) -> subprocess.Popen:
+    """A measurement of `script` in a process of its own, on one core where `core` is given."""
     python = TORCH.value if kind == "torch" else sys.executable
     worker = f"--worker={','.join(map(str, (kind, *args)))}"
-    command = [python, __file__, worker, f"--batch_size={BATCH.value}", f"--seconds={SECONDS.value}"]
+    command = [python, script, worker, f"--batch_size={BATCH.value}", f"--seconds={SECONDS.value}"]
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     environment = os.environ | (one if core is not None else {})
     if kind == "matmul":  # what these variables name may not be the machine's best kernel

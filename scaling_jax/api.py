@@ -130,9 +130,10 @@ def _prior(text: Any) -> Prior | None:
     done = load(text).analysis
     if done.fit is None:
         raise UserError(f"--prior={text}: no law fits it: {done.no_fit}")
-    noise = done.runs.noise
-    trunk = outlook.TRUNK_NOISE if noise is None else noise
-    return outlook.checked(Prior(done.fit, trunk, min(outlook.RUN_NOISE, trunk / 2), str(text)))
+    trunk, own = outlook.TRUNK_NOISE, outlook.RUN_NOISE
+    if done.linearized is not None and done.linearized.noise.freedom:
+        trunk, own = done.linearized.noise.trunk**0.5, done.linearized.noise.run**0.5
+    return outlook.checked(Prior(done.fit, trunk, own, str(text)))
 
 
 def _plan(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:

@@ -17,8 +17,8 @@ import numpy as np
 from scaling_jax import fitting
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, Run, frame, grouped, identified, record_of
-from scaling_jax.storage.records import DIVERGED, DONE, Records
+from scaling_jax.planning import Pack, Run, Sweep, frame, grouped, identified, record_of, with_rungs
+from scaling_jax.storage.records import DIVERGED, DONE, Records, losses_of
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Simulation, Study, content_hash
 from scaling_jax.text import plural
@@ -128,7 +128,11 @@ def run(
     if "U" in law.law.inputs and study.data.unique_tokens is None:
         raise UserError(f"simulation.law: {law.law.name} reads unique tokens; give --set data.unique_tokens=...")
     corpus = f"simulated-{content_hash(simulated)}"
-    packs = grouped(identified(packs, study, spec, corpus, "float32"), workdir.packs())
+    halving = study.sweep == "halving"
+    packs = grouped(
+        identified(with_rungs(packs) if halving else packs, study, spec, corpus, "float32"), workdir.packs()
+    )
+    sweep = Sweep(packs, halving, halving)
     chosen = [pack for pack in packs if not only_packs or pack.name in only_packs]
     stored = Stored(
         study=study.to_dict(),
@@ -138,19 +142,25 @@ def run(
         compute_dtype="float32",
         code_version="simulated",
         device=DEVICE,
-        runs=tuple(run.run_id for pack in packs for run in pack.runs),
+        runs=tuple(run.run_id for pack in packs for run in pack.runs if not run.rung),
+        rungs=tuple(run.run_id for pack in packs for run in pack.runs if run.rung) if halving else None,
     )
     with workdir.claim(stored, {pack.name: record_of(pack) for pack in chosen}) as attempt:
         records = Records(workdir.path, attempt)
-        finished = records.finished()
-        missing = sum(run.run_id not in finished for pack in chosen for run in pack.runs)
+        losses, drawn = losses_of(records.finished()), 0
+        while todo := [pack for pack in sweep.todo(losses) if pack.name in {one.name for one in chosen}]:
+            for pack in todo:
+                whole = next(one for one in packs if one.name == pack.name)
+                _Drawing(study, law, packs, whole, corpus).write(records, pack, losses)
+            before, losses = len(losses), losses_of(records.finished())
+            drawn += len(losses) - before
+        for row in sweep.stopped(losses):
+            origin = {"dataset_hash": corpus, "code_version": "simulated", "device": DEVICE}
+            records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
         if verbose:
-            text = f"{plural(missing, 'run')} of {len(packs)} scales simulated from {description(study.simulation)}"
+            text = f"{plural(drawn, 'run')} of {len(packs)} scales simulated from {description(study.simulation)}"
             print(f"{text}: nothing is trained", file=sys.stderr, flush=True)
-        for pack in chosen:
-            if any(run.run_id not in finished for run in pack.runs):
-                _Drawing(study, law, packs, pack, corpus).write(records, finished)
-        return not any(run.run_id not in records.finished() for pack in packs for run in pack.runs)
+        return not sweep.todo(losses)
 
 
 class _Drawing:
@@ -161,9 +171,9 @@ class _Drawing:
         self.world, self.branches = study.simulation, self._branches()
         self.ladder = {
             "sizes": tuple(sorted({self._size(p) for p in packs})),
-            "tokens": tuple(sorted({float(r.tokens) for p in packs for r in p.runs})),
-            "flops": tuple(sorted({r.flops for p in packs for r in p.runs})),
-            "run_ids": tuple(sorted(r.run_id for p in packs for r in p.runs)),
+            "tokens": tuple(sorted({float(r.tokens) for p in packs for r in p.runs if not r.rung})),
+            "flops": tuple(sorted({r.flops for p in packs for r in p.runs if not r.rung})),
+            "run_ids": tuple(sorted(r.run_id for p in packs for r in p.runs if not r.rung)),
         }
         rates = self.rates = sorted({lane.learning_rate for lane in pack.lanes})
         self.best_rate = self.world.best_rate or math.exp(float(np.mean(np.log(rates))))
@@ -213,10 +223,13 @@ class _Drawing:
         faults = math.prod(FAULTS[name](place) for name in self.world.faults)
         return (1 + self.world.rate_curvature * off_rate**2) * math.exp(shared), faults * math.exp(own)
 
-    def write(self, records: Records, finished: Any) -> None:
-        """Writes the curves and results that are missing."""
+    def write(self, records: Records, asked: Pack, finished: Any) -> None:
+        """Writes the curves and results of the runs that are asked for and missing."""
+        wanted = {run.run_id for run in asked.runs}
         for lane in range(len(self.pack.lanes)):
-            runs = self.pack.runs_of(lane)
+            runs = [run for run in self.pack.runs_of(lane) if run.run_id in wanted]
+            if not runs:
+                continue
             trunk_id, reach = runs[0].trunk_id, max(self.branches[run.budget] for run in runs)
             noise = self._normal("curve", trunk_id).normal(0, SCATTER, len(self.steps))
             trunk, _ = self._factor(runs[0])
@@ -233,10 +246,9 @@ class _Drawing:
                     records.write_result(self._row(run, self.final[budget] * trunk * own))
 
     def _row(self, run: Run, loss: float) -> dict[str, Any]:
-        lane = self.pack.lanes[run.lane]
         healthy, unique = math.isfinite(loss), self.study.data.unique_tokens
         return {
-            **self.pack.columns(run),
+            **self.pack.settings(run),
             "study": self.study.name,
             "family": self.study.family.name,
             "status": DONE if healthy else DIVERGED,
@@ -246,10 +258,6 @@ class _Drawing:
             "wall_s": 0.0,
             "device": DEVICE,
             "simulated": description(self.world),
-            "trunk_id": run.trunk_id,
-            "steps": run.steps,
-            "weight_decay": lane.weight_decay,
-            "init_scale": lane.init_scale,
             "unique_tokens": unique,
             "epochs": run.tokens / unique if unique else 1.0,
             "diverged_step": None if healthy else run.steps // 2,

@@ -72,7 +72,8 @@ class Ladder:
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Optimizer:
-    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget.
+    """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget
+    (or the good ones of them: `Study.sweep`).
 
     Rates, decays, batch_size, b2 and the schedule's warm-up and cool-down may be numbers, lists or rules in N and D
     (`scaling_jax.rules`). What differs by rate, decay, b2, warm-up, init scale or seed is a lane of one pack.
@@ -241,11 +242,11 @@ class Execution:
 
     Attributes:
       compute_dtype: of activations; "auto" is bfloat16 on accelerators and float32 on CPU.
-      layout: of the lanes inside a device; "auto" times them once per shape and machine where there is a minute or more
-        to train, and is "sequential" elsewhere.
+      layout: of the lanes inside a device; "auto" is "sequential" on CPU; on accelerators it times all of them once per
+        shape where training takes a minute or more, and is "vmap" elsewhere.
       branches: cool-downs of a scale that one program trains side by side; pays where the layout is "vmap".
       mesh: sizes of the (run, data, fsdp) axes; None spreads the lanes over all devices.
-      microbatches: the global batch as this many accumulated parts.
+      microbatches: the global batch as this many accumulated parts; "auto" makes parts on CPU that its caches hold.
       feed: "resident" keeps the data on the devices; "stream" reads batches ahead from the disk; "auto" by its size.
       scan_layers, remat: compile depth once; recompute activations in the backward pass. "auto" by depth and memory.
       attention: "auto" picks by backend.
@@ -258,7 +259,7 @@ class Execution:
     layout: Literal["auto", "vmap", "map", "sequential"] = "auto"
     branches: PositiveInt = 1
     mesh: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
-    microbatches: PositiveInt = 1
+    microbatches: PositiveInt | Literal["auto"] = "auto"
     feed: Literal["auto", "resident", "stream"] = "auto"
     scan_layers: bool | Literal["auto"] = "auto"
     remat: bool | Literal["auto"] = "auto"
@@ -275,6 +276,8 @@ class Study:
     Attributes:
       name: names the default working directory and the pictures.
       family: an instance of a family of `scaling_jax.models` (or of the user's own), its options set.
+      sweep: "full" trains every combination of what is listed to every budget; "halving" stops weak ones early (see
+        `scaling_jax.planning.rounds`). It changes no run.
       seeds: each is a lane; a seed fixes initialization and the order of the data.
     """
 
@@ -287,6 +290,7 @@ class Study:
     schedule: Schedule = Schedule()
     data: Data = Data()
     init: Init = Init()
+    sweep: Literal["full", "halving"] = "full"
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], Field(min_length=1)] = (0,)
     evaluation: Evaluation = Evaluation()
     hold_out: HoldOut = HoldOut()
@@ -307,14 +311,17 @@ class Study:
 
     def seeds_of(self, width: int, depth: int) -> tuple[int, ...]:
         """The seeds that a scale trains; a UserError where `ladder.seeds` does not fit the study."""
-        counts, scales = self.ladder.seeds, self.ladder.scales()
-        if counts and not (len(counts) == len(scales) and max(counts) <= len(self.seeds)):
+        counts = self.ladder.seeds
+        if not counts:
+            return self.seeds
+        scales = self.ladder.scales()
+        if len(counts) != len(scales) or max(counts) > len(self.seeds):
             limits = (
                 f"one number for each of the {len(scales)} scales, none above the {len(self.seeds)} listed in seeds"
             )
             raise UserError(f"ladder.seeds={counts}: give {limits}")
-        own = dict(zip(scales, counts)).get((width, depth), min(counts, default=0))  # the fewest for `budgets.extra`
-        return self.seeds[:own] if counts else self.seeds
+        own = dict(zip(scales, counts)).get((width, depth), min(counts))  # the fewest for `budgets.extra`
+        return self.seeds[:own]
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain JSON types; the family's `name` is among its options."""

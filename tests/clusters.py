@@ -43,7 +43,7 @@ def command(folder: pathlib.Path, workdir: pathlib.Path, settings: tuple[str, ..
     """`scaling-jax run` of a tiny study in `folder`; while `slow(folder)` is there, checkpoints wait for a signal."""
     study = folder / "tiny.py"
     if not study.exists():
-        study.write_text(ladder.write_study(folder).read_text() + SLOW)
+        study.write_text(ladder.write_study(folder).read_text() + ladder.NO_REPORT + SLOW)
     sets = [f"--set={setting}" for setting in settings]
     return [sys.executable, "-m", "scaling_jax", "run", f"--study={study}", f"--workdir={workdir}", *sets, *flags]
 

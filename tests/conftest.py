@@ -1,4 +1,12 @@
-"""Every test sees four CPU devices, so that meshes are real; a program is compiled once for all tests."""
+"""Every test sees four CPU devices, so that meshes are real; programs are compiled once for all tests, and quickly.
+
+The whole suite takes at most 10 minutes on two cores. Most of a small test's time is compilation and imports; so
+- train `bigram.Bigram`, which compiles in a tenth of a transformer's time, unless the test is about a model,
+  in the shapes of `ladder` and `packs`, which other tests have compiled;
+- call the command line in this process (`ladder.run_here`); a process of its own imports for seconds;
+- share what is trained or fitted in a fixture of module scope: pytest-xdist gives a file to one worker;
+- mark a test of more than ten seconds `slow`: files with such tests begin first, so that none is waited for at the end.
+"""
 
 import atexit
 import os
@@ -6,7 +14,10 @@ import shutil
 import tempfile
 
 import jax
+import pytest
 from hypothesis import settings
+
+from scaling_jax.engines import compile_cache
 
 jax.config.update("jax_num_cpu_devices", 4)
 
@@ -16,10 +27,27 @@ CACHE = "JAX_COMPILATION_CACHE_DIR"
 if CACHE not in os.environ:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="scaling-jax-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+compile_cache.share_between_devices()
+jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples in every run: a failure is that of a change. To look further: --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True, database=None)
 settings.load_profile("same")
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Programs compiled as users compile them, for tests that compare the bits of different programs."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

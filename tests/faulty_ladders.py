@@ -144,6 +144,50 @@ def _millions(rng) -> pd.DataFrame:
     return table.assign(params=table.params / 1e6, tokens=table.tokens / 1e9).drop(columns="flops")
 
 
+def _batch_too_large(N, D, rate):
+    """Beyond the critical batch size short runs of the smallest model take too few steps."""
+    return 1 + 0.08 * (0.12 * best_ratio() * SIZES[2] / D) ** 0.5 if SIZES[0] == N else 1.0
+
+
+def _decay_off(N, D, rate):
+    """A weight decay that is wrong for one width costs more the longer it acts."""
+    return 1 + 0.012 * np.log2(D / (0.1 * best_ratio() * SIZES[2])) if SIZES[3] == N else 1.0
+
+
+def _no_cooldown(N, D, rate):
+    return 1.04 if 11 * best_ratio() * SIZES[2] < D else 1.0
+
+
+def _recovered(table: pd.DataFrame) -> pd.DataFrame:
+    """A trunk that diverged and came back is worse from there on."""
+    late = (table.params == SIZES[3]) & (table.seed == 1) & (table.tokens > table.tokens.median())
+    return table.assign(loss=table.loss * np.where(late, 1.06, 1.0))
+
+
+def _other_evaluation(rng) -> pd.DataFrame:
+    """The second seed was scored on another validation set."""
+    table = ladder(rng)
+    return table.assign(loss=table.loss * np.where(table.seed == 1, 1.03, 1.0))
+
+
+def _copied_seed(rng) -> pd.DataFrame:
+    table = ladder(rng)
+    first = table[table.seed == 0]
+    return pd.concat([first, first.assign(seed=1)], ignore_index=True)
+
+
+def _thousands(rng) -> pd.DataFrame:
+    """One scale's tokens were written down in thousands."""
+    table = ladder(rng)
+    table["tokens"] /= np.where(table.params == SIZES[1], 1000.0, 1.0)
+    return table
+
+
+def _untuned_decay(rng) -> pd.DataFrame:
+    parts = [ladder(rng, factor=lambda N, D, rate, d=d: 1 + 0.02 * (d - 0.4) ** 2 / 0.01) for d in (0.1, 0.2, 0.3)]
+    return pd.concat([t.assign(weight_decay=d) for t, d in zip(parts, (0.1, 0.2, 0.3))], ignore_index=True)
+
+
 # Name -> (the ladder, a word or pattern that its reasons must hold).
 FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
     "middle scale 5% high": (lambda r: ladder(r, factor=_scale(SIZES[2], 0.05)), r"scale 120k is .* above"),
@@ -191,5 +235,17 @@ FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
         lambda r: ladder(r, rates=(0.005, 0.02, 0.08), factor=lambda N, D, rate: 1 + 0.02 * np.log(rate / 0.02) ** 2),
         r"differ in lr",
     ),
+    "batch far above the critical one at the smallest scale": (
+        lambda r: ladder(r, factor=_batch_too_large), r"scale 20\.0k|held-out|bend",
+    ),
+    "weight decay off for one width": (lambda r: ladder(r, factor=_decay_off), r"300k.* above"),
+    "no cool-down at the largest budget": (
+        lambda r: ladder(r, factor=_no_cooldown), r"budget of .* is .* above|held-out",
+    ),
+    "one trunk diverged and recovered": (lambda r: _recovered(ladder(r)), r"300k.* is .* above"),
+    "seeds scored on two validation sets": (_other_evaluation, r"seed [01] is .* the others"),
+    "a seed copied": (_copied_seed, r"seeds 0 and 1 have the same"),
+    "one scale's tokens in thousands": (_thousands, r"in another unit"),
+    "best weight decay at the edge": (_untuned_decay, r"0\.3 is the highest of 3 weight decays"),
     "too few steps": (lambda r: ladder(r).assign(steps=lambda t: (t.steps / 400).astype(int) + 10), r"optimizer steps"),
 }  # fmt: skip

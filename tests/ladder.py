@@ -43,10 +43,16 @@ def get_study():
         fit=Fit(bootstrap=0),
     )
 '''
+NO_REPORT = """
+
+from scaling_jax import api
+
+api.write_report = lambda workdir: "no report in this test"
+"""
 
 
-def write_study(folder: pathlib.Path, family: str = TRANSFORMER) -> pathlib.Path:
-    """A text and a study of it in `folder`; the study's path."""
+def write_study(folder: pathlib.Path, family: str = BIGRAM) -> pathlib.Path:
+    """A text and a study of it in `folder`; the study's path. A transformer compiles for ten times as long."""
     rng = random.Random(0)
     text = folder / "text.txt"
     text.write_text("".join(" ".join(rng.choices(WORDS.split(), k=12)) + "\n" for _ in range(4000)))

@@ -1,22 +1,9 @@
 """What the families' tests share."""
 
-import contextlib
-
 import jax
 import numpy as np
 
 from scaling_jax.models import Scaling
-
-
-@contextlib.contextmanager
-def quick_compiles():
-    """Half the compile time, for tests whose programs run once on tiny arrays."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def slopes(family, outputs_of, batch, spec, execution, widths, depth, rates, steps=3):

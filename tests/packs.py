@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import numpy as np
+from bigram import Bigram
 
 from scaling_jax.data.dataset import Dataset
-from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan, record_of
 from scaling_jax.storage.records import Records
@@ -34,7 +34,7 @@ def make_study(steps=(20, 40), rates=(0.01, 0.02), optimizer=None, schedule=None
     """A study of one small scale; budgets in optimizer steps."""
     return Study(
         name="pack",
-        family=changes.pop("family", Transformer(head_dim=8)),
+        family=changes.pop("family", Bigram()),
         ladder=Ladder(widths=(16,), depths=(1,)),
         budgets=Budgets(tokens=tuple(s * BATCH * CONTEXT for s in steps), min_steps=1),
         optimizer=Optimizer(learning_rates=rates, batch_size=BATCH, **optimizer or {}),

@@ -144,11 +144,11 @@ def test_a_budget_without_any_finished_run_is_a_hole():
 
 def test_rates_at_the_edge_are_said_and_a_diverged_rate_brackets():
     table = simulated.ladder(rates=(0.01, 0.02, 0.04))
-    assert "0.04 is the highest of 3 rates" in check(analyse(table), "rates bracketed").detail
+    assert "0.04 is the highest of 3 rates" in check(analyse(table), "tuning is bracketed").detail
     table.loc[table.lr == 0.04, ["status", "loss"]] = ["diverged", np.nan]
     table.loc[table.lr == 0.02, "loss"] /= 1.02
-    assert check(analyse(table), "rates bracketed").status == "pass"
-    assert check(analyse(table[table.lr == 0.02]), "rates bracketed").status == "cannot tell"
+    assert check(analyse(table), "tuning is bracketed").status == "pass"
+    assert check(analyse(table[table.lr == 0.02]), "tuning is bracketed").status == "cannot tell"
 
 
 def test_n_and_d_on_one_line_fail_the_check():

@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "home"
     folder.mkdir()
-    ladder.write_study(folder)
+    ladder.write_study(folder, ladder.TRANSFORMER)
     monkeypatch.chdir(folder)
     return folder
 
@@ -385,4 +385,4 @@ def test_there_are_many():
     count += 2 * (len(bad_inputs.STUDIES) + len(bad_inputs.FAMILIES) + len(bad_inputs.PATHS)) + places * readers
     count += len(bad_inputs.TABLE_READERS) * len(bad_inputs.TABLES) + sum(map(len, bad_inputs.COMMANDS.values()))
     count += sum(map(len, bad_inputs.TRAINED.values()))
-    assert count > 1200
+    assert count > 1600

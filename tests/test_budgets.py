@@ -49,6 +49,16 @@ def test_hours_of_a_device_are_spent(budgets):
         assert [run.tokens / runs[0].tokens for run in runs] == pytest.approx([1, 2, 4], rel=0.01)
 
 
+@pytest.mark.parametrize("hours", [2, 60])
+def test_hours_are_spent_within_a_range_of_ratios_or_it_is_said_that_they_cannot_be(hours):
+    budgets = {"flops": (1, 3, 9), "ratio_range": (5, 500), "device_hours": hours, "device_flops": 1e11, "min_steps": 1}
+    packs = plan(**budgets)
+    assert sum(pack.trained_flops for pack in packs) == pytest.approx(hours * 3600 * 1e11, rel=0.03)
+    assert all(5 <= run.tokens / p.counts.params_non_embedding <= 501 for p in packs for run in p.runs)
+    with pytest.raises(UserError, match=r"device_hours=20000: within .* the nearest that can be spent is [\d.]+ hours"):
+        plan(**budgets | {"ratio_range": (10, 40), "device_hours": 20000})
+
+
 @pytest.mark.parametrize(
     "budgets, match",
     [

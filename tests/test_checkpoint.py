@@ -14,7 +14,8 @@ import pytest
 from jax.experimental import multihost_utils
 
 from scaling_jax.errors import UserError
-from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
+from scaling_jax.planning import branch_name
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.program import make_mesh
 
@@ -91,11 +92,12 @@ def test_lanes_are_restored_by_their_identity(tmp_path, caplog):
         lanes, _ = lanes_of(checkpoints.restore(TRUNK, like).state, 2)
     whole, _ = lanes_of(trunk)
     assert_equal(lanes, {name: x[[2, 0]] for name, x in whole.items()})
+    caplog.set_level("INFO")
     with PackCheckpoints(tmp_path / "c", 2, (), ["lane0", "other"]) as checkpoints:
         assert checkpoints.restore(TRUNK, like) is None
         assert "is of other runs" in caplog.text
         other, like = states(lanes=2, seed=5)
-        checkpoints.save(TRUNK, saved(10, other))  # takes the place of one that cannot serve
+        checkpoints.save(TRUNK, saved(10, other))  # beside one that cannot serve
         checkpoints.wait()
         assert_equal(checkpoints.restore(TRUNK, like).state, other)
 

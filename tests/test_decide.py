@@ -90,6 +90,8 @@ def test_headline_frontier_and_recommendation_are_one(results):
         there = results.analysis.forecast.predict({"N": row.N, "D": row.D})
         ends = (float(there.value), float(there.low), float(there.high))
         assert (row.loss, row.loss_low, row.loss_high) == pytest.approx(ends, rel=1e-9)
+        law = float(results.analysis.fit.predict({"N": row.N, "D": row.D}))
+        assert row.law_loss == pytest.approx(law, rel=1e-9)  # what the runs are held against
         assert f"{best.loss:.4f}" in sj.recommend(results, C).text()
 
 

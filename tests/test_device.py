@@ -6,12 +6,15 @@ import sys
 import jax
 import pytest
 
-from scaling_jax.models import attention
+from scaling_jax.models import CNN, MLP, Transformer, attention
 from scaling_jax.models.family import Spec
-from scaling_jax.study import Execution
+from scaling_jax.planning import make_plan
+from scaling_jax.study import Budgets, Execution, Ladder, Optimizer, Study
 from scaling_jax.training import hardware
 
 SPEC = Spec("tokens", 32_768, 2048)
+TEXT = Spec("tokens", 256, 128)
+PICTURES = Spec("images", 10, 1, (28, 28, 1))
 
 
 @pytest.mark.parametrize(
@@ -34,8 +37,33 @@ def test_auto_resolves_by_backend(backend, dtype, scan, remat, kernel):
 
 
 def test_what_the_study_says_stays():
-    asked = Execution(compute_dtype="bfloat16", scan_layers=False, remat=True, attention="xla", layout="vmap")
+    asked = Execution(
+        compute_dtype="bfloat16", scan_layers=False, remat=True, attention="xla", layout="vmap", microbatches=3
+    )
     assert hardware.resolve(asked, 1024, 16, SPEC, 128, "cpu") == asked
+
+
+@pytest.mark.parametrize(
+    ("family", "spec", "batch_size", "mesh", "parts"),
+    [
+        (Transformer(), TEXT, 16, (2, 1, 1), 4),
+        (Transformer(), TEXT, 6, (2, 1, 1), 1),  # 3 parts would have 256 tokens
+        (Transformer(), TEXT, 16, (1, 2, 1), 1),  # devices share the batch
+        (Transformer(), Spec("tokens", 256, 1024), 7, (1, 1, 1), 7),
+        (CNN(), PICTURES, 64, (1, 1, 1), 8),
+        (MLP(), PICTURES, 64, (1, 1, 1), 1),  # a weight is used once an image
+    ],
+)
+def test_a_cpu_takes_a_batch_in_parts_that_its_caches_hold(family, spec, batch_size, mesh, parts):
+    study = Study(
+        name="parts",
+        family=family,
+        ladder=Ladder(widths=(32 if spec is not PICTURES else 8,), depths=(2 if spec is not PICTURES else 1,)),
+        budgets=Budgets(tokens=(1e7,)),
+        optimizer=Optimizer(batch_size=batch_size),
+    )
+    (pack,) = make_plan(study, spec)
+    assert hardware.resolve_pack(study, pack, spec, mesh).microbatches == parts
 
 
 def test_small_scales_are_neither_scanned_nor_rematerialized():

@@ -1,6 +1,5 @@
 """A lane that diverges is frozen and marked; its neighbours never notice, bit by bit."""
 
-import functools
 import itertools
 import math
 
@@ -9,12 +8,10 @@ import numpy as np
 import optax
 import packs
 import pytest
-from bigram import Bigram
 
 from scaling_jax.data import batches
 from scaling_jax.planning import NO_DECAY, Lane, Phase, make_plan
 
-make_study = functools.partial(packs.make_study, family=Bigram())
 PHASE = Phase("trunk", 0, 40, NO_DECAY, NO_DECAY, -1)
 LATER = Phase("trunk", 40, 60, NO_DECAY, NO_DECAY, -1)
 HEALTHY = Lane(0.02, 0.1, 1.0, 0, 5)
@@ -27,7 +24,7 @@ SICK = {
 
 @pytest.mark.parametrize(("layout", "mesh"), [*itertools.product(packs.LAYOUTS, [(1, 1, 1)]), ("map", (2, 1, 1))])
 def test_neighbours_are_what_they_would_be(layout, mesh):
-    study = make_study()
+    study = packs.make_study()
 
     def train(middle):
         # Lanes are data: the same program takes the healthy and the sick.
@@ -53,9 +50,9 @@ def test_neighbours_are_what_they_would_be(layout, mesh):
 
 
 def test_results_say_which_diverged_and_when(tmp_path):
-    study = make_study(steps=(20, 40), rates=(0.01, 1e5, 0.02))
+    study = packs.make_study(steps=(20, 40), rates=(0.01, 1e5, 0.02))
     rows = packs.train(study, tmp_path / "sick")
-    healthy = packs.train(make_study(steps=(20, 40), rates=(0.01, 0.03, 0.02)), tmp_path / "healthy")
+    healthy = packs.train(packs.make_study(steps=(20, 40), rates=(0.01, 0.03, 0.02)), tmp_path / "healthy")
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     for lane, budget in itertools.product(range(3), range(2)):
         run_id = pack.run(lane, budget).run_id
@@ -74,14 +71,16 @@ def test_results_say_which_diverged_and_when(tmp_path):
 
 def test_a_loss_beyond_the_limit_is_divergence(tmp_path):
     # The limit is a multiple of ln(vocabulary); a limit below the first loss stops every lane at step 0.
-    study = make_study(optimizer={"max_loss_factor": 0.5})
+    study = packs.make_study(optimizer={"max_loss_factor": 0.5})
     assert {row["diverged_step"] for row in packs.train(study, tmp_path).values()} == {0}
 
 
 @pytest.mark.parametrize("layout", ["map", "vmap"])
 def test_spikes_are_skipped_as_by_hand(layout):
     factor = 2.0  # so tight that many updates are skipped
-    study = make_study(rates=(0.02,), optimizer={"spike_policy": "skip", "spike_factor": factor, "clip_norm": 0.0})
+    study = packs.make_study(
+        rates=(0.02,), optimizer={"spike_policy": "skip", "spike_factor": factor, "clip_norm": 0.0}
+    )
     program = packs.make_program(study, layout)
     states, losses = packs.run_phase(program, PHASE)
     model, data, optimizer = program.model, packs.make_dataset(), study.optimizer

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ladder import Cli, run_here, write_study
+from ladder import TRANSFORMER, Cli, run_here, write_study
 from test_bad_input import problems, snapshot
 
 import scaling_jax as sj
@@ -34,7 +34,7 @@ from scaling_jax.trained.scoring import Scorer
 def home(tmp_path_factory):
     """A trained ladder of one scale with two seeds, whose study names a further set; the report is left out."""
     folder = tmp_path_factory.mktemp("evaluate")
-    study = sj.load_study(write_study(folder))
+    study = sj.load_study(write_study(folder, TRANSFORMER))
     (folder / "other.txt").write_text("".join(f"{k} models and {k + 1} laws\n" for k in range(4000)))
     small = [
         "seeds=(0,1)", "optimizer.learning_rates=0.02", "ladder.widths=16", "budgets.tokens=(3840,7680)",

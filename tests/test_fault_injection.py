@@ -5,6 +5,7 @@ import functools
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,18 @@ OPTIONS = (
     "--set=execution.dispatch_seconds=0.01",
     "--set=execution.checkpoint_seconds=0.05",
 )
+# One pack; every branch is saved after 20 steps and then at each.
+BRANCHES_TOGETHER = (
+    "--num_cpu_devices=1",
+    "--set=execution.branches=2",
+    "--set=ladder.widths=(8,)",
+    "--set=optimizer.learning_rates=(0.01,0.03)",
+    "--set=budgets.tokens=(2304,2560,2816)",
+    "--set=schedule.cooldown_fraction=0.6",
+    "--set=execution.dispatch_seconds=1e-9",
+    "--set=execution.checkpoint_seconds=1e-9",
+)
+BRANCH_STEP = re.compile(r"/branch-(\d+)/(\d+)$")
 KILLS = 12  # of each kind
 SEED = 20240611
 DISK_BYTES = 64 * 2**20
@@ -63,7 +76,7 @@ def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(home / "cache"))
         command = ladder.Cli(home / "log")
-        args = ("run", f"--study={ladder.write_study(home, ladder.BIGRAM)}", *OPTIONS)
+        args = ("run", f"--study={ladder.write_study(home)}", *OPTIONS)
         assert command.run(*args, f"--workdir={home / 'cold'}") == 0, command.said()
         found = Ladder(command, args, ladder.table(home / "cold"), 0.0, 0, home / "cold")
         assert len(found.table) == 12
@@ -127,6 +140,37 @@ def test_killed_at_any_instant(undisturbed, tmp_path):
             killed[kind] += 1
     assert undisturbed.command.run(*args) == 0, undisturbed.command.said()
     undisturbed.check(workdir)
+
+
+def kill_between_branches() -> None:
+    """Makes this process kill itself once two branches have a checkpoint and neither has ended."""
+    begun = set()
+
+    def hook(event, args):
+        if event == "os.rename" and (at := BRANCH_STEP.search(str(args[1]))):
+            if len(begun) > 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if at[1] != at[2]:
+                begun.add(at[1])
+
+    sys.addaudithook(hook)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_branches_side_by_side(tmp_path, monkeypatch):
+    """Two lanes, three budgets, two branches in one program: each has a checkpoint of its own to go on from."""
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    command = ladder.Cli(tmp_path / "log")
+    args = ("run", f"--study={ladder.write_study(tmp_path, ladder.BIGRAM)}", *BRANCHES_TOGETHER)
+    assert command.run(*args, f"--workdir={tmp_path / 'whole'}") == 0, command.said()
+    workdir = tmp_path / "killed"
+    process = command.start(*args, f"--workdir={workdir}", before=kill_between_branches)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, command.said()
+    saved = {tuple(map(int, at.groups())) for path in workdir.rglob("*") if (at := BRANCH_STEP.search(str(path)))}
+    assert {end for end, step in saved if step < end} == {36, 40} and not any(step == end for end, step in saved)
+    assert command.run(*args, f"--workdir={workdir}") == 0, command.said()
+    pd.testing.assert_frame_equal(ladder.table(workdir), ladder.table(tmp_path / "whole"), check_exact=True)
 
 
 @pytest.fixture

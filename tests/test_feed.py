@@ -19,14 +19,7 @@ from scaling_jax.training.program import make_mesh
 BATCH = 8
 
 
-@pytest.fixture
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def test_streamed_batches_train_as_resident_ones(quick_compilation):
+def test_streamed_batches_train_as_resident_ones():
     """Two seeds, through chunks of several sizes and a step back, on a mesh that splits the batch: bit by bit."""
     study = make_study(rates=(0.01,), seeds=(0, 3))
     losses, evaluated = [], []

@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from ladder import WORDS, run_here, table, write_study
+from ladder import TRANSFORMER, WORDS, run_here, table, write_study
 
 import scaling_jax as sj
 from scaling_jax import data
@@ -25,7 +25,7 @@ SMALL = ("seeds=(0,1)", "optimizer.learning_rates=0.02", "ladder.widths=16", "bu
 def home(tmp_path_factory):
     """Trained models in `w`, those that start from them in `tuned`, and a study; reports are left out."""
     folder = tmp_path_factory.mktemp("finetune")
-    study = sj.override(sj.load_study(write_study(folder)), SMALL)
+    study = sj.override(sj.load_study(write_study(folder, TRANSFORMER)), SMALL)
     rng = random.Random(1)
     lines = (" ".join(rng.choices(WORDS.split(), k=9)) + "\n" for _ in range(4000))
     (folder / "other.txt").write_text("".join(lines))

@@ -11,13 +11,14 @@ import scaling_jax as sj
 from scaling_jax import data, results
 from scaling_jax.engines import attempt, base, registry
 from scaling_jax.engines.dispatch import Dispatch, dispatch
-from scaling_jax.errors import UserError
+from scaling_jax.errors import Preempted, UserError
 from scaling_jax.planning import make_plan
 from scaling_jax.storage.clean import clean
 from scaling_jax.storage.records import load_curves, load_table
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
 from scaling_jax.study_file import load_study
+from scaling_jax.trained.models import Models
 
 BATCH = 4 * 16
 LARGE = (
@@ -56,7 +57,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
-        yield functools.partial(load_study, ladder.write_study(folder, ladder.BIGRAM))
+        yield functools.partial(load_study, ladder.write_study(folder))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,74 @@ def test_dtypes_do_not_mix(tmp_path, study):
     assert set(mixed).isdisjoint(first)
     assert min(values["step"] for values in trained) <= 20  # not off a float32 trunk
     assert train(study([*settings, "execution.compute_dtype=float32"]), tmp_path / "mixed") == (first, [])
+
+
+ROUNDS = (
+    "ladder.widths=8",
+    f"budgets.tokens=({240 * BATCH},{480 * BATCH})",
+    "optimizer.learning_rates=(0.0003,0.001,0.005,0.03,0.06)",
+    "schedule.warmup_steps=5",
+    "execution.layout=sequential",
+)
+
+
+def test_a_sweep_in_rounds_ends_in_the_bits_of_a_full_one_and_can_become_one(tmp_path, study, monkeypatch):
+    wanted, _ = train(study(ROUNDS), tmp_path / "full")
+    halving, folder = study([*ROUNDS, "sweep=halving"]), tmp_path / "w"
+    done, trained = train(halving, folder)
+    table = load_table(folder).set_index("run_id")
+    stopped = set(table.index[table.status == "stopped"])
+    assert len(table) == len(wanted) == 10 and 3 <= len(stopped) <= 6
+    assert {i: loss for i, loss in done.items() if i not in stopped} == {i: wanted[i] for i in {*wanted} - stopped}
+    assert table.stopped_loss[list(stopped)].notna().all() and {values["step"] for values in trained} > {60}
+    assert set(load_curves(folder, load_table(folder)).run_id) == {*wanted} - stopped
+    best = min({*wanted} - stopped, key=wanted.get)
+    assert Models(folder).load(run_id=best).row["loss"] == wanted[best]
+
+    # Stopped in its second round, it goes on with the same lanes to the same bits.
+    again, rounds, calls = tmp_path / "again", attempt._train_packs, []
+
+    def interrupted(todo, *args):
+        calls.append(todo)
+        if len(calls) == 2:
+            raise Preempted("told to stop")
+        rounds(todo, *args)
+
+    monkeypatch.setattr(attempt, "_train_packs", interrupted)
+    with pytest.raises(Preempted):
+        train(halving, again)
+    resumed, _ = train(halving, again)
+    assert resumed.keys() == done.keys() and calls[1] == calls[2]
+    assert {i for i in done if resumed[i] == done[i]} == {*done} - stopped
+    assert train(halving, again)[1] == []
+
+    # As a full sweep it trains what was stopped, and nothing else; every model is there.
+    grown, trained = train(study(ROUNDS), folder)
+    assert grown == wanted and {v["run_id"] for v in trained if v["run_id"]} <= stopped
+    models = Models(folder)
+    assert all(models.load(run_id=run_id).row["loss"] == loss for run_id, loss in wanted.items())
+    clean(Workdir(folder))
+    assert set(load_table(folder).status) == {"done"}
+
+
+def test_cooldowns_share_a_trunk_and_grow(tmp_path, study):
+    settings = [*ROUNDS[:2], "optimizer.learning_rates=(0.005,0.03)", *ROUNDS[3:]]
+    some = "schedule.cooldown_fraction=(0.1,0.2)"
+    wanted = {}
+    for share in ("0.1", "0.2"):
+        losses, _ = train(study([*settings, f"schedule.cooldown_fraction={share}"]), tmp_path / share)
+        wanted |= losses
+    grown, trained = train(study([*settings, some]), tmp_path / "0.2")  # goes on off the trunk that is there
+    assert len(grown) == 8 and grown == wanted
+    assert min(values["step"] for values in trained if values["phase"] == "trunk") > 192  # its first fork
+    whole, trained = train(study([*settings, some]), tmp_path / "together")
+    assert whole == grown
+    table = load_table(tmp_path / "together")
+    assert table.groupby("trunk_id").run_id.count().eq(4).all()
+    for found in (tmp_path / "together", tmp_path / "0.2"):
+        models = Models(found)
+        assert {i: models.load(run_id=i).row["loss"] for i in whole} == whole
+    assert train(study([*settings, "schedule.cooldown_fraction=0.1"]), tmp_path / "together")[1] == []
 
 
 def test_moved_data_and_workdir_are_the_same_study(tmp_path, study, large):

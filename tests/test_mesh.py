@@ -12,6 +12,7 @@ import pytest
 from packs import SPEC, make_program, make_study
 
 from scaling_jax.errors import UserError
+from scaling_jax.models import Transformer
 from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Evaluation, Optimizer
 
@@ -28,7 +29,8 @@ def losses():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", mesh_losses.CASES)
 def test_losses_are_those_of_one_device(losses, case):
-    reference = losses["scan" if "scan" in case else "map, 1 device"]
+    first = case.split(", ")[0]
+    reference = losses[first if first in ("transformer", "scan") else "map, 1 device"]
     np.testing.assert_allclose(losses[case]["losses"], reference["losses"], rtol=2e-5)
     np.testing.assert_allclose(losses[case]["evaluated"], reference["evaluated"], rtol=2e-5)
 
@@ -36,13 +38,14 @@ def test_losses_are_those_of_one_device(losses, case):
 @pytest.mark.slow
 def test_lanes_learn_and_differ(losses):
     """What the comparison above compares is not constant."""
-    losses_LxS = np.array(losses["map, 1 device"]["losses"])
-    assert np.all(losses_LxS[:, -1] < 0.9 * losses_LxS[:, 0])
-    assert np.unique(losses_LxS[:, -1]).size == 3
+    for case in ("map, 1 device", "transformer", "scan"):
+        losses_LxS = np.array(losses[case]["losses"])
+        assert np.all(losses_LxS[:, -1] < 0.9 * losses_LxS[:, 0])
+        assert np.unique(losses_LxS[:, -1]).size == 3
 
 
 def test_fsdp_splits_parameters_and_moments():
-    program = make_program(make_study(), mesh=(1, 1, 4))
+    program = make_program(make_study(family=Transformer(head_dim=8)), mesh=(1, 1, 4))
     (state,) = program.init()
     matrices = state["params"]["layer_0"]["up"], state["opt_state"][-1].mu["layer_0"]["up"]
     for matrix in matrices:

@@ -5,16 +5,9 @@ import jax.export  # not part of `import jax`
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax.models import Scaling, Spec, Transformer, attention, transformer
 from scaling_jax.study import Execution
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compiles():
-        yield
 
 
 def qkv(shape, dtype=jnp.float32):

@@ -6,17 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer, layers
 from scaling_jax.models.autodiff import linear_map
 from scaling_jax.study import Execution
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compiles():
-        yield
 
 
 def dot(a, b):

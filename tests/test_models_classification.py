@@ -102,3 +102,12 @@ def test_a_token_metric_sees_every_logit_and_changes_no_loss(registry):
 def test_names_that_cannot_be_columns(name):
     with pytest.raises(ValueError, match="choose an identifier"):
         metrics.register(name, inputs="images", sums=lambda *_: {}, value=lambda _: 0.0)
+
+
+def test_hits_are_where_the_argmax_is_the_label():
+    logits_RxK = np.random.default_rng(0).integers(0, 4, (64, 6)).astype(np.float32)  # many ties
+    logits_RxK[-1] = np.nan
+    labels_R = jnp.arange(64) % 6
+    expected_R = (np.argmax(logits_RxK, -1) == labels_R) & ~np.isnan(logits_RxK[:, 0])
+    assert 5 < expected_R.sum() < 30
+    np.testing.assert_array_equal(metrics.hits(jnp.asarray(logits_RxK), labels_R), expected_R)

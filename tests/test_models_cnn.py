@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax.models import CNN, Scaling, Spec, convolution
 from scaling_jax.study import Execution
@@ -36,8 +35,8 @@ def with_head(params):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def strict_ranks_and_quick_compiles():
-    with jax.numpy_rank_promotion("raise"), quick_compiles():
+def strict_ranks():
+    with jax.numpy_rank_promotion("raise"):
         yield
 
 

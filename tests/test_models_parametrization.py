@@ -3,19 +3,13 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from model_checks import assert_mup_is_flat_and_standard_is_not, quick_compiles, slopes
+from model_checks import assert_mup_is_flat_and_standard_is_not, slopes
 
 from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer, classification, transformer
 from scaling_jax.models.parametrization import normal_init
 from scaling_jax.study import Execution
 
 EXECUTION = Execution(compute_dtype="float32", scan_layers=False, remat=False, attention="xla")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    with quick_compiles():
-        yield
 
 
 @pytest.mark.parametrize(

@@ -83,10 +83,10 @@ class Gang:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
-    ladder.write_study(folder)
+    study = ladder.write_study(folder)
+    study.write_text(study.read_text() + ladder.NO_REPORT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCALING_JAX_CACHE", str(folder / "cache"))
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiles faster
         yield folder
 
 

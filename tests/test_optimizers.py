@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import packs
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax.errors import UserError
 from scaling_jax.models import MLP, Scaling, Spec, Transformer, metrics, optimizers
@@ -26,12 +25,6 @@ ROLES = {"matrix": "hidden", "layers": "hidden", "embed": "embedding", "bias": "
 SHAPES = {"matrix": (4, 6), "layers": (2, 5, 3), "embed": (7, 4), "bias": (6,)}
 MULTIPLIERS = {"matrix": 0.5, "layers": 0.25, "embed": 1.0, "bias": 2.0}
 EXECUTION = Execution(compute_dtype="float32", scan_layers=True, remat=False, attention="xla")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    with quick_compiles():
-        yield
 
 
 def rates():

@@ -146,7 +146,7 @@ def test_tokens_that_follow_the_size_are_refused(tmp_path):
 def test_a_prior_is_a_workdir_a_name_or_a_fit(tmp_path):
     study = f"--study={ladder.write_study(tmp_path)}"
     code, out, _ = ladder.run_here("plan", study, "--prior=hoffmann2022")
-    assert code == 0 and "prior hoffmann2022, seeds 0.70%" in out and "with start, compilation and report about" in out
+    assert code == 0 and "prior hoffmann2022, seeds 0.79%" in out and "with start, compilation and report about" in out
     fitting.Fit.from_params("chinchilla", outlook.SMALL_LAW).to_json(tmp_path / "fit.json")
     assert (
         "prior " + str(tmp_path / "fit.json") in ladder.run_here("plan", study, f"--prior={tmp_path / 'fit.json'}")[1]

@@ -1,6 +1,7 @@
 """From a study to runs: N, D, C, identities, and what cannot be planned."""
 
 import dataclasses
+import functools
 
 import packs
 import pytest
@@ -12,6 +13,7 @@ from scaling_jax.planning import grouped, identified, make_plan, phases, record_
 from scaling_jax.study import Budgets, Ladder, Schedule
 from scaling_jax.study_file import override
 
+make_study = functools.partial(packs.make_study, family=Transformer(head_dim=8))
 TOKENS_PER_STEP = packs.BATCH * packs.CONTEXT
 
 
@@ -20,7 +22,7 @@ def plan(study, dataset_hash="d" * 16):
 
 
 def with_budgets(**budgets):
-    return dataclasses.replace(packs.make_study(), budgets=Budgets(**{"min_steps": 1} | budgets))
+    return dataclasses.replace(make_study(), budgets=Budgets(**{"min_steps": 1} | budgets))
 
 
 def budgets_of(**budgets):
@@ -30,7 +32,7 @@ def budgets_of(**budgets):
 
 
 def test_counts_of_every_run():
-    study = packs.make_study(steps=(20, 50), rates=(0.01, 0.02), seeds=(0, 1))
+    study = make_study(steps=(20, 50), rates=(0.01, 0.02), seeds=(0, 1))
     (pack,) = plan(study)
     assert (pack.scale, len(pack.lanes), len(pack.runs)) == ("w16-d1", 4, 8)
     counts = Transformer(head_dim=8).counts(16, 1, packs.SPEC)
@@ -46,7 +48,7 @@ def test_counts_of_every_run():
 
 
 def test_small_scales_may_train_more_seeds():
-    study = packs.make_study(steps=(20,), rates=(0.01, 0.02), seeds=(0, 1, 2))
+    study = make_study(steps=(20,), rates=(0.01, 0.02), seeds=(0, 1, 2))
     study = dataclasses.replace(study, ladder=Ladder(widths=(16, 32), depths=(1,), seeds=(3, 1)))
     narrow, wide = plan(study)
     assert [lane.seed for lane in narrow.lanes] == [0, 1, 2] * 2
@@ -87,7 +89,7 @@ def test_budgets_outside_the_range_are_not_planned():
 
 
 def test_identities_follow_what_determines_a_loss_and_nothing_else():
-    base = packs.make_study(steps=(20, 50))
+    base = make_study(steps=(20, 50))
     ids = {run.run_id for pack in plan(base) for run in pack.runs}
     assert len(ids) == 4
 
@@ -138,7 +140,7 @@ def test_identities_follow_what_determines_a_loss_and_nothing_else():
 
 def test_identities_have_the_resolved_compute_dtype():
     def ids(setting, dtype=None):
-        study = override(packs.make_study(steps=(20,)), [f"execution.compute_dtype={setting}"])
+        study = override(make_study(steps=(20,)), [f"execution.compute_dtype={setting}"])
         return {run.run_id for pack in make_plan(study, packs.SPEC, "d" * 16, dtype) for run in pack.runs}
 
     assert ids("auto") == ids("float32") == ids("auto", "float32")  # on the CPU of this test
@@ -147,7 +149,7 @@ def test_identities_have_the_resolved_compute_dtype():
 
 def test_identities_of_the_other_optimizer_schedules_and_parametrization():
     def ids(*settings):
-        return {run.run_id for pack in plan(override(packs.make_study(), settings)) for run in pack.runs}
+        return {run.run_id for pack in plan(override(make_study(), settings)) for run in pack.runs}
 
     for base, same, other in (
         ("optimizer.name=sgd", "optimizer.b2=0.5", "optimizer.momentum=0.5"),
@@ -161,18 +163,18 @@ def test_identities_of_the_other_optimizer_schedules_and_parametrization():
 
 
 def test_without_a_corpus_runs_have_no_identity_yet():
-    study = packs.make_study()
+    study = make_study()
     planned = make_plan(study, packs.SPEC)
     assert {run.run_id for pack in planned for run in pack.runs} == {""}
     assert identified(planned, study, packs.SPEC, "d" * 16) == plan(study)
 
 
 def test_lanes_stay_in_the_pack_that_they_began_in():
-    small = packs.make_study(steps=(20,), rates=(0.02, 0.03))
+    small = make_study(steps=(20,), rates=(0.02, 0.03))
     (old,) = plan(small)
     record = record_of(old)
     assert (record.scale, len(record.lanes), record.forks) == ("w16-d1", 2, (16,))
-    large = plan(packs.make_study(steps=(20, 50), rates=(0.01, 0.03), seeds=(0, 1)))
+    large = plan(make_study(steps=(20, 50), rates=(0.01, 0.03), seeds=(0, 1)))
     kept, fresh = sorted(grouped(large, {"w16-d1": record}), key=lambda pack: pack.name)
     assert (kept.name, fresh.name, kept.scale, fresh.scale) == ("w16-d1", "w16-d1-2", "w16-d1", "w16-d1")
     assert [(lane.learning_rate, lane.seed) for lane in kept.lanes] == [(0.03, 0)]
@@ -188,26 +190,26 @@ def test_lanes_stay_in_the_pack_that_they_began_in():
 
 def test_a_run_is_the_same_run_in_a_larger_study():
     # So that adding rates, seeds, scales or budgets never renames what is trained already.
-    small = packs.make_study(steps=(20,), rates=(0.02,))
+    small = make_study(steps=(20,), rates=(0.02,))
     (run,) = plan(small)[0].runs
-    large = packs.make_study(steps=(10, 20, 50), rates=(0.01, 0.02), seeds=(1, 0))
+    large = make_study(steps=(10, 20, 50), rates=(0.01, 0.02), seeds=(1, 0))
     large = dataclasses.replace(large, ladder=Ladder(widths=(32, 16), depths=(1,)))
     same = [other for pack in plan(large) for other in pack.runs if other.run_id == run.run_id]
     assert [(other.scale, other.steps, other.trunk_id) for other in same] == [("w16-d1", 20, run.trunk_id)]
 
 
 def test_budgets_of_a_lane_share_their_trunk():
-    (pack,) = plan(packs.make_study(steps=(20, 50)))
+    (pack,) = plan(make_study(steps=(20, 50)))
     assert [run.trunk_id for run in pack.runs[:2]] == [pack.runs[0].trunk_id] * 2
     assert pack.runs[0].trunk_id != pack.runs[2].trunk_id
 
 
 def test_trained_steps_are_those_of_the_phases():
     for name, wanted in (("wsd", 16 + 4 + 24 + 10), ("cosine", 20 + 50), ("constant", 50)):
-        study = packs.make_study(steps=(20, 50), schedule={"name": name})
+        study = make_study(steps=(20, 50), schedule={"name": name})
         (pack,) = plan(study)
         assert pack.trained_steps == wanted
-        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets)) == wanted
+        assert sum(p.stop - p.start for p in phases(study.schedule, pack.budgets, pack.cooldowns)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -224,10 +226,10 @@ def test_trained_steps_are_those_of_the_phases():
 )
 def test_what_cannot_be_planned(changes, match):
     with pytest.raises(UserError, match=match) as error:
-        plan(dataclasses.replace(packs.make_study(), **changes))
+        plan(dataclasses.replace(make_study(), **changes))
     assert "\n" not in str(error.value)
 
 
 def test_a_family_for_other_data_is_refused():
     with pytest.raises(UserError, match=r"trains on tokens.* gives images"):
-        make_plan(packs.make_study(), Spec("images", 10, 1, (8, 8, 3)))
+        make_plan(make_study(), Spec("images", 10, 1, (8, 8, 3)))

@@ -67,7 +67,7 @@ def command(tmp_path_factory):
         patch.setenv("SCALING_JAX_CACHE", str(home / "cache"))
         args = (
             "run",
-            f"--study={ladder.write_study(home, ladder.BIGRAM)}",
+            f"--study={ladder.write_study(home)}",
             "--num_cpu_devices=2",
             "--set=execution.mesh=(1,1,1)",
             "--set=optimizer.learning_rates=0.02",

@@ -102,7 +102,12 @@ def test_the_report_shows_them(here, tmp_path):
     read = json.loads((tmp_path / "summary.json").read_text())
     assert read["resources"]["memory_bytes"]["exponent"] == pytest.approx(MEMORY, abs=1e-6)
     assert [b["kind"] for b in read["budgets"]] == ["FLOPs", "device-hours", "dollars", "FLOPs, 1.91MiB a device"]
-    assert len(here.curves or ()) == 0 and report.figures.catalog(here)["cost"]().panels[-1].title == "Time to compile"
+    panels = report.figures.catalog(here)["cost"]().panels
+    assert panels[-1].title == "Time to compile" and len(panels) == 6
+    for panel in (*panels[:2], *panels[3:]):  # the law goes through the points
+        line = next(mark for mark in panel.marks if mark.kind == "line")
+        first = next(mark for mark in panel.marks if mark.num_runs)
+        assert np.median(first.y) == pytest.approx(line.y[0], rel=0.1), panel.title
 
 
 @pytest.mark.parametrize("flags, said", [

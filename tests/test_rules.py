@@ -5,10 +5,11 @@ import dataclasses
 import numpy as np
 import packs
 import pytest
-from model_checks import quick_compiles
 
 from scaling_jax import rules
+from scaling_jax.engines import base
 from scaling_jax.errors import UserError
+from scaling_jax.models import Transformer
 from scaling_jax.planning import grouped, make_plan, record_of
 from scaling_jax.study import Ladder, Optimizer, Schedule, Study
 from scaling_jax.study_file import override
@@ -18,7 +19,7 @@ AT = {"N": 108e6, "D": 2e9, "T": 2048.0, "B": 160.0, "S": 1e4}
 
 
 def ids(*settings, **study):
-    base = packs.make_study(**({"rates": (0.02,)} | study))
+    base = packs.make_study(family=Transformer(head_dim=8), **({"rates": (0.02,)} | study))
     planned = make_plan(override(base, settings), packs.SPEC, "d" * 16)
     return {run.run_id for pack in planned for run in pack.runs}
 
@@ -86,10 +87,13 @@ def test_what_shares_a_program_shares_a_pack():
     assert (len(pack.lanes), len(set(pack.lanes)), pack.name) == (32, 32, "w16-d1")
     study = override(study, ["optimizer.batch_size=(2, 4)", "schedule.cooldown_fraction=(0.1, 0.5)"])
     split = make_plan(study, packs.SPEC)
-    assert [pack.name for pack in split] == [f"w16-d1-b{b}-c{c}" for b in (2, 4) for c in (0.1, 0.5)]
-    assert [pack.batch_size for pack in split] == [2, 2, 4, 4]
+    assert [pack.name for pack in split] == ["w16-d1-b2", "w16-d1-b4"]
+    base.check_names(split, ["w16-d1-b4", "w16-d1-b2-2"])
     assert {run.tokens for pack in split for run in pack.runs} == {20 * 4 * T, 40 * 4 * T}
-    assert [pack.phases[0].stop for pack in split] == [36, 20, 18, 10]
+    for pack, factor in zip(split, (2, 1)):  # cool-downs share the trunk, which they leave in the order of their forks
+        branches = [(phase.start, phase.stop) for phase in pack.phases if phase.kind == "branch"]
+        assert branches == [(factor * a, factor * b) for a, b in ((10, 20), (18, 20), (20, 40), (36, 40))]
+        assert sum(phase.stop - phase.start for phase in pack.phases if phase.kind == "trunk") == 36 * factor
 
 
 def test_a_rule_in_the_budget_gives_every_budget_lanes_of_its_own():
@@ -111,7 +115,7 @@ def test_a_rule_in_the_budget_gives_every_budget_lanes_of_its_own():
 
 def test_batches_of_a_scale_follow_its_size():
     ladder = Ladder(widths=(16, 64), depths=(1,))
-    study = dataclasses.replace(packs.make_study(), ladder=ladder)
+    study = dataclasses.replace(packs.make_study(family=Transformer(head_dim=8)), ladder=ladder)
     study = override(study, ["optimizer.batch_size={'rule': 'olmo', 'base': 2, 'N': 3000}", "schedule.warmup_steps=1"])
     small, large = make_plan(study, packs.SPEC)
     counts = [pack.counts.params_non_embedding for pack in (small, large)]
@@ -126,9 +130,8 @@ BY_RULE = packs.make_study(steps=(20, 40), rates=("0.4 / S",), optimizer=BOTH, s
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(program of every rate to every budget, its results)."""
-    with quick_compiles():
-        program = packs.make_program(EVERY, steps=64)
-        yield program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
+    program = packs.make_program(EVERY, steps=64)
+    return program, packs.train(EVERY, tmp_path_factory.mktemp("whole"), program)
 
 
 @pytest.mark.parametrize("layout", ["vmap", "map"])

@@ -61,7 +61,7 @@ def test_steps_of_long_runs_are_told_apart():
 
 
 def test_wsd_cools_down_over_the_last_fifth_of_each_budget():
-    got = phases(Schedule(cooldown_fraction=0.2), (100, 200, 1000))
+    got = phases(Schedule(), (100, 200, 1000), (0.2,) * 3)
     assert got == (
         Phase("trunk", 0, 80, NO_DECAY, NO_DECAY, -1),
         Phase("branch", 80, 100, 80, 100, 0),
@@ -73,11 +73,11 @@ def test_wsd_cools_down_over_the_last_fifth_of_each_budget():
 
 
 def test_cosine_trains_every_budget_alone_and_constant_branches_off_nothing():
-    assert phases(Schedule(name="cosine", warmup_steps=10), (100, 200)) == (
+    assert phases(Schedule(name="cosine", warmup_steps=10), (100, 200), (0.2,) * 2) == (
         Phase("branch", 0, 100, 0, 100, 0),  # decays from the end of each lane's warm-up
         Phase("branch", 0, 200, 0, 200, 1),
     )
-    assert phases(Schedule(name="constant"), (100, 200)) == (
+    assert phases(Schedule(name="constant"), (100, 200), (0.2,) * 2) == (
         Phase("trunk", 0, 100, NO_DECAY, NO_DECAY, -1),
         Phase("branch", 100, 100, NO_DECAY, NO_DECAY, 0),
         Phase("trunk", 100, 200, NO_DECAY, NO_DECAY, -1),
@@ -90,7 +90,7 @@ def test_cosine_trains_every_budget_alone_and_constant_branches_off_nothing():
 def test_every_path_to_a_budget_is_whole(name, fraction):
     # Budgets so close that a later one forks before an earlier one ends, and cool-downs of a single step.
     budgets = (3, 4, 5, 50, 51, 200)
-    plan = phases(Schedule(name=name, warmup_steps=0, cooldown_fraction=fraction), budgets)
+    plan = phases(Schedule(name=name, warmup_steps=0), budgets, (fraction,) * len(budgets))
     trunk = 0
     for phase in plan:
         if phase.kind == "trunk":

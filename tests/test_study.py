@@ -1,6 +1,7 @@
 """A study: read from a file, changed by --set with its types checked, written as JSON, hashed."""
 
 import dataclasses
+import functools
 import json
 import sys
 
@@ -26,6 +27,8 @@ from scaling_jax.study import (
     content_hash,
 )
 from scaling_jax.study_file import load_study, override
+
+make_study = functools.partial(packs.make_study, family=Transformer(head_dim=8))
 
 
 @pytest.mark.parametrize(
@@ -55,15 +58,15 @@ from scaling_jax.study_file import load_study, override
     ],
 )
 def test_override(assignment, get, wanted):
-    study = packs.make_study()
+    study = make_study()
     got = get(override(study, [assignment]))
     assert got == wanted
     assert type(got) is type(wanted)
-    assert study == packs.make_study()  # the original is as it was
+    assert study == make_study()  # the original is as it was
 
 
 def test_overrides_apply_in_order():
-    assert override(packs.make_study(), ["seeds=1", "seeds=2", "data.context=64"]).seeds == (2,)
+    assert override(make_study(), ["seeds=1", "seeds=2", "data.context=64"]).seeds == (2,)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +96,13 @@ def test_overrides_apply_in_order():
 )
 def test_wrong_types_are_refused_in_one_line_with_the_value(assignment):
     with pytest.raises(UserError) as error:
-        override(packs.make_study(), [assignment])
+        override(make_study(), [assignment])
     assert "\n" not in str(error.value)
     assert assignment.partition("=")[2].strip("()") in str(error.value)
 
 
 def test_a_study_is_immutable_and_knows_no_other_fields():
-    study = packs.make_study()
+    study = make_study()
     with pytest.raises(dataclasses.FrozenInstanceError):
         study.optimizer.batch_size = 3
     with pytest.raises(pydantic.ValidationError, match="learning_rate"):
@@ -107,7 +110,7 @@ def test_a_study_is_immutable_and_knows_no_other_fields():
 
 
 def test_json_holds_everything():
-    study = override(packs.make_study(), ["family.head_dim=16", "execution.mesh=(2,1,1)"])
+    study = override(make_study(), ["family.head_dim=16", "execution.mesh=(2,1,1)"])
     stored = json.loads(json.dumps(study.to_dict()))
     assert stored == study.to_dict()
     assert {field.name for field in dataclasses.fields(Study)} == set(stored)
@@ -178,7 +181,7 @@ JSON = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_whatever_is_in_a_study_s_json_it_is_a_study_or_refused_in_one_line(data):
-    content = packs.make_study().to_dict()
+    content = make_study().to_dict()
     place = content
     for _ in range(data.draw(st.integers(0, 2))):  # a value of any type anywhere
         inner = [key for key, value in place.items() if isinstance(value, dict) and value]
@@ -201,7 +204,7 @@ def test_what_is_not_a_study_is_refused_in_one_line():
 
 
 def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():
-    content = packs.make_study().to_dict()
+    content = make_study().to_dict()
     content["family"] = {"name": "mine", "cells": 3}
     with pytest.raises(UserError, match="'mine' is not registered"):
         Study.from_dict(content)
@@ -215,7 +218,7 @@ def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():
 @pytest.mark.parametrize("family", [None, "transformer", Transformer, 3])
 def test_what_is_not_a_family_is_refused(family):
     with pytest.raises(pydantic.ValidationError, match="not a family: give an instance"):
-        dataclasses.replace(packs.make_study(), family=family)
+        dataclasses.replace(make_study(), family=family)
 
 
 def test_a_relative_source_is_looked_up_beside_the_study_then_in_the_current_folder(tmp_path, monkeypatch):

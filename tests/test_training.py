@@ -22,9 +22,10 @@ from scaling_jax.training import step as steps
 from scaling_jax.training.pace import Pace
 from scaling_jax.training.piece import Piece, PieceTrainer, Way
 
-make_study = functools.partial(packs.make_study, family=Bigram())
 STEPS = 50
 PHASE = Phase("branch", 0, STEPS, 30, STEPS, 0)
+
+pytestmark = pytest.mark.usefixtures("optimized")
 
 
 def reference(study, program, lane, phase=PHASE):
@@ -108,7 +109,7 @@ def test_lanes_are_the_hand_written_loop(family, layout, mesh):
 
 
 def test_sgd_is_the_hand_written_loop():
-    study = make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
+    study = packs.make_study(rates=(0.3,), optimizer={"name": "sgd", "momentum": 0.8, "weight_decays": (0.01,)})
     program = packs.make_program(study)
     losses = packs.run_phase(program, PHASE)[1]
     wanted = reference(study, program, program.placement.slots[0])[0]
@@ -118,7 +119,7 @@ def test_sgd_is_the_hand_written_loop():
 
 @pytest.mark.parametrize("layout", packs.LAYOUTS)
 def test_chunks_of_any_length_are_the_same_bit_by_bit(layout):
-    program = packs.make_program(make_study(), layout)
+    program = packs.make_program(packs.make_study(), layout)
     whole = packs.run_phase(program, PHASE)[1]
     states, parts = program.init(), []
     for first, last in itertools.pairwise((0, 1, 8, 9, 33, STEPS)):
@@ -128,9 +129,9 @@ def test_chunks_of_any_length_are_the_same_bit_by_bit(layout):
 
 
 def test_microbatches_are_the_whole_batch():
-    study = make_study()
+    study = packs.make_study()
     whole = packs.run_phase(packs.make_program(study), PHASE)[1]
-    split = make_study(execution={"microbatches": 4})
+    split = packs.make_study(execution={"microbatches": 4})
     np.testing.assert_allclose(packs.run_phase(packs.make_program(split), PHASE)[1], whole, rtol=1e-5)
 
 
@@ -150,12 +151,12 @@ def test_accumulate_is_the_mean_over_the_batch(microbatches):
 @pytest.mark.parametrize("layout", packs.LAYOUTS)
 def test_a_branch_is_a_straight_run_of_the_same_schedule(layout, tmp_path):
     # Three budgets off one trunk, against each budget alone: a trunk and its branch are then one run without detours.
-    together = make_study(steps=(20, 45, 80))
+    together = packs.make_study(steps=(20, 45, 80))
     (pack,) = make_plan(together, packs.SPEC, "d" * 16)
     results = packs.train(together, tmp_path / "all", packs.make_program(together, layout))
     assert len(results) == 6
     for budget, count in enumerate((20, 45, 80)):
-        alone = make_study(steps=(count,))
+        alone = packs.make_study(steps=(count,))
         program = packs.make_program(alone, layout)
         (pack_alone,) = make_plan(alone, packs.SPEC, "d" * 16)
         for lane in range(2):
@@ -172,7 +173,7 @@ def test_a_branch_is_a_straight_run_of_the_same_schedule(layout, tmp_path):
 
 @pytest.mark.parametrize("name", ["wsd", "cosine", "constant"])
 def test_every_schedule_trains_to_every_budget(name, tmp_path):
-    study = make_study(steps=(15, 30), rates=(0.02,), schedule={"name": name})
+    study = packs.make_study(steps=(15, 30), rates=(0.02,), schedule={"name": name})
     rows = sorted(packs.train(study, tmp_path).values(), key=lambda row: row["steps"])
     assert [(row["steps"], row["tokens"], row["status"]) for row in rows] == [(15, 480, "done"), (30, 960, "done")]
     assert rows[1]["loss"] < rows[0]["loss"] < np.log(packs.VOCAB)
@@ -186,7 +187,7 @@ def test_every_schedule_trains_to_every_budget(name, tmp_path):
 
 
 def test_a_row_says_what_was_trained(tmp_path):
-    study = make_study(steps=(40,), rates=(0.02,), optimizer={"weight_decays": (0.1,)}, seeds=(7,))
+    study = packs.make_study(steps=(40,), rates=(0.02,), optimizer={"weight_decays": (0.1,)}, seeds=(7,))
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     (row,) = packs.train(study, tmp_path).values()
     run, counts = pack.runs[0], pack.counts
@@ -200,7 +201,7 @@ def test_a_row_says_what_was_trained(tmp_path):
 
 
 def test_on_metrics_gets_plain_dicts_and_its_failure_stops_no_training(tmp_path):
-    study = make_study(steps=(45,), rates=(0.01, 0.02))
+    study = packs.make_study(steps=(45,), rates=(0.01, 0.02))
     program = packs.make_program(study)
     events = []
     rows = packs.train(study, tmp_path / "a", program, on_metrics=events.append)
@@ -226,7 +227,7 @@ def test_on_metrics_gets_plain_dicts_and_its_failure_stops_no_training(tmp_path)
 
 
 def test_a_training_loss_of_exactly_zero_is_a_loss(tmp_path):
-    study, seen = make_study(), []
+    study, seen = packs.make_study(), []
     (pack,) = make_plan(study, packs.SPEC, "d" * 16)
     lanes = [np.zeros(64, np.float32), np.full(64, np.nan, np.float32)]  # memorized; diverged
     program = types.SimpleNamespace(buffer_steps=64, fetch=lambda losses: losses)
@@ -257,5 +258,5 @@ def test_the_layout_trial_times_steps_and_not_their_compilation(monkeypatch):
             self.compiled = True
             return states, np.zeros(num_steps)
 
-    (pack,) = make_plan(make_study(), packs.SPEC, "d" * 16)
+    (pack,) = make_plan(packs.make_study(), packs.SPEC, "d" * 16)
     assert layouts._time(Trial(), pack) == 0.25

@@ -10,7 +10,10 @@ import threading
 import time
 import zlib
 
+import jax
+import jax.numpy as jnp
 import ladder
+import numpy as np
 import pytest
 
 from scaling_jax.api import plan
@@ -182,7 +185,7 @@ def changed(study, *settings):
 
 @pytest.fixture
 def study(tmp_path):
-    return load_study(ladder.write_study(tmp_path))
+    return load_study(ladder.write_study(tmp_path, ladder.TRANSFORMER))
 
 
 def test_a_workdir_keeps_its_family_its_recipe_and_its_data(tmp_path, study):
@@ -342,6 +345,25 @@ def test_claim_clears_what_was_left_half_written_but_not_what_is_being_written(t
     other.kill(), other.wait()
     with workdir.claim(stored(study), PACK):  # nobody is left who could be writing
         assert not young.exists()
+
+
+def test_what_one_device_compiled_is_loaded_for_the_others():
+    compile_cache.share_between_devices()
+    hits, seed = [], int.from_bytes(os.urandom(3))  # in no cache yet
+    jax.monitoring.register_event_listener(lambda event, **_: event.endswith("cache_hits") and hits.append(event))
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        found = []
+        for devices in (jax.devices()[:2], jax.devices()[2:], jax.devices()[1:3]):
+            sharding = jax.NamedSharding(jax.make_mesh((2,), ("run",), devices=devices), jax.P("run"))
+            x = jax.device_put(np.arange(8, dtype=np.float32), sharding)
+            found.append(jax.jit(lambda x: jnp.sin(x) + seed, out_shardings=sharding).lower(x).compile()(x))
+            assert found[-1].devices() == set(devices)
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    assert len(hits) == 2
+    assert all(np.array_equal(found[0], other) for other in found)
 
 
 def test_torn_entries_of_the_compilation_cache_go_and_whole_ones_stay(tmp_path):

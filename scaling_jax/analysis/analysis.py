@@ -30,7 +30,7 @@ from scaling_jax.analysis.fits import (
 from scaling_jax.analysis.frames import rows_of
 from scaling_jax.analysis.hold_out import HoldOut, hold_out
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
-from scaling_jax.analysis.optima import Best, best_runs
+from scaling_jax.analysis.optima import COLUMNS, Best, best_runs
 from scaling_jax.analysis.resources import Budget, Resource, each_budget, resources
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
 from scaling_jax.analysis.shifts import Linearized
@@ -42,7 +42,7 @@ from scaling_jax.text import listed, plural
 TARGETS = (10.0, 100.0)
 LADDER_ROWS, CURVE_POINTS = 3, 25
 MAX_LEFT_OUT = 8  # scales that are left out in turn
-FRONTIER = ("C", "N", "D", "loss", "N_low", "N_high", "D_low", "D_high", "loss_low", "loss_high", "beyond")
+FRONTIER = (*COLUMNS[:-1], "beyond", COLUMNS[-1])
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -239,7 +239,8 @@ class Analysis:
     def frontier(self) -> pd.DataFrame:
         """Loss-minimal rows over the ladder's range and at the targets.
 
-        Columns: C, N, D, loss, each of the last three with _low and _high, and beyond = C / largest C of a run.
+        Columns: C, N, D, loss, each of the last three with _low and _high, beyond = C / largest C of a run, law_loss:
+        the law's own where `loss` is the forecast's.
         """
         return self._frontiers[0]
 

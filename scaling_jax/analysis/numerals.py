@@ -185,3 +185,12 @@ def to_numbers(column: pd.Series, name: str, mark: str | None = None) -> tuple[n
             except (TypeError, ValueError, OverflowError):
                 raise UserError(f"column {name}, row {column.index[i]}: {str(cell)[:60]!r} is not a number") from None
     return out, example
+
+
+def looks_numeric(column: pd.Series, mark: str | None = None) -> bool:
+    """True where every cell is a number or empty, and not all are empty."""
+    try:
+        values, _ = to_numbers(column, "", mark)
+    except UserError:
+        return False
+    return bool(np.isfinite(values).any())

@@ -11,14 +11,14 @@ import pandas as pd
 from scaling_jax import fitting
 from scaling_jax.analysis.fits import Fitted, has_frontier
 
-COLUMNS = ("C", "N", "D", "loss", "N_low", "N_high", "D_low", "D_high", "loss_low", "loss_high")
+COLUMNS = ("C", "N", "D", "loss", "N_low", "N_high", "D_low", "D_high", "loss_low", "loss_high", "law_loss")
 
 
 class Best(NamedTuple):
     """The best runs of some budgets.
 
     Attributes:
-      rows: one per budget, with `COLUMNS`; C is in the unit of the cost.
+      rows: one per budget, with `COLUMNS`; C is in the unit of the cost, law_loss is the law's own.
       reasons: why the forecast gives no interval; then the rows are those of the law alone.
       doubts: what is doubtful about the law's own, in sentences.
     """
@@ -61,6 +61,7 @@ def best_runs(
     else:
         own = fitted.frontier(C, None if answered else level, cost, inputs, max_N)
         rows, doubts = pd.DataFrame({"C": C, "N": own.N, "D": own.D, "loss": own.loss}), tuple(own.warnings)
+        rows["law_loss"] = own.loss
         for name in ("N", "D", "loss"):
             ends = (np.full(C.shape, np.nan),) * 2 if own.interval is None else own.interval[name]
             rows[f"{name}_low"], rows[f"{name}_high"] = ends

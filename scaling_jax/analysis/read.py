@@ -57,15 +57,11 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     frame = as_frame(table)
     if not len(frame):
         raise UserError("the results table has no run; train first with scaling-jax run")
-    notes = list(frame.attrs.get("notes", ()))
     ours = all(name in frame for name in OURS)
-    if not ours:
-        frame, extra = without_extra_rows(frame)
-        notes += extra
+    frame, extra = (frame, []) if ours else without_extra_rows(frame)
     header = Header(frame)
-    notes = list(dict.fromkeys([*notes, *header.notes]))
-    reader = _Reader(header, law, settings, columns, ours, notes)
-    return reader.runs()
+    notes = list(dict.fromkeys([*frame.attrs.get("notes", ()), *extra, *header.notes]))
+    return _Reader(header, law, settings, columns, ours, notes).runs()
 
 
 @dataclasses.dataclass
@@ -103,7 +99,13 @@ class _Reader:
         """The latest row of each of our runs; of other tables every row but those that repeat one in every column."""
         table = self.header.table
         if self.ours:
-            return table.drop_duplicates("run_id", keep="last")
+            table = table.drop_duplicates("run_id", keep="last")
+            stopped = table["status"].map(str) == states.STOPPED
+            if stopped.any():
+                self.notes.append(
+                    f"{plural(int(stopped.sum()), 'run')} of weak combinations stopped early by the sweep"
+                )
+            return table[~stopped]
         repeats = table.map(str).duplicated()
         if repeats.any():
             self.notes.append(

@@ -10,6 +10,7 @@ from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import Header, simple
 
 DONE, DIVERGED, FAILED = "done", "diverged", "failed"
+STOPPED = "stopped"  # in our own tables, where no result was wanted; elsewhere a run that was stopped has failed
 FINISHED = frozenset((
     "done", "finished", "finish", "complete", "completed", "success", "succeeded", "successful", "ok", "passed",
     "terminated",

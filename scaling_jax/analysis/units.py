@@ -17,6 +17,7 @@ SMALL_N = 1e5  # largest N below which N is doubted together with D
 RATIO_LOW, RATIO_HIGH = 1e-3, 2e5
 MIXED = 1e5  # between the smallest and the largest of a column, where the smallest is no count
 FLOPS_APART = 100.0  # times 6 N D
+SCALE_APART = 30.0  # the same of one scale, against the others
 COUNTED_APART = 0.05  # in ln C: by this much FLOPs may differ from 6 N D without a note
 
 
@@ -46,6 +47,13 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
             return (
                 f"{names['C']} is {ratio:.2g} times 6 N D: N, D and C are not all counts; give the factor, e.g. "
                 f"--columns='C={names['C']}*1e18' or 'N={names['N']}*1e6'"
+            )
+        apart = np.log(values.C / (6 * values.N * values.D)).groupby(values.N).median() - np.log(ratio)
+        if not wrong and apart.abs().max() > np.log(SCALE_APART):
+            at = float(apart.abs().idxmax())
+            return (
+                f"at N = {short(at)} {names['C']} is {np.exp(apart[at]):.2g} times as much of 6 N D as elsewhere: N, D "
+                "or C of that scale is in another unit; write each column in one"
             )
     if names.get("C", "6 N D") != "6 N D" and C < SMALLEST_C:
         wrong.append(("C", C))

@@ -199,10 +199,13 @@ def numbers(values: Any) -> Any:
     if isinstance(values, str | bool):
         return values
     if isinstance(values, float | int | np.number):
-        value = float(values)
-        if not math.isfinite(value):
-            return None
-        return int(value) if value.is_integer() and abs(value) < 1e6 else float(f"{value:.6g}")
-    if hasattr(values, "dtype") and values.dtype.kind in "fiu":
-        return [numbers(v) for v in np.asarray(values).tolist()]
-    return [numbers(v) for v in values]
+        return _number(float(values))
+    if hasattr(values, "dtype") and values.dtype.kind in "fiu" and np.ndim(values) == 1:
+        return [_number(v) for v in np.asarray(values, float).tolist()]
+    return [v if isinstance(v, str) else numbers(v) for v in values]
+
+
+def _number(value: float) -> float | int | None:
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 1e6 else float(f"{value:.6g}")

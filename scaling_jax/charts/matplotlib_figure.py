@@ -40,7 +40,7 @@ class _Shown(Figure):
 def draw(chart: Chart) -> Figure:
     """The figure of a chart. No text in it is parsed: a metric may be called `loss $\\frac$`."""
     with matplotlib.rc_context({"text.parse_math": False, "text.usetex": False, "svg.fonttype": "path"}):
-        columns = min(len(chart.panels), 3)
+        columns = 2 if len(chart.panels) == 4 else min(len(chart.panels), 3)
         rows = -(-len(chart.panels) // columns)
         width, height = SIZES[columns]
         figure = _Shown(figsize=(width, height * rows * (1 if rows == 1 else 0.8)), layout="constrained")
@@ -129,7 +129,7 @@ def _ticks(ax: Axes, axis: Any, of: Axis) -> None:
     if of.log and high / low >= FEW_DECADES:
         axis.set_major_locator(ticker.LogLocator(numticks=9))
         axis.set_minor_formatter(ticker.NullFormatter())
-    elif of.log and of.kind != "plain" and high / low >= NARROW:
+    elif of.log and high / low >= NARROW:
         axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_minor_locator(ticker.NullLocator())
     else:

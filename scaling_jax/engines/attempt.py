@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,14 +21,24 @@ from scaling_jax.engines.progress import reporting
 from scaling_jax.errors import InUse, Preempted, UserError, first_line
 from scaling_jax.identity import PackRecord
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, compute_dtype_of, frame, grouped, identified, record_of
+from scaling_jax.planning import (
+    Pack,
+    Sweep,
+    compute_dtype_of,
+    frame,
+    grouped,
+    identified,
+    record_of,
+    with_rungs,
+    without_rungs,
+)
 from scaling_jax.storage.paths import write_atomic
-from scaling_jax.storage.records import Records
+from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
 from scaling_jax.training.feed import make_feed
-from scaling_jax.training.loop import Training, missing
+from scaling_jax.training.loop import Training
 from scaling_jax.training.trace import Trace
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
@@ -104,42 +116,87 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     )
     trace.add("data", "", (), begin, time.monotonic())
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
-    packs = grouped(identified(attempt.packs, study, spec, dataset.dataset_hash), workdir.packs())
-    chosen = base.select(packs, attempt.only_packs)
+    sweep = sweep_of(study, spec, attempt.packs, workdir, dataset.dataset_hash)
+    chosen = base.select(sweep.packs, attempt.only_packs)
+    names = [pack.name for pack in chosen]
     _check_same(study, [record_of(pack) for pack in chosen], dataset.dataset_hash)
-    with _claim(workdir, _stored(attempt, packs, dataset), study, chosen) as number:
+    with _claim(workdir, _stored(attempt, sweep, dataset), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
-        finished = _finished(records, packs)
-        todo = [pack for pack in chosen if missing(pack, finished)]
-        runs = sum(len(pack.runs) for pack in chosen)
-        if todo:
-            if distributed.is_leader():
-                (workdir.path / "_SUCCESS").unlink(missing_ok=True)
-            attempt.say(estimate.plan_text(study, chosen, attempt.spec))
-            attempt.say(f"{runs - _count_missing(todo, finished)} of {runs} runs are done; training the others")
+        losses, trained = _losses(records, sweep.packs), False
+        feed = functools.cache(lambda: make_feed(dataset, study.execution, study.data.augment))
+        while todo := [pack for pack in sweep.todo(losses) if pack.name in names]:
+            if not trained:
+                _begin(attempt, [without_rungs(pack) for pack in chosen], losses)
+            _say_round(attempt, sweep, todo, losses)
+            trained = True
             try:
-                _train_packs(todo, attempt, dataset, records, finished, stop, trace)
+                _train_packs(todo, attempt, feed(), records, losses, stop, trace)
             finally:
                 _say_busy(trace, attempt)
                 _write_trace(trace, records, attempt)
-        else:
-            attempt.say(f"all {runs} runs are done; nothing to train")
-        finished = _finished(records, packs)
-        waiting = [pack.name for pack in packs if missing(pack, finished)]
-        if waiting:
+            losses = _losses(records, sweep.packs)
+        if not trained:
+            attempt.say(f"all {_count(chosen)} runs are done; nothing to train")
+        if waiting := [pack.name for pack in sweep.todo(losses)]:
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
         elif distributed.is_leader():
             begin = time.monotonic()
+            _write_stopped(attempt, sweep, losses, records, dataset.dataset_hash)
             finish()
             trace.add("report", "", (), begin, time.monotonic())
-            if todo:
+            if trained:
                 _write_trace(trace, records, attempt)
     cluster.leave()
 
 
-def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> Stored:
+def sweep_of(
+    study: Study, spec: Spec, packs: Sequence[Pack], workdir: Workdir, dataset_hash: str, dtype: str | None = None
+) -> Sweep:
+    """The study's packs as its workdir trains them: what was ever stopped there is still told from what went on.
+
+    Args:
+      study, spec: what to train.
+      packs: of the plan, without identities.
+      workdir: where.
+      dataset_hash, dtype: of `identified`.
+    """
+    halving, stored = study.sweep == "halving", workdir.stored()
+    rounds = halving or (stored is not None and stored.rungs is not None)
+    known = identified(with_rungs(packs) if rounds else packs, study, spec, dataset_hash, dtype)
+    return Sweep(grouped(known, workdir.packs()), halving, rounds)
+
+
+def _begin(attempt: Attempt, chosen: Sequence[Pack], losses: Mapping[str, float]) -> None:
+    """Says what is to be done."""
+    if distributed.is_leader():
+        (attempt.workdir.path / "_SUCCESS").unlink(missing_ok=True)
+    attempt.say(estimate.plan_text(attempt.study, chosen, attempt.spec))
+    done, runs = sum(run.run_id in losses for pack in chosen for run in pack.runs), _count(chosen)
+    attempt.say(f"{done} of {runs} runs are done; training the others")
+
+
+def _say_round(attempt: Attempt, sweep: Sweep, todo: Sequence[Pack], losses: Mapping[str, float]) -> None:
+    if sweep.halving:
+        lanes = {name: sum(len(pack.lanes) for pack in todo if pack.scale == name) for name in (p.scale for p in todo)}
+        every = {name: sum(len(pack.lanes) for pack in sweep.packs if pack.scale == name) for name in lanes}
+        attempt.say("lanes of this round: " + ", ".join(f"{k} {n} of {every[k]}" for k, n in lanes.items()))
+
+
+def _write_stopped(
+    attempt: Attempt, sweep: Sweep, losses: Mapping[str, float], records: Records, dataset_hash: str
+) -> None:
+    """A row for each run that the sweep has stopped."""
+    there, study = records.stopped(), attempt.study
+    origin = {"dataset_hash": dataset_hash, "code_version": hardware.code_version(), "device": hardware.describe()}
+    for row in sweep.stopped(losses):
+        if row["run_id"] not in there:
+            records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
+
+
+def _stored(attempt: Attempt, sweep: Sweep, dataset: data.Dataset) -> Stored:
     """What the workdir keeps of the study."""
+    runs = [run for pack in sweep.packs for run in pack.runs]
     return Stored(
         study=attempt.study.to_dict(),
         spec=dataclasses.asdict(attempt.spec),
@@ -148,7 +205,8 @@ def _stored(attempt: Attempt, packs: Sequence[Pack], dataset: data.Dataset) -> S
         compute_dtype=compute_dtype_of(attempt.study.execution),
         code_version=hardware.code_version(),
         device=hardware.describe(),
-        runs=tuple(run.run_id for pack in packs for run in pack.runs),
+        runs=tuple(run.run_id for run in runs if not run.rung),
+        rungs=tuple(run.run_id for run in runs if run.rung) if sweep.rounds else None,
     )
 
 
@@ -181,18 +239,18 @@ def _claim(workdir: Workdir, stored: Stored, study: Study, packs: Sequence[Pack]
         distributed.barrier("trained")
 
 
-def _finished(records: Records, packs: Sequence[Pack]) -> set[str]:
-    """Runs of the packs that have their result, as the leader sees it."""
+def _losses(records: Records, packs: Sequence[Pack]) -> dict[str, float]:
+    """Losses of the runs of the packs that have their result, as the leader sees it; infinite for diverged ones."""
     ids = [run.run_id for pack in packs for run in pack.runs]
-    found = records.finished() if distributed.is_leader() else {}
-    flags = distributed.broadcast_from_leader([run_id in found for run_id in ids])
-    return {run_id for run_id, done in zip(ids, flags) if done}
+    found = losses_of(records.finished()) if distributed.is_leader() else {}
+    values = distributed.broadcast_from_leader([found.get(run_id, math.nan) for run_id in ids])
+    return {run_id: value for run_id, value in zip(ids, values) if value == value}
 
 
 def _train_packs(
     todo: Sequence[Pack],
     attempt: Attempt,
-    dataset: data.Dataset,
+    feed: Any,
     records: Records,
     finished: Collection[str],
     stop: StopSignal,
@@ -202,11 +260,10 @@ def _train_packs(
     common = {
         "study": study.name,
         "family": study.family.name,
-        "dataset_hash": dataset.dataset_hash,
+        "dataset_hash": feed.dataset.dataset_hash,
         "code_version": hardware.code_version(),
         "device": hardware.describe(),
     }
-    feed = make_feed(dataset, study.execution, study.data.augment)
     reports = attempt.verbose and distributed.is_leader()
     shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
     with stop.deferred(), shown as on_progress:
@@ -236,5 +293,5 @@ def _write_trace(trace: Trace, records: Records, attempt: Attempt) -> None:
         attempt.say(f"{path} could not be written: {error}")
 
 
-def _count_missing(packs: Sequence[Pack], finished: Collection[str]) -> int:
-    return sum(run.run_id not in finished for pack in packs for run in pack.runs)
+def _count(packs: Sequence[Pack]) -> int:
+    return sum(not run.rung for pack in packs for run in pack.runs)

@@ -63,7 +63,7 @@ def longest_first(packs: Iterable[Pack]) -> list[Pack]:
 
 def check_names(packs: Sequence[Pack], names: Sequence[str]) -> None:
     """Raises UserError for names that no pack of these scales can have, however the workdir has grown."""
-    known = [pack.scale for pack in packs]
+    known = list(dict.fromkeys([*(pack.name for pack in packs), *(pack.scale for pack in packs)]))
     for name in names:
         if name not in known and re.sub(r"-\d+$", "", name) not in known:
             raise UserError(f"--only_packs: no pack {name!r} in this study; it has {', '.join(known)}")

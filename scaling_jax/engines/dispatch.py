@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 
 from scaling_jax.engines import base, registry
+from scaling_jax.engines.attempt import sweep_of
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
-from scaling_jax.planning import Pack, frame, grouped, identified
-from scaling_jax.storage.records import Records
+from scaling_jax.planning import Pack, frame
+from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
-from scaling_jax.training.loop import missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +53,36 @@ def dispatch(
     """
     run = registry.find(engine)
     workdir.check(frame(study, spec), ())
-    packs = _known(plan, study, spec, workdir)
-    records = Records(workdir.path)
-    finished = records.finished()
-    todo = base.longest_first(pack for pack in base.select(packs, only_packs) if missing(pack, finished))
-    if not todo:
-        base.say(f"all packs are done: {workdir.path}")
-        return not any(missing(pack, finished) for pack in packs)
-    base.say(f"{len(todo)} of {len(packs)} packs to train, longest first: {_shorten([p.name for p in todo])}")
+    while todo := _todo(plan, study, spec, workdir, only_packs):
+        _hand_over(todo, study, spec, workdir, run, settings)
+        left = _todo(plan, study, spec, workdir, only_packs)
+        if settings.dry_run or any(pack in todo for pack in left):  # queued, not trained yet
+            return False
+    base.say(f"nothing is left to train: {workdir.path}")
+    return not _todo(plan, study, spec, workdir, ())
+
+
+def _todo(
+    plan: Sequence[Pack], study: Study, spec: Spec, workdir: Workdir, only_packs: Sequence[str]
+) -> tuple[Pack, ...]:
+    """The packs to train now as the workdir has them; without identities where nothing was trained yet."""
+    stored = workdir.stored()
+    if stored is None:
+        return base.select(plan, only_packs)
+    auto = study.execution.compute_dtype == "auto"  # decided where packs train, which is not here
+    dtype = stored.compute_dtype if auto else study.execution.compute_dtype
+    sweep = sweep_of(study, spec, plan, workdir, stored.dataset_hash, dtype)
+    names = [pack.name for pack in base.select(sweep.packs, only_packs)]
+    todo = sweep.todo(losses_of(Records(workdir.path).finished()))
+    return tuple(pack for pack in todo if pack.name in names)
+
+
+def _hand_over(
+    todo: Sequence[Pack], study: Study, spec: Spec, workdir: Workdir, run: registry.Engine, settings: Dispatch
+) -> None:
+    """Has the engine train the packs."""
+    todo = base.longest_first(todo)
+    base.say(f"{len(todo)} packs to train, longest first: {_shorten([p.name for p in todo])}")
     jobs = [base.Job(pack, ("run", *settings.arguments, f"--only_packs={pack.name}")) for pack in todo]
     if not settings.dry_run:
         (workdir.path / "_SUCCESS").unlink(missing_ok=True)
@@ -80,18 +102,6 @@ def dispatch(
         )
     if code:
         raise EngineError(code)
-    finished = records.finished()
-    return not any(missing(pack, finished) for pack in _known(plan, study, spec, workdir))
-
-
-def _known(plan: Sequence[Pack], study: Study, spec: Spec, workdir: Workdir) -> tuple[Pack, ...]:
-    """The packs as the workdir trains them; without identities where nothing was trained yet."""
-    stored = workdir.stored()
-    if stored is None:
-        return tuple(plan)
-    auto = study.execution.compute_dtype == "auto"  # decided where packs train, which is not here
-    dtype = stored.compute_dtype if auto else study.execution.compute_dtype
-    return grouped(identified(plan, study, spec, stored.dataset_hash, dtype), workdir.packs())
 
 
 def _job_name(study: Study, place: str) -> str:

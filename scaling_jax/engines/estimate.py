@@ -10,8 +10,8 @@ import jax
 from scaling_jax import text
 from scaling_jax.engines import speeds
 from scaling_jax.engines.progress import clock
-from scaling_jax.models.family import Spec, attention_head_dim
-from scaling_jax.planning import Pack, Run, memory_bytes
+from scaling_jax.models.family import Spec
+from scaling_jax.planning import Pack, Run, expected_flops, memory_bytes
 from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
@@ -57,9 +57,8 @@ def rows(study: Study, packs: Sequence[Pack], spec: Spec) -> list[Row]:
     """One row per scale and budget."""
     out = []
     for pack in packs:
-        head_dim = attention_head_dim(study.family)
-        execution = hardware.resolve(study.execution, pack.width, pack.depth, spec, head_dim)
-        memory = memory_bytes(study, pack, spec, mesh_shape(pack, study, jax.device_count()), execution)
+        mesh = mesh_shape(pack, study, jax.device_count())
+        memory = memory_bytes(study, pack, spec, mesh, hardware.resolve_pack(study, pack, spec, mesh))
         by_budget: dict[int, list[Run]] = {}
         for run in pack.runs:
             by_budget.setdefault(run.budget, []).append(run)
@@ -129,6 +128,11 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     lanes = sorted({len(pack.lanes) for pack in packs})
     lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
     separate = sum(run.flops for pack in packs for run in pack.runs)
+    expected = expected_flops(packs) if study.sweep == "halving" else total
+    rounds = (
+        f"sweep=halving is expected to train {expected:.3g} of these FLOPs ({expected / total:.0%}, about "
+        f"{clock(seconds * expected / total).strip()}): weak combinations stop early."
+    )
     starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
@@ -139,6 +143,7 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
             f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
             f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
+            *([rounds] if study.sweep == "halving" else []),
         ]
     )
 

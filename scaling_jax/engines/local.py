@@ -167,8 +167,9 @@ class _Pool:
         end = time.monotonic()
         self._training.trace.add("compile", pack.name, devices, begin, end)
         with self._turn:
+            if not task.compiled:
+                task.compile_seconds = end - begin
             task.compiled.add(devices)
-            task.compile_seconds = end - begin
         build.set_result(program)
 
     def _compile_ahead(self) -> None:

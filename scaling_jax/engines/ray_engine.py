@@ -21,7 +21,6 @@ from scaling_jax import signals
 from scaling_jax.engines import base
 from scaling_jax.engines.local import devices_wanted
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
-from scaling_jax.models.family import attention_head_dim
 from scaling_jax.planning import memory_bytes
 from scaling_jax.training import hardware
 from scaling_jax.training.build import mesh_shape
@@ -159,9 +158,8 @@ def _resources(ray: ModuleType, job: base.Job, settings: base.Settings) -> dict[
         return {"num_gpus": wanted / shared, "num_cpus": 1}
     if kind == "TPU":  # a host is divided into 1, 2, 4 or 8 chips only
         return {"resources": {"TPU": 1 << (wanted - 1).bit_length()}, "num_cpus": 1}
-    head_dim = attention_head_dim(study.family)
-    execution = hardware.resolve(study.execution, pack.width, pack.depth, settings.spec, head_dim)
     mesh = mesh_shape(pack, study, wanted)
+    execution = hardware.resolve_pack(study, pack, settings.spec, mesh)
     memory = PROCESS_BYTES + wanted * memory_bytes(study, pack, settings.spec, mesh, execution)
     # Ray keeps the order only among tasks that ask for the same: so memory is asked for by those packs only that need
     # more than goes with their cores, and never more than a node has, since the estimate may be wrong.

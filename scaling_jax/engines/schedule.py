@@ -16,8 +16,10 @@ from scaling_jax.training.piece import Piece
 
 CRITICAL = 0.8  # a pack goes first whose own sequence of steps takes this share of what is left for every device
 COMPILE_SECONDS = 5.0  # until one was measured
-WORTH = 1.0  # compilations that ready pieces of others must last for, to be worth one
-AHEAD = 3.0  # compilations that a device's own work should last for, else the next pack is compiled for it
+MOVE = 0.3  # of a compilation: to load for other devices what the compilation cache holds
+WORTH = 1.0  # times what ready pieces of others must last for, to be worth loading their program
+AHEAD = 8.0  # compilations that a device's own work should last for, else the next pack is compiled for it: beside
+# training on every core, a compilation takes several times as long as alone
 
 Devices = tuple[int, ...]  # ids
 
@@ -33,7 +35,7 @@ class Task:
       home: devices that it began on, or is being compiled for.
       begun: whether it has trained anything.
       compiled: devices that it is compiled for.
-      compile_seconds: measured.
+      compile_seconds: of the first program, measured.
     """
 
     trainer: Any
@@ -65,7 +67,7 @@ def choose(tasks: Sequence[Task], free: Collection[int], num_devices: int) -> tu
     """The piece to begin now, and where; None when there is nothing for the free devices.
 
     In this order: pieces at home, of the pack that everything waits for, then of those that have begun; a new pack, the
-    largest first; pieces of a pack whose home is busy, where that is worth another compilation.
+    largest first; pieces of a pack whose home is busy, where that is worth loading the program for other devices.
     """
     each = sum(task.left() * task.need for task in tasks) / num_devices
     best: tuple[tuple[float, float], Task, Piece, Devices] | None = None
@@ -80,7 +82,7 @@ def choose(tasks: Sequence[Task], free: Collection[int], num_devices: int) -> tu
             rank, devices = 2.0, tuple(sorted(free)[: task.need])
         else:
             rank, devices = 3.0, _elsewhere(task, free)
-            if devices not in task.compiled and sum(map(task.seconds, pieces)) < WORTH * task.compile_seconds:
+            if devices not in task.compiled and sum(map(task.seconds, pieces)) < WORTH * MOVE * task.compile_seconds:
                 continue
         if best is None or (rank, -task.left()) < best[0]:
             piece = pieces[-1] if critical else pieces[0]  # the trunk comes last

@@ -149,12 +149,7 @@ class Transformer:
 
         def evaluate(params, batch_BxT1):
             x_BxTxM, head_MxV = module.apply({"params": params}, batch_BxT1[:, :-1])
-            targets_BxT = batch_BxT1[:, 1:]
-            return {
-                "loss_sum": summed_cross_entropy(x_BxTxM, head_MxV, targets_BxT),
-                "count": jnp.int32(targets_BxT.size),
-                **summed_metrics(x_BxTxM, head_MxV, targets_BxT),
-            }
+            return summed_scores(x_BxTxM, head_MxV, batch_BxT1[:, 1:])
 
         def logits(params, tokens_BxT):
             x_BxTxM, head_MxV = module.apply({"params": params}, tokens_BxT)
@@ -295,52 +290,51 @@ class Decoder(nn.Module):
 
 def summed_cross_entropy(x_BxTxM: Any, head_MxV: Any, targets_BxT: Any) -> Any:
     """Sum of -ln softmax(x head)[target] in float32, over chunks of tokens so that logits never dominate memory."""
-    B, T, M = x_BxTxM.shape
-    V = head_MxV.shape[1]
-
-    def summed(x_BxCxM, targets_BxC):
-        x_RxM, targets_R = x_BxCxM.reshape(-1, M), targets_BxC.reshape(-1)
-        logits_RxV = jnp.einsum("rm,mv->rv", x_RxM, head_MxV, preferred_element_type=jnp.float32)
-        log_z_R = jax.nn.logsumexp(logits_RxV, axis=-1)
-        picked_R = jnp.take_along_axis(logits_RxV, targets_R[:, None], axis=-1)[:, 0]
-        return jnp.sum(log_z_R - picked_R)
-
-    chunks = _num_chunks(T, 4 * V * -(-B // partition.num_parts()))
-    if chunks == 1:
-        return summed(x_BxTxM, targets_BxT)
-    # Recomputed in the backward pass: one chunk of logits is all that ever lives. Chunks run along T, since B is what
-    # devices split.
-    body = jax.checkpoint(summed)
-    x_KxBxCxM = x_BxTxM.reshape(B, chunks, T // chunks, M).swapaxes(0, 1)
-    targets_KxBxC = targets_BxT.reshape(B, chunks, T // chunks).swapaxes(0, 1)
-    total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), (x_KxBxCxM, targets_KxBxC))
+    if _num_chunks(x_BxTxM, head_MxV) == 1:
+        return _nats(_logits(x_BxTxM, head_MxV), targets_BxT.reshape(-1))
+    # Recomputed in the backward pass: one chunk of logits is all that ever lives.
+    body = jax.checkpoint(lambda x_BxCxM, targets_BxC: _nats(_logits(x_BxCxM, head_MxV), targets_BxC.reshape(-1)))
+    chunks = _chunks(x_BxTxM, head_MxV, targets_BxT)
+    total, _ = jax.lax.scan(lambda s, c: (s + body(*c), None), jnp.float32(0), chunks)
     return total
 
 
-def summed_metrics(x_BxTxM: Any, head_MxV: Any, targets_BxT: Any) -> dict[str, Any]:
-    """Sums of the registered token metrics, over the same chunks; nothing is computed where there are none."""
-    if not metrics.of("tokens"):
-        return {}
-    B, T, M = x_BxTxM.shape
-    V = head_MxV.shape[1]
-    chunks = _num_chunks(T, 4 * V * -(-B // partition.num_parts()))
+def summed_scores(x_BxTxM: Any, head_MxV: Any, targets_BxT: Any) -> dict[str, Any]:
+    """Sums over a batch of the cross-entropy and of the registered metrics, over the same chunks."""
 
     def sums_of(chunk):
-        x_BxCxM, targets_BxC = chunk
-        logits_RxV = jnp.einsum("rm,mv->rv", x_BxCxM.reshape(-1, M), head_MxV, preferred_element_type=jnp.float32)
-        return metrics.sums_of("tokens", logits_RxV, targets_BxC.reshape(-1))
+        logits_RxV, targets_R = _logits(chunk[0], head_MxV), chunk[1].reshape(-1)
+        return {"loss_sum": _nats(logits_RxV, targets_R), **metrics.sums_of("tokens", logits_RxV, targets_R)}
 
-    x_KxBxCxM = x_BxTxM.reshape(B, chunks, T // chunks, M).swapaxes(0, 1)
-    targets_KxBxC = targets_BxT.reshape(B, chunks, T // chunks).swapaxes(0, 1)
-    return jax.tree.map(lambda x: jnp.sum(x, axis=0), jax.lax.map(sums_of, (x_KxBxCxM, targets_KxBxC)))
+    sums = jax.lax.map(sums_of, _chunks(x_BxTxM, head_MxV, targets_BxT))
+    return {"count": jnp.int32(targets_BxT.size), **jax.tree.map(lambda x: jnp.sum(x, axis=0), sums)}
+
+
+def _logits(x_BxCxM: Any, head_MxV: Any) -> Any:
+    """[B x C, V] in float32."""
+    x_RxM = x_BxCxM.reshape(-1, x_BxCxM.shape[-1])
+    return jnp.einsum("rm,mv->rv", x_RxM, head_MxV, preferred_element_type=jnp.float32)
+
+
+def _nats(logits_RxV: Any, targets_R: Any) -> Any:
+    picked_R = jnp.take_along_axis(logits_RxV, targets_R[:, None], axis=-1)[:, 0]
+    return jnp.sum(jax.nn.logsumexp(logits_RxV, axis=-1) - picked_R)
+
+
+def _chunks(x_BxTxM: Any, head_MxV: Any, targets_BxT: Any) -> tuple[Any, Any]:
+    """[K, B, C, M] and [K, B, C]: along T, since B is what devices split."""
+    (B, T, M), K = x_BxTxM.shape, _num_chunks(x_BxTxM, head_MxV)
+    x_BxKxCxM, targets_BxKxC = x_BxTxM.reshape(B, K, T // K, M), targets_BxT.reshape(B, K, T // K)
+    return x_BxKxCxM.swapaxes(0, 1), targets_BxKxC.swapaxes(0, 1)
+
+
+def _num_chunks(x_BxTxM: Any, head_MxV: Any) -> int:
+    """The fewest equal chunks of the tokens whose logits fit LOGITS_CHUNK_BYTES."""
+    B, T, _ = x_BxTxM.shape
+    wanted = -(-T * 4 * head_MxV.shape[1] * -(-B // partition.num_parts()) // LOGITS_CHUNK_BYTES)
+    return next(k for k in range(max(1, wanted), T + 1) if T % k == 0)
 
 
 def token_metrics(sums: Mapping[str, Any]) -> dict[str, float]:
     """`Model.metrics` of token models."""
     return metrics.values("tokens", sums)
-
-
-def _num_chunks(rows: int, bytes_per_row: int) -> int:
-    """The fewest equal chunks of `rows` whose logits fit LOGITS_CHUNK_BYTES."""
-    wanted = -(-rows * bytes_per_row // LOGITS_CHUNK_BYTES)
-    return next(k for k in range(max(1, wanted), rows + 1) if rows % k == 0)

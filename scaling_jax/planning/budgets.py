@@ -82,7 +82,7 @@ def budgets_of(
     """
     budgets = study.budgets
     extra = {t: f"budgets.extra={(*at, t)}" for *at, t in budgets.extra if tuple(at) == scale}
-    if scale not in study.ladder.scales():
+    if extra and scale not in study.ladder.scales():
         return [Budget(tokens, name) for tokens, name in sorted(extra.items())]
     found = extra | {t: f"budgets.tokens={t:g}" for t in budgets.tokens}
     ranged = {k * counts.params_non_embedding: f"budgets.tokens_per_param={k:g}" for k in budgets.tokens_per_param}

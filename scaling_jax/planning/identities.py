@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,16 +36,29 @@ def identified(
     shared = frame(study, spec)
 
     def one(pack: Pack) -> Pack:
-        identity = Identity(shared, dataset_hash, dtype, pack.batch_size, pack.cooldown_fraction)
-        trunks = [identity.trunk_id(pack.width, pack.depth, lane) for lane in pack.lanes]
+        def of(cooldown: float | None) -> Identity:
+            return Identity(shared, dataset_hash, dtype, pack.batch_size, cooldown)
 
         def known(run: Run) -> Run:
-            run_id = identity.run_id(pack.width, pack.depth, pack.lanes[run.lane], run.steps)
+            identity, lane = of(pack.cooldown(run.budget)), pack.lanes[run.lane]
+            run_id = identity.run_id(pack.width, pack.depth, lane, run.steps)
             return dataclasses.replace(run, run_id=run_id, trunk_id=trunks[run.lane])
 
-        return dataclasses.replace(pack, runs=tuple(map(known, pack.runs)))
+        # A trunk does not depend on the cool-downs that leave it; where there is one, its identity has always named it.
+        named = _named(pack)
+        own = named[-1] if len(named) <= 2 else None
+        trunks = [of(own).trunk_id(pack.width, pack.depth, lane) for lane in pack.lanes]
+        aliases = tuple(
+            tuple(of(other).trunk_id(pack.width, pack.depth, lane) for other in named) for lane in pack.lanes
+        )
+        return dataclasses.replace(pack, runs=tuple(map(known, pack.runs)), own_cooldown=own, aliases=aliases)
 
     return tuple(map(one, packs))
+
+
+def _named(pack: Pack) -> list[float | None]:
+    """Cool-downs that the identity of one of its trunks may name; None where several share it."""
+    return list(dict.fromkeys([None, *map(pack.cooldown, range(len(pack.budgets)))]))
 
 
 def frame(study: Study, spec: Spec) -> dict[str, Any]:
@@ -112,24 +125,37 @@ def grouped(packs: Sequence[Pack], recorded: Mapping[str, PackRecord]) -> tuple[
         home = {trunk_id: name for name, record in same_scale.items() for trunk_id in record.lanes}
         names = (f"{pack.name}-{number}" if number > 1 else pack.name for number in itertools.count(1))
         fresh = next(name for name in names if name not in taken)
-        members: dict[str, list[int]] = {}
-        for lane in range(len(pack.lanes)):
-            members.setdefault(home.get(pack.trunk_id(lane), fresh), []).append(lane)
-        out += [_subset(pack, name, lanes) for name, lanes in members.items()]
-        taken |= set(members)
+        members: dict[tuple[str, float | None], list[int]] = {}
+        renamed: dict[int, str] = {}
+        for lane, aliases in enumerate(pack.aliases):
+            known = next((i for i, trunk_id in enumerate(aliases) if trunk_id in home), None)
+            name, own = fresh, pack.own_cooldown
+            if known is not None:
+                name, own = home[aliases[known]], _named(pack)[known]
+                renamed[lane] = aliases[known]
+            members.setdefault((name, own), []).append(lane)
+        called = [dataclasses.replace(run, trunk_id=renamed.get(run.lane, run.trunk_id)) for run in pack.runs]
+        pack = dataclasses.replace(pack, runs=tuple(called))
+        out += [
+            dataclasses.replace(subset(pack, lanes), name=name, own_cooldown=own)
+            for (name, own), lanes in members.items()
+        ]
+        taken |= {name for name, _ in members}
     return tuple(out)
 
 
-def _subset(pack: Pack, name: str, lanes: Sequence[int]) -> Pack:
-    """The pack of some of the lanes (indices), with the budgets that they train to."""
-    kept = sorted({run.budget for old in lanes for run in pack.runs_of(old)})
-    runs = tuple(
-        dataclasses.replace(run, lane=new, budget=kept.index(run.budget))
-        for new, old in enumerate(lanes)
-        for run in pack.runs_of(old)
+def subset(pack: Pack, lanes: Sequence[int], wanted: Callable[[Run], bool] = lambda run: True) -> Pack:
+    """The pack of some of the lanes (indices), with those of their runs that are wanted (one each, at least)."""
+    runs = [(new, run) for new, old in enumerate(lanes) for run in pack.runs_of(old) if wanted(run)]
+    kept = sorted({run.budget for _, run in runs})
+    return dataclasses.replace(
+        pack,
+        lanes=tuple(pack.lanes[i] for i in lanes),
+        budgets=tuple(pack.budgets[i] for i in kept),
+        cooldowns=tuple(pack.cooldowns[i] for i in kept),
+        runs=tuple(dataclasses.replace(run, lane=new, budget=kept.index(run.budget)) for new, run in runs),
+        aliases=tuple(pack.aliases[i] for i in lanes) if pack.aliases else (),
     )
-    budgets = tuple(pack.budgets[i] for i in kept)
-    return dataclasses.replace(pack, name=name, lanes=tuple(pack.lanes[i] for i in lanes), budgets=budgets, runs=runs)
 
 
 def record_of(pack: Pack) -> PackRecord:

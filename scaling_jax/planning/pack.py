@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scaling_jax.models.family import Counts
@@ -40,6 +41,8 @@ class Run:
       lane, budget: indices into the pack's lanes and budgets.
       steps: optimizer steps; `tokens` = steps x batch_size x context.
       flops: exact training FLOPs; `flops_6nd` = 6 x params_matmul x tokens.
+      wanted: tokens that the study asks for, before they were rounded to whole steps.
+      rung: whether it only serves to choose the lanes that go on (`planning.rounds`), and is no result of the study.
     """
 
     run_id: str
@@ -51,19 +54,25 @@ class Run:
     tokens: int
     flops: float
     flops_6nd: float
+    wanted: float = 0.0
+    rung: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Pack:
-    """Runs of one shape, one compiled program. A lane trains to every budget unless a rule gives it some of them only.
+    """Runs of one shape, one compiled program. A lane trains to every budget unless it is given some of them only.
 
     Attributes:
-      name: of the pack, unique in its workdir: the scale's, with the batch size or cool-down where these are swept, and
-        a number where a study has grown by further lanes.
+      name: of the pack, unique in its workdir: the scale's, with the batch size where it is swept, and a number where a
+        study has grown by further lanes.
       scale: name of the (width, depth).
-      schedule: the study's, its cool-down a number.
-      budgets: optimizer steps of each budget, ascending.
+      schedule: the study's.
+      budgets: optimizer steps of each budget, in the order in which they leave the trunk; one for each length and
+        cool-down.
+      cooldowns: share of each budget that is its cool-down.
       runs: by lane, then by budget.
+      own_cooldown: the cool-down that the identities of the trunks name; None where several share a trunk.
+      aliases: by lane, other identities under which a workdir may know its trunk.
     """
 
     name: str
@@ -76,13 +85,19 @@ class Pack:
     schedule: Schedule
     lanes: tuple[Lane, ...]
     budgets: tuple[int, ...]
+    cooldowns: tuple[float, ...]
     runs: tuple[Run, ...]
+    own_cooldown: float | None = None
+    aliases: tuple[tuple[str, ...], ...] = ()
 
-    @property
-    def cooldown_fraction(self) -> float | None:
-        """Share of each budget that is cool-down; None for schedules without one."""
-        value = self.schedule.cooldown_fraction
-        return value if self.schedule.name == "wsd" and isinstance(value, (int, float)) else None
+    def cooldown(self, budget: int) -> float | None:
+        """Share of a budget (index) that is its cool-down; None for schedules without one."""
+        return self.cooldowns[budget] if self.schedule.name == "wsd" else None
+
+    def branch_name(self, budget: int) -> str:
+        """Name of the part of the pack's checkpoints that holds the branch to a budget (index)."""
+        cooldown = self.cooldown(budget)
+        return branch_name(self.budgets[budget], None if cooldown == self.own_cooldown else cooldown)
 
     @functools.cached_property
     def _by_place(self) -> dict[tuple[int, int], Run]:
@@ -119,6 +134,20 @@ class Pack:
             "flops_6nd": run.flops_6nd,
         }
 
+    def settings(self, run: Run) -> dict[str, Any]:
+        """`columns`, and the settings of a run that a study may sweep."""
+        lane = self.lanes[run.lane]
+        return {
+            **self.columns(run),
+            "trunk_id": run.trunk_id,
+            "steps": run.steps,
+            "weight_decay": lane.weight_decay,
+            "init_scale": lane.init_scale,
+            "warmup_steps": lane.warmup_steps,
+            "b2": lane.b2,
+            "cooldown_fraction": self.cooldown(run.budget),
+        }
+
     def trunk_id(self, lane: int) -> str:
         """Identity that the runs of a lane share."""
         return self.runs_of(lane)[0].trunk_id
@@ -128,7 +157,7 @@ class Pack:
         """The order in which the steps are taken, each with the lanes that take part."""
         last = [self.runs_of(lane)[-1].budget for lane in range(len(self.lanes))]
         out, budget = [], 0
-        for phase in phases(self.schedule, self.budgets):
+        for phase in phases(self.schedule, self.budgets, self.cooldowns):
             if phase.kind == "branch":
                 budget = phase.budget
                 lanes = tuple(lane for lane in range(len(self.lanes)) if (lane, budget) in self._by_place)
@@ -155,11 +184,24 @@ class Pack:
         return float(steps * self.tokens_per_step * self.counts.flops_per_token)
 
     def settled(self, study: Study) -> Study:
-        """The study with this pack's own batch size, cool-down and b2: what its program is compiled for."""
+        """The study with this pack's own batch size and b2: what its program is compiled for."""
         b2 = {lane.b2 for lane in self.lanes if lane.b2 is not None}
         changes = {"batch_size": self.batch_size} | ({"b2": min(b2)} if len(b2) == 1 else {})
-        optimizer = dataclasses.replace(study.optimizer, **changes)
-        return dataclasses.replace(study, optimizer=optimizer, schedule=self.schedule)
+        return dataclasses.replace(study, optimizer=dataclasses.replace(study.optimizer, **changes))
+
+
+def arranged(pack: Pack, runs: Mapping[tuple[int, int, float], Run]) -> Pack:
+    """The pack with these runs, given by (lane, steps, cool-down), each at its place among the budgets."""
+    branches = sorted({(steps, cooldown) for _, steps, cooldown in runs})
+    branches.sort(key=lambda end: fork_of(pack.schedule, *end))
+    place = {end: i for i, end in enumerate(branches)}
+    placed = [dataclasses.replace(run, budget=place[steps, share]) for (_, steps, share), run in runs.items()]
+    return dataclasses.replace(
+        pack,
+        budgets=tuple(steps for steps, _ in branches),
+        cooldowns=tuple(cooldown for _, cooldown in branches),
+        runs=tuple(sorted(placed, key=lambda run: (run.lane, run.budget))),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,25 +229,21 @@ class Phase:
 NO_DECAY = 2**31 - 1
 
 
-def phases(schedule: Schedule, budgets: tuple[int, ...]) -> tuple[Phase, ...]:
+def phases(schedule: Schedule, budgets: Sequence[int], cooldowns: Sequence[float]) -> tuple[Phase, ...]:
     """The order in which a pack's steps are taken, small budgets first so that results come early.
 
-    "wsd": trunk to (1 - cooldown_fraction) of each budget, then its cool-down. "constant": the branch is empty and the
-    result is the trunk's. "cosine": every budget is a branch off step 0.
+    "wsd": trunk to (1 - cool-down) of each budget, then its cool-down. "constant": the branch is empty and the result
+    is the trunk's. "cosine": every budget is a branch off step 0.
 
     Args:
-      schedule: its cool-down is a number.
-      budgets: optimizer steps, ascending.
+      schedule: its name is read.
+      budgets: optimizer steps, in the order of `fork_of`.
+      cooldowns: of each budget.
     """
     out, reached = [], 0
-    for i, steps in enumerate(budgets):
-        if schedule.name == "cosine":
-            fork, decay = 0, (0, steps)
-        elif schedule.name == "constant":
-            fork, decay = steps, (NO_DECAY, NO_DECAY)
-        else:
-            fork = cooldown_start(steps, schedule.cooldown_fraction)
-            decay = (fork, steps)
+    for i, (steps, cooldown) in enumerate(zip(budgets, cooldowns)):
+        fork = fork_of(schedule, steps, cooldown)
+        decay = (NO_DECAY, NO_DECAY) if schedule.name == "constant" else (fork, steps)
         if fork > reached:
             out.append(Phase("trunk", reached, fork, NO_DECAY, NO_DECAY, -1))
             reached = fork
@@ -213,10 +251,21 @@ def phases(schedule: Schedule, budgets: tuple[int, ...]) -> tuple[Phase, ...]:
     return tuple(out)
 
 
-def cooldown_start(steps: int, fraction: object) -> int:
-    """Step at which the cool-down of a run of so many steps begins."""
-    assert isinstance(fraction, (int, float)), "a rule is resolved before there are phases"
-    return steps - max(1, round(fraction * steps))
+def fork_of(schedule: Schedule, steps: int, cooldown: float) -> int:
+    """Step at which a run of so many steps leaves its trunk."""
+    if schedule.name == "wsd":
+        return steps - max(1, round(cooldown * steps))
+    return 0 if schedule.name == "cosine" else steps
+
+
+def branch_name(steps: int, cooldown: float | None = None) -> str:
+    """Name of the part of a pack's checkpoints that holds a branch of so many optimizer steps.
+
+    Args:
+      steps: where it ends.
+      cooldown: its share, where the trunk's identity does not name it.
+    """
+    return f"branch-{steps}" + ("" if cooldown is None else f"-c{cooldown!r}")
 
 
 def scale_name(width: int, depth: int) -> str:

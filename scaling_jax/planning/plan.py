@@ -8,15 +8,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from scaling_jax import rules
 from scaling_jax.errors import UserError
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Counts, Spec
+from scaling_jax.planning import rounds
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
-from scaling_jax.planning.pack import Lane, Pack, Run, cooldown_start, scale_name
+from scaling_jax.planning.pack import Lane, Pack, Run, arranged, fork_of, scale_name
 from scaling_jax.settings import Start
-from scaling_jax.study import Study
+from scaling_jax.study import Budgets, Study
+
+HOURS_OFF, HOURS_STEP = 0.01, 1.2  # of the FLOPs that `budgets.device_hours` asks for; between factors that are tried
 
 
 def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: str | None = None) -> tuple[Pack, ...]:
@@ -48,6 +53,8 @@ def make_plan(study: Study, spec: Spec, dataset_hash: str = "", compute_dtype: s
                 "widen them, or give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops"
             )
         raise UserError("budgets: give at least one of budgets.tokens, budgets.tokens_per_param, budgets.flops")
+    if study.sweep == "halving":
+        rounds.check(packs)
     return identified(packs, study, spec, dataset_hash, compute_dtype) if dataset_hash else packs
 
 
@@ -66,24 +73,57 @@ def _counts(study: Study, spec: Spec, scale: tuple[int, int]) -> Counts:
 
 
 def _within_hours(study: Study, spec: Spec) -> Study:
-    """The study with its budgets multiplied so that training takes `budgets.device_hours`."""
+    """The study with its budgets multiplied so that training takes `budgets.device_hours`.
+
+    Raises:
+      UserError: what its ranges leave in takes another time at every factor.
+    """
     budgets = study.budgets
     if budgets.device_hours is None or budgets.device_flops is None:
         return study
     wanted = 3600 * budgets.device_hours * budgets.device_flops
-    # From long budgets, where rounding to steps is small; relative ones such as (1, 2, 4) will do.
-    factor = 1e8 / min(budgets.tokens) if budgets.tokens else 1.0
     plain = dataclasses.replace(study, schedule=dataclasses.replace(study.schedule, warmup_steps=0))
-    found = []  # (how far off, factor): what a range leaves out, and batches that follow D, change with the factor
-    for _ in range(4):
+
+    def spent(budgets: Budgets, factor: float) -> float:
         trial = dataclasses.replace(times(budgets, factor), min_steps=1)
-        packs = _every_pack(dataclasses.replace(plain, budgets=trial), spec)
-        if not packs:
-            break
-        ratio = wanted / sum(pack.trained_flops for pack in packs)
-        found.append((abs(math.log(ratio)), factor))
-        factor *= ratio
-    return dataclasses.replace(study, budgets=times(budgets, min(found)[1] if found else factor))
+        try:
+            packs = _every_pack(dataclasses.replace(plain, budgets=trial), spec)
+        except UserError:  # the study itself will say so
+            return 0.0
+        if study.sweep == "halving":
+            return rounds.expected_flops(packs)
+        return sum(pack.trained_flops for pack in packs)
+
+    # What the ranges leave out, and batches that follow D, change with the factor: first without, from long budgets,
+    # where rounding to steps is small; relative ones such as (1, 2, 4) will do.
+    whole = dataclasses.replace(budgets, ratio_range=(0.0, 1e12), max_tokens=1e15, isoflop_sizes=0)
+    scales = {scale: _counts(study, spec, scale) for scale in scales_of(study)}
+    lengths = [b.tokens for scale, c in scales.items() for b in budgets_of(_with(study, whole), c, scale)]
+    factor = 1e8 / min(lengths, default=1e8)
+    for _ in range(4):
+        factor *= wanted / (spent(whole, factor) or wanted)
+    found = {factor: spent(budgets, factor)}
+    if abs(found[factor] / wanted - 1) > HOURS_OFF:
+        found |= {f: spent(budgets, f) for f in factor * HOURS_STEP ** np.arange(-60, 35)}
+        found |= {f: spent(budgets, f) for f in _nearest(found, wanted) * HOURS_STEP ** np.linspace(-1, 1, 41)}
+        factor = _nearest(found, wanted)
+    if found[factor] > 0 and abs(found[factor] / wanted - 1) > 3 * HOURS_OFF:
+        nearest = found[factor] / budgets.device_flops / 3600
+        raise UserError(
+            f"budgets.device_hours={budgets.device_hours:g}: within budgets.ratio_range={budgets.ratio_range} and "
+            f"budgets.max_tokens={budgets.max_tokens:g} the nearest that can be spent is {nearest:.3g} hours; widen "
+            "them, add widths, or change the hours"
+        )
+    return _with(study, times(budgets, factor))
+
+
+def _nearest(found: Mapping[float, float], wanted: float) -> float:
+    """The factor whose FLOPs are nearest to those wanted."""
+    return min(found, key=lambda factor: abs(math.log(max(found[factor], 1e-300) / wanted)))
+
+
+def _with(study: Study, budgets: Budgets) -> Study:
+    return dataclasses.replace(study, budgets=budgets)
 
 
 def _check_read(study: Study) -> None:
@@ -108,10 +148,21 @@ def _check_read(study: Study) -> None:
 
 @dataclasses.dataclass
 class _Draft:
-    """A pack that is being put together: lanes in order, and the (lane, steps) that are trained -> their budget."""
+    """A pack that is being put together: lanes, their places by what is swept, (lane, steps, cool-down) -> budget."""
 
     lanes: dict[Lane, int] = dataclasses.field(default_factory=dict)
-    trained: dict[tuple[int, int], Budget] = dataclasses.field(default_factory=dict)
+    places: dict[tuple[tuple, ...], list[int]] = dataclasses.field(default_factory=dict)
+    trained: dict[tuple[int, int, float], Budget] = dataclasses.field(default_factory=dict)
+
+    def places_of(self, swept: tuple[tuple, ...]) -> list[int]:
+        """Places of the lanes with these rates, decays, scales, warm-ups, b2, and seeds with their starts."""
+        if swept not in self.places:
+            lanes = (
+                Lane(rate, decay, scale, seed, warmup, b2, start)
+                for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(*swept)
+            )
+            self.places[swept] = [self.lanes.setdefault(lane, len(self.lanes)) for lane in lanes]
+        return self.places[swept]
 
 
 def _packs(
@@ -121,10 +172,10 @@ def _packs(
     counts: Counts,
     sweeps: Mapping[float, set[tuple[int, int]]] | None,
 ) -> list[Pack]:
-    """The packs of one scale: one for each batch size and cool-down."""
+    """The packs of one scale: one for each batch size."""
     width, depth = shape
     scale = scale_name(width, depth)
-    drafts: dict[tuple[int, float], _Draft] = {}
+    drafts: dict[int, _Draft] = {}
     starts = {seed: _start(study, scale, seed) for seed in study.seeds_of(width, depth)}
     for budget in budgets_of(study, counts, shape, sweeps):
         inputs = {"N": float(counts.params_non_embedding), "D": float(budget.tokens), "T": float(spec.context)}
@@ -133,19 +184,17 @@ def _packs(
             batch_size = int(batch_size)
             _check_mesh(study, batch_size, width, scale)
             steps = steps_of(study, budget, batch_size * spec.context, scale)
-            _add(study, drafts, budget, steps, inputs | {"B": float(batch_size), "S": float(steps)}, starts, where)
-    batches, cooldowns = {key[0] for key in drafts}, {key[1] for key in drafts}
-    out = []
-    for (batch_size, cooldown), draft in drafts.items():
-        name = scale + (f"-b{batch_size}" if len(batches) > 1 else "")
-        name += f"-c{cooldown:g}" if len(cooldowns) > 1 else ""
-        out.append(_pack(study, spec, counts, (width, depth, name), (batch_size, cooldown), draft))
-    return out
+            sized = inputs | {"B": float(batch_size), "S": float(steps)}
+            _add(study, drafts.setdefault(batch_size, _Draft()), budget, steps, sized, starts, where)
+    return [
+        _pack(study, spec, counts, (width, depth, scale + (f"-b{size}" if len(drafts) > 1 else "")), size, draft)
+        for size, draft in drafts.items()
+    ]
 
 
 def _add(
     study: Study,
-    drafts: dict[tuple[int, float], _Draft],
+    draft: _Draft,
     budget: Budget,
     steps: int,
     inputs: Mapping[str, float],
@@ -162,22 +211,16 @@ def _add(
     decays = values(optimizer.weight_decays, "weight_decay", "optimizer.weight_decays")
     second = values(optimizer.b2, "b2", "optimizer.b2") if "b2" in optimizers.rule(optimizer.name).fields else [None]
     warmups = [int(v) for v in values(schedule.warmup_steps, "warmup_steps", "schedule.warmup_steps")]
-    lanes = [
-        Lane(rate, decay, scale, seed, warmup, b2, start)
-        for rate, decay, scale, warmup, b2, (seed, start) in itertools.product(
-            rates, decays, optimizer.init_scales, warmups, second, starts.items()
-        )
-    ]
+    swept = tuple(map(tuple, (rates, decays, optimizer.init_scales, warmups, second, starts.items())))
     for cooldown in values(schedule.cooldown_fraction, "cooldown_fraction", "schedule.cooldown_fraction"):
-        warm = cooldown_start(steps, cooldown) if schedule.name == "wsd" else steps
+        warm = fork_of(schedule, steps, cooldown) if schedule.name == "wsd" else steps
         if warm <= max(warmups):
             raise UserError(
                 f"{budget.name} is {steps} steps {where.partition(',')[0]}: no step is left after "
                 f"schedule.warmup_steps={max(warmups)}; lower it or raise the budget"
             )
-        draft = drafts.setdefault((int(inputs["B"]), cooldown), _Draft())
-        for lane in lanes:
-            draft.trained.setdefault((draft.lanes.setdefault(lane, len(draft.lanes)), steps), budget)
+        for place in draft.places_of(swept):
+            draft.trained.setdefault((place, steps, cooldown), budget)
 
 
 def _start(study: Study, scale: str, seed: int) -> Start | None:
@@ -196,27 +239,26 @@ def _values(setting: Any, quantity: str, inputs: Mapping[str, float], where: str
 
 
 def _pack(
-    study: Study, spec: Spec, counts: Counts, shape: tuple[int, int, str], key: tuple[int, float], draft: _Draft
+    study: Study, spec: Spec, counts: Counts, shape: tuple[int, int, str], batch_size: int, draft: _Draft
 ) -> Pack:
-    (width, depth, name), (batch_size, cooldown) = shape, key
+    width, depth, name = shape
     scale, tokens_per_step = scale_name(width, depth), batch_size * spec.context
-    budgets = tuple(sorted({steps for _, steps in draft.trained}))
-    place = {steps: i for i, steps in enumerate(budgets)}
-    runs = tuple(
-        Run(
+    runs = {
+        (lane, steps, cooldown): Run(
             run_id="",
             trunk_id="",
             scale=scale,
             lane=lane,
-            budget=place[steps],
+            budget=0,
             steps=steps,
             tokens=steps * tokens_per_step,
             flops=float(steps * tokens_per_step * counts.flops_per_token),
             flops_6nd=float(steps * tokens_per_step * counts.flops_6nd_per_token),
+            wanted=budget.tokens,
         )
-        for lane, steps in sorted(draft.trained)
-    )
-    return Pack(
+        for (lane, steps, cooldown), budget in draft.trained.items()
+    }
+    pack = Pack(
         name=name,
         scale=scale,
         width=width,
@@ -224,24 +266,27 @@ def _pack(
         batch_size=batch_size,
         tokens_per_step=tokens_per_step,
         counts=counts,
-        schedule=dataclasses.replace(study.schedule, cooldown_fraction=cooldown),
+        schedule=study.schedule,
         lanes=tuple(draft.lanes),
-        budgets=budgets,
-        runs=runs,
+        budgets=(),
+        cooldowns=(),
+        runs=(),
     )
+    return arranged(pack, runs)
 
 
 def _check_mesh(study: Study, batch_size: int, width: int, scale: str) -> None:
     """Raises UserError when a batch or the parameters do not divide over the study's mesh."""
     execution = study.execution
     _, data, fsdp = execution.mesh or (1, 1, 1)
-    for name, size, parts, settings in (
-        ("optimizer", batch_size, data * fsdp * execution.microbatches, ("mesh", "microbatches")),
+    parts = 1 if execution.microbatches == "auto" else execution.microbatches
+    for name, size, shares, settings in (
+        ("optimizer", batch_size, data * fsdp * parts, ("mesh", "microbatches")),
         ("evaluation", study.evaluation.batch_size, data * fsdp, ("mesh",)),
     ):
-        if size % parts:
+        if size % shares:
             why = " and ".join(f"execution.{setting}={getattr(execution, setting)}" for setting in settings)
-            raise UserError(f"{name}.batch_size={size} is not divisible by {parts}, the parts that {why} make of it")
+            raise UserError(f"{name}.batch_size={size} is not divisible by {shares}, the parts that {why} make of it")
     if width % fsdp:
         raise UserError(
             f"scale {scale}: width {width} is not divisible by {fsdp}, the parts that execution.mesh={execution.mesh} "

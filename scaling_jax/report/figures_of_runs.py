@@ -96,12 +96,15 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
 
 def smooth(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over equal steps of ln(step): learning-curve points are as noisy as their batches."""
-    rows = rows[np.isfinite(rows.loss)]
-    if len(rows) <= SMOOTHING_BINS:
-        return rows[["tokens", "flops", "loss"]]
-    position = np.log(rows.step.clip(lower=1).to_numpy(float))
-    edges = np.linspace(position[0], position[-1], SMOOTHING_BINS)
-    return rows.groupby(np.digitize(position, edges))[["tokens", "flops", "loss"]].mean()
+    columns = ["tokens", "flops", "loss"]
+    step, values = rows.step.to_numpy(float), rows[columns].to_numpy(float)
+    step, values = step[np.isfinite(values[:, 2])], values[np.isfinite(values[:, 2])]
+    if len(values) > SMOOTHING_BINS:
+        position = np.log(np.maximum(step, 1.0))
+        bins = np.digitize(position, np.linspace(position[0], position[-1], SMOOTHING_BINS))
+        starts = np.flatnonzero(np.diff(bins, prepend=-1))
+        values = np.add.reduceat(values, starts) / np.diff(starts, append=len(values))[:, None]
+    return pd.DataFrame(values, columns=columns)
 
 
 def _swept(analysis: Analysis) -> list[str]:
@@ -173,7 +176,8 @@ def cost(analysis: Analysis) -> Chart:
     known = np.isfinite(wall) & (wall > 0)
     N, D, C = (table[k].to_numpy(float) for k in "NDC")
     size = Axis(count_label(analysis), "count", True)
-    speed = (_ratio(D, wall, known), f"{analysis.unit} per second", "Speed of a run")
+    devices = pd.to_numeric(table.devices, errors="coerce").fillna(1).to_numpy(float) if "devices" in table else 1.0
+    speed = (_ratio(D, wall * devices, known), f"{analysis.unit} per second", "Speed of a device")
     shown: dict[str, tuple[Any, str, str]] = {"tokens_per_s": speed}
     if "steps" in table:
         shown["step_s"] = (_ratio(wall, table.steps.to_numpy(float), known), "seconds", "Time of a step")

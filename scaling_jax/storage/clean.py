@@ -56,8 +56,8 @@ def clean(workdir: Workdir, *, models: bool = False, dry_run: bool = False) -> s
     if stored is None:
         raise UserError(f"{str(workdir.path)!r} is not a workdir (it has no study.json)")
     workdir.check_links()
-    finished = Records(workdir.path).finished()
-    if missing := len(set(stored.runs) - set(finished)):
+    records = Records(workdir.path)
+    if missing := len(set(stored.runs) - set(records.finished()) - set(records.stopped())):
         raise UserError(
             f"workdir {str(workdir.path)!r} has {missing} runs without a result, which need their checkpoints: finish "
             "them with scaling-jax run first"
@@ -88,10 +88,10 @@ def _checkpoints(folder: Any, models: bool, broom: _Broom) -> None:
         elif pack.name.endswith(".unreadable") or models:
             broom.remove(pack)
         else:
-            trunk = pack / "trunk"
-            steps = [path for path in trunk.iterdir() if path.name.isdigit()] if trunk.exists() else []
-            for path in sorted(steps, key=lambda path: int(path.name))[:-1]:
-                broom.remove(path)
+            for trunk in pack.glob("trunk*"):
+                steps = [path for path in trunk.iterdir() if path.name.isdigit()]
+                for path in sorted(steps, key=lambda path: int(path.name))[:-1]:
+                    broom.remove(path)
 
 
 def _points(records: Records, kind: str, run: Any, broom: _Broom) -> None:

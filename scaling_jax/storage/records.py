@@ -4,7 +4,7 @@ workdir/
   study.json                      the present study, its data's identity and its runs
   runs/<run_id>/metrics-<attempt>-<seq>.jsonl   learning-curve points, immutable chunks
   runs/<run_id>/result.json       one row of the results table
-  runs/<run_id>/_SUCCESS          written last: the run is finished
+  runs/<run_id>/_SUCCESS          written last: the run is finished; a run that a sweep has stopped lacks it
   trunks/<trunk_id>/metrics-...   the points of a trunk, shared by its branches
   scores/<name>/<run_id>.json     further columns of a run's row, from `scaling-jax evaluate`
   scores/<name>/set.json          what they were scored on
@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
@@ -43,7 +44,7 @@ TEXTS = {
 _NUMBERS = {*COLUMNS, "steps", "weight_decay", "init_scale", "warmup_steps", "b2", "cooldown_fraction"} - TEXTS
 _POSITIVE = {"tokens", "flops", "steps", "batch_size", "params_total", "params_matmul"}
 SAMPLES = "samples.json"
-DONE, DIVERGED, FAILED = "done", "diverged", "failed"
+DONE, DIVERGED, FAILED, STOPPED = "done", "diverged", "failed", "stopped"
 
 
 class Records:
@@ -88,14 +89,25 @@ class Records:
         folder = self.root / "runs"
         rows = {}
         for run in folder.iterdir() if folder.exists() else ():
-            if (run / "_SUCCESS").exists():
-                try:
-                    row = stored_json.read(run / "result.json", dict[str, Any])
-                    _check_row(row, run.name)
-                    rows[run.name] = row
-                except (ValueError, OSError) as error:
-                    logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+            if (run / "_SUCCESS").exists() and (row := _row(run)) is not None:
+                rows[run.name] = row
         return rows
+
+    def stopped(self) -> dict[str, dict]:
+        """run_id -> row of every run that a sweep has stopped and nothing has trained since."""
+        folder = self.root / "runs"
+        rows = {}
+        for run in folder.iterdir() if folder.exists() else ():
+            if (run / "result.json").exists() and not (run / "_SUCCESS").exists():
+                row = _row(run)
+                if row is not None and row.get("status") == STOPPED:
+                    rows[run.name] = row
+        return rows
+
+    def write_stopped(self, row: Mapping[str, Any]) -> None:
+        """The row of a run that a sweep has stopped: it is not finished, and may be trained later."""
+        if self.writes:
+            write_atomic(self.root / "runs" / row["run_id"] / "result.json", json.dumps(dict(row), indent=1))
 
     def write_score(self, name: str, ident: str, content: Mapping[str, Any]) -> None:
         """Columns of the run `ident` by `name`, or (ident "set") what they are of."""
@@ -150,6 +162,22 @@ class Records:
         return sorted(merged, key=lambda point: point["step"])
 
 
+def losses_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """run_id -> validation loss of rows by run_id; infinite for runs that diverged."""
+    return {i: float(row["loss"]) if row["status"] == DONE else math.inf for i, row in rows.items()}
+
+
+def _row(run: Any) -> dict | None:
+    """The row in a run's folder; None, and a line in the log, where it cannot be read."""
+    try:
+        row = stored_json.read(run / "result.json", dict[str, Any])
+        _check_row(row, run.name)
+        return row
+    except (ValueError, OSError) as error:
+        logging.warning("%s/result.json is unreadable (%s); `run` will train it again", run, error)
+        return None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Sample:
     scale: str
@@ -193,6 +221,7 @@ def load_table(workdir: Any, every_run: bool = False) -> pd.DataFrame:
         raise UserError(f"results {str(path)!r} {what}; give the folder that scaling-jax run wrote")
     records = Records(path)
     rows = _present(path, records.finished(), every_run)
+    rows += _asked(path, records.stopped(), every_run) if rows else []
     for name in records.score_names():
         scores = records.scores(name)
         rows = [row | scores.get(row["run_id"], {}) for row in rows]
@@ -207,10 +236,16 @@ def load_table(workdir: Any, every_run: bool = False) -> pd.DataFrame:
 
 def _present(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:
     """The rows of the runs that the present study asks for."""
+    stored, present = Workdir(path).stored(), _asked(path, rows, every_run)
+    rungs = set(stored.rungs or ()) if stored is not None else set()
+    if others := len(set(rows) - rungs - {row["run_id"] for row in present}):
+        say(f"{others} finished runs in {path} are not part of its present study: left out")
+    return present
+
+
+def _asked(path: Any, rows: Mapping[str, dict], every_run: bool) -> list[dict]:
     stored = Workdir(path).stored()
     asked = set(rows) if every_run or stored is None else set(stored.runs)
-    if others := len(set(rows) - asked):
-        say(f"{others} finished runs in {path} are not part of its present study: left out")
     return [row for run_id, row in rows.items() if run_id in asked]
 
 
@@ -221,7 +256,7 @@ def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
     records = Records(workdir)
     trunks: dict[str, list[dict]] = {}
     rows = []
-    for run in table.to_dict("records"):
+    for run in table[table["status"] != STOPPED].to_dict("records"):
         trunk_id, branch = run["trunk_id"], records.points("runs", run["run_id"])
         if trunk_id not in trunks:
             trunks[trunk_id] = records.points("trunks", trunk_id)

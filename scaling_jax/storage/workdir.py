@@ -50,6 +50,7 @@ class Stored:
       code_version, device: of the process that wrote it.
       runs: identities of the present study's runs.
       training_semantics: of the code that trained here.
+      rungs: runs that only chose among combinations (`Study.sweep`); None where nothing was ever stopped here.
     """
 
     study: dict[str, Any]
@@ -61,6 +62,7 @@ class Stored:
     device: str
     runs: tuple[str, ...]
     training_semantics: int = TRAINING_SEMANTICS
+    rungs: tuple[str, ...] | None = None
 
 
 class Workdir:

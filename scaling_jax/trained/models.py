@@ -15,13 +15,14 @@ import orbax.checkpoint as ocp
 from scaling_jax.errors import UserError
 from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec, attention_head_dim
+from scaling_jax.planning import branch_name
 from scaling_jax.storage.records import DONE, Records
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.stored_family import StoredFamily
 from scaling_jax.study import Study, content_hash
 from scaling_jax.trained import tokenizer as tokenizers
 from scaling_jax.training import hardware, optimizers, step
-from scaling_jax.training.checkpoint import branch_name
+from scaling_jax.training.checkpoint import volumes
 from scaling_jax.training.fingerprint import fingerprint
 
 
@@ -173,7 +174,7 @@ class Models:
                 continue
             lanes, states = self._restore(row)
             for other in rows:
-                if other["steps"] == row["steps"] and other["trunk_id"] in lanes:
+                if _branch(other) == _branch(row) and other["trunk_id"] in lanes:
                     state = states(lanes.index(other["trunk_id"]))
                     found[other["run_id"]] = optimizers.evaluation_params(self.study.optimizer, state)
         return found
@@ -184,14 +185,15 @@ class Models:
         Raises:
           UserError: it is gone.
         """
-        pack = self._packs.get(row["trunk_id"], row["scale"])
-        folder = self.path / "checkpoints" / pack / branch_name(row["steps"]) / str(row["steps"])
-        if not folder.exists():
+        pack, steps = self._packs.get(row["trunk_id"], row["scale"]), str(row["steps"])
+        place, names = self.path / "checkpoints" / pack, [branch_name(*_branch(row)), branch_name(row["steps"])]
+        found = [path / steps for name in names for path in volumes(place, name) if (path / steps).exists()]
+        if not found:
             raise UserError(
-                f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({folder}); was it removed with "
-                "scaling-jax clean --models? Train it again in a new workdir"
+                f"run {row['run_id']} of scale {row['scale']} has no checkpoint ({place / names[1] / steps}); was it "
+                "removed with scaling-jax clean --models? Train it again in a new workdir"
             )
-        return folder
+        return next((folder for folder in found[:-1] if row["trunk_id"] in _lanes(folder)), found[-1])
 
     def _restore(self, row: Mapping[str, Any]) -> tuple[list[str], Any]:
         """(lanes of a branch's checkpoint, lane number -> its state)."""
@@ -223,3 +225,16 @@ class Models:
         state = jax.eval_shape(init, np.int32(0), np.float32(1))
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((per_group, *x.shape), x.dtype, sharding=sharding), state)
         return (one,) * groups
+
+
+def _branch(row: Mapping[str, Any]) -> tuple[int, float | None]:
+    """(optimizer steps, share of the cool-down): which branch of its trunk a run is."""
+    return row["steps"], row.get("cooldown_fraction")
+
+
+def _lanes(folder: Any) -> list[str]:
+    """Lanes of a checkpoint; none where it cannot be read."""
+    try:
+        return json.loads((folder / "head" / "metadata").read_text())["lanes"]
+    except (ValueError, KeyError, OSError):
+        return []

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaling_jax.models import Scaling
-from scaling_jax.models.family import attention_head_dim
 from scaling_jax.planning import Pack
 from scaling_jax.study import Study
 from scaling_jax.training import distributed, hardware
@@ -28,11 +27,11 @@ def build_program(
       init: whether it will make fresh states; else what makes them is compiled when first used.
     """
     study, feed = pack.settled(training.study), training.feed
-    head_dim = attention_head_dim(study.family)
-    execution = hardware.resolve(study.execution, pack.width, pack.depth, feed.spec, head_dim)
+    shape = mesh_shape(pack, study, len(devices))
+    execution = hardware.resolve_pack(study, pack, feed.spec, shape)
     scaling = scaling_of(study, pack.width, pack.depth)
     model = study.family.build(pack.width, pack.depth, feed.spec, scaling, execution)
-    mesh = make_mesh(devices, mesh_shape(pack, study, len(devices)))
+    mesh = make_mesh(devices, shape)
 
     def program(layout: str, steps: int) -> LaneProgram:
         resolved = dataclasses.replace(execution, layout=layout)

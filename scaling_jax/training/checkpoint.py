@@ -3,6 +3,8 @@
 checkpoints/<pack>/
   trunk/<step>                 the trunk after so many optimizer steps; kept where branches leave it
   branch-<steps>/<step>        the branch to a budget of so many steps; its last one is kept: the trained model
+  branch-<steps>-c<share>/     the same, where cool-downs of several shares leave one trunk
+  <part>+2, <part>+3           further volumes of a part, where other lanes come that far later (rounds of a sweep)
 
 Nothing here depends on which budgets a study has: when it grows, whatever was saved serves. Saves run in the background
 from a copy, since the loop donates its state to the next step. Every state is saved with a fingerprint of its bits,
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import threading
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -33,12 +36,14 @@ from scaling_jax.training.regroup import as_saved, regroup
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 FORMAT = 2  # of the state on disk
 TRUNK = "trunk"
+VOLUME = "+"
 STOPPED = ""  # in place of the identity of a lane that stood still before a checkpoint
 
 
-def branch_name(steps: int) -> str:
-    """Name of the part of a pack's checkpoints that holds the branch to a budget of `steps` optimizer steps."""
-    return f"branch-{steps}"
+def volumes(folder: Any, part: str) -> list[Any]:
+    """The folders of a part of a pack's checkpoints, as they were begun."""
+    found = [path for path in folder.iterdir() if path.name.partition(VOLUME)[0] == part] if folder.exists() else []
+    return sorted(found, key=lambda path: int(path.name.partition(VOLUME)[2] or 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,37 +77,59 @@ class PackCheckpoints:
         self.folder = as_path(folder)
         self._keep_latest, self._forks, self._lanes = keep_latest, frozenset(forks), list(lanes)
         self._managers: dict[str, _Manager] = {}
+        self._latest: dict[str, tuple[int, list[str]]] = {}  # by volume: what this process has saved last
         # The trunk continues while branches begin from what it has saved.
         self._locks: dict[str, threading.RLock] = collections.defaultdict(threading.RLock)
 
     def parts(self) -> set[str]:
         """Names of the parts that have a folder."""
-        return {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        return {path.name.partition(VOLUME)[0] for path in self.folder.iterdir()} if self.folder.exists() else set()
 
     def steps(self, part: str) -> set[int]:
-        """Steps of a part that has a folder, as far as names tell."""
+        """Steps of a part, as far as names tell."""
         with self._locks[part]:
-            return set(self._manager(part).all_steps())
+            return {step for path in volumes(self.folder, part) for step in self._manager(path.name).all_steps()}
 
     def save(self, part: str, saved: Saved, took_part: Collection[int] | None = None) -> None:
         """Saves a state, a copy that the caller no longer touches, in the background.
 
         Args:
-          part: `TRUNK` or a `branch_name`.
+          part: `TRUNK` or the name of a branch (`Pack.branch_name`).
           saved: the state, and where training is.
           took_part: places of the lanes that have come this far; None for all. The others are not in this checkpoint.
 
         Raises:
           Exception: this save or the one before failed (a full disk, a lost network).
         """
-        with self._locks[part]:
-            self._save(part, saved, took_part)
-
-    def _save(self, part: str, saved: Saved, took_part: Collection[int] | None) -> None:
-        manager = self._manager(part)
         lanes = [lane if took_part is None or i in took_part else STOPPED for i, lane in enumerate(self._lanes)]
+        with self._locks[part]:
+            names = (part if number == 1 else f"{part}{VOLUME}{number}" for number in itertools.count(1))
+            self._save(next(name for name in names if self._suits(name, saved.step, {*lanes})), saved, lanes)
+
+    def _suits(self, volume: str, step: int, lanes: set[str]) -> bool:
+        """Whether these lanes may be saved in a volume without taking the place of others."""
+        steps = self._manager(volume).all_steps() if volume in self._managers or (self.folder / volume).exists() else []
+        for there in {step, max(steps)} & {*steps} if steps else ():
+            others = self._lanes_of(volume, there)
+            if others is not None and not (lanes <= others | {STOPPED} or others <= lanes | {STOPPED}):
+                return False
+        return True
+
+    def _lanes_of(self, volume: str, step: int) -> set[str] | None:
+        """Lanes of a checkpoint; None where it cannot be read, which a restore will find."""
+        known = self._latest.get(volume)
+        if known is not None and known[0] == step:  # it may still be written
+            return {*known[1]}
+        try:
+            return {*_head(self._manager(volume), step)["lanes"]}
+        except Exception:
+            return None
+
+    def _save(self, volume: str, saved: Saved, lanes: list[str]) -> None:
+        manager = self._manager(volume)
         if saved.step in manager.all_steps():
-            if self._has_lanes(manager, saved.step, lanes):
+            there = self._lanes_of(volume, saved.step)
+            if there is None or {*lanes} - {STOPPED} <= there:
                 return  # retraining after a loss passes checkpoints that were not lost
             manager.delete(saved.step)
         head = {
@@ -119,6 +146,7 @@ class PackCheckpoints:
             "head": ocp.args.JsonSave(head | {"check": content_hash(head)}),
         }
         manager.save(saved.step, args=ocp.args.Composite(**items), force=True)
+        self._latest[volume] = saved.step, lanes
 
     def restore(
         self,
@@ -134,7 +162,7 @@ class PackCheckpoints:
         in the log, and the one before is taken.
 
         Args:
-          part: `TRUNK` or a `branch_name`.
+          part: `TRUNK` or the name of a branch.
           like: groups of ShapeDtypeStructs with shardings: the states as they are laid out on the devices now.
           after, until: only checkpoints of steps in (after, until].
           wanted: places of the lanes that resume from it; None for all. The others get any state.
@@ -148,29 +176,43 @@ class PackCheckpoints:
     def _newest(
         self, part: str, like: tuple[Any, ...], after: int, until: int | None, wanted: Collection[int] | None
     ) -> Saved | None:
-        if not (self.folder / part).exists():
-            return None
-        manager = self._manager(part)
-        lanes = [lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted]
-        for step in sorted(manager.all_steps(), reverse=True):
+        lanes = {lane for i, lane in enumerate(self._lanes) if wanted is None or i in wanted}
+        names = [path.name for path in volumes(self.folder, part)]
+        steps = {step for name in names for step in self._manager(name).all_steps()}
+        for step in sorted(steps, reverse=True):
             if step <= after or (until is not None and step > until):
                 continue
-            manager.wait_until_finished()  # this one may be under way
-            try:
-                head = _head(manager, step)
-                if set(lanes) <= set(head["lanes"]):
-                    return self._restore(manager, part, step, head, like)
-                logging.warning("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
-            except UserError:
-                raise
-            except Exception as error:
-                reason = " ".join(str(error).split())
-                if isinstance(error, MemoryError) or any(sign in reason for sign in TRANSIENT):
-                    raise
-                self._set_aside(manager, part, step, reason)
+            found, lacking = [], lanes
+            for name in reversed(names):
+                if lacking and (read := self._read(name, step, lacking, like)) is not None:
+                    found.append(read)
+                    lacking = lacking - {*read[0]["lanes"]}
+            if found and not lacking:
+                return self._joined(found, like)
+            logging.info("checkpoint %s is of other runs; passed over", self.folder / part / str(step))
         return None
 
-    def _restore(self, manager: ocp.CheckpointManager, part: str, step: int, head: dict, like: tuple) -> Saved:
+    def _read(
+        self, volume: str, step: int, lanes: set[str], like: tuple[Any, ...]
+    ) -> tuple[dict[str, Any], tuple[Any, ...]] | None:
+        """(head, groups of lanes as they were saved), where it has any of these lanes and can be read."""
+        manager = self._manager(volume)
+        if step not in manager.all_steps():
+            return None
+        manager.wait_until_finished()  # this one may be under way
+        try:
+            head = _head(manager, step)
+            return (head, self._restore(manager, volume, step, head, like)) if lanes & {*head["lanes"]} else None
+        except UserError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if isinstance(error, MemoryError) or any(sign in reason for sign in TRANSIENT):
+                raise
+            self._set_aside(manager, volume, step, reason)
+            return None
+
+    def _restore(self, manager: ocp.CheckpointManager, part: str, step: int, head: dict, like: tuple) -> tuple:
         if head["shapes"] != _shapes(like):
             raise UserError(
                 f"checkpoint {str(self.folder / part / str(step))!r} holds other arrays than this version trains; "
@@ -185,18 +227,24 @@ class PackCheckpoints:
         stored, found = distributed.to_host((restored["fingerprint"], fingerprint(state)))
         if stored != found:
             raise ValueError("its bits do not match their checksum")
-        same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
-        if tuple(head["groups"]) != _geometry(like) or len(head["lanes"]) != len(self._lanes) or not same:
-            places = {lane: i for i, lane in enumerate(head["lanes"])}
-            any_place = min(i for lane, i in places.items() if lane != STOPPED)
-            state = regroup(state, like, [places.get(lane, any_place) for lane in self._lanes])
-        return Saved(head["step"], head["trunk_seconds"], head["branch_seconds"], state)
+        return tuple(state)
 
-    def _has_lanes(self, manager: ocp.CheckpointManager, step: int, lanes: Sequence[str]) -> bool:
-        try:
-            return {*lanes} - {STOPPED} <= {*_head(manager, step)["lanes"]}
-        except Exception:  # it is still being written, by this process; or cannot be read, which a restore will find
-            return True
+    def _joined(self, found: Sequence[tuple[dict[str, Any], tuple[Any, ...]]], like: tuple[Any, ...]) -> Saved:
+        """The lanes of checkpoints of one step, as they are laid out on the devices now."""
+        places: dict[str, int] = {}
+        states: tuple[Any, ...] = ()
+        for head, state in found:
+            begin = sum(jax.tree.leaves(group)[0].shape[0] for group in states)
+            places = {lane: begin + i for i, lane in enumerate(head["lanes"]) if lane != STOPPED} | places
+            states += state
+        head = found[0][0]
+        same = all(there in (lane, STOPPED) for there, lane in zip(head["lanes"], self._lanes))
+        alike = len(found) == 1 and same and len(head["lanes"]) == len(self._lanes)
+        if not alike or tuple(head["groups"]) != _geometry(like):
+            any_place = min(places.values())
+            states = regroup(states, like, [places.get(lane, any_place) for lane in self._lanes])
+        trunk, branch = (sum(head[key] for head, _ in found) for key in ("trunk_seconds", "branch_seconds"))
+        return Saved(head["step"], trunk, branch, states)
 
     def _set_aside(self, manager: ocp.CheckpointManager, part: str, step: int, reason: str) -> None:
         """Moves an unreadable checkpoint out of the way and keeps it for inspection."""
@@ -216,7 +264,8 @@ class PackCheckpoints:
 
     def _manager(self, part: str) -> _Manager:
         if part not in self._managers:
-            keep = self._forks if part == TRUNK else frozenset({int(part.rpartition("-")[2])})
+            name = part.partition(VOLUME)[0]
+            keep = self._forks if name == TRUNK else frozenset({int(name.split("-")[1])})
             options = ocp.CheckpointManagerOptions(
                 save_decision_policy=save_decision_policy.AnySavePolicy([_Always()]),
                 preservation_policy=_Kept(keep, self._keep_latest),
@@ -236,8 +285,8 @@ class PackCheckpoints:
 
     def wait(self) -> None:
         """Returns when the saves under way are on disk; raises the error of one that failed."""
-        for part, manager in list(self._managers.items()):
-            with self._locks[part]:
+        for volume, manager in list(self._managers.items()):
+            with self._locks[volume.partition(VOLUME)[0]]:
                 manager.wait_until_finished()
 
     def __enter__(self) -> PackCheckpoints:
@@ -254,9 +303,9 @@ class PackCheckpoints:
     def close(self) -> None:
         """Returns when everything is on the disk, and lets go of it; raises the error of a save that failed."""
         while self._managers:
-            part, manager = next(iter(self._managers.items()))
-            with self._locks[part]:
-                del self._managers[part]
+            volume, manager = next(iter(self._managers.items()))
+            with self._locks[volume.partition(VOLUME)[0]]:
+                del self._managers[volume]
                 manager.close()
 
 

@@ -143,6 +143,7 @@ class _Scale:
         last = self.windows if dataset.spec.kind == "images" else self.windows * dataset.spec.context + 1
         labels = {} if dataset.train_labels is None else {"label": jnp.asarray(dataset.train_labels[:last])}
         self.arrays = {"x": jnp.asarray(dataset.train[:last]), **labels}
+        self._init = jax.jit(lambda seed: steps.init_state(self.model, study.optimizer, seed, self.lane.init_scale))
         self._step = jax.jit(self._train_step)
         self._look = jax.jit(lambda params, batch: activations(lambda p, b: self.model.loss(p, b)[0], params, batch))
 
@@ -156,7 +157,7 @@ class _Scale:
             windows = batches.window_starts(seed, step, 1, self.batch_size, self.windows)[0]
             return self.feed.make_batch(self.arrays, jnp.asarray(windows))
 
-        state = steps.init_state(self.model, self.study.optimizer, jnp.int32(seed), jnp.float32(self.lane.init_scale))
+        state = self._init(jnp.int32(seed))
         hparams = {
             "learning_rate": self.lane.learning_rate, "weight_decay": 0.0, "warmup_steps": 0, "final_fraction": 0.0,
             "decay_start": NO_DECAY, "decay_stop": NO_DECAY,

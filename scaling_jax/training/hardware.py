@@ -17,8 +17,9 @@ from absl import logging
 import scaling_jax
 from scaling_jax.errors import UserError
 from scaling_jax.models import attention
-from scaling_jax.models.family import Spec
-from scaling_jax.study import Execution
+from scaling_jax.models.family import Counts, Spec, attention_head_dim
+from scaling_jax.planning import Pack
+from scaling_jax.study import Execution, Study
 
 # Dense bf16 matmul peak of one JAX device (vendors' data sheets), by a whole word of jax's device_kind, longest first.
 # A device is a chip, except where JAX sees two per chip: TPU v2, v3 (cores) and TPU7x (chiplets).
@@ -47,6 +48,7 @@ KNOWN_PEAKS = {
     "T4": 65e12,
 }
 SCAN_FROM_DEPTH = 8  # deeper than this, compiling one layer and scanning is worth the copies that scanning costs
+CPU_PART_USES = 512  # of a weight in a microbatch: activations stay in a core's caches (benchmarks/README.md)
 REMAT_FROM_WIDTH = 512  # wider than this, activations rather than arithmetic are what runs out on an accelerator
 
 
@@ -91,7 +93,7 @@ def peak_flops() -> tuple[float, str]:
     return _measured_matmul(), f"{jax.default_backend()} float32 matmul, measured"
 
 
-def _measured_matmul(size: int = 1024, seconds: float = 0.3) -> float:
+def _measured_matmul(size: int = 1024, seconds: float = 0.1) -> float:
     """Best FLOP/s of a float32 matmul; on CPU one call already uses every core."""
     a = jnp.ones((size, size), jnp.float32)
     matmul = jax.jit(lambda x: x @ x).lower(a).compile()
@@ -111,7 +113,12 @@ def describe() -> str:
 
 
 def resolve(
-    execution: Execution, width: int, depth: int, spec: Spec, head_dim: int | None, backend: str | None = None
+    execution: Execution,
+    width: int,
+    depth: int,
+    spec: Spec,
+    head_dim: int | None,
+    backend: str | None = None,
 ) -> Execution:
     """`execution` with every "auto" but the layout and the feed decided for this scale.
 
@@ -135,7 +142,30 @@ def resolve(
         if reason:
             logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
             kernel = "xla"
-    return dataclasses.replace(execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel)
+    parts = 1 if execution.microbatches == "auto" else execution.microbatches
+    return dataclasses.replace(
+        execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel, microbatches=parts
+    )
+
+
+def resolve_pack(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int]) -> Execution:
+    """`resolve` for the training of a pack on a mesh of (run, data, fsdp) devices."""
+    execution, head_dim = study.execution, attention_head_dim(study.family)
+    if execution.microbatches == "auto" and jax.default_backend() == "cpu" and mesh[1] * mesh[2] == 1:
+        parts = cpu_parts(pack.counts, spec.context, pack.batch_size)
+        execution = dataclasses.replace(execution, microbatches=parts)
+    return resolve(execution, pack.width, pack.depth, spec, head_dim)
+
+
+def cpu_parts(counts: Counts, context: int, batch_size: int) -> int:
+    """The most equal parts of a batch of which each uses every weight `CPU_PART_USES` times.
+
+    A matrix is used once per token, a convolution's once per pixel; fewer uses would only re-read weights and add up
+    gradients.
+    """
+    uses = context * counts.flops_per_token / counts.flops_6nd_per_token  # by one sequence or image
+    divisors = (k for k in range(1, batch_size + 1) if batch_size % k == 0)
+    return max((k for k in divisors if batch_size // k * uses >= CPU_PART_USES), default=1)
 
 
 @functools.cache

@@ -1,4 +1,8 @@
-"""Chooses the layout of a device's lanes: measured once per shape and machine, recorded, and kept on resume."""
+"""Chooses the layout of a device's lanes: measured once per shape and accelerator, recorded, and kept on resume.
+
+On a CPU no layout beats one lane after another (benchmarks/README.md), so nothing is timed there: compiling two more
+programs costs more than a better layout could save, and on a busy machine the clock picks by chance.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,8 @@ from scaling_jax.training.program import LaneProgram
 Layout = Literal["vmap", "map", "sequential"]
 LAYOUTS = get_args(Layout)
 TRIAL_SECONDS = 1.0
-WORTH_SECONDS = 60.0  # of training; compiling and timing three layouts takes about ten on two cores
-LOW_SHARE = 0.1  # of the peak: small scales reach no more
+WORTH_SECONDS = 60.0  # of training; compiling and timing three layouts takes about as long
+LOW_SHARE = 0.002  # of an accelerator's peak: a single small lane reaches about as much
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +65,18 @@ def choose_layout(
         layout, seconds = _trial(execution, pack, study, mesh, program)
     elif execution.layout != "auto":
         layout, seconds = execution.layout, {}
-    else:  # one lane a device: all layouts are the same program; more: one after another is seldom far behind
-        layout, seconds = "map" if len(pack.lanes) <= mesh.shape["run"] else "sequential", {}
+    else:
+        layout, seconds = default_layout(len(pack.lanes), mesh.shape["run"]), {}
     found = {"layout": layout, "branches": together, "mesh": dict(mesh.shape), "seconds_per_step": seconds}
     write_atomic(path, json.dumps(found))
     return layout
+
+
+def default_layout(num_lanes: int, run_axis: int) -> str:
+    """The layout without a trial: accelerators are filled by lanes side by side, a core by one."""
+    if num_lanes <= run_axis:
+        return "map"  # one lane a device: all layouts are the same program
+    return "sequential" if jax.default_backend() == "cpu" else "vmap"
 
 
 def branches_together(study: Study, pack: Pack, records: Records) -> int:
@@ -77,8 +88,10 @@ def branches_together(study: Study, pack: Pack, records: Records) -> int:
 
 
 def wants_trial(execution: Execution, pack: Pack, run_axis: int, records: Records) -> bool:
-    """True when the layouts should be timed: none is recorded or chosen, lanes share devices, training takes long."""
-    undecided = execution.layout == "auto" and len(pack.lanes) > run_axis and not _record(pack, records).exists()
+    """True when the layouts should be timed: lanes share an accelerator, train for long, and nothing is recorded."""
+    if jax.default_backend() == "cpu" or execution.layout != "auto" or len(pack.lanes) <= run_axis:
+        return False
+    undecided = not _record(pack, records).exists()
     return undecided and pack.trained_flops / (LOW_SHARE * hardware.peak_flops()[0]) > WORTH_SECONDS
 
 

@@ -16,7 +16,7 @@ from scaling_jax.planning import NO_DECAY, Pack, Phase
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Study
 from scaling_jax.training import distributed
-from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved, branch_name
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved
 from scaling_jax.training.feed import device_memory
 from scaling_jax.training.pace import POINT_STEPS, Pace
 from scaling_jax.training.piece import Piece, PieceTrainer, Points, Way
@@ -100,13 +100,13 @@ class PackTrainer:
         self._running: list[Piece] = []
         there = checkpoints.parts()
         self._reached = {0} | (checkpoints.steps(TRUNK) if TRUNK in there else set())  # where the trunk can resume
-        left = [b.stop for b in branches if branch_name(b.stop) in there and self.missing_lanes(b)]
-        self._begun = {stop for stop in left if checkpoints.steps(branch_name(stop))}
+        left = [b.budget for b in branches if pack.branch_name(b.budget) in there and self.missing_lanes(b)]
+        self._begun = {budget for budget in left if checkpoints.steps(pack.branch_name(budget))}
         self._trunk: Saved | None = None  # where the trunk is, in memory
         self._forks: dict[int, Saved] = {}  # of branches that wait, in memory
         self._step_seconds: dict[int, float] = {}  # measured, by branches that are trained together
         self._steps: dict[int | str, int] = {  # taken, by part
-            branch.stop: 0 if self.missing_lanes(branch) else branch.stop - branch.start for branch in branches
+            branch.budget: 0 if self.missing_lanes(branch) else branch.stop - branch.start for branch in branches
         }
         reached = max(self._reached | {b.start for b in branches if not self.missing_lanes(b)})
         self._steps[TRUNK] = min(reached, branches[-1].start)
@@ -120,7 +120,7 @@ class PackTrainer:
         return [lane for lane in phase.lanes if self.pack.run(lane, phase.budget).run_id not in finished]
 
     def _available(self, branch: Phase) -> bool:
-        return branch.stop in self._begun or branch.start in self._reached or not self.missing_lanes(branch)
+        return branch.budget in self._begun or branch.start in self._reached or not self.missing_lanes(branch)
 
     def ready(self) -> list[Piece]:
         """Pieces that may be trained now: branches by budget, then the trunk up to the next fork."""
@@ -240,7 +240,7 @@ class PackTrainer:
             for i, (phase, way) in enumerate(zip(piece.phases, ways)):
                 if way is not None and way.step > way.saved:
                     part = Saved(way.step, trunk_seconds[i], way.seconds, program.part(state, i))
-                    self.checkpoints.save(branch_name(phase.stop), part, phase.lanes)
+                    self.checkpoints.save(self.pack.branch_name(phase.budget), part, phase.lanes)
             self._traced("save", program, begin, time.monotonic())
 
         trainer = self._trainer(program, piece, ways, save)
@@ -250,11 +250,11 @@ class PackTrainer:
 
     def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
         """Step at which a branch resumes, else its fork; None when the trunk has to reach that fork again."""
-        if branch.stop in self._begun:
-            part = branch_name(branch.stop)
+        if branch.budget in self._begun:
+            part = self.pack.branch_name(branch.budget)
             if found := self.checkpoints.restore(part, program.part_like, wanted=branch.lanes):
                 return found
-            self._begun.discard(branch.stop)
+            self._begun.discard(branch.budget)
         with self._lock:
             fork = self._forks.pop(branch.start, None)
             if fork is None and self._trunk is not None and self._trunk.step == branch.start:
@@ -290,7 +290,7 @@ class PackTrainer:
                 self._step_seconds[together] = pace.step_seconds
                 for phase, way in zip(piece.phases, ways):
                     if way is not None:
-                        part = TRUNK if piece.kind == "trunk" else phase.stop
+                        part = TRUNK if piece.kind == "trunk" else phase.budget
                         self._steps[part] = way.step - (0 if piece.kind == "trunk" else phase.start)
                 steps_done = sum(self._steps.values())
             self._traced(piece.kind, program, begin, end)
@@ -376,8 +376,3 @@ def buffer_steps(pack: Pack, limit: int = 4096) -> int:
     """The most steps that one dispatch of this pack may take."""
     longest = max(phase.stop - phase.start for phase in pack.phases)
     return max(POINT_STEPS, min(limit, longest))
-
-
-def missing(pack: Pack, finished: Collection[str]) -> bool:
-    """True when any run of the pack has no result yet."""
-    return any(run.run_id not in finished for run in pack.runs)

@@ -77,6 +77,8 @@ class LaneProgram:
     ):
         self.model, self.study, self.execution, self.mesh, self.feed = model, study, execution, mesh, feed
         assert isinstance(study.optimizer.batch_size, int), "the pack's own study (`Pack.settled`)"
+        assert execution.microbatches != "auto", "resolved"
+        self.microbatches = execution.microbatches
         self.num_lanes, self.branches, self.batch_size = len(lanes), branches, study.optimizer.batch_size
         self.some_stop = some_stop
         one_by_one = execution.layout == "sequential"
@@ -130,7 +132,7 @@ class LaneProgram:
                 hparams,
                 first_step + i,
                 jax.tree.map(partition.split_batch, batch),
-                self.execution.microbatches,
+                self.microbatches,
                 self.max_loss,
             )
             trains = state["diverged_step"] < 0

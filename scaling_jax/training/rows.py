@@ -33,17 +33,10 @@ def result_row(
     if not healthy:
         metrics = dict.fromkeys(metrics)
     row = {
-        **pack.columns(run),
+        **pack.settings(run),
         "status": DONE if healthy else DIVERGED,
         **metrics,
         "wall_s": round(wall, 3),
-        "trunk_id": run.trunk_id,
-        "steps": run.steps,
-        "weight_decay": hparams.weight_decay,
-        "init_scale": hparams.init_scale,
-        "warmup_steps": hparams.warmup_steps,
-        "b2": hparams.b2,
-        "cooldown_fraction": pack.cooldown_fraction,
         "layout": program.execution.layout,
         "compute_dtype": program.execution.compute_dtype,
         "tokens_per_s": round(run.tokens / wall) if wall > 0 else None,

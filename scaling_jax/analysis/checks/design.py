@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, cells, of_nd
-from scaling_jax.analysis.frames import groups_of
-from scaling_jax.analysis.status import FAILED
 from scaling_jax.text import listed, plural, short
 
 COLLINEAR, CORRELATED = 0.98, 0.9
@@ -17,8 +14,6 @@ EXPLAINED = 3.0  # times the noise
 OUTSIDE = 1.2  # times beyond the sizes that were trained
 MIN_INSIDE = 0.5  # share of the ladder's compute (in logs) where the optimum should be inside the ladder
 WIDE, USELESS = 25.0, 100.0  # upper over lower end of the interval of N* at the first target
-CLEAR = 2.5  # standard errors by which a rate at the edge must win to count as unbracketed
-TIE = 0.002  # of the loss, where the noise is unknown
 
 
 def enough_runs(e: Evidence) -> Check:
@@ -170,76 +165,3 @@ def bracketed_sweeps(e: Evidence) -> Check:
             name, WARN, f"{len(edges)} of {count} curves are lowest at an end ({sides}): extend them on that side"
         )
     return Check(name, PASS, f"{count - len(edges)} of {count}")
-
-
-def rates(e: Evidence) -> Check:
-    """The best learning rate of each (scale, budget) is inside the range of rates that were tried."""
-    name, table = "rates bracketed", e.runs.table
-    table = table[table.status != FAILED]
-    tried = table.groupby("scale").lr.nunique()
-    if not len(tried) or e.runs.rates < 2 or tried.max() < 2:
-        return Check(name, CANNOT_TELL, "one learning rate per scale: how far from its best is not known")
-    error = _difference_error(e)
-    edges: dict[tuple[str, str], list[str]] = {}
-    ids: list[str] = []
-    for (scale, D), rows in groups_of(_means(table), ["scale", "D"]):
-        rows = rows.sort_values("lr")
-        if len(rows) < 2:
-            continue
-        values = np.where(np.isfinite(rows.y), rows.y, np.inf)
-        best = int(np.argmin(values))
-        if best not in (0, len(rows) - 1):
-            continue
-        neighbor = values[1] if best == 0 else values[-2]
-        margin = np.log(neighbor / values[best]) if np.isfinite(neighbor) else np.inf
-        if margin > CLEAR * error:
-            side = ("lowest", "lower") if best == 0 else ("highest", "higher")
-            rate = f"{rows.lr.iloc[best]:g} is the {side[0]} of {len(rows)} rates"
-            edges.setdefault((scale, f"{rate}: try {side[1]}"), []).append(short(D))
-            ids.append(str(scale))
-    if not edges:
-        return Check(name, PASS, "no clear winner at the edge of the rates tried")
-    parts = listed(f"{scale} on {listed(D, 3)}: {text}" for (scale, text), D in edges.items())
-    return Check(name, WARN, f"the best rate is at the edge: {parts}", tuple(dict.fromkeys(ids)))
-
-
-def rates_differ(e: Evidence) -> Check:
-    """Winners among rates win by more than noise, or it does not matter which wins."""
-    name, table = "rates differ by more than noise", e.runs.table[e.runs.table.status != FAILED]
-    means = _means(table)
-    counts = means.groupby(["scale", "D"]).lr.nunique()
-    if not len(counts) or counts.max() < 2:
-        return Check(name, CANNOT_TELL, "one learning rate per scale")
-    if counts.max() >= 3:
-        return Check(name, PASS, f"up to {counts.max()} rates per scale and budget")
-    error = _difference_error(e)
-    winners, margins = [], []
-    for _, rows in means.groupby(["scale", "D"], sort=False):
-        if len(rows) > 1 and np.isfinite(rows.y).all():
-            order = rows.sort_values("y")
-            winners.append(order.lr.iloc[0])
-            margins.append(float(np.log(order.y.iloc[1] / order.y.iloc[0])))
-    unclear = float(np.mean(np.array(margins) < CLEAR * error)) if margins else 0.0
-    share = pd.Series(winners).value_counts(normalize=True)
-    if margins and unclear > 0.5 and share.iloc[0] < 0.9:
-        detail = (
-            f"of two rates the winner changes from run to run ({share.iloc[0]:.0%} for {share.index[0]:g}) and wins by "
-            f"noise in {unclear:.0%} of {len(margins)} cells: the luckier of two is fitted; try three rates, or fix one"
-        )
-        return Check(name, WARN, detail)
-    return Check(name, PASS, "of two rates one wins throughout, or clearly")
-
-
-def _means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean y over seeds for each (scale, D, lr); a diverged rate counts as infinite."""
-    frame = table.assign(y=table.y.where(table.status == "done", np.inf)).dropna(subset=["lr", "D"])
-    return frame.groupby(["scale", "D", "lr"], sort=False).y.mean().reset_index()
-
-
-def _difference_error(e: Evidence) -> float:
-    """Standard error of the difference of two means over seeds, in ln y."""
-    noise = e.runs.noise
-    if noise is None:
-        return max(TIE / CLEAR, e.linearized.noise.total * 2**0.5 if e.linearized is not None else 0.0)
-    count = max(e.runs.chosen.groupby(["scale", "D"]).size().median(), 1)
-    return float(noise * np.sqrt(2 / count))

@@ -174,7 +174,7 @@ def below_frontier(e: Evidence) -> Check:
     if linear is None or len(inner) < 2:
         return Check(name, CANNOT_TELL, e.no_frontier or "no frontier")
     chosen = e.runs.chosen
-    best = np.exp(np.interp(np.log(chosen.C), np.log(inner.C), np.log(inner.loss)))
+    best = np.exp(np.interp(np.log(chosen.C), np.log(inner.C), np.log(inner.law_loss)))
     gap = np.log(chosen.y.to_numpy(float)) - np.log(best)
     points = (
         pd.DataFrame({"gap": gap, "scale": chosen.scale, "D": chosen.D})

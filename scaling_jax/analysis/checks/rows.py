@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
-from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction
 from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
@@ -16,6 +19,8 @@ MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeat
 MIN_STEPS = 150
 MAX_EMBEDDING = 0.4  # share of all parameters at the largest scale
 MAX_LOST = 0.1  # share of runs that may be lost to divergence without doubt about the tuning
+COPIES = 3  # places where two seeds agree in every digit
+MIN_SCALES, OFF_SEED, UNLIKELY_SEED = 3, 0.01, 0.01  # when a seed is off the others
 STEPS = ("steps", "total_steps", "num_steps", "num_iterations", "train_steps", "iterations")
 
 
@@ -43,6 +48,35 @@ def one_row_per_run(e: Evidence) -> Check:
     if sweep.column and not is_tuned(sweep.column):
         way = f"fit one at a time with --where='{sweep.column}=...', or, if it was tuned, take the best with --best"
     return Check(name, FAIL, f"{detail}: {way}")
+
+
+def repeats_of_seeds(e: Evidence) -> Check:
+    """Runs that differ by their seed are different runs, scored alike."""
+    name, chosen = "seeds are repeats", e.runs.chosen
+    if not (chosen.y > 0).all():
+        return Check(name, CANNOT_TELL, "no positive loss")
+    logs = chosen.assign(y=np.log(chosen.y))
+    wide = logs.pivot_table(index=["scale", "D"], columns="seed", values="y", aggfunc="mean")
+    for one, other in itertools.combinations(wide.columns, 2):
+        pair = wide[[one, other]].dropna()
+        if len(pair) >= COPIES and (pair[one] == pair[other]).all():
+            detail = f"seeds {one} and {other} have the same losses in all {len(pair)} places: one run is counted twice"
+            return Check(name, FAIL, f"{detail}, and seeds seem to differ less than they do")
+    off = wide.sub(wide.mean(axis=1), axis=0)[wide.notna().sum(axis=1) > 1]
+    by_scale = off.groupby(level="scale").mean()  # the branches of a trunk are not independent
+    if len(by_scale) < MIN_SCALES or wide.shape[1] < 2:
+        return Check(name, CANNOT_TELL if wide.shape[1] < 2 else PASS, f"{len(by_scale)} scales with several seeds")
+    values = by_scale.to_numpy(float)
+    sizes, counts = np.nanmean(values, axis=0), np.isfinite(values).sum(axis=0)
+    freedom = max(int(counts.sum()) - max(len(sizes) - 1, 1), 1)
+    scatter = np.sqrt(np.nansum((values - sizes) ** 2) / freedom)
+    chance = len(sizes) * 2 * stdtr(counts - 1, -np.abs(sizes) / np.maximum(scatter / np.sqrt(counts), 1e-4))
+    worst = int(np.argmax(np.abs(sizes)))
+    others = float(sizes[worst]) * len(sizes) / (len(sizes) - 1)  # against the others' mean, not that of all
+    if abs(others) > OFF_SEED and chance[worst] < UNLIKELY_SEED:
+        where = f"seed {wide.columns[worst]} is {direction(others)} the others at {counts[worst]} scales"
+        return Check(name, WARN, f"{where}: other data, or scored otherwise?")
+    return Check(name, PASS, f"no seed is off the others at all scales ({plural(wide.shape[1], 'seed')})")
 
 
 def finished(e: Evidence) -> Check:

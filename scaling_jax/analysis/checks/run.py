@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from scaling_jax.analysis.checks import curves, design, prediction, residuals, rows
+from scaling_jax.analysis.checks import curves, design, prediction, residuals, rows, tuning
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, WARN, Check, Evidence
 
 Verdict = Literal["trust", "caution", "no answer"]
@@ -23,13 +23,14 @@ CHECKS: dict[str, Callable[[Evidence], Check]] = {
     "every scale fits the others": residuals.scales,
     "no run is an outlier": residuals.outliers,
     "every budget fits the others": residuals.budgets,
+    "seeds are repeats": rows.repeats_of_seeds,
     "the law has the right shape": residuals.shape,
     "no run beats the frontier": residuals.below_frontier,
     "predicts held-out runs": prediction.held_out,
     "the law misses by no more than noise": residuals.misfit,
     "no single scale decides N*": prediction.leave_one_scale_out,
-    "rates bracketed": design.rates,
-    "rates differ by more than noise": design.rates_differ,
+    "tuning is bracketed": tuning.bracketed,
+    "tuning wins by more than noise": tuning.differs,
     "no repeated data": rows.repeats,
     "the noise is known": design.seeds,
     "enough steps": rows.steps,

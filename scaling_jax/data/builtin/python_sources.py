@@ -9,6 +9,7 @@ whose lines more than a fifth occur in training is dropped as a near copy.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -75,6 +76,7 @@ VALIDATION_SHARE = 0.03
 MAX_FILE_OVERLAP = 0.2
 
 
+@functools.cache
 def installed() -> dict[str, str]:
     """Versions of the installed packages of the allowlist, by import name."""
     versions = {}

@@ -100,23 +100,28 @@ class _Budget:
         """(...) tokens that C buys at sizes N, at most `max_D`; 0 where it buys none."""
         if self.cost is None:
             return np.minimum(C / (6.0 * N), self.max_D)
-        # Most costs are proportional to D, so one division is exact. Others are nearly powers of D, so Newton's method
-        # in logarithms takes a few steps; what it misses is bisected.
+        # Most costs are proportional to D: one division is exact. Others are nearly powers of D, so Newton's method in
+        # logarithms takes a few steps, and what it misses is bisected.
         with np.errstate(all="ignore"):
-            first = C / (6.0 * N)
-            first = np.nan_to_num(first * (C / self.cost(N, first)), nan=TINY)
-        log_d = np.log(np.clip(first, TINY, HUGE))
-        for _ in range(6):
-            if (np.abs(np.log(self.cost(N, np.exp(log_d))) - np.log(C)) < 1e-12).all():
-                break
+            D = np.clip(C / (6.0 * N), TINY, HUGE)
+            D = np.clip(np.nan_to_num(D * (C / self.cost(N, D)), nan=TINY), TINY, HUGE)
+            if (np.abs(self.cost(N, D) / C - 1.0) < 1e-12).all():
+                return np.minimum(D, self.max_D)
+        least, most, log_c, log_d = np.log(TINY), np.log(HUGE), np.log(C), np.log(D)
+        none = found = np.zeros(np.shape(log_d), bool)
+        for _ in range(7):
             log_cost, above = np.log(self.cost(N, np.exp(log_d))), np.log(self.cost(N, np.exp(log_d + 1e-4)))
+            off = log_c - log_cost
+            none, all_ = (log_d <= least) & (off < 0), (log_d >= most) & (off > 0)
+            found = (np.abs(off) < 1e-12) | none | all_
             with np.errstate(all="ignore"):
-                step = (np.log(C) - log_cost) * 1e-4 / (above - log_cost)
-            log_d = np.clip(log_d + np.nan_to_num(np.clip(step, -20, 20)), np.log(TINY), np.log(HUGE))
-        missed = ~(np.abs(np.log(self.cost(N, np.exp(log_d))) - np.log(C)) < 1e-12)
-        D = np.exp(log_d)
-        if missed.any():
-            D[missed] = self._bisected(N[missed], C)
+                step = np.nan_to_num(np.clip(off * 1e-4 / (above - log_cost), -20, 20))
+            log_d = np.clip(log_d + step, least, most)
+            if found.all():
+                break
+        D = np.where(none, 0.0, np.exp(log_d))
+        if not found.all():
+            D[~found] = self._bisected(N[~found], C)
         return np.minimum(D, self.max_D)
 
     def _bisected(self, N: np.ndarray, C: float) -> np.ndarray:
