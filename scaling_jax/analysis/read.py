@@ -20,6 +20,7 @@ from scaling_jax.analysis.runs import (
     best_of,
     count_statuses,
     most_epochs,
+    refuse_mixed_starts,
     rising,
     scale_table,
     seed_noise,
@@ -87,7 +88,8 @@ class _Reader:
         status = self._where(table, status, column)
         done = table.loc[status.index[status == DONE]]
         self._refuse_mixed(done)
-        self._refuse_mixed_starts(done)
+        if self.ours and (self.law is None or "S" not in self.law.inputs):
+            refuse_mixed_starts(done)
         values = self._numbers(done)
         values, status = self._without_empty(values, status)
         if not len(values) and not self.ours:
@@ -160,23 +162,6 @@ class _Reader:
             raise UserError(
                 f"rows come from {len(counts)} different corpora, dataset_hash {hashes}: their losses cannot be "
                 f"compared; fit one at a time with --where=dataset_hash={counts.index[0]}"
-            )
-
-    def _refuse_mixed_starts(self, done: pd.DataFrame) -> None:
-        before = seen_before(done)
-        if not self.ours or not before.any():
-            return
-        least, most = (short(x) for x in (before[before > 0].min(), before.max()))
-        span = most if least == most else f"{least} to {most}"
-        self.notes.append(
-            f"{int((before > 0).sum())} runs start from models of {span} tokens, which D and C do not count"
-        )
-        if self.law is not None and "S" in self.law.inputs:
-            return
-        if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
-            raise UserError(
-                "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
-                "--where='pretrain_tokens > 0', or fresh and fine-tuned ones together with --law=transfer"
             )
 
     def _numbers(self, done: pd.DataFrame) -> pd.DataFrame:

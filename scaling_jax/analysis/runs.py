@@ -11,6 +11,7 @@ import pandas as pd
 from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
 from scaling_jax.analysis.winners import Tuned
+from scaling_jax.errors import UserError
 from scaling_jax.text import listed
 
 # Higher is better for these; the law is fitted to 1 - value.
@@ -118,6 +119,16 @@ def seen_before(runs: pd.DataFrame) -> pd.Series:
     if "pretrain_tokens" not in runs:
         return pd.Series(0.0, index=runs.index)
     return pd.to_numeric(runs["pretrain_tokens"], errors="coerce").fillna(0.0)
+
+
+def refuse_mixed_starts(done: pd.DataFrame) -> None:
+    """Raises UserError where runs of one size start from different training, which only a law of S describes."""
+    before = seen_before(done)
+    if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
+        raise UserError(
+            "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
+            "--where='pretrain_tokens > 0', or fresh and fine-tuned ones together with --law=transfer"
+        )
 
 
 def y_name(metric: str) -> str:
