@@ -2,7 +2,6 @@
 
 import shutil
 
-import pandas as pd
 import pytest
 from mutations import mutated, outcome
 
@@ -67,9 +66,7 @@ def test_a_damaged_file_of_a_workdir(kind, made, tmp_path, capsys, caplog):
         rows, points = found
         others = table[(table.run_id != run) & table.run_id.isin(rows.run_id)]  # a result has no checksum
         same = rows[rows.run_id.isin(others.run_id)]
-        pd.testing.assert_frame_equal(
-            same[list(table)].reset_index(drop=True), others.reset_index(drop=True), check_dtype=False
-        )
+        assert same[list(table)].fillna("").values.tolist() == others.fillna("").values.tolist()
         assert len(others) >= len(table) - 1
         assert len(rows) == len(table) or capsys.readouterr().err or caplog.text, (
             "a run is missing, and nothing says so"
