@@ -268,6 +268,11 @@ class Execution:
     checkpoint_seconds: PositiveFloat = 60.0
     keep_checkpoints: PositiveInt = 2
 
+    @property
+    def parts(self) -> int:
+        """`microbatches`, and 1 while that is "auto"."""
+        return 1 if self.microbatches == "auto" else self.microbatches
+
 
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Study:

@@ -62,7 +62,7 @@ def test_transformer_coordinates():
 
     def logits_of(model, params, batch):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transformer, "summed_cross_entropy", lambda x_BxTxM, head_MxV, _: x_BxTxM @ head_MxV)
+            patch.setattr(transformer, "summed_scores", lambda x_BxTxM, head_MxV, _: {"loss_sum": x_BxTxM @ head_MxV})
             return model.evaluate(params, batch)["loss_sum"]
 
     found = slopes(

@@ -26,11 +26,11 @@ def step_bytes(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int],
     gradients, and activations of the lanes that are live at once (all under vmap, else one)."""
     run, data, fsdp = mesh
     lanes = math.ceil(len(pack.lanes) / run)
-    gradients = 4 * pack.counts.params_total * (2 if execution.microbatches > 1 else 1)  # a part's and their sum
+    gradients = 4 * pack.counts.params_total * (2 if execution.parts > 1 else 1)  # a part's and their sum
     if execution.compute_dtype == "bfloat16":
         # Half-precision weights; a scan over layers holds all of them, as they are and as the backward pass wants them.
         gradients += (6 if execution.scan_layers else 2) * pack.counts.params_total
-    batch = math.ceil(pack.batch_size / (execution.microbatches * data * fsdp))
+    batch = math.ceil(pack.batch_size / (execution.parts * data * fsdp))
     activations = study.family.activation_bytes(pack.width, pack.depth, spec, batch, execution)
     live = lanes if execution.layout == "vmap" else 1
     return int(lanes * _state_bytes(study, pack) // fsdp + live * (gradients // fsdp + activations))

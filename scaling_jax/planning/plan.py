@@ -279,9 +279,8 @@ def _check_mesh(study: Study, batch_size: int, width: int, scale: str) -> None:
     """Raises UserError when a batch or the parameters do not divide over the study's mesh."""
     execution = study.execution
     _, data, fsdp = execution.mesh or (1, 1, 1)
-    parts = 1 if execution.microbatches == "auto" else execution.microbatches
     for name, size, shares, settings in (
-        ("optimizer", batch_size, data * fsdp * parts, ("mesh", "microbatches")),
+        ("optimizer", batch_size, data * fsdp * execution.parts, ("mesh", "microbatches")),
         ("evaluation", study.evaluation.batch_size, data * fsdp, ("mesh",)),
     ):
         if size % shares:

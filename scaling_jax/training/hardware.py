@@ -142,9 +142,8 @@ def resolve(
         if reason:
             logging.warning("attention by XLA, since cuDNN's kernel is refused: %s", reason)
             kernel = "xla"
-    parts = 1 if execution.microbatches == "auto" else execution.microbatches
     return dataclasses.replace(
-        execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel, microbatches=parts
+        execution, compute_dtype=dtype, scan_layers=scan, remat=remat, attention=kernel, microbatches=execution.parts
     )
 
 
