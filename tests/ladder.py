@@ -130,9 +130,9 @@ def refuse_pickles() -> None:
 
 
 def table(workdir: pathlib.Path) -> pd.DataFrame:
-    """The results of a workdir without what may differ between two equal runs: times, and comments in the code."""
+    """The results of a workdir without what may differ between two equal runs: times, memory (a feed of batches has its own), comments in the code."""
     rows = load_table(workdir).sort_values("run_id", ignore_index=True)
-    return rows.drop(columns=["wall_s", "tokens_per_s", "compile_s", "code_version"])
+    return rows.drop(columns=["wall_s", "tokens_per_s", "compile_s", "memory_bytes", "code_version"])
 
 
 def files(folder: pathlib.Path) -> set[str]:

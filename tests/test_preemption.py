@@ -121,9 +121,11 @@ def test_a_second_process_is_told_who_trains_and_refused(command, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_training_ends_with_75_and_one_line(tmp_path, number):
-    """While the study is read nothing has begun: the handler that was installed before all imports ends the process."""
+    """While the study is read nothing has begun: the handler that was installed before all imports ends the process.
+
+    The signal may reach another thread first, so the study waits for the handler."""
     (tmp_path / "study.py").write_text(
-        f"import os\nos.kill(os.getpid(), {int(number)})\nraise RuntimeError('went on')\n"
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(20)\nraise RuntimeError('went on')\n"
     )
     command = [sys.executable, "-m", "scaling_jax", "plan", f"--study={tmp_path / 'study.py'}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
