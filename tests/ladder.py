@@ -130,7 +130,7 @@ def refuse_pickles() -> None:
 
 
 def table(workdir: pathlib.Path) -> pd.DataFrame:
-    """The results of a workdir without what may differ between two equal runs: times, memory (a feed of batches has its own), comments in the code."""
+    """The results of a workdir without what may differ between equal runs: times, memory of a feed, code version."""
     rows = load_table(workdir).sort_values("run_id", ignore_index=True)
     return rows.drop(columns=["wall_s", "tokens_per_s", "compile_s", "memory_bytes", "code_version"])
 
