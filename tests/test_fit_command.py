@@ -22,7 +22,7 @@ from scaling_jax.cli import main as cli
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
 from scaling_jax.report import text as report_text
-from scaling_jax.storage.records import COLUMNS
+from scaling_jax.storage.records import COLUMNS, TEXTS
 from scaling_jax.text import short
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,7 +121,8 @@ def test_a_workdir_is_read_like_a_table(tmp_path):
     for i, row in enumerate(sweeps().to_dict("records")):
         folder = tmp_path / "work" / "runs" / f"run{i:02d}"
         folder.mkdir(parents=True)
-        more = {"run_id": f"run{i:02d}", **dict.fromkeys(set(COLUMNS) - set(row) - {"run_id"}, 0)}
+        lacking = set(COLUMNS) - set(row) - {"run_id"}
+        more = {"run_id": f"run{i:02d}"} | {name: "x" if name in TEXTS else 1 for name in lacking}
         (folder / "result.json").write_text(json.dumps(row | more))
         (folder / "_SUCCESS").write_text("")
     text = fit_table(read_source([str(tmp_path / "work")]).table)
