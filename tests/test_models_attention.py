@@ -24,7 +24,7 @@ def test_no_output_depends_on_later_inputs(implementation, context, monkeypatch)
     params = jax.jit(model.init)(jax.random.key(0))
     probe_M = jax.random.normal(jax.random.key(1), (16,))
     # The loss adds all positions up; here each position's own output comes out instead.
-    monkeypatch.setattr(transformer, "summed_cross_entropy", lambda x_BxTxM, head, targets: x_BxTxM[0] @ probe_M)
+    monkeypatch.setattr(transformer, "summed_scores", lambda x_BxTxM, head, _: {"loss_sum": x_BxTxM[0] @ probe_M})
     # Every token stands once, so a row of the embedding is one input.
     tokens_1xT1 = jnp.arange(context + 1)[None]
 

@@ -212,7 +212,7 @@ def test_short_convolution_sees_no_later_token(trained_params, monkeypatch):
     model = build(family=CONVOLVED)
     rows = jax.random.normal(jax.random.key(5), (3, 3 * 32))
     params = {k: v | {"qkv_taps": rows} if k.startswith("layer_") else v for k, v in trained_params.items()}
-    monkeypatch.setattr(transformer, "summed_cross_entropy", lambda x_BxTxM, head_MxV, _: x_BxTxM @ head_MxV)
+    monkeypatch.setattr(transformer, "summed_scores", lambda x_BxTxM, head_MxV, _: {"loss_sum": x_BxTxM @ head_MxV})
     logits_of = jax.jit(lambda batch: model.evaluate(params, batch)["loss_sum"])
     batch = jax.random.randint(jax.random.key(1), (1, SPEC.context + 1), 0, SPEC.vocab_size)
     changed = batch.at[0, 5].set((batch[0, 5] + 1) % SPEC.vocab_size)
