@@ -1,11 +1,13 @@
 """Every test sees four CPU devices, so that meshes are real; programs are compiled once for all tests, and quickly.
 
-The whole suite takes at most 10 minutes on two cores. Most of a small test's time is compilation and imports; so
+What the README's command runs takes at most 10 minutes on two cores. Most of a small test's time is compilation and
+imports; so
 - train `bigram.Bigram`, which compiles in a tenth of a transformer's time, unless the test is about a model,
   in the shapes of `ladder` and `packs`, which other tests have compiled;
 - call the command line in this process (`ladder.run_here`); a process of its own imports for seconds;
 - share what is trained or fitted in a fixture of module scope: pytest-xdist gives a file to one worker;
-- mark a test of more than ten seconds `slow`: files with such tests begin first, so that none is waited for at the end.
+- mark a test of more than five seconds `slow`: the README's command leaves it out, `.ci/run` runs it. Files with such
+  tests begin first, so that none is waited for at the end.
 """
 
 import atexit

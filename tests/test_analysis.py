@@ -202,6 +202,7 @@ def test_budgets_join_what_rounding_parts():
     np.testing.assert_allclose(same_budget(stairs.C), stairs.C)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_and_shrink_with_the_noise():
     def interval(noise, seed):
         table = simulated.ladder(noise=noise, rates=(0.02,), rng_seed=seed)
@@ -306,6 +307,7 @@ def test_repeated_data_are_flagged():
     assert "up to 16 times" in many.detail and "fit.law=data_constrained" in many.detail
 
 
+@pytest.mark.slow
 def test_a_law_that_weighs_repeats_is_chosen_where_repeats_matter():
     found = analyse(repeated(), law="auto")
     assert found.fit.law.name == "data_constrained" and check(found, REPEATS).status == "pass"
@@ -340,6 +342,7 @@ def test_fine_tuned_runs_are_not_mixed_with_fresh_ones_but_by_their_law():
     assert f"{len(tuned)} runs start from models of 5.00M tokens, which D and C do not count" in alone.notes
 
 
+@pytest.mark.slow
 def test_no_training_library_is_imported():
     code = (
         "import sys, scaling_jax.analysis, scaling_jax.report; print(*sorted(m.partition('.')[0] for m in sys.modules))"

@@ -109,6 +109,7 @@ def test_the_command_line_agrees(trained, study, monkeypatch, tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "table.parquet"), sj.load(workdir).table)
 
 
+@pytest.mark.slow
 def test_load_analyse_plot(trained, tmp_path):
     _, workdir, _ = trained
     results = sj.load(workdir)
@@ -130,6 +131,7 @@ def test_the_study_comes_back(trained, study):
     assert results.study == sj.load(workdir).study == study
 
 
+@pytest.mark.slow
 def test_several_workdirs(trained, study, tmp_path, monkeypatch):
     """Runs of two workdirs are one table, each run once; corpora do not mix."""
     _, workdir, _ = trained
@@ -163,6 +165,7 @@ def test_wrong_calls_are_user_errors(study, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow
 def test_planning_starts_no_jax_backend(study):
     """Several processes must find each other before JAX has devices, and a plan of them is checked before that."""
     code = (

@@ -224,6 +224,7 @@ def test_fit(home):
     assert "chinchila" in complaint(home, "fit", "--results=few.csv", "--law=chinchila")
 
 
+@pytest.mark.slow
 def test_a_real_process_says_the_same(home):
     command = [sys.executable, "-m", "scaling_jax", "run", "--study=missing.py", "--workdir=new"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -325,6 +326,7 @@ def commands(assignments: Iterable[str]) -> Iterator[tuple[str, ...]]:
         yield (*command, "--study=tiny.py", f"--set={assignment}")
 
 
+@pytest.mark.slow
 def test_every_number_and_choice_of_a_study(crowded):
     assert problems(crowded, commands(f"{path}={value}" for path, value in bad_inputs.field_values())) == []
 

@@ -9,6 +9,8 @@ import pytest
 from scaling_jax.engines import bench, estimate, speeds
 from scaling_jax.training import hardware
 
+pytestmark = pytest.mark.slow
+
 SMALL = dataclasses.replace(
     bench.QUICK, seconds=1e6, case_seconds=0.01, single_widths=(2048,), lane_widths=(8,), matmul=128
 )

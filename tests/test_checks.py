@@ -15,6 +15,7 @@ QUICK = study.Fit(bootstrap=0)
 WITH_FORECAST = {"noise only", "optimum outside", "too much noise"}  # their fault shows in the interval
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", faulty_ladders.FAULTY)
 def test_a_faulty_ladder_is_not_trusted_and_its_fault_is_named(name):
     make, words = faulty_ladders.FAULTY[name]

@@ -46,6 +46,7 @@ def test_one_table_with_a_column_of_recipes(folder, capsys):
     assert "bpb: muon is better" in page and '"name":"compare"' in page and "extrapolated" not in page
 
 
+@pytest.mark.slow
 def test_two_tables_of_ours_metric_by_metric(folder, capsys):
     assert run("W0.csv", "better=W1.csv", "--metric=loss", "--metric=accuracy") == 0
     text = capsys.readouterr().out
@@ -84,6 +85,7 @@ def test_refusals_are_one_line_and_write_nothing(folder, capsys, args, message):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_other_data_on_request(folder, capsys):
     assert run("W0.csv", "W2.csv", "--other_data") == 0
     assert "W2" in capsys.readouterr().out

@@ -205,6 +205,7 @@ def test_license_header_is_cut_and_other_comments_stay():
     assert python_sources._without_license(b"#!/bin/python\n# What this does.\n" + code).startswith(b"#!")
 
 
+@pytest.mark.slow
 def test_python_sources_whole(tmp_path):
     spec = data.describe(Data())
     assert (spec.kind, spec.vocab_size, spec.context) == ("tokens", 256, 128)

@@ -272,6 +272,7 @@ def _prepare_in_process(arguments):
     return load("digits", folder, cache, split=f"train[:{context}]").dataset_hash
 
 
+@pytest.mark.slow
 def test_different_parts_of_one_builder_at_once(tmp_path):
     pytest.importorskip("sklearn")
     parts = [(tmp_path, tmp_path / "cache", count) for count in (100, 101, 102)]

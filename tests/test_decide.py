@@ -230,6 +230,7 @@ def test_commands(results, tmp_path):
     assert code == 0 and "no run is known to reach loss 1.5" in out
 
 
+@pytest.mark.slow
 def test_a_trained_run_ends_in_its_predicted_interval(tmp_path):
     """A ladder of tiny models, the recommended run at twice its compute, and its loss."""
     tiny = load_study(write_study(tmp_path))

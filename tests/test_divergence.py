@@ -49,6 +49,7 @@ def test_neighbours_are_what_they_would_be(layout, mesh):
         jax.tree.map(np.testing.assert_array_equal, later[1], lanes[1])  # frozen
 
 
+@pytest.mark.slow
 def test_results_say_which_diverged_and_when(tmp_path):
     study = packs.make_study(steps=(20, 40), rates=(0.01, 1e5, 0.02))
     rows = packs.train(study, tmp_path / "sick")
@@ -69,12 +70,14 @@ def test_results_say_which_diverged_and_when(tmp_path):
             assert row["loss"] == healthy[run_id]["loss"]
 
 
+@pytest.mark.slow
 def test_a_loss_beyond_the_limit_is_divergence(tmp_path):
     # The limit is a multiple of ln(vocabulary); a limit below the first loss stops every lane at step 0.
     study = packs.make_study(optimizer={"max_loss_factor": 0.5})
     assert {row["diverged_step"] for row in packs.train(study, tmp_path).values()} == {0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["map", "vmap"])
 def test_spikes_are_skipped_as_by_hand(layout):
     factor = 2.0  # so tight that many updates are skipped

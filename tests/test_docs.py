@@ -43,6 +43,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_extending(home):
     """Each example registers what its section says, and it trains."""
     names: dict = {}
@@ -86,6 +87,7 @@ def test_studies(home, monkeypatch):
     assert names["anchored"].batch_size.base == 8 and len(names["optimizer"].learning_rates) == 3
 
 
+@pytest.mark.slow
 def test_the_library_in_ten_lines(home):
     """The README's ten lines, on a smaller ladder."""
     (code,) = [code for code in blocks("README.md") if "sj.run" in code]

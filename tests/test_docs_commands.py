@@ -92,6 +92,7 @@ def test_get_study_of_the_readme():
     assert names["get_study"]() is names["study"]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
     """As it is, in a folder without runs.csv: it writes its example, trusts it, draws and decides."""
     notebook = nbformat.read(ROOT / "experiments" / "notebooks" / "fit_your_csv.ipynb", as_version=4)

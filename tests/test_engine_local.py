@@ -56,6 +56,7 @@ def compiled_once(monkeypatch):
     return program
 
 
+@pytest.mark.slow
 def test_branches_on_several_devices_stopped_under_way_end_in_the_same_bits(tmp_path, monkeypatch, compiled_once):
     monkeypatch.setattr(schedule, "WORTH", 0.0)
     schedule_half = {"cooldown_fraction": 0.5}
@@ -88,6 +89,7 @@ def test_branches_on_several_devices_stopped_under_way_end_in_the_same_bits(tmp_
     assert json.loads(again.trace.to_json())["traceEvents"]
 
 
+@pytest.mark.slow
 def test_branches_side_by_side_are_the_branches_one_by_one(tmp_path):
     """Two lanes and three branches as lanes of one program; stopped in the middle of them, resumed bit by bit."""
     study, axis = packs.make_study(steps=(60, 80, 120), execution=FAST, schedule={"cooldown_fraction": 0.4}), 2

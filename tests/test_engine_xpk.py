@@ -151,6 +151,7 @@ def test_manifests_of_packs_that_are_done_go(xpk, tmp_path):
     assert [name for name, _ in manifests(tmp_path)] == ["00000-w8-d1.yaml"]
 
 
+@pytest.mark.slow
 def test_sigterm_reaches_the_command_through_xpks_wrapper(xpk, tmp_path):
     assert xpk("--max_retries=50")[0] == 0
     script = check(manifests(tmp_path)[0][1], "w16-d1")

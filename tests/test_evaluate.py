@@ -87,6 +87,7 @@ def test_a_set_by_hand(home):
     assert row.token_accuracy_other == pytest.approx(np.mean(right), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_ensembles_and_compression_are_columns_that_can_be_fitted(home):
     columns = evaluate(home / "w", treatments=treatments(["int8", "int4"], ["0.5"], True))
     table = sj.load(home / "w").table
@@ -124,6 +125,7 @@ def die_at_the_third_score() -> None:
     Records.write_score = write_or_die
 
 
+@pytest.mark.slow
 def test_a_killed_evaluate_scores_only_the_rest(home, tmp_path, monkeypatch):
     """The table is bit by bit that of an undisturbed run, and nothing that was written is written again."""
     for name in ("whole", "killed"):
@@ -306,6 +308,7 @@ def test_flags_and_arguments_of(home, tmp_path, monkeypatch, command):
     assert snapshot(home / "w") == before
 
 
+@pytest.mark.slow
 def test_serves_until_it_is_told_to_stop(home):
     command = [sys.executable, "-m", "scaling_jax", "serve", f"--workdir={home / 'w'}", "--port=0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -16,6 +16,8 @@ import ladder
 import pandas as pd
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # Two packs side by side, two lanes each, three budgets; many chunks and checkpoints.
 OPTIONS = (
     "--num_cpu_devices=2",
@@ -109,7 +111,6 @@ def watch_files(workdir: str, fatal: int | None, counter: str | None = None) -> 
     sys.addaudithook(hook)
 
 
-@pytest.mark.slow
 def test_killed_at_any_instant(undisturbed, tmp_path):
     rng = random.Random(SEED)
     workdir = undisturbed.new_workdir(tmp_path / "work")
@@ -156,7 +157,6 @@ def kill_between_branches() -> None:
     sys.addaudithook(hook)
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_of_branches_side_by_side(tmp_path, monkeypatch):
     """Two lanes, three budgets, two branches in one program: each has a checkpoint of its own to go on from."""
     monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
@@ -189,7 +189,6 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-@pytest.mark.slow
 def test_full_disk(undisturbed, small_disk):
     workdir = undisturbed.new_workdir(small_disk / "work")
     args = (*undisturbed.args, f"--workdir={workdir}")

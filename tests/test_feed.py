@@ -19,6 +19,7 @@ from scaling_jax.training.program import make_mesh
 BATCH = 8
 
 
+@pytest.mark.slow
 def test_streamed_batches_train_as_resident_ones():
     """Two seeds, through chunks of several sizes and a step back, on a mesh that splits the batch: bit by bit."""
     study = make_study(rates=(0.01,), seeds=(0, 3))

@@ -18,6 +18,8 @@ from scaling_jax.planning import make_plan
 from scaling_jax.trained import Models, starts
 from scaling_jax.training.piece import PieceTrainer
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("seeds=(0,1)", "optimizer.learning_rates=0.02", "ladder.widths=16", "budgets.tokens=(3840,7680)")
 
 

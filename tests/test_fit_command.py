@@ -78,6 +78,7 @@ def run(*args: str) -> int:
     return cli.main(["scaling-jax", *args])
 
 
+@pytest.mark.slow
 def test_a_table_from_elsewhere_to_a_law_and_a_decision(tmp_path, capsys):
     table = sweeps()[["params_matmul", "tokens", "flops", "loss"]]
     table.columns = ["size", "seen", "compute_spent", "nats"]
@@ -150,6 +151,7 @@ def test_what_finished_is_called_elsewhere():
     assert len(some.chosen) == 45 and some.notes[0] == "LEFT OUT 4 of 49 rows whose status is not done: 4 empty"
 
 
+@pytest.mark.slow
 def test_a_term_that_left_the_law_is_said_and_drawn(tmp_path):
     table = sweeps()
     text = fit_table(table, columns={"N": "tokens", "D": "tokens"}, out=tmp_path / "fit.json")
@@ -216,6 +218,7 @@ def test_laws_without_a_frontier_say_why_and_are_drawn(tmp_path):
     assert "frontier at" not in text and (tmp_path / "fit_residuals.png").exists()
 
 
+@pytest.mark.slow
 def test_what_a_law_reads_besides_n_and_d_is_told_with_at(tmp_path, capsys):
     inputs, loss = noisy("data_constrained", 0.001)
     pd.DataFrame({**inputs, "loss": loss}).to_csv(tmp_path / "repeated.csv", index=False)
@@ -271,6 +274,7 @@ def test_columns_may_be_given_together_or_one_by_one():
         parse_mapping(["N=a", "N=b"])
 
 
+@pytest.mark.slow
 def test_the_asymmetric_objective_has_a_flag(tmp_path, capsys):
     sweeps().to_csv(tmp_path / "runs.csv", index=False)
     args = (f"--results={tmp_path / 'runs.csv'}", f"--out={tmp_path / 'fit.json'}", "--resamples=20")
@@ -422,6 +426,7 @@ def test_figures_show_the_data():
     assert held.sum() == len(found.hold_out.rows)
 
 
+@pytest.mark.slow
 def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     table = sweeps()[["params_matmul", "tokens", "flops", "loss"]].rename(columns={"params_matmul": "params"})

@@ -59,6 +59,7 @@ def test_recipes_that_cross():
     assert found.verdict == "depends on scale"
 
 
+@pytest.mark.slow
 def test_intervals_cover_and_are_not_needlessly_wide():
     inside, widths = [], []
     for seed in range(16):

@@ -21,6 +21,7 @@ def generator():
     return Generator(made.trained, made.tokenizer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, settings",
     [
@@ -130,6 +131,7 @@ def test_prompts_of_token_studies():
             encode(tokenizers.Ready(50), prompt)
 
 
+@pytest.mark.slow
 def test_classifier():
     """Against the family's own evaluation; in batches of any size; the sheet is a picture."""
     trained, pictures = make(CNN(stages=2), width=8, depth=1).trained, images(5)

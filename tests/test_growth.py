@@ -79,6 +79,7 @@ def last_steps(folder):
     return curves.groupby("run_id")["step"].max().to_dict(), table.set_index("run_id")["steps"].to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", SMALL)
 def test_grown_is_planned_large(tmp_path, study, large, way):
     wanted, planned = large
@@ -105,6 +106,7 @@ def curves(folder):
     return load_curves(folder, load_table(folder)).sort_values(["run_id", "step"], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_cleaned_it_has_the_same_results_and_still_grows(tmp_path, study, large):
     wanted, _ = large
     folder = tmp_path / "w"
@@ -157,6 +159,7 @@ ROUNDS = (
 )
 
 
+@pytest.mark.slow
 def test_a_sweep_in_rounds_ends_in_the_bits_of_a_full_one_and_can_become_one(tmp_path, study, monkeypatch):
     wanted, _ = train(study(ROUNDS), tmp_path / "full")
     halving, folder = study([*ROUNDS, "sweep=halving"]), tmp_path / "w"
@@ -196,6 +199,7 @@ def test_a_sweep_in_rounds_ends_in_the_bits_of_a_full_one_and_can_become_one(tmp
     assert set(load_table(folder).status) == {"done"}
 
 
+@pytest.mark.slow
 def test_cooldowns_share_a_trunk_and_grow(tmp_path, study):
     settings = [*ROUNDS[:2], "optimizer.learning_rates=(0.005,0.03)", *ROUNDS[3:]]
     some = "schedule.cooldown_fraction=(0.1,0.2)"

@@ -49,6 +49,7 @@ def home(tmp_path_factory):
         yield folder
 
 
+@pytest.mark.slow
 def test_trains_through_a_kill_and_ends_in_the_same_table(bucket, home):
     command = ladder.Cli(home / "log")
     args = ("run", f"--study={home / 'tiny.py'}", *OPTIONS)
@@ -97,6 +98,7 @@ def test_records(bucket):
     assert not [p for p in root.iterdir() if is_temporary(p.name)]
 
 
+@pytest.mark.slow
 def test_lock(bucket, monkeypatch):
     workdir = f"{bucket}/locked"
     quick = {"beat_seconds": 0.2, "stale_seconds": 2.0}

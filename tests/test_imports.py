@@ -176,6 +176,7 @@ def test_every_room_is_on_the_plan():
     assert {room(name) for name in modules()} - {"__init__"} == set(ALLOWED)
 
 
+@pytest.mark.slow
 def test_no_circle():
     assert circles(graph()) == []
 

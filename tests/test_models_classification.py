@@ -77,6 +77,7 @@ def test_a_metric_of_the_user_is_a_column_beside_the_others(registry):
     assert list(found) == ["loss", *(metric.name for metric in metrics.of("images"))] and "top2" in found
 
 
+@pytest.mark.slow
 def test_a_token_metric_sees_every_logit_and_changes_no_loss(registry):
     spec = Spec("tokens", 16, 8)
     execution = Execution(compute_dtype="float32", scan_layers=False, remat=False, attention="xla")

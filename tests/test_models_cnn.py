@@ -121,6 +121,7 @@ def test_nothing_depends_on_the_rest_of_the_batch():
     assert float(whole) == pytest.approx(float(sum(alone)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_execution_changes_no_gradient(monkeypatch):
     """Scanned and rematerialized blocks, and XLA's convolutions, against the plain model."""
     family, batch, depth = CNN(stages=1), images(DIGITS, 4), 3

@@ -21,6 +21,8 @@ from scaling_jax.errors import USER_ERROR, UserError
 from scaling_jax.planning import make_plan
 from scaling_jax.training import distributed
 
+pytestmark = pytest.mark.slow
+
 BATCH = 64 * 16  # tokens
 # One scale and two lanes, so that two devices hold a lane each; rates and a batch that do not blow up the rounding of
 # sums in another order. A save after every few steps leaves time to interrupt.
@@ -105,7 +107,6 @@ def alone(home):
     return table
 
 
-@pytest.mark.slow
 def test_lanes_on_two_processes_are_those_of_one_bit_by_bit_through_kills(home, alone):
     workdir = home / "killed"
     for victim in (1, 0):
@@ -124,7 +125,6 @@ def test_lanes_on_two_processes_are_those_of_one_bit_by_bit_through_kills(home, 
     pd.testing.assert_frame_equal(train(home, workdir, 2), alone, check_exact=True)
 
 
-@pytest.mark.slow
 def test_two_then_one_then_four_processes(home, alone):
     """Parameters split over two processes, then whole on one, then batch and parameters over four, streamed."""
     workdir = home / "resized"
@@ -156,7 +156,6 @@ def test_several_processes_take_all_devices(monkeypatch):
     assert local.mesh_shape(pack, study, 3) == (3, 1, 1)
 
 
-@pytest.mark.slow
 def test_processes_that_came_with_different_flags_are_refused(home):
     gang = Gang(home, home / "different", 2, different=("--set=seeds=(5,)",))
     assert gang.codes() == [2, 2], gang.said()

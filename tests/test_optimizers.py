@@ -198,6 +198,7 @@ def test_an_optimizer_that_would_ascend_or_refuses_its_options_is_refused(lamb):
         verify.check_optimizer(Optimizer(name="muon", options={"ns_steps": "many"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["muon", "schedule_free_adamw"])
 def test_lanes_train_alike_in_every_layout(name):
     study = packs.make_study(rates=(0.01, 0.02), optimizer={"name": name})

@@ -119,6 +119,7 @@ def test_a_second_process_is_told_who_trains_and_refused(command, tmp_path):
     assert process.exitcode == 75, cli.said()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_training_ends_with_75_and_one_line(tmp_path, number):
     """While the study is read nothing has begun: the handler that was installed before all imports ends the process.

@@ -291,6 +291,7 @@ def workdir(folder, table, **fit):
     return folder
 
 
+@pytest.mark.slow
 def test_fit_and_report_of_a_workdir_are_one_analysis(tmp_path, capsys):
     table = simulated.ladder(rates=(0.01, 0.02), seeds=(0, 1))
     folder, out = workdir(tmp_path / "w", table), tmp_path / "fit.json"
@@ -307,6 +308,7 @@ def test_fit_and_report_of_a_workdir_are_one_analysis(tmp_path, capsys):
         assert summary["law"]["name"] == fit.law.name
 
 
+@pytest.mark.slow
 def test_the_code_of_the_documentation_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     every, few = figures.catalog, ("frontier", "isoflop", "residuals", "parameters")  # drawing them all takes long

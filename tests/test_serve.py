@@ -77,6 +77,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 def test_right_answers_under_load(server, text):
     """240 requests by 16 clients, 60 of them streamed and 60 wrong: every answer is that of the model alone."""
     address, service = server
@@ -139,6 +140,7 @@ def test_default_length_echo_and_unknown_paths(server):
     assert wrong.status_code == 404 and "generates text" in wrong.json()["error"]["message"]
 
 
+@pytest.mark.slow
 def test_queue_timeout_and_clients_that_leave(text):
     """A slow model: one request computes, one waits, a third is refused; late ones end, the model is free again."""
     with running(text, queue=1, timeout=5.0) as (address, service):

@@ -86,6 +86,7 @@ def by_hand(family):
     return losses, [run[1] for run in runs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "layout", "mesh"),
     [

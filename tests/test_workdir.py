@@ -325,6 +325,7 @@ def test_killed_before_the_study_was_written(tmp_path, study):
     assert os.listdir(tmp_path / "mine") == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_claim_clears_what_was_left_half_written_but_not_what_is_being_written(tmp_path, study):
     workdir = Workdir(tmp_path / "work")
     with workdir.claim(stored(study), PACK):
