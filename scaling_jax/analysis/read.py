@@ -20,11 +20,11 @@ from scaling_jax.analysis.runs import (
     best_of,
     count_statuses,
     most_epochs,
-    refuse_mixed_starts,
     rising,
     scale_table,
     seed_noise,
     seen_before,
+    starts_note,
     y_name,
 )
 from scaling_jax.analysis.status import DONE
@@ -88,8 +88,8 @@ class _Reader:
         status = self._where(table, status, column)
         done = table.loc[status.index[status == DONE]]
         self._refuse_mixed(done)
-        if self.ours and (self.law is None or "S" not in self.law.inputs):
-            refuse_mixed_starts(done)
+        if self.ours and (note := starts_note(done, self.law is not None and "S" in self.law.inputs)):
+            self.notes.append(note)
         values = self._numbers(done)
         values, status = self._without_empty(values, status)
         if not len(values) and not self.ours:

@@ -12,7 +12,7 @@ from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.status import DIVERGED, DONE, FAILED
 from scaling_jax.analysis.winners import Tuned
 from scaling_jax.errors import UserError
-from scaling_jax.text import listed
+from scaling_jax.text import listed, short
 
 # Higher is better for these; the law is fitted to 1 - value.
 # Metrics that rise, and what is fitted of them: 1 - value.
@@ -121,14 +121,23 @@ def seen_before(runs: pd.DataFrame) -> pd.Series:
     return pd.to_numeric(runs["pretrain_tokens"], errors="coerce").fillna(0.0)
 
 
-def refuse_mixed_starts(done: pd.DataFrame) -> None:
-    """Raises UserError where runs of one size start from different training, which only a law of S describes."""
+def starts_note(done: pd.DataFrame, described: bool) -> str:
+    """What is said of runs that start from trained models; "" without such runs.
+
+    Raises:
+      UserError: runs of one size start from different training, and the law does not describe that (`described`).
+    """
     before = seen_before(done)
-    if ((before > 0).any() and (before == 0).any()) or (before.groupby(done["scale"]).nunique() > 1).any():
+    if not before.any():
+        return ""
+    if not described and ((before == 0).any() or (before.groupby(done["scale"]).nunique() > 1).any()):
         raise UserError(
             "runs of one size start from different training (pretrain_tokens): fit one kind at a time with "
             "--where='pretrain_tokens > 0', or fresh and fine-tuned ones together with --law=transfer"
         )
+    least, most = (short(x) for x in (before[before > 0].min(), before.max()))
+    span = most if least == most else f"{least} to {most}"
+    return f"{int((before > 0).sum())} runs start from models of {span} tokens, which D and C do not count"
 
 
 def y_name(metric: str) -> str:
