@@ -17,7 +17,6 @@ from scaling_jax.engines import attempt, base, cluster, estimate, speeds
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
 from scaling_jax.errors import UserError
-from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.outlook import Outlook, Prior
 from scaling_jax.planning import Pack, Run, make_plan
@@ -28,6 +27,7 @@ from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study
 from scaling_jax.trained import starts
 from scaling_jax.training import hardware
+from scaling_jax.training.build import scaling_of
 
 __all__ = ["Dispatch", "Plan", "Results", "analyse", "load", "plan", "run", "write_report"]
 
@@ -322,7 +322,7 @@ def _check_metrics(study: Study, spec: Spec, workdir: Any = None) -> None:
 def _family_metrics(study: Study, spec: Spec) -> tuple[str, ...]:
     """Names of the metrics that the family computes; from shapes alone, on no device."""
     width, depth = study.ladder.scales()[0]
-    scaling = Scaling(study.parametrization.name, width, study.parametrization.base_width, study.optimizer.name)
+    scaling = scaling_of(study, width, depth)
     plain = dataclasses.replace(
         study.execution, compute_dtype="float32", attention="xla", scan_layers=False, remat=False
     )

@@ -188,7 +188,7 @@ def each_budget(
     """
     C = targets[0]
     time, memory = laws.get(SECONDS_PER_TOKEN), laws.get("memory_bytes")
-    cost = None if time is None or time.law is None else Hours(time.law.coefficient, time.law.exponent)
+    hours = None if time is None or time.law is None else Hours(time.law.coefficient, time.law.exponent)
     missing = []
 
     def row(kind: str, amount: str, C: float, cost: Any = None, max_N: float | None = None) -> Budget:
@@ -197,11 +197,10 @@ def each_budget(
         held = float("nan") if memory is None else float(memory.at(best.N)[0])
         return Budget(kind, amount, best.N, best.D, best.loss, best.loss_low, best.loss_high, spent, held)
 
-    hours = cost
     out = [row("FLOPs", f"{C:.2e}", C)]
-    if cost is not None:
+    if hours is not None:
         same = out[0].hours
-        out.append(row("device-hours", short(same), same, cost))
+        out.append(row("device-hours", short(same), same, hours))
         if settings.price is not None:
             out.append(dataclasses.replace(out[-1], kind="dollars", amount=f"${short(same * settings.price)}"))
     elif settings.price is not None:
@@ -215,7 +214,7 @@ def each_budget(
             missing.append(f"memory: {_why(memory, 'memory_bytes', 'memory_bytes')}")
         else:
             missing.append(f"memory: {short_bytes(settings.max_memory)} do not hold even a thousandth of the least N")
-    if len(out) == 1 and not missing and cost is None:
+    if len(out) == 1 and not missing and hours is None:
         return (), _why(time, SECONDS_PER_TOKEN, "wall_s")
     return tuple(out), "; ".join(missing)
 

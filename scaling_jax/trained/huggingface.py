@@ -16,9 +16,9 @@ from safetensors.numpy import save
 
 from scaling_jax.data import tokenizers
 from scaling_jax.models.layers import NORM_EPSILON
-from scaling_jax.models.parametrization import Scaling
 from scaling_jax.storage.paths import write_atomic
 from scaling_jax.trained.models import TrainedModel
+from scaling_jax.training.build import scaling_of
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 
@@ -74,8 +74,7 @@ def config(trained: TrainedModel) -> dict[str, Any]:
 def weights(trained: TrainedModel) -> dict[str, np.ndarray]:
     """Parameters under Qwen3's names; its matrices are [outputs, inputs]."""
     params, row = jax.tree.map(np.asarray, trained.params), trained.row
-    p = trained.study.parametrization
-    scaling = Scaling(p.name, row["width"], p.base_width, trained.study.optimizer.name, row["depth"], p.base_depth)
+    scaling = scaling_of(trained.study, row["width"], row["depth"])
     branch = 1.0 if scaling.branch_multiplier is None else scaling.branch_multiplier
     out = {
         "model.embed_tokens.weight": params["embed"],

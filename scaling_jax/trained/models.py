@@ -13,7 +13,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from scaling_jax.errors import UserError
-from scaling_jax.models import Scaling
 from scaling_jax.models.family import Model, Spec, attention_head_dim
 from scaling_jax.planning import branch_name
 from scaling_jax.storage.records import DONE, Records
@@ -22,6 +21,7 @@ from scaling_jax.stored_family import StoredFamily
 from scaling_jax.study import Study, content_hash
 from scaling_jax.trained import tokenizer as tokenizers
 from scaling_jax.training import hardware, optimizers, step
+from scaling_jax.training.build import scaling_of
 from scaling_jax.training.checkpoint import volumes
 from scaling_jax.training.fingerprint import fingerprint
 
@@ -158,9 +158,7 @@ class Models:
         execution = hardware.resolve(wanted, width, depth, self.spec, head_dim)
         flexible = "blocked" if jax.default_backend() == "cpu" else "xla"  # takes every length
         execution = dataclasses.replace(execution, attention=attention or flexible)
-        p = study.parametrization
-        scaling = Scaling(p.name, width, p.base_width, study.optimizer.name, depth, p.base_depth)
-        return study.family.build(width, depth, self.spec, scaling, execution)
+        return study.family.build(width, depth, self.spec, scaling_of(study, width, depth), execution)
 
     def params(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """run_id -> parameters, of runs of one scale; every checkpoint is read once.
