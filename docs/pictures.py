@@ -35,7 +35,7 @@ def shot(tab: browser.Browser, width: int, scheme: str, first: str, last: str = 
     top = max(tab.eval(place.format("r.top + scrollY", first)) - 12, 0)
     end = top + height if height else tab.eval(place.format("r.bottom + scrollY", last)) + 12
     whole = Image.open(io.BytesIO(tab.screenshot(whole=True))).convert("RGB")
-    return whole.crop((0, int(top), width, int(min(end, whole.height))))
+    return whole.crop((0, int(top), min(width, whole.width), int(min(end, whole.height))))
 
 
 def main() -> None:
