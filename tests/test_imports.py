@@ -246,6 +246,7 @@ def test_functions_are_short():
         ("import scaling_jax.cli.main", {"numpy", "jax", "pandas", "pydantic"}),
         ("import scaling_jax.cli.run", {"jax", "pandas"}),
         ("import scaling_jax.cli.plan", {"pandas", "scipy", "orbax", "tensorstore", "optax", "matplotlib"}),
+        ("import scaling_jax.api, scaling_jax.engines.local", {"scipy", "matplotlib", "tensorflow_datasets"}),
     ],
 )
 def test_imports_stay_light(statement, absent):
