@@ -11,6 +11,7 @@ imports; so
 """
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -28,13 +29,16 @@ jax.config.update("jax_num_cpu_devices", 4)
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 if CACHE not in os.environ:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="scaling-jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     atexit.register(shutil.rmtree, os.environ[CACHE], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 compile_cache.share_between_devices()
 jax.config.update("jax_disable_most_optimizations", True)
+
+# Imports make millions of objects that stay: looking through them again and again took a fifth of the collection.
+gc.disable()
 
 # The same examples in every run: a failure is that of a change. To look further: --hypothesis-profile=default.
 settings.register_profile("same", derandomize=True, database=None)
@@ -47,6 +51,12 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_finish():
+    """Garbage is collected again, but never looked for in what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -21,7 +21,7 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # loopback only; Ray read
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'scaling_jax[ray]'")
 
-from scaling_jax.engines import ray_engine  # noqa: E402
+from scaling_jax.engines import ray_engine, ray_task  # noqa: E402
 
 
 def fake_python(folder, monkeypatch, script):
@@ -35,7 +35,7 @@ def fake_python(folder, monkeypatch, script):
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_a_task_returns_the_exit_code(tmp_path, monkeypatch, code):
     fake_python(tmp_path, monkeypatch, f'echo "$@" > {tmp_path}/args; exit {code}')
-    assert ray_engine.train(["run", "--only_packs=w8-d1"]) == code
+    assert ray_task.train(["run", "--only_packs=w8-d1"]) == code
     assert (tmp_path / "args").read_text() == "-m scaling_jax run --only_packs=w8-d1\n"
 
 
@@ -43,7 +43,7 @@ def test_a_task_returns_the_exit_code(tmp_path, monkeypatch, code):
 def test_a_preempted_task_is_one_that_ray_repeats(tmp_path, monkeypatch, end):
     fake_python(tmp_path, monkeypatch, end)
     with pytest.raises(Preempted):
-        ray_engine.train([])
+        ray_task.train([])
 
 
 def test_a_cancelled_task_tells_its_pack_and_waits_for_it(tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_a_cancelled_task_tells_its_pack_and_waits_for_it(tmp_path, monkeypatch)
 
     monkeypatch.setattr(time, "sleep", cancel_once)
     with pytest.raises(KeyboardInterrupt):
-        ray_engine.train([])
+        ray_task.train([])
     assert (tmp_path / "saved").exists()
 
 
@@ -129,6 +129,7 @@ def ask(tmp_path, monkeypatch):
 
 
 GIB = 2**30
+HEALTH_CHECK = {"initial_delay_ms": 0, "period_ms": 500, "failure_threshold": 3}
 
 
 def test_a_pack_asks_for_a_device_per_lane_as_far_as_a_node_goes(ask):
@@ -184,7 +185,10 @@ def cluster():
     """A head without cores, to which nodes are added; all on 127.0.0.1."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 * 2**20})
+    # A node that is lost is noticed within two seconds, not fifteen.
+    config = {f"health_check_{name}": value for name, value in HEALTH_CHECK.items()}
+    head = {"num_cpus": 0, "object_store_memory": 80 * 2**20, "include_dashboard": False, "_system_config": config}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
 

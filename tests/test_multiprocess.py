@@ -93,7 +93,8 @@ def home(tmp_path_factory):
 
 
 def train(home, workdir, count, *options, **kwargs) -> pd.DataFrame:
-    gang = Gang(home, workdir, count, *options, **kwargs)
+    """The table of a run that nobody interrupts, and so has few saves."""
+    gang = Gang(home, workdir, count, "--set=execution.checkpoint_seconds=60", *options, **kwargs)
     assert gang.codes() == [0] * count, gang.said()
     return ladder.table(workdir)
 
@@ -134,8 +135,7 @@ def test_two_then_one_then_four_processes(home, alone):
     gang = Gang(home, workdir, 1)
     gang.wait_for_training()
     gang.stop(0, signal.SIGINT)
-    split = ("--set=execution.mesh=(1,2,2)", "--set=execution.feed=stream", "--set=execution.checkpoint_seconds=60")
-    table = train(home, workdir, 4, *split)
+    table = train(home, workdir, 4, "--set=execution.mesh=(1,2,2)", "--set=execution.feed=stream")
     np.testing.assert_allclose(table["loss"], alone["loss"], rtol=1e-5)
     assert list(table["run_id"]) == list(alone["run_id"])
     told = sorted(path for path in (workdir / "attempts").iterdir() if path.name.count(".") == 1)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from scaling_jax import fitting
 from scaling_jax.analysis.frames import names_of
@@ -65,7 +64,9 @@ class Resource:
 
     @property
     def _quantile(self) -> float:
-        return float(stats.t.ppf(0.5 + 0.5 * self.level, len(self.N) - 2))
+        from scipy.special import stdtrit  # takes long to import, and training needs none of it
+
+        return float(stdtrit(len(self.N) - 2, 0.5 + 0.5 * self.level))
 
     def largest_within(self, most: float) -> float:
         """The most parameters whose upper end is within so much of the resource; 0 where none is."""

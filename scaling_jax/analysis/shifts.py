@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtrc, stdtr
 
 MAX_DENSE = 1500  # rows up to which the covariance along trunks is used; beyond, runs count as independent
 STEP = 1e-4  # relative, of the central differences
@@ -99,12 +98,16 @@ class Linearized:
         variance = float(left @ left) / (len(left) - self._J.shape[1] - 1)
         if self.noise.freedom:  # what seeds scatter by is there whatever the others do
             variance = max(variance, 1.0)
+        from scipy.special import stdtr  # takes long to import, and training needs none of it
+
         stderr = float(np.sqrt(variance / length))
         t = abs(size) / max(stderr, FLOOR)
         return Shift(size, stderr, float(2 * stdtr(self.freedom, -t)))
 
     def misfit(self) -> tuple[float, float]:
         """(mean square of the whitened residuals per degree of freedom, its probability under noise alone)."""
+        from scipy.special import fdtrc
+
         n, p = self.jacobian.shape
         free = max(n - p, 1)
         ratio = float(self._left @ self._left) / free

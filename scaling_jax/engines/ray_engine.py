@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -20,15 +18,14 @@ from typing import Any
 from scaling_jax import signals
 from scaling_jax.engines import base
 from scaling_jax.engines.local import devices_wanted
+from scaling_jax.engines.ray_task import STOP_SECONDS, train
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
 from scaling_jax.planning import memory_bytes
 from scaling_jax.training import hardware
-from scaling_jax.training.build import mesh_shape
+from scaling_jax.training.scale import mesh_shape
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
 ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")
-POLL_SECONDS = 0.2
-STOP_SECONDS = 90.0  # a pack that is asked to stop has this long to save
 PROCESS_BYTES = 2**30  # of the interpreter, JAX and compilation, besides what the pack holds
 
 
@@ -53,25 +50,6 @@ def run(jobs: Sequence[base.Job], settings: base.Settings) -> int:
             return _run(ray, jobs, settings)
     finally:
         ray.shutdown()
-
-
-def train(command: Sequence[str]) -> int:
-    """Runs on a worker: the command, until it ends by itself or the task is cancelled; returns its exit code.
-
-    Raises:
-      Preempted: the command was asked to stop and has saved; Ray then starts the task again, here or elsewhere.
-    """
-    process = subprocess.Popen(base.python_command(command), env=signals.child_environment())
-    try:
-        while (code := process.poll()) is None:
-            time.sleep(POLL_SECONDS)  # Ray's cancel is not a signal: it does not end a wait in the kernel
-    except BaseException:  # cancelled: a KeyboardInterrupt
-        process.terminate()
-        process.wait(STOP_SECONDS)
-        raise
-    if code in (PREEMPTED, -signal.SIGTERM):  # or stopped before its handler was set
-        raise Preempted("saved")
-    return code
 
 
 def _connect() -> ModuleType:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import groups_of, rows_of
@@ -130,6 +129,8 @@ def frontier(analysis: Analysis) -> Chart:
 
 def isoflop(analysis: Analysis) -> Chart:
     """Loss against N at equal compute with its optima, and (dotted) what the law says of the same budgets."""
+    from scipy.interpolate import Akima1DInterpolator  # takes long to import, and training needs none of it
+
     sweeps, marks, stars = analysis.isoflop, [], []
     budgets = sorted(sweeps.points.budget.unique())
     optima = {} if sweeps.found is None else {float(o.C): o for o in sweeps.found.optima}

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
 
 from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction
 from scaling_jax.analysis.frames import groups_of, rows_of
@@ -66,6 +65,8 @@ def repeats_of_seeds(e: Evidence) -> Check:
     by_scale = off.groupby(level="scale").mean()  # the branches of a trunk are not independent
     if len(by_scale) < MIN_SCALES or wide.shape[1] < 2:
         return Check(name, CANNOT_TELL if wide.shape[1] < 2 else PASS, f"{len(by_scale)} scales with several seeds")
+    from scipy.special import stdtr  # takes long to import, and training needs none of it
+
     values = by_scale.to_numpy(float)
     sizes, counts = np.nanmean(values, axis=0), np.isfinite(values).sum(axis=0)
     freedom = max(int(counts.sum()) - max(len(sizes) - 1, 1), 1)

@@ -53,9 +53,9 @@ class IsoFlop(Allocation):
         """
         check_level(level)
         if not self.samples.size:
-            from scipy.stats import t
+            from scipy.special import stdtrit
 
-            reach = t.ppf((1 + level) / 2, max(self.optima.size - 2, 1))
+            reach = float(stdtrit(max(self.optima.size - 2, 1), (1 + level) / 2))
             return {k: (float(v - reach * s), float(v + reach * s)) for k, v, s in self._estimates()}
         tails = np.quantile(self.samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
         middle = np.median(self.samples, axis=0)

@@ -60,6 +60,7 @@ def levenberg_marquardt(
     z = np.clip(np.array(z, np.float64, ndmin=2), problem.lower, problem.upper)
     if weights is not None:
         problem = problem.with_data(weights=weights)
+    problem = problem.by_place()
     widen = np.broadcast_to(np.asarray(widen, np.float64), len(z))
     elements = max(1, CHUNK // problem.n)
     chunks = [slice(i, i + elements) for i in range(0, len(z), elements)]
@@ -169,6 +170,7 @@ def _quadratic(
         slack = np.where(beyond, delta[:, None] / size, 1.0)
     psi = w * np.where(np.isfinite(r), r, 0.0) * slack
     curvature = w * slack * np.where(beyond, blend[:, None], 1.0)
+    psi, curvature = problem.summed(psi), problem.summed(curvature)
     score = np.matmul(jacobian, psi[:, :, None])[:, :, 0]
     matrix = np.matmul(jacobian * curvature[:, None, :], jacobian.transpose(0, 2, 1))
     return cost, score, matrix
