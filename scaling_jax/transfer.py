@@ -126,9 +126,8 @@ def check(
     if not len(runs.chosen) or runs.tuned is None:
         raise UserError("every run of the sweep diverged; lower optimizer.learning_rates")
     widths = runs.table.drop_duplicates("scale").set_index("scale")[["width", "depth"]]
-    optima = (
-        runs.tuned.optima.sort_values("N")[["scale", "N", "lr", "inside"]].join(widths, on="scale").reset_index(drop=True)
-    )
+    optima = runs.tuned.optima.sort_values("N")[["scale", "N", "lr", "inside"]]
+    optima = optima.join(widths, on="scale").reset_index(drop=True)
     done = runs.table[runs.table.status == "done"]
     rates = done.groupby(["scale", "width", "lr"]).y.mean().rename("loss").reset_index()
     sizes = coordinates.measure(study, data.load(study.data), scales_of(study), num_steps, study.seeds[:2])
