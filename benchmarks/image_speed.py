@@ -39,9 +39,9 @@ def ours(width: int) -> float:
     from scaling_jax.planning import make_plan
     from scaling_jax.study import Budgets, Evaluation, Ladder, Optimizer, Study
     from scaling_jax.training import hardware
-    from scaling_jax.training.build import scaling_of
     from scaling_jax.training.feed import ResidentFeed
     from scaling_jax.training.program import LaneProgram, make_mesh
+    from scaling_jax.training.scale import scaling_of
 
     hardware.use_cpu_devices()
     spec, (pixels, labels) = Spec("images", CLASSES, 1, (SIZE, SIZE, 1)), images()

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scaling_jax import analysis, data, decide, engines, fitting, models, report, study, trackers, trained
-    from scaling_jax.api import Plan, plan, run
+    from scaling_jax.api import run
     from scaling_jax.decisions import reach, recommend, run_until, suggest
     from scaling_jax.errors import EngineError, Preempted, UserError
+    from scaling_jax.plans import Plan, plan
     from scaling_jax.results import Results, analyse, load
     from scaling_jax.study import (
         Budgets,
@@ -49,9 +50,10 @@ __all__ = [
 
 _MODULES = ("analysis", "data", "decide", "engines", "fitting", "models", "report", "study", "trackers", "trained")
 _HOME = {
-    "scaling_jax.api": ("Plan", "plan", "run"),
+    "scaling_jax.api": ("run",),
     "scaling_jax.decisions": ("reach", "recommend", "run_until", "suggest"),
     "scaling_jax.errors": ("EngineError", "Preempted", "UserError"),
+    "scaling_jax.plans": ("Plan", "plan"),
     "scaling_jax.results": ("Results", "analyse", "load"),
     "scaling_jax.study": (
         "Budgets", "Data", "Evaluation", "Execution", "HoldOut", "Init", "Ladder", "Optimizer", "Parametrization",

@@ -193,6 +193,9 @@ class HoldOut:
     flops: PositiveFloat | None = None
 
 
+AUTO_LAW = "auto"  # of `Fit.law`
+
+
 @dataclass(frozen=True, config=CONFIG, kw_only=True)
 class Fit:
     """How a law is fitted to the runs.

@@ -12,11 +12,11 @@ from scaling_jax.planning import make_plan, record_of
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Budgets, Data, Evaluation, Execution, Ladder, Optimizer, Schedule, Study
 from scaling_jax.training import hardware
-from scaling_jax.training.build import scaling_of
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.loop import PackTrainer, Training, buffer_steps
 from scaling_jax.training.program import LaneProgram, make_mesh
+from scaling_jax.training.scale import scaling_of
 
 CONTEXT, BATCH, VOCAB = 8, 4, 16
 SPEC = Spec("tokens", VOCAB, CONTEXT)

@@ -47,12 +47,13 @@ ALLOWED = {
     "decide": TRAINING | {"fitting", "analysis", "decide"},
     "report": AFTER | {"storage", "live"},
     "results": AFTER | {"storage"},
-    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "outlook", "trained"},
+    "plans": TRAINING | {"engines", "fitting", "outlook", "trained"},
+    "api": TRAINING | AFTER | {"decide", "engines", "results", "signals", "simulation", "plans", "trained"},
     "decisions": AFTER | {"decide", "engines", "storage", "results", "api"},
     "cli": TRAINING
     | AFTER
-    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "api", "decide", "decisions"}
-    | {"transfer", "cli"},
+    | {"engines", "live", "results", "signals", "study_file", "trackers", "trained", "plans", "api", "decide"}
+    | {"decisions", "transfer", "cli"},
     "transfer": TRAINING | AFTER | {"engines", "api"},
     "__main__": {"signals", "cli"},
 }
@@ -244,6 +245,7 @@ def test_functions_are_short():
         ("import scaling_jax as sj; sj.load, sj.analyse, sj.Study", {"flax", "optax", "orbax", "grain", "matplotlib"}),
         ("import scaling_jax.cli.main", {"numpy", "jax", "pandas", "pydantic"}),
         ("import scaling_jax.cli.run", {"jax", "pandas"}),
+        ("import scaling_jax.cli.plan", {"pandas", "scipy", "orbax", "tensorstore", "optax", "matplotlib"}),
         ("import scaling_jax.api, scaling_jax.engines.local", {"scipy", "matplotlib", "tensorflow_datasets"}),
     ],
 )

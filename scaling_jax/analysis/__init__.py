@@ -5,14 +5,12 @@ from scaling_jax.analysis.analysis import Analysis
 from scaling_jax.analysis.checks import Check
 from scaling_jax.analysis.columns import Columns
 from scaling_jax.analysis.files import parse_table
-from scaling_jax.analysis.fits import AUTO
 from scaling_jax.analysis.header import parse_mapping
 from scaling_jax.analysis.hold_out import HoldOut
 from scaling_jax.analysis.read import read_runs
 from scaling_jax.analysis.runs import Runs
 
 __all__ = [
-    "AUTO",
     "Analysis",
     "Check",
     "Columns",

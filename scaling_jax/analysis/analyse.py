@@ -11,12 +11,12 @@ import pandas as pd
 from scaling_jax import fitting
 from scaling_jax.analysis.analysis import Analysis
 from scaling_jax.analysis.columns import Columns
-from scaling_jax.analysis.fits import AUTO, choose_law, fit_law, parse_inputs
+from scaling_jax.analysis.fits import choose_law, fit_law, parse_inputs
 from scaling_jax.analysis.hold_out import below_cut
 from scaling_jax.analysis.read import read_runs
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
-from scaling_jax.study import Fit, Study
+from scaling_jax.study import AUTO_LAW, Fit, Study
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import plural
 
@@ -54,7 +54,7 @@ def analyse(
     options = columns if isinstance(columns, Columns) else Columns(names=dict(columns or {}))
     title = name or (study.name if study is not None else "runs")
     law = None
-    if settings.law != AUTO:
+    if settings.law != AUTO_LAW:
         try:
             law = fitting.laws[settings.law]
         except fitting.FitError as error:
@@ -78,7 +78,7 @@ def analyse(
 
 def _analysis(name: str, settings: Fit, cut: Cut, runs: Runs, curves: pd.DataFrame | None) -> Analysis:
     selection, notes = None, list(runs.notes)
-    if settings.law == AUTO:
+    if settings.law == AUTO_LAW:
         below, _ = below_cut(runs, cut)
         law, selection, why = choose_law(runs, settings, below)
         settings = dataclasses.replace(settings, law=law)

@@ -20,7 +20,6 @@ from scaling_jax.formula import Formula
 from scaling_jax.study import Fit as Settings
 
 PARAM_COLUMNS = ("name", "value", "low", "high")
-AUTO = "auto"
 # Laws of N and D alone that a ladder of a few dozen runs can carry (Farseer's nine parameters it cannot).
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again

@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import flags
 
-from scaling_jax import api
+from scaling_jax import plans
 from scaling_jax.cli import study_flags
 from scaling_jax.training import hardware
 
@@ -25,7 +25,7 @@ def main(args: list[str], values: Any) -> int:
     """Prints the plan; returns the exit code."""
     hardware.use_cpu_devices(values.num_cpu_devices)
     study = study_flags.read_study(args, values, need_source=values.workdir is None)
-    plan = api.plan(study, values.workdir, prior=values.prior, force=values.force)
+    plan = plans.plan(study, values.workdir, prior=values.prior, force=values.force)
     cost = plan.cost(values.chip, values.chips, values.price) if values.chip else None
     print(plan)
     if cost:

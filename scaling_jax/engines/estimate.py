@@ -9,13 +9,13 @@ import jax
 
 from scaling_jax import text
 from scaling_jax.engines import speeds
-from scaling_jax.engines.progress import clock
+from scaling_jax.live import clock
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, Run, expected_flops, memory_bytes
 from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
-from scaling_jax.training.build import mesh_shape
+from scaling_jax.training.scale import mesh_shape
 
 # Share of the peak that a plan assumes before anything was measured: see benchmarks/.
 ASSUMED_SHARE = {"cpu": 0.3, "gpu": 0.4, "tpu": 0.4}

@@ -20,11 +20,12 @@ from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
 from scaling_jax.training import distributed, layout, verify
-from scaling_jax.training.build import build_program, mesh_shape
+from scaling_jax.training.build import build_program
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.piece import Piece
 from scaling_jax.training.program import LaneProgram
+from scaling_jax.training.scale import mesh_shape
 
 KERNEL_BACKENDS = {"splash": "tpu", "cudnn": "gpu"}
 

@@ -22,7 +22,7 @@ from scaling_jax.engines.ray_task import STOP_SECONDS, train
 from scaling_jax.errors import PREEMPTED, Preempted, UserError
 from scaling_jax.planning import memory_bytes
 from scaling_jax.training import hardware
-from scaling_jax.training.build import mesh_shape
+from scaling_jax.training.scale import mesh_shape
 
 # A pack is one process on one host, also where Ray itself was started by Slurm or on the hosts of a TPU slice.
 ALONE = ("--coordinator_address=127.0.0.1:1", "--num_processes=1", "--process_id=0")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
-import pandas as pd
 from absl import logging
 
 from scaling_jax.storage.paths import as_path, cache_dir, write_atomic
 from scaling_jax.training import hardware
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 LEAST_SECONDS = 5.0  # of training at one width: less says little of a longer run

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from scaling_jax.models import metrics
 
@@ -18,6 +17,8 @@ def cross_entropy(logits_BxK: Any, label_B: Any, smoothing: float = 0.0) -> Any:
     Returns:
       [B], nats (label smoothing: Szegedy et al. 2016, arXiv:1512.00567).
     """
+    import optax
+
     logits_BxK = logits_BxK.astype(jnp.float32)
     if not smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits_BxK, label_B)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scaling_jax import analysis, fitting, rules
+from scaling_jax import fitting, rules
 from scaling_jax.outlook.expected import Points, Prior
 from scaling_jax.planning import Pack
-from scaling_jax.study import Study
+from scaling_jax.study import AUTO_LAW, Study
 from scaling_jax.text import short
 
 COLLINEAR, CORRELATED = 0.98, 0.9  # as the checks after training have it
@@ -42,8 +42,8 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
     out = []
     ratios = float((points.D / points.N).min()), float((points.D / points.N).max())
     sizes = np.unique(points.N)
-    needed = len(fitting.laws[study.fit.law].params) if study.fit.law != analysis.AUTO else 5
-    splits = study.fit.law == analysis.AUTO or {"N", "D"} <= set(fitting.laws[study.fit.law].inputs)
+    needed = len(fitting.laws[study.fit.law].params) if study.fit.law != AUTO_LAW else 5
+    splits = study.fit.law == AUTO_LAW or {"N", "D"} <= set(fitting.laws[study.fit.law].inputs)
     if splits and correlation >= COLLINEAR:
         low, high = float(points.D.min()), float(points.D.max())
         crossed = ", ".join(f"{v:.3g}" for v in (low, (low * high) ** 0.5, high))

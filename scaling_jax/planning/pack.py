@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scaling_jax.models.family import Counts
@@ -192,16 +192,24 @@ class Pack:
 
 def arranged(pack: Pack, runs: Mapping[tuple[int, int, float], Run]) -> Pack:
     """The pack with these runs, given by (lane, steps, cool-down), each at its place among the budgets."""
-    branches = sorted({(steps, cooldown) for _, steps, cooldown in runs})
-    branches.sort(key=lambda end: fork_of(pack.schedule, *end))
+    branches = branches_of(pack.schedule, runs)
     place = {end: i for i, end in enumerate(branches)}
-    placed = [dataclasses.replace(run, budget=place[steps, share]) for (_, steps, share), run in runs.items()]
+    placed = [
+        run if run.budget == place[steps, share] else dataclasses.replace(run, budget=place[steps, share])
+        for (_, steps, share), run in runs.items()
+    ]
     return dataclasses.replace(
         pack,
         budgets=tuple(steps for steps, _ in branches),
         cooldowns=tuple(cooldown for _, cooldown in branches),
         runs=tuple(sorted(placed, key=lambda run: (run.lane, run.budget))),
     )
+
+
+def branches_of(schedule: Schedule, runs: Iterable[tuple[int, int, float]]) -> list[tuple[int, float]]:
+    """(steps, cool-down) of runs (lane, steps, cool-down), in the order in which they leave the trunk."""
+    branches = sorted({(steps, cooldown) for _, steps, cooldown in runs})
+    return sorted(branches, key=lambda end: fork_of(schedule, *end))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scaling_jax.models.family import Counts, Spec
 from scaling_jax.planning import rounds
 from scaling_jax.planning.budgets import Budget, budgets_of, isoflop_scales, scales_of, steps_of, times
 from scaling_jax.planning.identities import identified
-from scaling_jax.planning.pack import Lane, Pack, Run, arranged, fork_of, scale_name
+from scaling_jax.planning.pack import Lane, Pack, Run, arranged, branches_of, fork_of, scale_name
 from scaling_jax.settings import Start
 from scaling_jax.study import Budgets, Study
 
@@ -243,13 +243,14 @@ def _pack(
 ) -> Pack:
     width, depth, name = shape
     scale, tokens_per_step = scale_name(width, depth), batch_size * spec.context
+    place = {end: i for i, end in enumerate(branches_of(study.schedule, draft.trained))}
     runs = {
         (lane, steps, cooldown): Run(
             run_id="",
             trunk_id="",
             scale=scale,
             lane=lane,
-            budget=0,
+            budget=place[steps, cooldown],
             steps=steps,
             tokens=steps * tokens_per_step,
             flops=float(steps * tokens_per_step * counts.flops_per_token),

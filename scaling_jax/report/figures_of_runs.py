@@ -53,7 +53,7 @@ def learning_curves(analysis: Analysis) -> Chart:
     if final:
         rows = runs.chosen.run_id.isin(set(shown.run_id)).to_numpy()
         left += points.marks(runs.chosen.D, runs.chosen.y, rows)
-    curves = [np.asarray(mark.y, float) for mark in left if mark.scale]
+    curves = [np.asarray(mark.y, float) for mark in left if mark.scale and np.size(mark.y)]
     # A diverged loss may rise without end: the others decide what is shown.
     limits = (min(map(np.min, curves)) * 0.97, max(map(np.max, curves)) * 1.03) if curves else None
     panels = [

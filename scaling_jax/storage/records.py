@@ -22,15 +22,17 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from absl import logging
 
 from scaling_jax.errors import UserError
 from scaling_jax.storage import stored_json
 from scaling_jax.storage.paths import as_path, write_atomic
 from scaling_jax.storage.workdir import Workdir, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = [
     "run_id", "study", "family", "scale", "width", "depth", "seed", "status", "lr", "batch_size",
@@ -227,6 +229,8 @@ def load_table(workdir: Any, every_run: bool = False) -> pd.DataFrame:
         rows = [row | scores.get(row["run_id"], {}) for row in rows]
     if not rows:
         raise UserError(f"{str(path)!r} holds no finished run (runs/*/_SUCCESS); train first with scaling-jax run")
+    import pandas as pd  # planning does without
+
     table = pd.DataFrame(rows)
     if lacking := [column for column in COLUMNS if column not in table]:
         raise UserError(f"results in {str(path)!r} lack the columns {', '.join(lacking)}")
@@ -266,6 +270,8 @@ def load_curves(workdir: Any, table: pd.DataFrame) -> pd.DataFrame:
             for p in points:
                 tokens = p["step"] * per_step
                 rows.append((run["run_id"], p["step"], tokens, tokens * flops_per_token, p["loss"], phase))
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=["run_id", "step", "tokens", "flops", "loss", "phase"])
 
 

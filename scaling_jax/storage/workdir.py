@@ -31,6 +31,7 @@ from scaling_jax.storage.paths import as_path, is_remote, is_temporary, write_at
 
 FORMAT = 2  # of study.json
 PACK_SUFFIX = ".pack.json"
+VOLUME = "+"  # between the name of a part of a pack's checkpoints and the number of its folder
 ABANDONED_SECONDS = 600.0
 # Where whoever holds a pack leaves temporary files, and where others do as well.
 LOCKED = (".study.json.*", "attempts/.*", "locks/.*", "checkpoints/.*", "runs/*/.*", "trunks/*/.*")
@@ -281,6 +282,12 @@ def _stays_within(link: pathlib.Path, root: pathlib.Path) -> bool:
         return link.resolve().is_relative_to(root)
     except (OSError, RuntimeError):  # a loop
         return False
+
+
+def volumes(folder: Any, part: str) -> list[Any]:
+    """The folders of a part of a pack's checkpoints, as they were begun."""
+    found = [path for path in folder.iterdir() if path.name.partition(VOLUME)[0] == part] if folder.exists() else []
+    return sorted(found, key=lambda path: int(path.name.partition(VOLUME)[2] or 1))
 
 
 def _plain(value: Any) -> Any:

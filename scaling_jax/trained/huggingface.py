@@ -18,7 +18,7 @@ from scaling_jax.data import tokenizers
 from scaling_jax.models.layers import NORM_EPSILON
 from scaling_jax.storage.paths import write_atomic
 from scaling_jax.trained.models import TrainedModel
-from scaling_jax.training.build import scaling_of
+from scaling_jax.training.scale import scaling_of
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 

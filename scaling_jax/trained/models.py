@@ -10,20 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Model, Spec, attention_head_dim
 from scaling_jax.planning import branch_name
 from scaling_jax.storage.records import DONE, Records
-from scaling_jax.storage.workdir import Workdir
+from scaling_jax.storage.workdir import Workdir, volumes
 from scaling_jax.stored_family import StoredFamily
 from scaling_jax.study import Study, content_hash
 from scaling_jax.trained import tokenizer as tokenizers
 from scaling_jax.training import hardware, optimizers, step
-from scaling_jax.training.build import scaling_of
-from scaling_jax.training.checkpoint import volumes
 from scaling_jax.training.fingerprint import fingerprint
+from scaling_jax.training.scale import scaling_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +193,8 @@ class Models:
 
     def _restore(self, row: Mapping[str, Any]) -> tuple[list[str], Any]:
         """(lanes of a branch's checkpoint, lane number -> its state)."""
+        import orbax.checkpoint as ocp
+
         folder = self.checkpoint(row)
         try:
             head = json.loads((folder / "head" / "metadata").read_text())

@@ -29,7 +29,7 @@ from scaling_jax.study import Data, Study
 from scaling_jax.trained import tokenizer
 from scaling_jax.trained.models import Models
 from scaling_jax.training import hardware
-from scaling_jax.training.build import scaling_of
+from scaling_jax.training.scale import scaling_of
 
 NEAR = 0.01  # relative difference between a budget and the same one in whole steps
 

@@ -27,6 +27,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy, save_decis
 
 from scaling_jax.errors import UserError
 from scaling_jax.storage.paths import as_path
+from scaling_jax.storage.workdir import VOLUME, volumes
 from scaling_jax.study import content_hash
 from scaling_jax.training import distributed
 from scaling_jax.training.fingerprint import fingerprint
@@ -36,14 +37,7 @@ from scaling_jax.training.regroup import as_saved, regroup
 TRANSIENT = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "PERMISSION_DENIED", "UNAUTHENTICATED")
 FORMAT = 2  # of the state on disk
 TRUNK = "trunk"
-VOLUME = "+"
 STOPPED = ""  # in place of the identity of a lane that stood still before a checkpoint
-
-
-def volumes(folder: Any, part: str) -> list[Any]:
-    """The folders of a part of a pack's checkpoints, as they were begun."""
-    found = [path for path in folder.iterdir() if path.name.partition(VOLUME)[0] == part] if folder.exists() else []
-    return sorted(found, key=lambda path: int(path.name.partition(VOLUME)[2] or 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,8 +26,8 @@ from scaling_jax.planning import NO_DECAY, make_plan
 from scaling_jax.study import Ladder, Study
 from scaling_jax.training import hardware
 from scaling_jax.training import step as steps
-from scaling_jax.training.build import scaling_of
 from scaling_jax.training.feed import ResidentFeed
+from scaling_jax.training.scale import scaling_of
 
 PRODUCTS = ("dot_general", "conv_general_dilated", "gather")
 SAME_ARRAY = (

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from scaling_jax.models import optimizers
 from scaling_jax.models.family import Model
 from scaling_jax.study import Optimizer
+
+if TYPE_CHECKING:
+    import optax
 
 
 def transform(optimizer: Optimizer, model: Model, b2: Any = None) -> optax.GradientTransformation:
@@ -24,6 +26,8 @@ def transform(optimizer: Optimizer, model: Model, b2: Any = None) -> optax.Gradi
     Raises:
       UserError: an unknown optimizer or option, or the optimizer needs roles and the model has none.
     """
+    import optax
+
     parts = [optax.clip_by_global_norm(optimizer.clip_norm)] if optimizer.clip_norm else []
     arguments = optimizers.arguments(optimizer, model.roles, model.eps_multiplier)
     if "b2" in optimizers.rule(optimizer.name).fields and not isinstance(optimizer.b2, float):
@@ -35,6 +39,8 @@ def init(model: Model, optimizer: Optimizer, params: Any) -> Any:
     """The optimizer's state before the first step."""
     inner = transform(optimizer, model)
     if optimizers.rule(optimizer.name).schedule_free:
+        import optax
+
         return optax.contrib.schedule_free(inner, 0.0, optimizer.b1).init(params)
     return inner.init(params)
 
@@ -70,6 +76,8 @@ def update(
         direction, opt_state = inner.update(grads, opt_state, params)
         return jax.tree.map(jnp.subtract, params, step(direction, params)), opt_state
 
+    import optax
+
     def descend(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         direction, state = inner.update(grads, state, params)
         return jax.tree.map(jnp.negative, step(direction, params)), state
@@ -89,5 +97,7 @@ def evaluation_params(optimizer: Optimizer, state: Any) -> Any:
       state: a lane's, with `params` and `opt_state`.
     """
     if optimizers.rule(optimizer.name).schedule_free:
+        import optax
+
         return optax.contrib.schedule_free_eval_params(state["opt_state"], state["params"])
     return state["params"]

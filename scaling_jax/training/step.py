@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from scaling_jax.models import partition
 from scaling_jax.models.family import Model
@@ -75,6 +74,8 @@ def train_step(
     Returns:
       (state, mean training loss of the batch before the update).
     """
+
+    import optax  # planning does without
 
     def loss_of(params: Any, part: Any) -> Any:
         return model.loss(params, part)[0]
