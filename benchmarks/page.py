@@ -17,6 +17,7 @@ import time
 import numpy as np
 
 from scaling_jax import analysis, report
+from scaling_jax.charts import matplotlib_figure  # noqa: F401  imported before anything is timed
 from scaling_jax.text import table
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))

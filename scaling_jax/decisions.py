@@ -48,7 +48,7 @@ def recommend(
     inference_tokens: float | None = None,
     chip: Chip | None = None,
 ) -> Recommendation:
-    """What to train with a budget: N*, D*, the model, its recipe, its loss with an interval, and a study of that run.
+    """What to train with a budget: `N*`, `D*`, the model, its recipe, its loss with an interval, and its study.
 
     Args:
       results: of a workdir.

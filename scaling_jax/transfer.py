@@ -31,7 +31,7 @@ class Transfer:
 
     Attributes:
       coordinates: columns width, depth, array, size, change; see `training.coordinates.measure`.
-      optima: one row per scale: scale, width, depth, lr (the best), inside (whether neighbors bracket it).
+      optima: one row per scale: scale, N, width, depth, lr (the best), inside (whether neighbors bracket it).
       rates: one row per scale and rate: scale, width, lr, loss (mean over seeds).
       parametrization: of the study.
     """
@@ -43,7 +43,14 @@ class Transfer:
 
     @property
     def moved(self) -> float:
-        """Largest over smallest best rate."""
+        """Factor, at least 1, by which the best rate moves from the smallest to the largest scale: a power law in N."""
+        log_n = np.log(self.optima.N.to_numpy(float))
+        slope = np.polyfit(log_n, np.log(self.optima.lr.to_numpy(float)), 1)[0]
+        return float(np.exp(abs(slope) * np.ptp(log_n)))
+
+    @property
+    def spread(self) -> float:
+        """Largest over smallest best rate: `moved`, and the scatter of single scales."""
         return float(self.optima.lr.max() / self.optima.lr.min())
 
     def worst(self, along: str) -> tuple[str, float] | None:
@@ -66,10 +73,21 @@ class Transfer:
         span = (
             f"the best rate moves {self.moved:.2g}x from {first.scale} ({first.lr:.3g}) to {last.scale} ({last.lr:.3g})"
         )
+        if len(self.optima) > 2:
+            span += " by its trend"
         if not self.optima.inside.all():
             edge = self.optima[~self.optima.inside]
             span += f"; at {', '.join(edge.scale)} it is the lowest or highest of those tried, so it may move further"
-        verdict = "it transfers" if self.moved <= MOVES else "it does not transfer: tune it at every scale"
+        if self.moved > MOVES:
+            verdict = "it does not transfer: tune it at every scale"
+        elif self.spread > MOVES:
+            lr = self.optima.set_index("scale").lr
+            verdict = (
+                f"no trend, but single scales differ by {self.spread:.2g}x, from {lr.idxmin()} ({lr.min():.3g}) to "
+                f"{lr.idxmax()} ({lr.max():.3g}), as noise between seeds makes them: add seeds"
+            )
+        else:
+            verdict = "it transfers"
         return [*out, f"{span}: {verdict} (at most {MOVES:g}x)"]
 
     def charts(self) -> tuple[Chart, Chart]:
@@ -108,9 +126,8 @@ def check(
     if not len(runs.chosen) or runs.tuned is None:
         raise UserError("every run of the sweep diverged; lower optimizer.learning_rates")
     widths = runs.table.drop_duplicates("scale").set_index("scale")[["width", "depth"]]
-    optima = (
-        runs.tuned.optima.sort_values("N")[["scale", "lr", "inside"]].join(widths, on="scale").reset_index(drop=True)
-    )
+    optima = runs.tuned.optima.sort_values("N")[["scale", "N", "lr", "inside"]]
+    optima = optima.join(widths, on="scale").reset_index(drop=True)
     done = runs.table[runs.table.status == "done"]
     rates = done.groupby(["scale", "width", "lr"]).y.mean().rename("loss").reset_index()
     sizes = coordinates.measure(study, data.load(study.data), scales_of(study), num_steps, study.seeds[:2])
@@ -118,7 +135,7 @@ def check(
     for chart in found.charts():
         write_atomic(place.path.parent / f"{chart.name}.png", picture_of(chart))
     content = {
-        "verdict": found.sentences(), "moved": found.moved, "optima": optima.to_dict("records"),
+        "verdict": found.sentences(), "moved": found.moved, "spread": found.spread, "optima": optima.to_dict("records"),
         "coordinates": sizes.to_dict("records"), "device": hardware.describe(),
     }  # fmt: skip
     write_atomic(place.path.parent / "transfer.json", json.dumps(content, indent=1, default=float))

@@ -66,6 +66,20 @@ def test_components_of_the_noise_come_back():
     assert np.sqrt(found.run) == pytest.approx(0.002, rel=0.2)
 
 
+def test_noise_along_trunks_is_counted_in_ladders_of_any_size():
+    """Against generalized least squares with the whole covariance."""
+    table = simulated.ladder(noise=0.002, seeds=range(12), rates=(0.02,))
+    shared = {trunk: np.random.default_rng(i).normal(0, 0.006) for i, trunk in enumerate(table.trunk_id.unique())}
+    table["loss"] *= np.exp(table.trunk_id.map(shared))
+    linear = analysis.analyse(table, fit=QUICK).linearized
+    trunk, own = linear.chosen.trunk.to_numpy(), linear.noise
+    inverse = np.linalg.inv(own.trunk * (trunk[:, None] == trunk) + own.run * np.eye(len(trunk)))
+    members = (linear.chosen.scale == "w48-d2").to_numpy(float)
+    X = np.column_stack([linear.jacobian, members])
+    expected = np.linalg.solve(X.T @ inverse @ X, X.T @ inverse @ linear.residuals)[-1]
+    assert own.trunk > own.run and linear.shift(members).size == pytest.approx(expected, rel=1e-6)
+
+
 def test_the_shift_of_a_scale_is_measured():
     table = simulated.ladder(noise=0.001, seeds=(0, 1), rates=(0.02,))
     table.loc[table.width == 48, "loss"] *= 1.03

@@ -146,6 +146,24 @@ def test_caps(results):
         sj.recommend(results, 1e24, max_memory=1e6)
 
 
+def test_memory_is_capped_by_the_law_of_the_runs_where_they_have_one(results):
+    """Report and recommendation name one model; without a law the plan's estimate answers, and both say which it is."""
+    found, table = results.analysis, results.analysis.runs.table
+    measured = dataclasses.replace(
+        found,
+        runs=dataclasses.replace(found.runs, table=table.assign(wall_s=1.0, memory_bytes=30.0 * table.N)),
+        settings=dataclasses.replace(found.settings, max_memory=12e9),
+    )
+    measured.__dict__["forecast"] = found.forecast
+    options = {"study": results.study, "spec": decisions._spec(results), "max_memory": 12e9}
+    (target, *_), surface = found.targets, decide.Surface.of(measured)
+    best = decide.recommend(surface, target, analysis=measured, **options)
+    assert pytest.approx(4e8, rel=0.02) == best.optimum.N == measured.budgets[0][-1].N
+    assert "by the memory that runs took" in best.text()
+    planned = decide.recommend(surface, target, analysis=found, **options)
+    assert "by the plan's estimate" in planned.text() and planned.optimum.N != best.optimum.N
+
+
 def test_reach_inverts_recommend(results, big):
     there = sj.reach(results, sj.recommend(results, 1e21).optimum.loss, chip=big.chip)
     assert 0.98e21 < there.optimum.C < 1.02e21 and there.C_interval[0] < 1e21 < there.C_interval[1]

@@ -94,6 +94,22 @@ def test_recipes_of_n_and_d_are_compared_at_their_optima():
     np.testing.assert_allclose(m.value, 1.3, rtol=2e-2)
 
 
+def test_runs_of_equal_size_and_a_frontier_outside_the_runs_are_told():
+    (data, a, _), (_, b, _) = grid(noise=0.002), grid(1.5, 0.002, 1)
+    short = data["D"] < 12 * data["N"]
+    runs = {k: v[short] for k, v in data.items()}
+    reasons = fitting.compare({"A": (runs, a[short]), "B": (runs, b[short])}).reasons
+    gaps = b[short] / a[short] - 1
+    assert f"lower in {(gaps < 0).sum()} of {short.sum()} pairs: {gaps.min():+.2%} to {gaps.max():+.2%}" in reasons[1]
+    assert "is above all its runs" in "\n".join(reasons)
+    # Repeats are averaged; sizes that differ by more than 2%, and too few pairs, say nothing.
+    twice = {k: np.r_[v, v] for k, v in data.items()}
+    reasons = fitting.compare({"A": (twice, np.r_[a, a]), "B": (data, b)}).reasons
+    assert any("of 25 pairs" in r for r in reasons)
+    other = {k: 1.1 * v for k, v in data.items()}
+    assert not any("pairs" in r for r in fitting.compare({"A": (data, a), "B": (other, b)}).reasons)
+
+
 def test_shared_noise_of_trunks_widens_the_interval():
     (data, a, trunk), (_, b, _) = grid(1.0, 0.01, 1, 0.9), grid(1.0, 0.01, 2, 0.9)
     plain = fitting.compare({"A": (data, a), "B": (data, b)}).multiplier(1e18)

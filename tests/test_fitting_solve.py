@@ -332,6 +332,26 @@ def test_batch_elements_are_independent():
         assert together.value[i] == pytest.approx(alone.value[0], rel=1e-9)
 
 
+@pytest.mark.parametrize("objective", [HUBER, LSQ, fitting.Huber(1e-3, overestimate_penalty=2)])
+def test_rows_of_equal_inputs_are_evaluated_once_and_count_each(objective):
+    """The descent of a ladder with seeds, each resample with its own weights, beside the one that sees every row."""
+    inputs, y = noisy("chinchilla", 0.01)
+    problem = Problem.of(fitting.laws["chinchilla"], inputs, y, np.ones(len(y)), objective)
+    z, rows = problem.unconstrained(TRUTH["chinchilla"]), np.random.default_rng(0).permutation(np.arange(240) % 40)
+    repeated = problem.rows(rows)
+    repeated = repeated.with_data(y=repeated.y * np.exp(np.random.default_rng(1).normal(0, 0.01, 240)))
+    weights = np.random.default_rng(2).integers(0, 3, (5, 240)).astype(float)
+    placed = repeated.with_data(weights=weights).by_place()
+    assert len(placed.starts) == len(np.unique(rows)) and problem.by_place().starts is None
+    starts = np.repeat(z[None], 5, axis=0) + 0.1
+    ends = levenberg_marquardt(repeated, starts, weights)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Problem, "by_place", lambda self: self)
+        plain = levenberg_marquardt(repeated, starts, weights)
+    assert ends.converged.all() and ends.value == pytest.approx(plain.value, rel=1e-9)
+    assert ends.z == pytest.approx(plain.z, abs=1e-5)
+
+
 def test_bounded_least_squares_equals_scipy():
     from scipy.optimize import lsq_linear
 

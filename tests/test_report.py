@@ -1,6 +1,8 @@
 """What a person sees: pictures, page, JSON and terminal text, all of one Analysis."""
 
+import base64
 import dataclasses
+import gzip
 import html.parser
 import itertools
 import json
@@ -17,6 +19,7 @@ from scaling_jax import analysis, charts, fitting, models, report, study
 from scaling_jax.charts import figure_of
 from scaling_jax.cli import main as command
 from scaling_jax.errors import UserError
+from scaling_jax.fitting import plots
 from scaling_jax.report import figures, figures_of_runs
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
@@ -245,6 +248,24 @@ def test_a_page_of_many_runs_draws_a_part_and_says_so():
     assert list(drawn.runs) == [f"r{i}" for i in range(0, n, 3)] and list(drawn.x) == list(range(0, n, 3))
     assert whole is line and other.runs == ["s"] and chart.thinned(n + 1) is chart
     assert thin.caption == "Seen. 2,001 of 6,001 runs are drawn, evenly from every scale."
+
+
+def test_the_library_starts_only_what_charts_are_made_of():
+    """In the installed plotly.js; a build without such a list stays whole."""
+    packed = gzip.decompress(base64.b64decode(html_page.library())).decode()
+    (started,) = re.findall(r"\.register\(\[((?:[\w$]+\(\),?)+)\]\)", packed)
+    assert len(started.split(",")) == len(html_page.TRACES)
+    assert html_page.with_traces("var a=1;", html_page.TRACES) == "var a=1;"
+
+
+def test_a_scale_that_was_held_out_whole_has_a_circle_in_the_legend():
+    held = np.array([False, False, True, True])
+    points = plots.Points(np.array(["a", "b", "b", "c"]), ("a", "b", "c"), dict(a="A", b="B", c="C"), (), held)
+    marks = points.marks(np.arange(4), np.arange(4))
+    named = {mark.name: mark for mark in marks if mark.name}
+    assert {n: named[n].symbol for n in "ABC"} == dict.fromkeys("ABC", "circle")
+    assert len({named[n].color for n in "ABC"}) == 3 and named["held out"].symbol == "diamond"
+    assert all(np.size(mark.x) == 0 for mark in named.values()) and sum(np.size(mark.x) for mark in marks) == 4
 
 
 def test_samples_are_shown_and_escaped(usual):

@@ -43,6 +43,7 @@ def made(width_power, rates, inside=(True, True, True)):
     frame = pd.DataFrame(sizes, columns=["width", "depth", "array", "size", "change"])
     scales = [f"w{w}-d1" for w in (16, 32, 64)]
     optima = pd.DataFrame({"scale": scales, "lr": rates, "inside": inside, "width": (16, 32, 64), "depth": 1})
+    optima["N"] = 12 * optima.width**2
     tried = [
         (s, w, r, 2 + np.log(r / best) ** 2) for s, w, best in zip(scales, (16, 32, 64), rates) for r in (0.01, 0.02)
     ]
@@ -53,7 +54,12 @@ def made(width_power, rates, inside=(True, True, True)):
 def test_the_verdict_in_words():
     good = made(0.0, (0.01, 0.012, 0.015)).sentences()
     assert good[0] == "updates are of one size at every width: the steepest is layer_*/up, as width^0.02"
-    assert good[1] == "the best rate moves 1.5x from w16-d1 (0.01) to w64-d1 (0.015): it transfers (at most 2x)"
+    assert good[1] == (
+        "the best rate moves 1.5x from w16-d1 (0.01) to w64-d1 (0.015) by its trend: it transfers (at most 2x)"
+    )
+    noisy = made(0.0, (0.012, 0.026, 0.014)).sentences()[1]
+    assert "moves 1.2x" in noisy and "no trend, but single scales differ by 2.2x, from w16-d1 (0.012) to" in noisy
+    assert "add seeds" in noisy and "it transfers" not in noisy
     bad = made(0.6, (0.04, 0.02, 0.01), (True, True, False)).sentences()
     assert bad[0].startswith("updates change with the width: the steepest is head, as width^0.60")
     assert bad[0].endswith("--set parametrization.name=mup is made to keep it")

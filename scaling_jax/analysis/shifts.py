@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-MAX_DENSE = 1500  # rows up to which the covariance along trunks is used; beyond, runs count as independent
 STEP = 1e-4  # relative, of the central differences
 FLOOR = 1e-4  # standard deviation of ln y below which differences are rounding of what was written down
 
@@ -68,7 +67,7 @@ class Linearized:
         self.residuals = np.log(chosen.y.to_numpy(float)) - np.log(self.predicted)
         self.noise = seed_components(self.residuals, chosen)
         self.jacobian = _jacobian(fit, inputs)
-        self._factor = self._cholesky()
+        self._trunk = pd.factorize(chosen.trunk, use_na_sentinel=False)[0]
         self._r = self._whiten(self.residuals)
         self._J = self._whiten(self.jacobian)
         self._Q, _ = np.linalg.qr(self._J)
@@ -113,20 +112,13 @@ class Linearized:
         ratio = float(self._left @ self._left) / free
         return ratio, float(fdtrc(free, max(self.noise.freedom, 1), ratio))
 
-    def _cholesky(self) -> np.ndarray:
-        n = len(self.residuals)
-        run = max(self.noise.run, FLOOR**2)
-        if n > MAX_DENSE or not self.noise.trunk:
-            return np.full(n, np.sqrt(run + self.noise.trunk))
-        trunk = pd.factorize(self.chosen.trunk)[0]
-        return np.linalg.cholesky(self.noise.trunk * (trunk[:, None] == trunk) + run * np.eye(n))
-
     def _whiten(self, values: np.ndarray) -> np.ndarray:
-        if self._factor.ndim == 1:
-            return (values.T / self._factor).T
-        from scipy.linalg import solve_triangular
-
-        return solve_triangular(self._factor, values, lower=True)
+        """(n, ...) values by the symmetric root of the inverse covariance: noise of each run, and of its trunk."""
+        run, sizes = max(self.noise.run, FLOOR**2), np.bincount(self._trunk)
+        share = (1.0 - np.sqrt(run / (run + sizes * self.noise.trunk))) / sizes
+        sums = np.zeros((len(sizes), *values.shape[1:]))
+        np.add.at(sums, self._trunk, values)
+        return (values - (sums.T * share).T[self._trunk]) / np.sqrt(run)
 
 
 def seed_components(residuals: np.ndarray, chosen: pd.DataFrame) -> Noise:

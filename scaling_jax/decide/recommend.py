@@ -18,7 +18,7 @@ from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, compute_dtype_of, make_plan, memory_bytes
 from scaling_jax.study import Study
-from scaling_jax.text import short
+from scaling_jax.text import short, short_bytes
 
 GRID, SMALLEST = 241, 1e-3  # sizes tried for the over-trained optimum, down to this share of N*
 MOST_TOKENS = 1e4  # times D* that over-training may take
@@ -156,7 +156,8 @@ def recommend(
       study: whose family, data and recipe the run continues; with `spec`, what its data looks like.
       spec: of the data.
       max_params: cap on N.
-      max_memory: cap on the bytes of one device, as planned for the study's family.
+      max_memory: cap on the bytes of one device, by the runs' own law of memory (its upper end, as in the report), or
+        where they have none by the plan's estimate for the study's family.
       inference_tokens: that the model will be used for.
       chip: for the time and the price.
 
@@ -179,8 +180,9 @@ def recommend(
     if max_memory is not None:
         if path is None or study is None:
             raise UserError("max_memory needs a study with a family: give --workdir, or --max_params instead")
-        cap = min(_most_in_memory(path, study, max_memory), cap or math.inf)
-        notes.append(f"{short(max_memory)} bytes hold {short(cap)} parameters at the ladder's batch")
+        held, by = _most_in_memory(path, study, analysis, max_memory)
+        cap = min(held, cap or math.inf)
+        notes.append(f"{short_bytes(max_memory)} hold {short(held)} parameters at the ladder's batch, by {by}")
     found, why = surface.optima([C], cap)
     if not found:
         return Recommendation(**said, reasons=(*why, *reasons))
@@ -246,12 +248,25 @@ def _inference(surface: Surface, best: Optimum, tokens: float) -> Inference:
     return Inference(tokens, float(N[i]), float(D[i]), float(min(total[i], at_best)), at_best)
 
 
-def _most_in_memory(path: Path, study: Study, most: float) -> float:
-    """Parameters of the largest scale on the path whose training step fits into so many bytes of one device.
+def _most_in_memory(path: Path, study: Study, analysis: Analysis | None, most: float) -> tuple[float, str]:
+    """(parameters of the largest model whose training fits into so many bytes of one device, what says so).
 
     Raises:
       UserError: not even the smallest does.
     """
+    measured, whose = ({}, "") if analysis is None else analysis.resources
+    law = measured.get("memory_bytes")
+    if law is not None and law.law is not None:
+        best, by = law.largest_within(most), f"the memory that runs took ({whose})"
+    else:
+        best, by = _most_planned(path, study, most), "the plan's estimate: the runs do not tell how memory grows"
+    if not best:
+        raise UserError(f"max_memory={short_bytes(most)} do not hold even the smallest scale, by {by}")
+    return best, by
+
+
+def _most_planned(path: Path, study: Study, most: float) -> float:
+    """Parameters of the largest scale on the path whose training step fits by the plan's estimate; 0 if none does."""
     best, width = 0.0, path.step
     while (shape := path.shape(width)) is not None:
         sized = dataclasses.replace(
@@ -271,8 +286,6 @@ def _most_in_memory(path: Path, study: Study, most: float) -> float:
         if memory_bytes(study, pack, path.spec, (1, 1, 1), execution) > most:
             break
         best, width = float(shape.N), max(width + path.step, int(width * 1.03) // path.step * path.step)
-    if not best:
-        raise UserError(f"max_memory={short(most)} bytes do not hold even the smallest scale of the family")
     return best
 
 

@@ -19,13 +19,14 @@ from scaling_jax.charts import figure_of
 from scaling_jax.fitting import plots
 from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
-from scaling_jax.fitting.recipe import Recipe, noise, read_recipe, sample_pair
+from scaling_jax.fitting.recipe import Recipe, noise, paired, read_recipe, sample_pair
 
 if TYPE_CHECKING:
     import pandas as pd
 
 CANNOT_TELL, DEPENDS = "cannot tell", "depends on scale"
 FLOORS = ("shared", "free")
+MIN_PAIRS = 3  # runs of equal size in both recipes from which their losses are compared directly
 REACH = 30.0  # times the largest compute of both, up to which a next pair is searched
 
 
@@ -243,6 +244,7 @@ class Comparison:
             c.C.max() for c in (self.recipes[base], self.recipes[name])
         ):
             reasons.append(f"{base} and {name} have no compute in common: one of them is extrapolated")
+        reasons.extend(self._off_the_frontier(name, high))
         slope = self.trend(name)
         if slope.low > 1 or slope.high < 1:
             what = "grows" if slope.low > 1 else "shrinks"
@@ -261,6 +263,27 @@ class Comparison:
             then = f"(then {pair.low:.3g} to {pair.high:.3g} at {high:.3g})"
             reasons.append(f"one more run of each at C = {pair.C:.3g} {tells} {then}")
         return reasons
+
+    def _off_the_frontier(self, name: str, C: float) -> list[str]:
+        """How losses compare at equal sizes, and whether the frontier that is compared at C lies outside the runs."""
+        base, other = self.recipes[self.names[0]], self.recipes[name]
+        gaps = np.expm1(paired(base, other))
+        out = []
+        if len(gaps) >= MIN_PAIRS:
+            what = "N and D" if base.N is not None and other.N is not None else "compute"
+            out.append(
+                f"at equal {what} the loss of {name} is lower in {np.sum(gaps < 0)} of {len(gaps)} pairs: "
+                f"{gaps.min():+.2%} to {gaps.max():+.2%}, median {np.median(gaps):+.2%}"
+            )
+        for key, recipe, z in zip((self.names[0], name), (base, other), self._samples[name]):
+            for symbol, runs, best in zip("ND", (recipe.N, recipe.D), recipe.optimum(z, C) or ()):
+                if runs is not None and not runs.min() <= best <= runs.max():
+                    side = "above" if best > runs.max() else "below"
+                    out.append(
+                        f"the multiplier is at the best N and D of each compute, and {symbol} = {best:.3g} of {key} at "
+                        f"C = {C:.3g} is {side} all its runs: extrapolated; add runs there"
+                    )
+        return out
 
 
 def compare(

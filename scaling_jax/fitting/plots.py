@@ -52,25 +52,17 @@ class Points:
             for scale in self.order:
                 at = np.flatnonzero(rows & (self.scale == scale) & (self.held == held))
                 if at.size:
-                    out.append(
-                        Mark(
-                            "points",
-                            x[at],
-                            y[at],
-                            color=self.color(scale),
-                            scale=scale,
-                            symbol=symbol,
-                            size=size,
-                            runs=[self.runs[int(i)] for i in at] if len(self.runs) else (),
-                            name=self.labels[scale],
-                        )
-                    )
-        # Every name once, also of a scale that was held out whole; one diamond of no scale explains the others.
-        seen: set[str] = set()
-        named = []
-        for mark in out:
-            named.append(mark if mark.scale not in seen else dataclasses.replace(mark, name=""))
-            seen.add(mark.scale)
+                    style: dict[str, Any] = {"color": self.color(scale), "scale": scale, "size": size}
+                    runs = [self.runs[int(i)] for i in at] if len(self.runs) else ()
+                    out.append(Mark("points", x[at], y[at], symbol=symbol, runs=runs, **style))
+        # A circle per scale in the legend, also of one that was held out whole; one diamond explains the others.
+        shown = {mark.scale for mark in out}
+        named = [
+            Mark("points", name=self.labels[scale], color=self.color(scale), scale=scale)
+            for scale in self.order
+            if scale in shown
+        ]
+        named += out
         if (self.held & rows).any():
             named.append(Mark("points", [], [], name="held out", color=GREY, symbol="diamond", size=5.0))
         return named

@@ -14,6 +14,7 @@ from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_col
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
 
+SAME = 0.02  # difference of ln N, ln D or ln C up to which runs of two recipes are of one size
 APART = 0.15  # scatter of ln N about its line in ln C, above which runs show more than one N for a compute
 ENOUGH_ND = 8  # runs that E, A, B, alpha, beta need at least
 EXPONENTS = (1e-3, 3.0)
@@ -83,17 +84,32 @@ class Recipe:
             above = np.log(np.maximum(loss - z[:, :1], 0.0))
             return np.log(self.C).mean() + (level - above) / slope
 
+    def optimum(self, z: np.ndarray, C: float) -> tuple[float, float] | None:
+        """(N, D) at which `loss` reaches its value at compute C, medians over samples; None for a law of C alone."""
+        if self.N is None or self.D is None:
+            return None
+        best_n, log_nd, _ = self._center(z)
+        alpha, beta = z[:, 3:4], z[:, 4:5]
+        farther = np.log(C) - np.log(self.C).mean()
+        log_n = float(np.median(best_n + beta / (alpha + beta) * farther))
+        return float(np.exp(log_n)), float(np.exp(log_nd + farther - log_n))
+
     def _excess(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(b, 1) ln of the loss above E at the center of ln C, and how fast it falls with ln C."""
         if self.N is None or self.D is None:
             return np.log(z[:, 1:2] * self.y.mean()), z[:, 2:3]
+        alpha, beta = z[:, 3:4], z[:, 4:5]
+        return self._center(z)[2], alpha * beta / (alpha + beta)
+
+    def _center(self, z: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
+        """At the center of ln C: ln N* (b, 1), ln(N D) that it buys, and ln of the loss above E (b, 1)."""
+        assert self.N is not None and self.D is not None
         a, b, alpha, beta = (z[:, i : i + 1] for i in range(1, 5))
         n, d, c = (np.log(v).mean() for v in (self.N, self.D, self.C))
-        log_nd = c - np.mean(np.log(self.C) - np.log(self.N) - np.log(self.D))  # ln(N D) that the central compute buys
+        log_nd = float(c - np.mean(np.log(self.C) - np.log(self.N) - np.log(self.D)))
         log_A, log_B = (np.log(size * self.y.mean()) + e * at for size, e, at in ((a, alpha, n), (b, beta, d)))
         best_n = (np.log(alpha) + log_A - np.log(beta) - log_B + beta * log_nd) / (alpha + beta)
-        level = np.logaddexp(log_A - alpha * best_n, log_B - beta * (log_nd - best_n))
-        return level, alpha * beta / (alpha + beta)
+        return best_n, log_nd, np.logaddexp(log_A - alpha * best_n, log_B - beta * (log_nd - best_n))
 
 
 def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -> Recipe:
@@ -194,6 +210,20 @@ def noise(first: Recipe, second: Recipe, samples: tuple[np.ndarray, np.ndarray])
     r = np.hstack([first.residuals(samples[0]), second.residuals(samples[1])])
     left = max(r.shape[1] - samples[0].shape[1] - samples[1].shape[1] + 1, 1)
     return float(np.sqrt(np.min(np.sum(r**2, axis=1)) / left))
+
+
+def paired(first: Recipe, second: Recipe) -> np.ndarray:
+    """ln of the second's loss over the first's at each size that both have (N and D, or C), means over repeats."""
+    both = first.N is not None and second.N is not None
+    sizes = [np.log(np.stack([r.N, r.D] if both else [r.C], axis=1)) for r in (first, second)]  # type: ignore[list-item]
+    near = [np.all(np.abs(sizes[0][:, None] - x) <= SAME, axis=2) for x in sizes]  # of each run of the first
+    rows = np.unique(near[0].argmax(axis=1))  # the first run of each size
+    means = [
+        np.where(m.any(axis=1), (m * np.log(r.y)).sum(axis=1) / np.maximum(m.sum(axis=1), 1), np.nan)
+        for m, r in zip(near, (first, second))
+    ]
+    ratios = (means[1] - means[0])[rows]
+    return ratios[np.isfinite(ratios)]
 
 
 def _joined(first: Recipe, second: Recipe) -> np.ndarray | None:

@@ -13,14 +13,9 @@ from scaling_jax.analysis.frames import rows_of
 from scaling_jax.charts import Axis, Chart, Mark, Panel, scale_color
 from scaling_jax.fitting import plots
 from scaling_jax.report.points import answers, count_label, points_of
+from scaling_jax.report.tables import PARTS
 
 MAX_PARAMETERS = 4  # profiles take time
-PARTS = {
-    "run": "scatter of a run",
-    "resampling": "which runs were drawn",
-    "laws": "which law",
-    "drift": "drift beyond the data",
-}
 
 
 def law(analysis: Analysis) -> Chart:
@@ -115,9 +110,12 @@ def approaches(analysis: Analysis) -> Chart:
     ]
     ends = np.array([*N, *([top.N_low, top.N_high] if np.isfinite(top.N_low) else [])])
     span = (float(np.nanmin(ends)) / 1.4, float(np.nanmax(ends)) * 1.4)
+    grows = np.array([*a[np.isfinite(a)], *low[known], *high[known]])
+    pad = 0.05 + 0.05 * float(np.ptp(grows))
+    around = (float(grows.min()) - pad, float(grows.max()) + pad)
     panels = (
         Panel(Axis(f"N* at {top.C:.2e} FLOPs", "count", True, span), where, tuple(left), "The best size"),
-        Panel(Axis("a in N* ~ C^a"), where, tuple(right), "How it grows"),
+        Panel(Axis("a in N* ~ C^a", limits=around), where, tuple(right), "How it grows"),
     )
     caption = (
         f"The same runs read in different ways; lines are {analysis.settings.level:.0%} intervals. Where they "

@@ -35,7 +35,8 @@ def learning_curves(analysis: Analysis) -> Chart:
         shown = shown.sort_values(["N", "D"]).iloc[np.linspace(0, len(shown) - 1, MAX_CURVES).astype(int)]
     lost_ids = list(runs.of_status(DIVERGED).run_id)[:MAX_CURVES]
     wanted = analysis.curves[analysis.curves.run_id.isin({*shown.run_id, *lost_ids})]
-    by_run = {run_id: rows.sort_values("step") for (run_id,), rows in groups_of(wanted, ["run_id"])}
+    wanted = wanted.sort_values("step", kind="stable")
+    by_run = {run_id: rows for (run_id,), rows in groups_of(wanted, ["run_id"])}
     floor = 0.0 if analysis.fit is None or analysis.metric != "loss" else analysis.fit.params.get("E", 0.0)
     left, right = _curves(shown, by_run, points, float(floor))
     for run_id in lost_ids:
@@ -53,7 +54,7 @@ def learning_curves(analysis: Analysis) -> Chart:
     if final:
         rows = runs.chosen.run_id.isin(set(shown.run_id)).to_numpy()
         left += points.marks(runs.chosen.D, runs.chosen.y, rows)
-    curves = [np.asarray(mark.y, float) for mark in left if mark.scale]
+    curves = [np.asarray(mark.y, float) for mark in left if mark.scale and np.size(mark.y)]
     # A diverged loss may rise without end: the others decide what is shown.
     limits = (min(map(np.min, curves)) * 0.97, max(map(np.max, curves)) * 1.03) if curves else None
     panels = [
@@ -77,20 +78,14 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
     """(curves against tokens, curves collapsed)."""
     left, right = [], []
     for run in rows_of(shown):
-        curve, color = smooth(by_run[run.run_id]), points.color(run.scale)
-        style: dict[str, Any] = {
-            "color": color,
-            "scale": run.scale,
-            "width": 1.0,
-            "runs": [str(run.run_id)] * len(curve),
-        }
-        left.append(Mark("line", curve.tokens, curve.loss, **style))
-        excess = curve.loss.to_numpy(float) - floor
-        if len(curve) > 3 and excess[-1] > 0:
-            keep = excess > 0
-            share = curve.tokens.to_numpy(float)[keep] / float(curve.tokens.iloc[-1])
-            style["runs"] = [str(run.run_id)] * int(keep.sum())
-            right.append(Mark("line", share, excess[keep] / excess[-1], **style))
+        curve = smooth(by_run[run.run_id])
+        tokens, loss = curve.tokens.to_numpy(), curve.loss.to_numpy()
+        style: dict[str, Any] = {"color": points.color(run.scale), "scale": run.scale, "width": 1.0}
+        left.append(Mark("line", tokens, loss, runs=[str(run.run_id)] * len(loss), **style))
+        keep = loss > floor
+        if len(loss) > 3 and keep[-1]:
+            share, excess = tokens[keep] / tokens[-1], (loss[keep] - floor) / (loss[-1] - floor)
+            right.append(Mark("line", share, excess, runs=[str(run.run_id)] * len(share), **style))
     return left, right
 
 

@@ -46,9 +46,12 @@ const FORMS = {
 };
 
 // ---- charts
+const texts = new Map(); // a run is in many charts, and in a curve many times
 function described(run) {
-  if (!byRun.has(run)) return plain(run);
-  const row = data.runs.rows[byRun.get(run)];
+  if (!texts.has(run)) texts.set(run, byRun.has(run) ? description(data.runs.rows[byRun.get(run)]) : plain(run));
+  return texts.get(run);
+}
+function description(row) {
   return data.runs.columns.map((c, i) => [c.name, (FORMS[c.kind] || FORMS.text)(row[i])]).filter(([, v]) => v !== "").map(([n, v], i) => (i ? `${plain(n)} ${plain(v)}` : `<b>${plain(v)}</b>`)).join("<br>");
 }
 function hover(mark) {
@@ -109,9 +112,9 @@ function axis(spec, panel, key) {
   const colors = theme();
   const out = {
     title: { text: plain(spec.label || ""), font: { size: 12.5 }, standoff: 8 }, type: spec.log ? "log" : "linear", gridcolor: colors.line,
-    linecolor: colors.grey, zeroline: false, showline: true, ticks: "outside", tickcolor: colors.grey, automargin: true, tickangle: key === "x" ? 0 : undefined,
+    linecolor: colors.grey, zeroline: false, showline: true, ticks: "outside", tickcolor: colors.grey, tickangle: key === "x" ? 0 : undefined,
   };
-  if (spec.kind === "names") return { ...out, type: "linear", tickmode: "array", tickvals: spec.names.map((_, i) => i), ticktext: spec.names.map(plain),
+  if (spec.kind === "names") return { ...out, automargin: true, type: "linear", tickmode: "array", tickvals: spec.names.map((_, i) => i), ticktext: spec.names.map(plain),
     range: key === "y" ? [spec.names.length - 0.4, -0.6] : [-0.6, spec.names.length - 0.4] };
   const [low, high] = spec.limits || ends(panel, key);
   if (spec.limits) out.range = spec.log ? spec.limits.map(Math.log10) : spec.limits;
@@ -120,9 +123,16 @@ function axis(spec, panel, key) {
   else out.nticks = 6;
   return out;
 }
+// Left of a panel: Plotly's own automargin draws everything twice.
+function labelWidth(spec, panel) {
+  if (spec.kind === "names") return 0;
+  const [low, high] = spec.limits || ends(panel, "y"), step = spec.log ? low : (high - low) / 10;
+  const digits = spec.kind ? 4 : String(Math.trunc(high)).length + Math.max(0, 1 - Math.floor(Math.log10(step || 1)));
+  return (spec.label ? 42 : 20) + 7.5 * Math.min(Math.max(digits, 3), 8);
+}
 function layout(panel, width) {
   return {
-    width, height: Math.round(printing ? Math.min(300, width * 0.8) : Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8, r: 10, t: 8, b: 8 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
+    width, height: Math.round(printing ? Math.min(300, width * 0.8) : Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8 + labelWidth(panel.y, panel), r: 12, t: 8, b: panel.x.label ? 52 : 30 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x"), yaxis: axis(panel.y, panel, "y"),
     hovermode: "closest", barmode: "overlay", dragmode: coarse.matches ? false : "zoom", showlegend: false,
     modebar: { bgcolor: theme().back, color: theme().grey, activecolor: theme().ink },
@@ -256,7 +266,8 @@ for (const spec of data.charts) {
 }
 const code = document.getElementById("plotly");
 if (!charts.length) { document.documentElement.dataset.ready = "yes"; return; }
-const packed = Uint8Array.from(atob(code.textContent.trim()), c => c.charCodeAt(0));
+const coded = atob(code.textContent.trim()), packed = new Uint8Array(coded.length);
+for (let i = 0; i < coded.length; i++) packed[i] = coded.charCodeAt(i);
 const script = document.createElement("script");
 script.textContent = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 document.head.append(script);

@@ -166,7 +166,7 @@ def budgets(analysis: Analysis) -> Table:
     return Table(("budget of", "amount", "N*", "D*", f"{analysis.metric}*", "", *more), rows)
 
 
-PARTS = {"drift": "drift beyond the data", "run": "scatter of a run", "laws": "choice of law", "resampling": "few runs"}
+PARTS = {"run": "scatter of a run", "resampling": "few runs", "laws": "choice of law", "drift": "drift beyond the data"}
 
 
 def parts(analysis: Analysis, N: float, D: float) -> str:

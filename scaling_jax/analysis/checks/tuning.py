@@ -102,10 +102,11 @@ def _lines(e: Evidence) -> Iterator[tuple[str, str, float, np.ndarray, np.ndarra
     swept = [q for q in swept if q in table]
     means = table.groupby(["scale", "D", *swept], sort=False, dropna=False).y.mean().reset_index()
     for quantity in swept:
-        for (scale, D), rows in groups_of(means.dropna(subset=[quantity]), ["scale", "D"]):
-            best = rows.groupby(quantity).y.min()
-            if len(best) > 1 and np.isfinite(best).any():
-                yield quantity, str(scale), float(D), best.index.to_numpy(float), best.to_numpy(float)
+        best = means.dropna(subset=[quantity]).groupby(["scale", "D", quantity], sort=False).y.min().reset_index()
+        for (scale, D), rows in groups_of(best, ["scale", "D"]):
+            x, y = rows[quantity].to_numpy(float), rows.y.to_numpy(float)
+            if len(x) > 1 and np.isfinite(y).any():
+                yield quantity, str(scale), float(D), np.sort(x), y[np.argsort(x)]
 
 
 def _difference_error(e: Evidence) -> float:

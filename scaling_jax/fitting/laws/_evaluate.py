@@ -55,7 +55,7 @@ _ELEMENTWISE = {
     "sign": np.sign, "floor": np.floor, "ceil": np.ceil, "max": np.maximum, "min": np.minimum, "rem": np.fmod,
     "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
     "atan2": np.arctan2, "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
-    "acosh": np.arccosh, "atanh": np.arctanh, "logistic": _special("expit"), "erf": _special("erf"),
+    "acosh": np.arccosh, "atanh": np.arctanh, "logistic": lambda x: 1 / (1 + np.exp(-x)), "erf": _special("erf"),
     "erfc": _special("erfc"), "erf_inv": _special("erfinv"), "lgamma": _special("gammaln"),
     "digamma": _special("digamma"), "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal, "and": np.logical_and, "or": np.logical_or, "not": np.logical_not,

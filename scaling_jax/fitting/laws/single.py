@@ -83,23 +83,31 @@ def _m4(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds u of its place."""
     gap, alpha = p["E0"] - p["E"], p["alpha"]
     target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
-    # ln sigmoid(u) - alpha ln sigmoid(-u) is concave for alpha < 1 and convex above, between u and alpha u: steps from
-    # the asymptote on the right side cannot overshoot.
-    asymptote = target / jnp.maximum(alpha, 1e-2)
-    start = jnp.where(alpha < 1, jnp.maximum(target, asymptote), jnp.minimum(target, asymptote))
-    u = jax.lax.stop_gradient(jnp.clip(start, -80.0, 80.0))
-    for step in range(6):
-        up, down = jax.lax.logistic(u), jax.lax.logistic(-u)
-        newton = jnp.log(up) - alpha * jnp.log(down) - target
-        if step < 5:  # from the root, two steps with a slope held fixed carry its first and second derivatives exactly
-            slope = jax.lax.stop_gradient(jnp.maximum(down + alpha * up, 1e-12))
-        newton = newton / slope
-        if step < 4:  # Halley's
-            newton = newton / jnp.clip(1.0 + 0.5 * newton * (1.0 - alpha) * up * down / slope, 0.5, 2.0)
-        u = jnp.clip(u - newton, -80.0, 80.0)
-        if step < 4:
-            u = jax.lax.stop_gradient(u)
-    return p["E"] + gap * jax.lax.logistic(u)
+
+    def step(u: Any, alpha: Any, target: Any) -> Any:
+        """Newton's step from u on u - (1 - alpha) ln(1 + e^u) = target, and Halley's correction of it.
+
+        The slope is at least min(alpha, 1).
+        """
+        odds = jnp.exp(u)
+        down = 1.0 / (1.0 + odds)
+        bend = (1.0 - alpha) * odds * down
+        slope = 1.0 - bend
+        newton = (u - (1.0 - alpha) * jnp.log1p(odds) - target) / slope
+        return newton, 0.5 * newton * bend * down / slope
+
+    # The left side is concave for alpha < 1 and convex above, between u and alpha u: steps from the asymptote on the
+    # right side cannot overshoot.
+    fixed = jax.lax.stop_gradient((alpha, target))
+    asymptote = fixed[1] / fixed[0]
+    u = jnp.where(fixed[0] < 1, jnp.maximum(fixed[1], asymptote), jnp.minimum(fixed[1], asymptote))
+    u = jnp.clip(u, -80.0, 80.0)
+    for _ in range(4):
+        newton, bend = step(u, *fixed)
+        u = jnp.clip(u - newton / jnp.clip(1.0 + bend, 0.5, 2.0), -80.0, 80.0)
+    # From the root, which is a constant here, a step of third order carries its first and second derivatives exactly.
+    newton, bend = step(u, alpha, target)
+    return p["E"] + gap * jax.lax.logistic(jnp.clip(u - newton * (1.0 - bend), -80.0, 80.0))
 
 
 m4 = Law(

@@ -20,6 +20,7 @@ from scaling_jax.fitting.solver._problem import Problem
 # Numbers per array in a chunk of elements: small enough to stay in a core's cache, large enough to amortize NumPy.
 CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+SETTLED = 100.0  # times the next step's decrease: more than what a descent has left, unless it crawls
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
@@ -39,6 +40,7 @@ def levenberg_marquardt(
     max_steps: int = 100,
     tolerance: float = 1e-12,
     widen: float | np.ndarray = 1.0,
+    above: float = np.inf,
 ) -> Minima:
     """Descends every row of z.
 
@@ -50,6 +52,7 @@ def levenberg_marquardt(
       tolerance: predicted relative decrease at which a element is converged.
       widen: first threshold of a Huber cost, in mean residuals of the element; scalar or (b,). At 1 small dents of the
         objective are passed over, at 0.02 they are found.
+      above: an element that is about to end above this objective value is given up.
 
     Returns:
       A `Minima`, elements in the order given.
@@ -57,11 +60,12 @@ def levenberg_marquardt(
     z = np.clip(np.array(z, np.float64, ndmin=2), problem.lower, problem.upper)
     if weights is not None:
         problem = problem.with_data(weights=weights)
+    problem = problem.by_place()
     widen = np.broadcast_to(np.asarray(widen, np.float64), len(z))
     elements = max(1, CHUNK // problem.n)
     chunks = [slice(i, i + elements) for i in range(0, len(z), elements)]
     with np.errstate(all="ignore"):  # a start far from the data may overflow; its step is then rejected
-        parts = list(_over(chunks, lambda c: _chunk(problem.elements(c), z[c], max_steps, tolerance, widen[c])))
+        parts = list(_over(chunks, lambda c: _chunk(problem.elements(c), z[c], max_steps, tolerance, widen[c], above)))
     z, value, converged = (np.concatenate(part) for part in zip(*parts))
     return Minima(z, value, converged)
 
@@ -82,7 +86,7 @@ def _over(chunks: Sequence[slice], work: Callable[[slice], Any]) -> Iterator[Any
 
 
 def _chunk(
-    problem: Problem, z: np.ndarray, max_steps: int, tolerance: float, widen: np.ndarray
+    problem: Problem, z: np.ndarray, max_steps: int, tolerance: float, widen: np.ndarray, above: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     end, converged, whole = z.copy(), np.zeros(len(z), bool), problem
     r, jacobian = problem.residuals_and_jacobian(z)
@@ -97,6 +101,10 @@ def _chunk(
         # while damping shortens steps, a short one does not mean that the optimum is near
         small, tightened = (decrease <= tolerance * cost) & (damping <= 1.0), delta <= floor
         done = (small & tightened) | (damping > 1e12)
+        settled = tightened & (damping <= 1.0) & (SETTLED * decrease <= cost)
+        if np.isfinite(above) and settled.any():
+            value = problem.objective.value(r, problem.weights)
+            done |= settled & (value * (1.0 - SETTLED * decrease / np.maximum(cost, 1e-300)) > above)
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
         damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
@@ -162,6 +170,7 @@ def _quadratic(
         slack = np.where(beyond, delta[:, None] / size, 1.0)
     psi = w * np.where(np.isfinite(r), r, 0.0) * slack
     curvature = w * slack * np.where(beyond, blend[:, None], 1.0)
+    psi, curvature = problem.summed(psi), problem.summed(curvature)
     score = np.matmul(jacobian, psi[:, :, None])[:, :, 0]
     matrix = np.matmul(jacobian * curvature[:, None, :], jacobian.transpose(0, 2, 1))
     return cost, score, matrix

@@ -16,6 +16,7 @@ from scaling_jax.fitting.laws.base import INF, Law
 from scaling_jax.fitting.objectives import Huber, Objective
 
 Array = np.ndarray
+MANY_REPEATS = 2.0  # rows per place from which sorting them pays
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,7 @@ class Problem(Coordinates):
       target: T(y), (n,); in a batch (b, n).
       weights: (n,); in a batch (b, n).
       spans: {input: (lo, hi)} of its logarithms around their mean, where a coordinate is laid over them.
+      starts: (u,) first rows of the places, where rows of equal inputs are side by side: see `by_place`.
     """
 
     objective: Objective
@@ -87,6 +89,7 @@ class Problem(Coordinates):
     target: Array
     weights: Array
     spans: dict[str, Array]
+    starts: Array | None = None
 
     @classmethod
     def of(
@@ -148,6 +151,7 @@ class Problem(Coordinates):
         return replace(
             self,
             inputs=self.inputs if inputs is None else inputs,
+            starts=self.starts if inputs is None else None,
             y=self.y if y is None else y,
             target=target,
             weights=self.weights if weights is None else weights,
@@ -161,6 +165,32 @@ class Problem(Coordinates):
         weights, target = (v[index] if v.ndim == 2 else v for v in (self.weights, self.target))
         fixed = {k: v[index] if np.ndim(v) == 2 else v for k, v in self.fixed.items()}
         return self.with_data(weights=weights, target=target, fixed=fixed)
+
+    def by_place(self) -> Problem:
+        """The same rows, sorted so that the law is evaluated once for all rows of equal inputs, where these are many.
+
+        Seeds and rates repeat N and D: of thousands of runs a law sees some hundred places.
+        """
+        columns = np.stack([self.inputs[k] for k in self.law.inputs])
+        order = np.lexsort(columns)
+        starts = np.flatnonzero(np.any(np.diff(columns[:, order], axis=1, prepend=np.nan) != 0, axis=0))
+        if len(starts) > self.n / MANY_REPEATS:
+            return self
+        inputs = {k: v[order] for k, v in self.inputs.items()}
+        target, weights = self.target[..., order], self.weights[..., order]
+        return replace(self, inputs=inputs, y=self.y[order], target=target, weights=weights, starts=starts)
+
+    def summed(self, values: Array) -> Array:
+        """(b, u) sums over the rows of each place of (b, n) values."""
+        return values if self.starts is None else np.add.reduceat(values, self.starts, axis=1)
+
+    def _spread(self, values: Array) -> Array:
+        """(b, n) of (b, u): to the rows of each place."""
+        if self.starts is None:
+            return values
+        place = np.zeros(self.n, int)
+        place[self.starts[1:]] = 1
+        return np.take(values, np.cumsum(place), axis=1)
 
     def within(self, ranges: Mapping[str, tuple[float, float]]) -> Problem:
         """The same problem with narrower natural bounds {parameter: (lo, hi)}."""
@@ -220,15 +250,17 @@ class Problem(Coordinates):
 
         Returns:
           f (b, n); for order 1 (f, jacobian (b, p, n)); for order 2 (f, jacobian, second), where second is the upper
-          triangle of the second derivatives of f as a list of arrays that broadcast to (b, n), row by row.
+          triangle of the second derivatives of f as a list of arrays that broadcast to (b, n), row by row. With places
+          n is their number.
         """
-        given = (*self.fixed.values(), *(self.inputs[k] for k in self.law.inputs), *self.center.values())
+        inputs = [self.inputs[k] if self.starts is None else self.inputs[k][self.starts] for k in self.law.inputs]
+        n, given = len(inputs[0]), (*self.fixed.values(), *inputs, *self.center.values())
         program = _program(self.law, self.free, tuple(self.fixed), tuple(self.center), order)
         out = program(*[z[:, i : i + 1] for i in range(self.p)], *given)
-        f = np.broadcast_to(out[0], (len(z), self.n))
+        f = np.broadcast_to(out[0], (len(z), n))
         if order == 0:
             return f
-        jacobian = np.empty((len(z), self.p, self.n))
+        jacobian = np.empty((len(z), self.p, n))
         for i in range(self.p):
             jacobian[:, i] = out[1 + i]
         if not np.isfinite(jacobian.sum()):  # where a term has vanished by underflow its derivatives read 0 * inf
@@ -237,19 +269,23 @@ class Problem(Coordinates):
 
     def residuals(self, z: Array) -> Array:
         """T(y) - T(f), (b, n); +inf where the law has no value there (f <= 0 under a logarithm, overflow)."""
-        r = self.target - self.objective.transform(self.evaluate(z, order=0))
+        r = self.target - self._spread(self.objective.transform(self.evaluate(z, order=0)))
         return np.where(np.isfinite(r), r, INF)
 
     def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
-        """Residuals (b, n) as `residuals`, and the derivatives of T(f) by z, (b, p, n), zero where those are inf."""
+        """Residuals (b, n) as `residuals`, and the derivatives of T(f) by z, (b, p, n), zero where those are inf.
+
+        With places the derivatives are theirs, (b, p, u).
+        """
         f, jacobian = self.evaluate(z)
-        r = self.target - self.objective.transform(f)
+        value = self.objective.transform(f)
         if self.objective.log:
             with np.errstate(all="ignore"):
                 jacobian *= self.objective.derivative(f)[:, None, :]
-        bad = ~np.isfinite(r)
+        bad = ~np.isfinite(value)
+        r = self.target - self._spread(value)
         if bad.any():
-            r = np.where(bad, INF, r)
+            r = np.where(np.isfinite(r), r, INF)
             jacobian[np.broadcast_to(bad[:, None, :], jacobian.shape)] = 0.0
         return r, jacobian
 

@@ -26,8 +26,8 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, round
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
-RACED, HEAT, PART = 200, 8, 4  # so many starts are raced: steps of all, and the part that continues (one in)
-HEAT_ROWS = 64  # those steps are made on a sample of so many rows, where there are twice as many
+RACED, HEATS, PART = 200, (8, 12), 4  # so many starts are raced: steps of heats, and the part (one in) that continues
+HEAT_ROWS = 64  # the first heat sees a sample of so many rows, where there are a third more
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
 
@@ -122,7 +122,7 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
         if doubtful and not thorough:
             for batch in range(1, BATCHES + 1):
                 more = choose(problem, MORE_STARTS, seed + batch)
-                first = _concatenate(first, _descend(problem, more, 200, race=True))
+                first = _concatenate(first, _descend(problem, more, 200, 1))
                 if not is_rare(_agree(problem, first.value).sum(), len(first.value)):
                     break
             further, thorough = _iterated_local_search(problem, _concatenate(first, further), seed), True
@@ -130,7 +130,8 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
         best = ends.value.min()
         if best <= _noise(problem):
             break
-        probed = _descend(problem, probe_starts(problem, ends.z[np.argmin(ends.value)]), 100, race=True)
+        known = best * (1 + SAME) + _noise(problem)
+        probed = _descend(problem, probe_starts(problem, ends.z[np.argmin(ends.value)]), 100, 2, known)
         further = _concatenate(further, probed)
         if not _better(problem, probed, best):
             break
@@ -150,7 +151,7 @@ def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
         best = ends.value.min()
         elite = _best_apart(problem, ends, ELITE)
         z = perturb(problem, ends.z[elite], COPIES, seed + round_)
-        ends = _concatenate(ends, _descend(problem, z, 200, race=True))
+        ends = _concatenate(ends, _descend(problem, z, 200, 2))
         stale = 0 if _better(problem, ends, best) else stale + 1
         enough = 1 if _agree(problem, ends.value)[:known].mean() >= COMMON else STALE
         if stale >= enough or best <= _noise(problem):
@@ -191,29 +192,35 @@ def _best_apart(problem: Problem, ends: Minima, most: int, worst: float = np.inf
     return picked
 
 
-def _descend(problem: Problem, z: np.ndarray, max_steps: int, race: bool = False) -> Minima:
+def _descend(problem: Problem, z: np.ndarray, max_steps: int, heats: int = 0, above: float = np.inf) -> Minima:
     """Every other start sees the objective smoothed at first: some optima are missed with it, others without.
 
-    In a race all take a few steps on a sample of the rows, and only the lowest part of them continues to the end, which
-    is enough to find a lower optimum. The others end where they are.
+    Many starts are raced: all take a few steps on a sample of the rows, the lowest part of them (in a second heat) a
+    few more on all rows, and the lowest part of those continues to the end, which is enough to find a lower optimum.
+    The others end where they are.
+
+    Args:
+      heats: of the race, 0 to 2.
+      above: descents that are about to end above this objective value are given up after the first heat.
     """
-    smoothed = np.where(np.arange(len(z)) % 2, 0.02, 1.0)
-    if not race or len(z) < RACED:
-        return levenberg_marquardt(problem, z, max_steps=max_steps, tolerance=1e-10, widen=smoothed)
+    widen = np.where(np.arange(len(z)) % 2, 0.02, 1.0)
+    if not heats or len(z) < RACED:
+        return levenberg_marquardt(problem, z, None, max_steps, 1e-10, widen, above)
     rows = max(HEAT_ROWS, 6 * z.shape[1])
-    few = _sample(problem, 0, rows, 2 * rows)
-    ends = levenberg_marquardt(few, z, max_steps=HEAT, tolerance=1e-10, widen=smoothed)
+    few = _sample(problem, 0, rows, round(1.3 * rows))
+    ends = levenberg_marquardt(few, z, None, HEATS[0], 1e-10, widen)
     if few is not problem:
         ends = Minima(ends.z, problem.value(ends.z), np.zeros(len(z), bool))
-    front = np.argsort(ends.value)[: max(len(z) // PART, STARTS)]
-    front = front[~ends.converged[front]]
-    if not len(front):
-        return ends
-    more = levenberg_marquardt(
-        problem, ends.z[front], max_steps=max_steps - HEAT, tolerance=1e-10, widen=np.minimum(smoothed[front], 0.3)
-    )
-    for whole, part in zip(vars(ends).values(), vars(more).values()):
-        whole[front] = part
+    front = np.arange(len(z))
+    for steps in (*HEATS[1:heats], max_steps):
+        front = front[np.argsort(ends.value[front])[: max(len(front) // PART, STARTS)]]
+        front = front[~ends.converged[front]]
+        if not len(front):
+            break
+        widen = np.minimum(widen, 0.3)
+        more = levenberg_marquardt(problem, ends.z[front], None, steps, 1e-10, widen[front], above)
+        for whole, part in zip(vars(ends).values(), vars(more).values()):
+            whole[front] = part
     return ends
 
 
