@@ -34,6 +34,12 @@ def with_head(params):
     return {**params, "head": jax.random.normal(jax.random.key(5), params["head"].shape)}
 
 
+@pytest.fixture(scope="module")
+def started():
+    """Parameters of one small model of one stage."""
+    return with_head(jax.jit(build(CNN(stages=1), 8, 1, DIGITS).init)(jax.random.key(0)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def strict_ranks():
     with jax.numpy_rank_promotion("raise"):
@@ -145,26 +151,22 @@ def test_execution_changes_no_gradient(monkeypatch):
         np.testing.assert_allclose(a, d, rtol=1e-3, atol=1e-4 * float(jnp.max(jnp.abs(d))))
 
 
-def test_half_precision_keeps_params_and_gradients_in_float32():
-    batch, params = images(DIGITS, 8), None
-    losses = []
+def test_half_precision_keeps_params_and_gradients_in_float32(started):
+    batch, params, losses = images(DIGITS, 8), started, []
     for dtype in ("float32", "bfloat16"):
         model = build(CNN(stages=1), 8, 1, DIGITS, compute_dtype=dtype)
-        params = params or with_head(jax.jit(model.init)(jax.random.key(0)))
         loss, gradient = jax.jit(jax.value_and_grad(lambda p, m=model: m.loss(p, batch)[0]))(params)
         assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.dtype("float32")}
         losses.append(float(loss))
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
-def test_smoothing_is_in_the_training_loss_only():
-    params, batch = None, images(DIGITS, 4)
-    found = {}
+def test_smoothing_is_in_the_training_loss_only(started):
+    batch, found = images(DIGITS, 4), {}
     for smoothing in (0.0, 0.1):
         model = build(CNN(stages=1, label_smoothing=smoothing), 8, 1, DIGITS)
-        params = params or with_head(jax.jit(model.init)(jax.random.key(0)))
-        sums = jax.jit(model.evaluate)(params, batch)
-        found[smoothing] = float(model.loss(params, batch)[0]), float(sums["loss_sum"]) / 4
+        sums = jax.jit(model.evaluate)(started, batch)
+        found[smoothing] = float(jax.jit(model.loss)(started, batch)[0]), float(sums["loss_sum"]) / 4
     assert found[0.0][1] == found[0.1][1] == pytest.approx(found[0.0][0], rel=1e-6)
     assert found[0.1][0] != pytest.approx(found[0.0][0], rel=1e-3)
 
