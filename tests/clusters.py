@@ -13,8 +13,8 @@ import ladder
 from scaling_jax.storage.records import Records
 
 LONG = (
-    "budgets.tokens=200e3",
-    "execution.checkpoint_seconds=0.05",
+    "budgets.tokens=40e3",
+    "execution.checkpoint_seconds=60",
     "execution.dispatch_seconds=0.05",
     "fit.bootstrap=0",
 )
@@ -23,24 +23,26 @@ SLOW = """
 
 import pathlib, signal, time
 from scaling_jax.training.checkpoint import PackCheckpoints
-save = PackCheckpoints.save
+from scaling_jax.training.pace import Pace
+save, due, slow = PackCheckpoints.save, Pace.save_is_due, pathlib.Path(__file__).with_name("slow")
 
 def told():
     return signal.getsignal(signal.SIGTERM).__self__._told
 
 def save_and_wait(self, *args):
     save(self, *args)
-    end, slow = time.monotonic() + 60, pathlib.Path(__file__).with_name("slow")
+    end = time.monotonic() + 60
     while slow.exists() and not told() and time.monotonic() < end:
         time.sleep(0.05)
 
 PackCheckpoints.save = save_and_wait
+Pace.save_is_due = lambda self, count: due(self, count) or slow.exists()
 """
 SHORT = ("budgets.tokens=20e3", "fit.bootstrap=0")
 
 
 def command(folder: pathlib.Path, workdir: pathlib.Path, settings: tuple[str, ...], *flags: str) -> list[str]:
-    """`scaling-jax run` of a tiny study in `folder`; while `slow(folder)` is there, checkpoints wait for a signal."""
+    """`scaling-jax run` of a tiny study in `folder`; while `slow(folder)` is there, it saves and waits for a signal."""
     study = folder / "tiny.py"
     if not study.exists():
         study.write_text(ladder.write_study(folder).read_text() + ladder.NO_REPORT + SLOW)

@@ -19,6 +19,7 @@ import tempfile
 import jax
 import pytest
 from hypothesis import settings
+from jax._src import compiler
 
 from scaling_jax.engines import compile_cache
 
@@ -36,6 +37,31 @@ jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 compile_cache.share_between_devices()
 jax.config.update("jax_disable_most_optimizations", True)
+
+# XLA's older emitters for CPUs compile in 60% of the time, where jaxlib still has them. What is optimized, as users'
+# programs are, keeps the newer ones: so this process takes the option and those that it starts the flag.
+EMITTERS = "xla_cpu_use_fusion_emitters"
+FLAG = f" --{EMITTERS}=false"
+
+
+def compile_quickly():
+    """Sets the option, unless this jaxlib does not know it."""
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace(FLAG, "")  # of the process that started this one
+    try:
+        jax.jit(lambda x: x + 1, compiler_options={EMITTERS: False})(0)
+    except Exception:
+        return
+    os.environ["XLA_FLAGS"] += FLAG
+    options = compiler.get_compile_options
+
+    def quick_options(*args, env_options_overrides=None, **kwargs):
+        quick = {EMITTERS: False} if jax.config.read("jax_disable_most_optimizations") else {}
+        return options(*args, env_options_overrides=quick | (env_options_overrides or {}), **kwargs)
+
+    compiler.get_compile_options = quick_options
+
+
+compile_quickly()
 
 # Imports make millions of objects that stay: looking through them again and again took a fifth of the collection.
 gc.disable()

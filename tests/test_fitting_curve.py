@@ -117,8 +117,26 @@ def test_a_constant_trunk_with_the_decay_parameters_of_another_model():
         ({**curve(COSINE), "loss": -T}, {}, "losses must be positive"),
         ({k: v[:64] for k, v in curve(COSINE).items()}, {}, "losses after warmup for 7 parameters|no curve decays"),
         (curve(COSINE), {"fixed": {"E": 1.0}}, "has no parameter 'E'"),
+        (curve(COSINE), {"fixed": {"B": -1.0}}, r"fixed\['B'\] = -1.0 must be positive"),
+        (curve(COSINE), {"fixed": ["B"]}, "must be a dict"),
+        (curve(COSINE), {"delta": np.nan}, "delta=nan must be a positive number"),
+        (None, {}, "curves=None: give one or more"),
+        (
+            {**curve(COSINE), "loss": np.where(T == 400, np.inf, T)},
+            {},
+            "loss of curve 0 = inf at row 399",
+        ),
+        ([curve(CONSTANT), {**curve(COSINE), "loss": np.full(STEPS, np.nan)}], {}, "loss of curve 1 is NaN throughout"),
     ],
 )
 def test_bad_input(curves, options, message):
     with pytest.raises(fitting.FitError, match=message):
         fitting.fit_curves(curves, **options)
+
+
+def test_curves_of_two_models_and_other_peak_rates_warn():
+    double = {**curve(CONSTANT), "loss": 2 * curve(CONSTANT)["loss"]}
+    assert "misses these curves by" in fitting.fit_curves([curve(COSINE), double]).warnings[0]
+    with pytest.warns(fitting.FitWarning, match="far from the 0.003 to 0.003 of the fitted curves"):
+        found = law().predict(T, 300 * BRANCH)
+    assert not (found <= 0).any()

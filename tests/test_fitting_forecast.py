@@ -185,3 +185,32 @@ def test_many_rows_are_thinned_and_this_is_noted():
     forecast = fitting.forecast({"N": N, "D": D}, noisy(N, D, 0), laws=["chinchilla"])
     assert forecast.n == 9000 and "thinned to 4096" in forecast.notes[0]
     assert np.isclose(forecast.predict({"N": 1e8, "D": 1e10}).value, loss(1e8, 1e10), rtol=5e-3)
+
+
+def test_doubtful_rows_are_noted_and_far_units_warn():
+    N, D = grid()
+    y = noisy(N, D, 0)
+    forecast = fitting.forecast({"N": N / 1e6, "D": D}, y, C=6 * N * D, laws=["chinchilla"])
+    assert "C is 1e+06 to 1e+06 times 6 N D" in forecast.notes[0] and len(forecast.notes) == 1
+    with pytest.warns(fitting.FitWarning, match="decades beyond the data: are the inputs in the units of the data"):
+        forecast.predict({"N": 1e10, "D": 1e12})
+    twice = {"N": np.tile(N, 2), "D": np.tile(D, 2)}
+    noise = np.random.default_rng(0).uniform(2, 3, len(N))
+    notes = fitting.forecast(twice, np.tile(noise, 2), laws=["chinchilla"]).notes
+    assert f"{len(N)} of {2 * len(N)} rows repeat" in notes[0] and "the laws explain only" in notes[1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"seed": -1}, "^seed=-1 must be a whole number"),
+        ({"laws": 3}, "laws=3: give names or laws"),
+        ({"laws": [("chinchilla", {"E": "a"})]}, "the fixed parameters of chinchilla are {'E': 'a'}"),
+        ({"laws": [("chinchilla", 3)]}, "the fixed parameters of chinchilla are 3"),
+        ({"laws": ["chinchilla", "chinchilla"]}, "laws names chinchilla twice"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    N, D = grid()
+    with pytest.raises(fitting.FitError, match=message):
+        fitting.forecast({"N": N, "D": D}, loss(N, D), **options)

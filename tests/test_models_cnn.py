@@ -34,6 +34,12 @@ def with_head(params):
     return {**params, "head": jax.random.normal(jax.random.key(5), params["head"].shape)}
 
 
+@pytest.fixture(scope="module")
+def started():
+    """Parameters of one small model of one stage."""
+    return with_head(jax.jit(build(CNN(stages=1), 8, 1, DIGITS).init)(jax.random.key(0)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def strict_ranks():
     with jax.numpy_rank_promotion("raise"):
@@ -73,24 +79,28 @@ def test_flops_are_those_of_xla(width, depth, shape):
 @pytest.mark.parametrize(
     ("size", "kernel", "stride"), [(8, 3, 1), (7, 3, 2), (8, 3, 2), (9, 1, 2), (16, 7, 4), (5, 3, 1)]
 )
-def test_patches_are_xla_s_convolution(size, kernel, stride):
+def test_planes_are_xla_s_convolution(size, kernel, stride):
     x_BxHxWxC = jax.random.normal(jax.random.key(0), (2, size, size + 1, 3))
     w_KxKxCxO = jax.random.normal(jax.random.key(1), (kernel, kernel, 3, 4))
 
     def scalar(x, w, implementation):
-        out = convolution.conv2d(x, w, stride, implementation)
+        out = convolution.conv2d(convolution.arrange(x, implementation), w, stride, implementation)
+        out = out.transpose(3, 1, 2, 0) if implementation == "planes" else out
         return jnp.sum(out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)), out
 
     compiled = jax.jit(jax.value_and_grad(scalar, (0, 1), has_aux=True), static_argnums=2)
-    actual, desired = (compiled(x_BxHxWxC, w_KxKxCxO, implementation) for implementation in ("patches", "xla"))
+    actual, desired = (compiled(x_BxHxWxC, w_KxKxCxO, implementation) for implementation in ("planes", "xla"))
     for a, d in zip(jax.tree.leaves(actual), jax.tree.leaves(desired), strict=True):
         np.testing.assert_allclose(a, d, rtol=1e-4, atol=1e-4)
 
 
-def test_group_norm_is_its_definition():
+@pytest.mark.parametrize("implementation", ["xla", "planes"])
+def test_group_norm_is_its_definition(implementation):
     rng = np.random.default_rng(0)
     x_BxHxWxC, gain_C, bias_C = rng.normal(3, 2, (2, 5, 4, 6)), rng.normal(size=6), rng.normal(size=6)
-    actual = convolution.group_norm(jnp.float32(x_BxHxWxC), jnp.float32(gain_C), jnp.float32(bias_C), group_size=2)
+    x = convolution.arrange(jnp.float32(x_BxHxWxC), implementation)
+    actual = convolution.group_norm(x, jnp.float32(gain_C), jnp.float32(bias_C), 2, implementation)
+    actual = actual.transpose(3, 1, 2, 0) if implementation == "planes" else actual
     for b in range(2):
         for group in range(3):
             channels = slice(2 * group, 2 * group + 2)
@@ -145,26 +155,22 @@ def test_execution_changes_no_gradient(monkeypatch):
         np.testing.assert_allclose(a, d, rtol=1e-3, atol=1e-4 * float(jnp.max(jnp.abs(d))))
 
 
-def test_half_precision_keeps_params_and_gradients_in_float32():
-    batch, params = images(DIGITS, 8), None
-    losses = []
+def test_half_precision_keeps_params_and_gradients_in_float32(started):
+    batch, params, losses = images(DIGITS, 8), started, []
     for dtype in ("float32", "bfloat16"):
         model = build(CNN(stages=1), 8, 1, DIGITS, compute_dtype=dtype)
-        params = params or with_head(jax.jit(model.init)(jax.random.key(0)))
         loss, gradient = jax.jit(jax.value_and_grad(lambda p, m=model: m.loss(p, batch)[0]))(params)
         assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.dtype("float32")}
         losses.append(float(loss))
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
-def test_smoothing_is_in_the_training_loss_only():
-    params, batch = None, images(DIGITS, 4)
-    found = {}
+def test_smoothing_is_in_the_training_loss_only(started):
+    batch, found = images(DIGITS, 4), {}
     for smoothing in (0.0, 0.1):
         model = build(CNN(stages=1, label_smoothing=smoothing), 8, 1, DIGITS)
-        params = params or with_head(jax.jit(model.init)(jax.random.key(0)))
-        sums = jax.jit(model.evaluate)(params, batch)
-        found[smoothing] = float(model.loss(params, batch)[0]), float(sums["loss_sum"]) / 4
+        sums = jax.jit(model.evaluate)(started, batch)
+        found[smoothing] = float(jax.jit(model.loss)(started, batch)[0]), float(sums["loss_sum"]) / 4
     assert found[0.0][1] == found[0.1][1] == pytest.approx(found[0.0][0], rel=1e-6)
     assert found[0.1][0] != pytest.approx(found[0.0][0], rel=1e-3)
 

@@ -71,7 +71,7 @@ def command(tmp_path_factory):
             "--num_cpu_devices=2",
             "--set=execution.mesh=(1,1,1)",
             "--set=optimizer.learning_rates=0.02",
-            "--set=budgets.tokens=(12800,25600,128000)",
+            "--set=budgets.tokens=(6400,12800,51200)",
             "--set=execution.dispatch_seconds=1e-3",
             "--set=execution.checkpoint_seconds=1e6",
         )

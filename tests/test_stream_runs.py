@@ -17,6 +17,7 @@ OPTIONS = (
     "--set=execution.dispatch_seconds=0.01",
     "--set=execution.checkpoint_seconds=0.05",
 )
+SELDOM = "--set=execution.checkpoint_seconds=60"  # for what is not interrupted
 IMAGES = '''
 """Digits, cropped and shifted."""
 from scaling_jax.models import MLP
@@ -53,7 +54,7 @@ def trained(command, workdir, study, feed, *options):
 @pytest.mark.slow
 def test_streamed_text_killed_and_gone_on_with_ends_in_the_same_losses(command, tmp_path):
     study = ladder.write_study(tmp_path)
-    resident = trained(command, tmp_path / "resident", study, "resident", *OPTIONS)
+    resident = trained(command, tmp_path / "resident", study, "resident", *OPTIONS, SELDOM)
     workdir = tmp_path / "stream"
     args = ("run", f"--study={study}", f"--workdir={workdir}", "--set=execution.feed=stream", *OPTIONS)
     killed = 0

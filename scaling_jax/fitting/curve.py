@@ -11,19 +11,21 @@ first two terms are progress along the trunk, the last is what each decrease of 
 from __future__ import annotations
 
 import dataclasses
+import warnings as python_warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
-from scaling_jax.fitting.errors import DataError, FitError
+from scaling_jax.fitting.data import as_column, check_positive, column_of, names_of, require, resolve_column
+from scaling_jax.fitting.errors import DataError, FitError, FitWarning
 from scaling_jax.fitting.solver._starts import low_discrepancy
 
 PARAMS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 DECAY = ("B", "C", "beta", "gamma")  # only a decaying rate shows them
 TERMS = 512  # largest number of changes of the rate in one schedule
+MISFIT = 0.05  # rms of ln loss - ln law beyond which the curves cannot be of one model
 ROWS = 200  # of a curve that enter a fit: means of neighbors where there are more
 STARTS, FINISHED = 96, 4  # starting points evaluated, and how many of them are descended from
 # Ranges of the starting points, and bounds, of alpha, ln C, ln beta, gamma in the units of `_Scale`.
@@ -88,15 +90,20 @@ class CurveFit:
           rate: (n,) learning rate at each.
 
         Returns:
-          (n,) loss; its last number is the loss at the end. NaN during warmup, which the law leaves out.
+          (n,) loss; its last number is the loss at the end. NaN during warmup, which the law leaves out, and where the
+          law is not positive. A peak rate beyond twice those of the fit warns (`FitWarning`).
 
         Raises:
           FitError: steps that do not increase, or rates that are negative or all zero.
         """
         step, rate = as_column(step, "step"), as_column(rate, "rate", len(np.atleast_1d(step)), "step")
         schedule = _schedule(step, rate)
-        value = _law(self.params, schedule, step)
-        return np.where(step >= schedule.warmup, value, np.nan)
+        value, peak = _law(self.params, schedule, step), float(rate.max())
+        low, high = self.rates
+        if not low / 2 <= peak <= 2 * high:
+            why = f"a peak rate of {peak:g} is far from the {low:g} to {high:g} of the fitted curves: a guess."
+            python_warnings.warn(why, FitWarning, stacklevel=2)
+        return np.where((step >= schedule.warmup) & (value > 0), value, np.nan)
 
     def __str__(self) -> str:
         numbers = ", ".join(f"{k} {v:.4g}" for k, v in self.params.items())
@@ -111,7 +118,8 @@ def fit_curves(
 
     Args:
       curves: each a dict or DataFrame with columns "step", "rate" and "loss"; one or a list of them. A loss that was
-        not measured at a step is NaN. At least one rate must decay, e.g. a cosine beside a constant trunk.
+        not measured at a step is NaN. At least one rate must decay, e.g. cosines beside a constant trunk: with
+        cosines of two or more lengths forecasts err half as much. Losses are best of one fixed validation set.
       fixed: parameters to keep, e.g. {"C": ..., "beta": ..., "gamma": ...} of a smaller model.
       delta: of the Huber cost on ln loss, in case residuals are smaller; never below their own scatter.
 
@@ -136,9 +144,12 @@ def fit_curves(
       >>> bool(abs(fit.predict(t, branch)[-1] / law.predict(t, branch)[-1] - 1) < 1e-3)
       True
     """
-    fixed = _checked_fixed(fixed or {})
+    fixed = _checked_fixed({} if fixed is None else fixed)
+    check_positive(delta, "delta", "1e-3")
     if isinstance(curves, Mapping) or names_of(curves) is not None:
         curves = [curves]
+    if isinstance(curves, str) or not isinstance(curves, Iterable):
+        raise DataError(f'curves={curves!r}: give one or more of {{"step": ..., "rate": ..., "loss": ...}}.')
     read = [_read(curve, i) for i, curve in enumerate(curves)]
     if not read:
         raise DataError('curves is empty: give one or more of {"step": ..., "rate": ..., "loss": ...}.')
@@ -157,11 +168,11 @@ def fit_curves(
     scale = _Scale(peak, max(float(s.total[-1]) for s in schedules))
     problem = _Problem(schedules, rows, scale, fixed)
     params, residuals = problem.solve(delta)
-    steps = [float(step[-1]) for step, _, _ in read]
-    peaks = [float(rate.max()) for _, rate, _ in read]
+    steps, peaks = [float(step[-1]) for step, _, _ in read], [float(rate.max()) for _, rate, _ in read]
+    rms, worst = float(np.sqrt(np.mean(residuals**2))), float(np.abs(residuals).max())
     return CurveFit(
-        params=params, rms=float(np.sqrt(np.mean(residuals**2))), worst=float(np.abs(residuals).max()), n=n,
-        rates=(min(peaks), max(peaks)), steps=(min(steps), max(steps)), warnings=tuple(_warnings(params, problem)),
+        params=params, rms=rms, worst=worst, n=n, rates=(min(peaks), max(peaks)), steps=(min(steps), max(steps)),
+        warnings=tuple(_warnings(params, problem, rms)),
     )  # fmt: skip
 
 
@@ -268,15 +279,8 @@ class _Problem:
         def residuals(z: np.ndarray) -> np.ndarray:
             return np.append(weights * self.residuals(z, weights)[0], noise * (z - PRIOR) / WIDTH)
 
-        found = least_squares(
-            residuals,
-            z,
-            bounds=(BOUNDS[:, 0], BOUNDS[:, 1]),
-            x_scale=np.ptp(START, axis=1),
-            max_nfev=60,
-            xtol=1e-9,
-            ftol=1e-10,
-        )
+        options = {"bounds": (BOUNDS[:, 0], BOUNDS[:, 1]), "x_scale": np.ptp(START, axis=1)}
+        found = least_squares(residuals, z, max_nfev=60, xtol=1e-9, ftol=1e-10, **options)
         return found.x
 
 
@@ -364,19 +368,30 @@ def _read(curve: Any, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     step = as_column(column_of(curve, "step"), f"step of curve {i}")
     rate = as_column(resolve_column(curve, "rate", "rate"), f"rate of curve {i}", len(step), "step")
     loss = as_column(resolve_column(curve, "loss", "loss"), f"loss of curve {i}", len(step), "step")
+    require(
+        ~np.isinf(loss), loss, f"loss of curve {i}", "must be finite, or NaN where not measured", "cut it off before"
+    )
+    if np.isnan(loss).all():
+        raise DataError(f"loss of curve {i} is NaN throughout: leave the curve out.")
     return step, rate, loss
 
 
-def _checked_fixed(fixed: Mapping[str, float]) -> dict[str, float]:
+def _checked_fixed(fixed: Any) -> dict[str, float]:
+    if not isinstance(fixed, Mapping):
+        raise FitError(f"fixed={fixed!r} must be a dict of parameters and values, e.g. {{'B': 300.0}}.")
     for k, v in fixed.items():
         if k not in PARAMS:
             raise FitError(f"fixed: the law of a curve has no parameter {k!r}; it has {', '.join(PARAMS)}.")
         if not (isinstance(v, (int, float, np.number)) and np.isfinite(v)):
             raise FitError(f"fixed[{k!r}] = {v!r} is not a number.")
+        if k != "gamma" and (v < 0 or (v == 0 and k in ("C", "beta"))):
+            raise FitError(f"fixed[{k!r}] = {v!r} must be positive.")
     return {k: float(v) for k, v in fixed.items()}
 
 
-def _warnings(params: Mapping[str, float], problem: _Problem) -> Iterator[str]:
+def _warnings(params: Mapping[str, float], problem: _Problem, rms: float) -> Iterator[str]:
+    if rms > MISFIT:
+        yield f"the law misses these curves by {rms:.0%}: are all of one model and peak rate, their losses of one kind?"
     if params["B"] == 0 and "B" not in problem.fixed:
         yield "a decay of the rate gains nothing in these curves (B = 0): the law is that of the trunk alone"
     if params["L0"] == 0 and "L0" not in problem.fixed:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,12 @@ from scaling_jax.fitting.data import (
     resolve_column,
     scale_column,
 )
-from scaling_jax.fitting.errors import DataError, FitError
+from scaling_jax.fitting.errors import DataError, FitError, FitWarning
 from scaling_jax.fitting.fit import Fit
 from scaling_jax.fitting.inference import noise, rolling
-from scaling_jax.fitting.inference.mixture import Mixture, mixture
+from scaling_jax.fitting.inference.mixture import Mixture, mixture, unexplained
 from scaling_jax.fitting.inference.rolling import Candidate, Ladder
 from scaling_jax.fitting.laws.base import Law
-from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Huber, Objective
 from scaling_jax.fitting.optimal.mixed_frontier import MixedFrontier, mixed_frontier
 from scaling_jax.fitting.rows import read
@@ -35,7 +35,7 @@ from scaling_jax.text import table
 ND_LAWS = ("chinchilla", "chinchilla_tied", "chinchilla_outer")
 FALLING, RISING = ("power", "power_offset", "power_shifted"), ("power", "saturating", "m4")
 SINGLE = ("x", "C", "D", "N")  # other names that a single input may have
-ROWS = 4096  # more rows than this are thinned, evenly along the scale
+FAR = 4.0  # decades beyond the data from which the unit of an input is doubted
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -136,6 +136,9 @@ class Forecast:
         columns = _columns([m.candidate for m in self._mixture.members], _renamed(inputs, self._names), points_of)
         shape = np.broadcast_shapes(*(v.shape for v in columns.values()))
         flat = {k: np.broadcast_to(v, shape).ravel() for k, v in columns.items()}
+        if (away := self._mixture.decades(flat)).size and away.max() > FAR:
+            why = f"{away.max():.0f} decades beyond the data: are the inputs in the units of the data?"
+            warnings.warn(why, FitWarning, stacklevel=2)
         mean, variances = self._mixture.parts(flat)
         half = self._mixture.half_width(variances, level)
         value, low, high = (np.exp(v).reshape(shape) for v in (mean, mean - half, mean + half))
@@ -243,10 +246,11 @@ def forecast(
     """
     check_level(level)
     check_int(n_tuned, "n_tuned", 1)
+    check_int(seed, "seed")
     objective = _checked_objective(objective)
     candidates, ladder, names = _read(data, y, C, laws, clusters, weights, objective)
     n = len(ladder.y)
-    ladder, notes = _thinned(ladder)
+    ladder, notes = rolling.thinned(ladder)
     cuts = rolling.inner_cuts(ladder.scale)
     ladder, components = _count_clusters(candidates[0], ladder, objective, seed)
     members, impossible = rolling.members(candidates, ladder, cuts, objective, seed)
@@ -254,6 +258,7 @@ def forecast(
         why = "; ".join(f"{k}: {v}" for k, v in impossible.items())
         raise DataError(f"no law can be forecast from {n} runs ({why}): add runs, or give laws= with fewer parameters.")
     made = mixture(members, ladder, cuts, n_tuned, components)
+    notes += unexplained(made, ladder)
     if n_tuned > 1:
         notes.append(f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by noise")
     return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, max(c.free for c in candidates))
@@ -281,16 +286,6 @@ def _read(
     scale, worth = _scale(columns, C, data, rows.y), np.ones(len(rows.y))
     ladder = Ladder({**columns, **rows.inputs}, rows.y, rows.weights, scale, rows.clusters, worth)
     return candidates, ladder.rows(rows.weights > 0), names
-
-
-def _thinned(ladder: Ladder) -> tuple[Ladder, list[str]]:
-    """At most `ROWS` rows of the ladder, and a note where that dropped some."""
-    n = len(ladder.y)
-    if n <= ROWS:
-        return ladder, []
-    order = np.argsort(ladder.scale, kind="stable")
-    kept = np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))])
-    return ladder.rows(kept), [f"{n} rows were thinned to {ROWS}, evenly along the scale"]
 
 
 def _count_clusters(
@@ -350,14 +345,12 @@ def _candidates(laws: Any, data: Any, y: np.ndarray) -> list[Candidate]:
         laws = _default_laws(data, y)
     if isinstance(laws, (str, Law)):
         laws = [laws]
-    found = []
-    for entry in laws:
-        law, fixed = entry if isinstance(entry, tuple) else (entry, {})
-        law = find_law(law)
-        label = law.name + "".join(f", {k}={v:g}" for k, v in fixed.items())
-        if any(c.name == label for c in found):
+    if not isinstance(laws, Iterable):
+        raise FitError(f'laws={laws!r}: give names or laws, e.g. laws=["chinchilla"].')
+    found = [rolling.candidate(entry) for entry in laws]
+    for label in {c.name for c in found}:
+        if sum(c.name == label for c in found) > 1:
             raise FitError(f"laws names {label} twice.")
-        found.append(Candidate(label, law, fixed))
     if not found:
         raise FitError('laws is empty: name at least one, e.g. laws=["chinchilla"].')
     return found

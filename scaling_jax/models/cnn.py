@@ -96,7 +96,7 @@ class CNN:
     def activation_bytes(self, width: int, depth: int, spec: Spec, batch_size: int, execution: Any) -> int:
         """Estimated peak bytes of activations of one batch, about XLA's own figure; `execution` is resolved."""
         size = jnp.dtype(execution.compute_dtype).itemsize
-        gathers = convolution.pick(jax.default_backend()) == "patches"
+        gathers = convolution.pick(jax.default_backend()) == "planes"
         # Kept per convolution: the windows it multiplied, or its input with what its norm and ReLU need.
         kept = [
             rows * columns * (kernel**2 * inputs * 1.3 if gathers and kernel > 1 else 3 * outputs)
@@ -170,24 +170,27 @@ def in_branch(path: tuple[str, ...]) -> bool:
 
 
 class Layers(nn.Module):
-    """Shared by blocks and network: convolutions with standardized weights, and norms followed by ReLU."""
+    """Shared by blocks and network: convolutions with standardized weights, and norms followed by ReLU.
+
+    Activations are laid out as the implementation of `convolution` wants them.
+    """
 
     options: CNN
     scaling: Scaling
     dtype: Any
     convolution: str
 
-    def conv(self, name: str, x_BxHxWxC: Any, channels: int, kernel: int, stride: int = 1, role: str = HIDDEN) -> Any:
-        shape = (kernel, kernel, x_BxHxWxC.shape[-1], channels)
+    def conv(self, name: str, x: Any, channels: int, kernel: int, stride: int = 1, role: str = HIDDEN) -> Any:
+        shape = (kernel, kernel, convolution.channels(x, self.convolution), channels)
         std = self.scaling.std(role, math.prod(shape[:3]))
         w_KxKxCxO = convolution.standardize(self.param(name, normal_init(std), shape, jnp.float32))
-        return convolution.conv2d(x_BxHxWxC, w_KxKxCxO, stride, self.convolution)
+        return convolution.conv2d(x, w_KxKxCxO, stride, self.convolution)
 
-    def norm_relu(self, name: str, x_BxHxWxC: Any) -> Any:
-        C = x_BxHxWxC.shape[-1]
+    def norm_relu(self, name: str, x: Any) -> Any:
+        C = convolution.channels(x, self.convolution)
         gain_C = self.param(f"{name}_gain", nn.initializers.ones, (C,), jnp.float32)
         bias_C = self.param(f"{name}_bias", nn.initializers.zeros, (C,), jnp.float32)
-        return jax.nn.relu(convolution.group_norm(x_BxHxWxC, gain_C, bias_C, self.options.group_size))
+        return jax.nn.relu(convolution.group_norm(x, gain_C, bias_C, self.options.group_size, self.convolution))
 
 
 class Block(Layers):
@@ -198,13 +201,13 @@ class Block(Layers):
     branch: float
 
     @nn.compact
-    def __call__(self, x_BxHxWxC: Any) -> Any:
-        h_BxHxWxC = self.norm_relu("norm1", x_BxHxWxC)
+    def __call__(self, x: Any) -> Any:
+        h = self.norm_relu("norm1", x)
         if self.stride > 1:
-            x_BxHxWxC = self.conv("shortcut", h_BxHxWxC, self.channels, 1, self.stride)
-        h_BxHxWxC = self.conv("conv1", h_BxHxWxC, self.channels, 3, self.stride)
-        h_BxHxWxC = self.conv("conv2", self.norm_relu("norm2", h_BxHxWxC), self.channels, 3)
-        return x_BxHxWxC + self.branch * h_BxHxWxC
+            x = self.conv("shortcut", h, self.channels, 1, self.stride)
+        h = self.conv("conv1", h, self.channels, 3, self.stride)
+        h = self.conv("conv2", self.norm_relu("norm2", h), self.channels, 3)
+        return x + self.branch * h
 
 
 class ResNet(Layers):
@@ -232,10 +235,10 @@ class ResNet(Layers):
             return kind(*fields, channels=channels, stride=stride, branch=branch, name=name)
 
         stem = (self.width, stem_kernel(self.stem_stride), self.stem_stride, INPUT)
-        x_BxHxWxC = self.conv("stem", image_BxHxWxC.astype(self.dtype), *stem)
+        x = self.conv("stem", convolution.arrange(image_BxHxWxC.astype(self.dtype), self.convolution), *stem)
         for stage in range(self.options.stages):
             channels = self.width * 2**stage
-            x_BxHxWxC = block(f"stage{stage}_block0", channels, 2 if stage else 1)(x_BxHxWxC)
+            x = block(f"stage{stage}_block0", channels, 2 if stage else 1)(x)
             if self.scan_layers and self.depth > 1:
                 stack = nn.scan(
                     lambda module, x, _: (module(x), None),
@@ -243,11 +246,11 @@ class ResNet(Layers):
                     split_rngs={"params": True},
                     length=self.depth - 1,
                 )
-                x_BxHxWxC, _ = stack(block(f"stage{stage}_blocks", channels, 1), x_BxHxWxC, None)
+                x, _ = stack(block(f"stage{stage}_blocks", channels, 1), x, None)
             else:
                 for i in range(1, self.depth):
-                    x_BxHxWxC = block(f"stage{stage}_block{i}", channels, 1)(x_BxHxWxC)
-        x_BxC = jnp.mean(self.norm_relu("final", x_BxHxWxC).astype(jnp.float32), axis=(1, 2))
+                    x = block(f"stage{stage}_block{i}", channels, 1)(x)
+        x_BxC = convolution.mean_pixel(self.norm_relu("final", x), self.convolution)
         C = x_BxC.shape[-1]
         head_CxK = self.param("head", normal_init(self.scaling.std(OUTPUT, C)), (C, self.num_classes), jnp.float32)
         return x_BxC @ head_CxK

@@ -39,6 +39,7 @@ NEAREST = 1.3  # times the cut: runs nearer than this carry little information a
 NOISE_RECENCY = 2.0  # as rolling.RECENCY, for the scatter of one run
 SHRINKAGE = 0.2  # of the exponents of the weights; 1 would weigh laws by the product of their errors over the cuts
 FEWEST_DOF = 3.0  # of the residuals, however few the runs
+UNEXPLAINED = 0.7  # share of the variance of ln y that the laws leave, from which there is only noise
 SAMPLED = ("resampling", "run")
 BLOCK = 2**21  # numbers in memory at once
 GRID = 65
@@ -135,6 +136,19 @@ def combined(logs: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndar
     logs = np.where(known, logs, 0.0)
     mean = np.sum(w * logs, axis=0)
     return np.where(known.any(axis=0), mean, np.nan), np.sum(w * (logs - mean) ** 2, axis=0)
+
+
+def unexplained(mixture: Mixture, ladder: Ladder) -> list[str]:
+    """A sentence where the mean of the laws leaves most of the variance of ln y in the ladder; else nothing."""
+    counts = ladder.weights > 0
+    logs = np.stack([m.log(m.fit.params, ladder.inputs) for m in mixture.members])
+    y = np.log(ladder.y[counts])
+    left = np.mean((y - combined(logs, mixture.weights)[0][counts]) ** 2)
+    if left <= UNEXPLAINED * np.var(y):
+        return []
+    share = max(1 - left / max(np.var(y), 1e-300), 0.0)
+    what = "there is little but noise, an outlier, or a column is mistaken"
+    return [f"the laws explain only {share:.0%} of the variance of ln y: {what}"]
 
 
 def log_ratio(inputs: Mapping[str, np.ndarray], size: int) -> np.ndarray:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from scaling_jax.fitting.errors import FitError, FitWarning
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Objective
+from scaling_jax.fitting.rows import duplicates
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
@@ -21,6 +24,8 @@ MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
 RECENCY = 1.5  # power of the scale that weighs the rows of a fit
 LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which have equal weight
 RESAMPLES = 60
+ROWS = 4096  # more rows than this are thinned, evenly along the scale
+ODD_COMPUTE = 10.0  # times 6 N D: a compute beyond this, or below its inverse, is doubted
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 
 
@@ -36,6 +41,18 @@ class Candidate:
     def free(self) -> int:
         """Number of fitted parameters."""
         return len(self.law.params) - len(self.fixed)
+
+
+def candidate(entry: Any) -> Candidate:
+    """The `Candidate` of a name, a `Law`, or a pair of either and {parameter: fixed value}. Raises FitError."""
+    name: Any = entry
+    fixed: Any = {}
+    if isinstance(entry, tuple) and len(entry) == 2:
+        name, fixed = entry
+    law = find_law(name)
+    if not (isinstance(fixed, Mapping) and all(isinstance(v, (int, float, np.number)) for v in fixed.values())):
+        raise FitError(f"laws: the fixed parameters of {law.name} are {fixed!r}; give a dict of numbers.")
+    return Candidate(law.name + "".join(f", {k}={v:g}" for k, v in fixed.items()), law, fixed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +117,22 @@ def recency_weights(scale: np.ndarray, worth: np.ndarray | None = None, power: f
     wanted = max(LARGEST_ROWS, LARGEST_SHARE * total[-1]) * (1 - 1e-9)
     last = min(int(np.searchsorted(total, wanted)), scale.size - 1)
     return np.minimum(scale / scale[order[last]], 1.0) ** power
+
+
+def thinned(ladder: Ladder) -> tuple[Ladder, list[str]]:
+    """At most `ROWS` rows of the ladder, and what is odd about its rows, in sentences."""
+    n, notes = len(ladder.y), []
+    if same := duplicates(ladder.inputs, ladder.y):
+        notes.append(f"{same} of {n} rows repeat an earlier row exactly: each is counted as a separate run")
+    if {"N", "D"} <= set(ladder.inputs):
+        ratio = ladder.scale / (6.0 * ladder.inputs["N"] * ladder.inputs["D"])
+        if ratio.min() < 1 / ODD_COMPUTE or ratio.max() > ODD_COMPUTE:
+            notes.append(f"C is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D: are the columns in the same units?")
+    if n <= ROWS:
+        return ladder, notes
+    order = np.argsort(ladder.scale, kind="stable")
+    kept = np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))])
+    return ladder.rows(kept), [*notes, f"{n} rows were thinned to {ROWS}, evenly along the scale"]
 
 
 def levels(scale: np.ndarray) -> np.ndarray:

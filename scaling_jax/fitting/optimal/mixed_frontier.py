@@ -9,14 +9,13 @@ import numpy as np
 
 from scaling_jax.fitting.data import check_all_positive
 from scaling_jax.fitting.errors import FitError
-from scaling_jax.fitting.inference.mixture import Mixture, combined, half_width
+from scaling_jax.fitting.inference.mixture import Mixture, combined, half_width, unexplained
 from scaling_jax.fitting.inference.rolling import Ladder, Member
 from scaling_jax.fitting.optimal.allocation import best_sizes, law_columns, tokens
 from scaling_jax.text import short
 
 COLLINEAR = 0.99  # correlation of ln N and ln D from which their effects are not distinguishable
 NARROW = 0.1  # standard deviation of ln(D / N) at equal compute below which it does not vary
-UNEXPLAINED = 0.7  # share of the variance of ln y that the laws leave, from which there is only noise
 FREE_EXPONENTS = 5  # parameters of the smallest law whose N* may grow at any rate
 SPARE_RUNS = 2  # different runs needed beyond them
 WIDEST = 1000.0  # upper over lower end of the interval of N* from which it is not an answer
@@ -182,16 +181,7 @@ def _unidentified(mixture: Mixture, ladder: Ladder, most_parameters: int) -> lis
     if share > 0.5:
         which = "; ".join(f"{', '.join(v)} of {k}" for k, v in stuck.items())
         reasons.append(f"a parameter ends at its bound, so the data do not determine how N and D trade off: {which}")
-    logs = np.stack([m.log(m.fit.params, ladder.inputs) for m in mixture.members])
-    y = np.log(ladder.y[counts])
-    left = np.mean((y - combined(logs, mixture.weights)[0][counts]) ** 2)
-    if left > UNEXPLAINED * np.var(y):
-        explained = max(1 - left / max(np.var(y), 1e-300), 0.0)
-        reasons.append(
-            f"the laws explain only {explained:.0%} of the variance of ln y: there is little but noise, or a column is "
-            "mistaken"
-        )
-    return reasons
+    return reasons + unexplained(mixture, ladder)
 
 
 def _collinear(n: np.ndarray, d: np.ndarray) -> list[str]:
