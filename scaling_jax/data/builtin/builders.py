@@ -99,10 +99,10 @@ with registered.skip_registration():
 
 
 def _as_png(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    # PNG bytes, because TFDS's Image feature encodes arrays with TensorFlow.
+    # PNG bytes, because TFDS's Image feature encodes arrays with TensorFlow; not compressed, which takes half the time.
     for i, (image, label) in enumerate(zip(images, labels)):
         buffer = io.BytesIO()
-        PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+        PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=0)
         yield i, {"image": buffer.getvalue(), "label": int(label)}
 
 
