@@ -144,11 +144,6 @@ def planned(study: Study, workdir: Any, stored: Stored | None, force: bool) -> P
     spec = data.describe(study.data) if stored is None else Spec.from_dict(stored.spec)
     study = starts.found(study, spec, workdir)
     packs = _within_memory(study, make_plan(study, spec), spec)
-    if study.optimizer.options:
-        from scaling_jax.training import verify  # makes an update, which takes a second
-
-        _fix_devices()
-        verify.check_optimizer(study.optimizer)
     if stored is None:
         check_sets(study, spec)
     _check_metrics(study, spec, workdir)
@@ -162,7 +157,8 @@ def _within_memory(study: Study, packs: tuple[Pack, ...], spec: Spec) -> tuple[P
     cap = study.budgets.memory_gib
     if cap is None:
         return packs
-    _fix_devices()
+    with contextlib.suppress(RuntimeError):  # the estimate asks for the devices, whose number is fixed from then on
+        hardware.use_cpu_devices()
     needs = {row.scale: row.memory_bytes / 2**30 for row in estimate.rows(study, packs, spec)}
     fit = tuple(pack for pack in packs if needs[pack.name] <= cap)
     if not fit:
@@ -171,12 +167,6 @@ def _within_memory(study: Study, packs: tuple[Pack, ...], spec: Spec) -> tuple[P
             f"budgets.memory_gib={cap:g} is below the smallest model: {name} takes {least:.3g} GiB; raise it"
         )
     return fit
-
-
-def _fix_devices() -> None:
-    """Before the first use of a device, from which on their number is fixed."""
-    with contextlib.suppress(RuntimeError):
-        hardware.use_cpu_devices()
 
 
 def check_study(study: Study) -> None:

@@ -164,6 +164,16 @@ def check(optimizer: Any) -> Rule:
     if unknown:
         known = ", ".join(found.options) or "none"
         raise UserError(f"optimizer.options: {found.name!r} has no option {unknown[0]!r}; its options: {known}")
+    if optimizer.options:
+        given = {name: value for name in found.fields if isinstance(value := getattr(optimizer, name), float)}
+        missing = {name: 0.5 for name in found.fields if name not in given}  # a rule, or data of the program
+        roles = {"roles": {}} if "roles" in inspect.signature(found.factory).parameters else {}
+        try:
+            found.factory(**given, **missing, **roles, **optimizer.options)
+        except (TypeError, ValueError) as error:
+            options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
+            why = " ".join(str(error).split())
+            raise UserError(f"optimizer {found.name!r} refuses options {options}: {why}") from error
     return found
 
 
