@@ -52,8 +52,8 @@ DIGITS = 6
 # What may follow a rule -> (lowest, highest value, whether the ends are allowed, whole numbers).
 QUANTITIES: dict[str, tuple[float, float, tuple[bool, bool], bool]] = {
     "batch_size": (1, 1e7, (True, True), True),
-    "learning_rate": (0, math.inf, (False, False), False),
-    "weight_decay": (0, math.inf, (True, False), False),
+    "learning_rate": (0, 1e30, (False, False), False),  # programs hold rates and decays as float32
+    "weight_decay": (0, 1e30, (True, False), False),
     "b2": (0, 1, (True, False), False),
     "warmup_steps": (0, 2**31, (True, False), True),
     "cooldown_fraction": (0, 1, (False, False), False),
@@ -136,9 +136,10 @@ def _formula(text: str, quantity: str) -> Formula:
         near = difflib.get_close_matches(text, known, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         why = f" ({error})" if str(error) and not text.isidentifier() else ""
+        names = f"a name ({', '.join(_names(quantity))}) " if _names(quantity) else ""
         raise ValueError(
-            f"{text[:60]!r} is not a rule of {quantity}{why}{hint}: give a number, a name "
-            f"({', '.join(_names(quantity))}) or arithmetic of {', '.join(_inputs(quantity))}"
+            f"{text[:60]!r} is not a rule of {quantity}{why}{hint}: give a number, {names}or arithmetic of "
+            f"{', '.join(_inputs(quantity))}"
         ) from None
 
 

@@ -137,12 +137,13 @@ def override(study: Study, assignments: Sequence[str]) -> Study:
       >>> override(study, ["optimizer.batch_size=16", "family.head_dim=32"]).optimizer.batch_size
       16
     """
+    parsed = []
     for assignment in assignments:
         path, sep, text = assignment.partition("=")
         if not sep or not path.strip():
             raise UserError(f"--set {assignment!r} is not field.path=value")
-        study = _replace(study, path.strip().split("."), _parse(text.strip()), assignment)
-    return study
+        parsed.append((path.strip().split("."), _parse(text.strip()), assignment))
+    return _replace(study, parsed)
 
 
 def _parse(text: str) -> Any:
@@ -154,39 +155,46 @@ def _parse(text: str) -> Any:
     return text if isinstance(value, (bytes, complex, set)) else value
 
 
-def _replace(node: Any, path: list[str], value: Any, assignment: str) -> Any:
-    name, rest = path[0], path[1:]
+def _replace(node: Any, assignments: Sequence[tuple[list[str], Any, str]]) -> Any:
+    """`node` with all assignments (path, value, text) at once: some fields are only valid together."""
     fields = [f.name for f in dataclasses.fields(node)]
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, 3) or fields
-        raise UserError(
-            f"--set {assignment!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}"
-        )
-    current = getattr(node, name)
-    if len(rest) == 1 and isinstance(current, dict):  # optimizer.options.ns_steps=3
-        new = {**current, rest[0]: value}
-    elif rest:
-        if not dataclasses.is_dataclass(current):
-            raise UserError(f"--set {assignment!r}: {name!r} is a value and has no field {rest[0]!r}")
-        new = _replace(current, rest, value, assignment)
-    elif dataclasses.is_dataclass(current):
-        inner = ", ".join(f.name for f in dataclasses.fields(current))
-        raise UserError(f"--set {assignment!r}: {name!r} is a group; set one of its fields: {inner}")
-    else:
-        hint = typing.get_type_hints(type(node), include_extras=True)[name]
-        # A single value means a tuple of one: --set seeds=3.
-        if typing.get_origin(_strip(hint)) is tuple and not isinstance(value, (tuple, list)):
-            value = (value,)
-        try:
-            new = pydantic.TypeAdapter(hint).validate_python(value)
-        except pydantic.ValidationError as error:
-            raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
+    inner: dict[str, list[tuple[list[str], Any, str]]] = {}
+    new: dict[str, Any] = {}
+    for (name, *rest), value, text in assignments:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 3) or fields
+            raise UserError(f"--set {text!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}")
+        current = new.get(name, getattr(node, name))
+        if dataclasses.is_dataclass(current):
+            if not rest:
+                known = ", ".join(f.name for f in dataclasses.fields(current))
+                raise UserError(f"--set {text!r}: {name!r} is a group; set one of its fields: {known}")
+            inner.setdefault(name, []).append((rest, value, text))
+        elif len(rest) == 1 and isinstance(current, dict):  # optimizer.options.ns_steps=3
+            new[name] = {**current, rest[0]: value}
+        elif rest:
+            raise UserError(f"--set {text!r}: {name!r} is a value and has no field {rest[0]!r}")
+        else:
+            new[name] = _valid(type(node), name, value, text)
+    new |= {name: _replace(getattr(node, name), given) for name, given in inner.items()}
+    texts = " ".join(f"--set {text!r}" for _, _, text in assignments)
     try:
-        return dataclasses.replace(node, **{name: new})
+        return dataclasses.replace(node, **new)
     except pydantic.ValidationError as error:
-        raise UserError(f"--set {assignment!r}: {describe_invalid(error)}") from error
+        raise UserError(f"{texts}: {describe_invalid(error)}") from error
     except ValueError as error:  # what a family checks itself
-        raise UserError(f"--set {assignment!r}: {error}") from error
+        raise UserError(f"{texts}: {error}") from error
+
+
+def _valid(owner: type, name: str, value: Any, text: str) -> Any:
+    hint = typing.get_type_hints(owner, include_extras=True)[name]
+    # A single value means a tuple of one: --set seeds=3.
+    if typing.get_origin(_strip(hint)) is tuple and not isinstance(value, (tuple, list)):
+        value = (value,)
+    try:
+        return pydantic.TypeAdapter(hint).validate_python(value)
+    except pydantic.ValidationError as error:
+        raise UserError(f"--set {text!r}: {describe_invalid(error)}") from error
 
 
 def _strip(hint: Any) -> Any:

@@ -349,3 +349,17 @@ def test_no_training_library_is_imported():
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "tensorflow"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fit": "chinchilla"}, "fit='chinchilla': give scaling_jax.study.Fit"),
+        ({"hold_out": 3}, "hold_out=3: give scaling_jax.study.HoldOut"),
+        ({"columns": "N=params"}, "columns='N=params': give a dict"),
+        ({"columns": {"N": 1}}, "columns={'N': 1}: give a dict of names"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        analysis.analyse(pd.DataFrame({"N": [1e7], "D": [1e9], "loss": [3.0]}), **settings)

@@ -10,6 +10,7 @@ from scaling_jax.models import Transformer
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Ladder, Schedule, Study
+from scaling_jax.study_file import load_study
 
 SPEC = Spec("tokens", 256, 128)
 WIDTHS = tuple(range(8, 264, 8))
@@ -86,6 +87,17 @@ def test_contradictions_are_refused_in_one_line(tmp_path):
     ):
         code, out, err = ladder.run_here("plan", study, *(f"--set={one}" for one in sets))
         assert (code, out) == (2, "") and why in err and err.count("\n") == 1, err
+
+
+def test_fields_that_need_each_other_are_set_together(tmp_path):
+    study = ladder.write_study(tmp_path)
+    hours, flops = "budgets.device_hours=1e-5", "budgets.device_flops=1e12"
+    sets = ["budgets.isoflop_sizes=2", flops, "budgets.min_steps=1", hours, "budgets.flops=(1e7, 4e7)", "seeds=3"]
+    found = load_study(study, sets)
+    assert found.budgets == load_study(study, sets[::-1]).budgets
+    assert (found.budgets.device_hours, found.budgets.isoflop_sizes, found.seeds) == (1e-5, 2, (3,))
+    with pytest.raises(UserError, match="--set 'budgets.device_hours=1e-5'.* needs budgets.device_flops"):
+        load_study(study, [hours])
 
 
 def test_scales_beyond_the_memory_are_left_out(tmp_path):

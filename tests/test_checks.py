@@ -89,6 +89,14 @@ def test_the_shift_of_a_scale_is_measured():
     assert "scale w48-d2 is" in CHECKS["every scale fits the others"](found).detail
 
 
+def test_losses_that_are_not_finite_are_not_passed_over():
+    table = faulty_ladders.clean(0)
+    assert CHECKS["every run finished"](analysis.analyse(table, fit=QUICK)).status == "pass"
+    table.loc[table.index % 6 == 0, "loss"] = np.inf
+    found = analysis.analyse(table, fit=QUICK)
+    assert found.verdict == "caution" and any("diverged" in reason for reason in found.reasons)
+
+
 def spiked(curves, run_id):
     rows = curves.index[curves.run_id == run_id]
     curves.loc[rows[-8:-4], "loss"] *= 1.5

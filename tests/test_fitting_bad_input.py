@@ -1,5 +1,7 @@
 """Bad input gives one clear message, a ValueError, that quotes the value and suggests a fix."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,6 +139,11 @@ def fit(y=Y, N=N, D=D, objective=None, **options):
     return fitting.fit("chinchilla", {"N": N, "D": D}, y, objective, **options)
 
 
+@functools.cache
+def forecast():
+    return fitting.forecast(INPUTS, Y, laws=["chinchilla_tied"])
+
+
 @pytest.fixture(scope="module")
 def chinchilla():
     return fit()
@@ -205,6 +212,22 @@ MORE = {
     "envelope: frontier": (lambda f: fitting.envelope(*SWEEPS).frontier("x"), r"C is not numeric: 'x'"),
     "approaches: target": (lambda f: fitting.approaches(*SWEEPS, target=-1), r"target=-1 must be a positive number"),
     "approaches: law": (lambda f: fitting.approaches(*SWEEPS, law="chinchila"), r"No law named 'chinchila'"),
+    "select: y of other length": (lambda f: fitting.select("kaplan", INPUTS, Y[:3]), r"y has 3 values but.* 81 rows"),
+    "select: objective": (lambda f: fitting.select("kaplan", INPUTS, Y, objective="huber"), r"objective='huber': give"),
+    "compare: one recipe": (lambda f: fitting.compare({"A": (INPUTS, Y)}), r"recipes: \['A'\]; give at least two"),
+    "compare: floor": (
+        lambda f: fitting.compare({"A": (INPUTS, Y), "B": (INPUTS, Y)}, floor=None), r"floor=None: give \"shared\""
+    ),
+    "multiplier: text": (
+        lambda f: fitting.compare({"A": (INPUTS, Y), "B": (INPUTS, Y)}).multiplier("x"), r"C is not numeric: 'x'"
+    ),
+    "no bootstrap": (lambda f: f.with_bootstrap(None), r"with_bootstrap\(None\): give a Bootstrap"),
+    "suggest: a fit": (lambda f: fitting.suggest(f, 1e20), r"reads a forecast, from fitting.forecast, not Fit"),
+    "suggest: shared": (lambda f: fitting.suggest(forecast(), 1e20, shared=3), r"shared=3: .* between 0 and 1"),
+    "suggest: repeats": (lambda f: fitting.suggest(forecast(), 1e20, repeats="x"), r"repeats is not numeric"),
+    "suggest: few repeats": (lambda f: fitting.suggest(forecast(), 1e20, repeats=[1, 2]), r"repeats has 2 values"),
+    "suggest: trained": (lambda f: fitting.suggest(forecast(), 1e20, trained=3), r"trained=3: give a dict"),
+    "forecast: no budget": (lambda f: forecast().frontier([]), r"C is empty"),
     "select: fractions": (lambda f: fitting.select("kaplan", INPUTS, Y, fractions=(2,)), r"between 0 and 1"),
     "select: C": (lambda f: fitting.select("kaplan", INPUTS, Y, C=spoiled(N, np.nan)), r"C = nan at row 3"),
     "holdout: C": (lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, C="flops"), r"C='flops' is not a column"),
@@ -225,6 +248,36 @@ def test_bad_options_give_one_clear_message(case, chinchilla):
     with pytest.raises(fitting.FitError, match=message) as error:
         call(chinchilla)
     assert "\n" not in str(error.value)
+
+
+LABELLED, SHUFFLED = pd.DataFrame({"N": N, "D": D}), pd.Series(Y)[::-1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fitting.fit("chinchilla", LABELLED, SHUFFLED),
+        lambda: fitting.forecast(LABELLED, SHUFFLED),
+        lambda: fitting.forecast(LABELLED, Y, C=6 * pd.Series(N * D)[::-1]),
+        lambda: fitting.select("kaplan", LABELLED, SHUFFLED),
+        lambda: fitting.compare({"A": (LABELLED, SHUFFLED), "B": (LABELLED, Y)}),
+        lambda: fitting.isoflop(LABELLED.N, LABELLED.D, 6 * N * D, SHUFFLED),
+        lambda: fitting.published["besiroglu2024"].predict({"N": LABELLED.N, "D": LABELLED.D[::-1]}),
+    ],
+)
+def test_rows_in_another_order_are_refused_everywhere(call):
+    with pytest.raises(fitting.DataError, match="have the same row labels in a different order"):
+        call()
+
+
+def test_rows_of_other_labels_are_paired_by_position_with_a_warning(recwarn):
+    """A table with rows left out, and the first values of its loss: the wrong ones after the gap."""
+    gap = LABELLED.drop(index=[3, 4])
+    with pytest.warns(fitting.FitWarning, match=r"y and N have different row labels \(3 and 5 at row 3\)"):
+        fitting.fit("chinchilla", gap, pd.Series(Y).iloc[:79])
+    recwarn.clear()
+    fitting.fit("chinchilla", gap, pd.Series(Y)[gap.index])
+    assert not [w for w in recwarn if "row labels" in str(w.message)]
 
 
 def test_valid_data_of_every_kind_are_accepted():

@@ -7,6 +7,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import ladder
 import numpy as np
 import optax
 import packs
@@ -194,8 +195,23 @@ def test_an_optimizer_that_would_ascend_or_refuses_its_options_is_refused(lamb):
         verify.check_optimizer(Optimizer(name="signs"))
     finally:
         del optimizers.OPTIMIZERS["signs"]
-    with pytest.raises(UserError, match="'muon' refuses options ns_steps='many'"):
-        verify.check_optimizer(Optimizer(name="muon", options={"ns_steps": "many"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("muon", "ns_steps", "many", "'muon' refuses options ns_steps='many'"),
+        ("muon", "ns_steps", -1, "ns_steps=-1 is not a whole number from 1 to 100"),
+        ("muon", "momentum", 2, r"momentum=2 is not in \[0, 1\)"),
+        ("muon", "rms", -1, "rms=-1 is not positive"),
+        ("lion", "b1", 7, r"b1=7 is not in \[0, 1\)"),
+    ],
+)
+def test_options_that_cannot_be_are_found_by_the_plan(tmp_path, name, option, value, message):
+    study = ladder.write_study(tmp_path)
+    sets = [f"--set=optimizer.name={name}", f"--set=optimizer.options.{option}={value}"]
+    code, out, err = ladder.run_here("plan", f"--study={study}", *sets)
+    assert (code, out) == (2, "") and re.search(message, err) and err.count("\n") == 1, err
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def analyse(
       UserError: the table has no rows, lacks columns, mixes corpora or holds impossible numbers, or the settings name
         an unknown law, metric or parameter.
     """
+    _check_settings(fit, hold_out, columns)
     settings = fit or (study.fit if study is not None else Fit())
     cut = hold_out or (study.hold_out if study is not None else Cut())
     options = columns if isinstance(columns, Columns) else Columns(names=dict(columns or {}))
@@ -74,6 +75,17 @@ def analyse(
         also[metric] = _analysis(title, other, cut, further, None)
     found = _analysis(title, settings, cut, runs, curves)
     return dataclasses.replace(found, also=also, notes=(*not_fitted, *found.notes))
+
+
+def _check_settings(fit: Any, hold_out: Any, columns: Any) -> None:
+    if not isinstance(fit, Fit | None):
+        raise UserError(f"fit={fit!r}: give scaling_jax.study.Fit, e.g. Fit(law='chinchilla')")
+    if not isinstance(hold_out, Cut | None):
+        raise UserError(f"hold_out={hold_out!r}: give scaling_jax.study.HoldOut, e.g. HoldOut(cut=0.5)")
+    if isinstance(columns, Columns | None):
+        return
+    if not (isinstance(columns, Mapping) and all(isinstance(v, str) for pair in columns.items() for v in pair)):
+        raise UserError(f"columns={columns!r}: give a dict of names, e.g. {{'N': 'params*1e6'}}")
 
 
 def _analysis(name: str, settings: Fit, cut: Cut, runs: Runs, curves: pd.DataFrame | None) -> Analysis:

@@ -85,7 +85,7 @@ class Comparison:
         Raises:
           FitError: an unknown recipe, or compute that is not positive.
         """
-        C = check_all_positive(np.asarray(C, np.float64), "C")
+        C = check_all_positive(C, "C")
         log_m = self._log_multiplier(C.ravel(), self._name(name))
         tail = (1.0 - self.level) / 2.0
         low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
@@ -322,10 +322,12 @@ def compare(
       1.5
     """
     if not isinstance(recipes, Mapping) or len(recipes) < 2:
-        raise FitError(f'recipes={recipes!r}: give at least two, e.g. {{"A": (data, loss), "B": (data, loss)}}.')
+        what = list(recipes) if isinstance(recipes, Mapping) else type(recipes).__name__
+        raise FitError(f'recipes: {what}; give at least two, e.g. {{"A": (data, loss), "B": (data, loss)}}.')
     check_level(level)
     check_int(seed, "seed")
-    if not (floor in FLOORS if isinstance(floor, str) else np.isfinite(floor) and floor >= 0):
+    number = isinstance(floor, (int, float, np.number)) and bool(np.isfinite(floor)) and floor >= 0
+    if not (number or (isinstance(floor, str) and floor in FLOORS)):
         raise FitError(f'floor={floor!r}: give "shared", "free", or the floor\'s value.')
     checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)) for k, value in recipes.items()}
     if not isinstance(floor, str):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import reprlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.errors import DataError, FitError
+from scaling_jax.fitting.errors import DataError, FitError, FitWarning
 from scaling_jax.fitting.laws.base import Law
 
 # Beyond these, or below their inverses, products of inputs leave float64.
@@ -102,6 +103,7 @@ def points_of(law: Law, data: Any) -> dict[str, np.ndarray]:
     Raises:
       DataError: a missing column, values that the law does not take, or shapes that do not broadcast.
     """
+    require_same_rows(data, law)
     data = _named(law, data)
     points = {k: _values(law, column_of(data, k), k) for k in law.inputs}
     try:
@@ -149,6 +151,41 @@ def _with_derived(law: Law, data: Any) -> Any:
             f"inputs of different shapes that do not broadcast: N {nd['N'].shape}, D {nd['D'].shape}."
         ) from None
     return {k: column_of(data, k) if k in columns else derived[k] for k in law.inputs}
+
+
+def require_same_rows(data: Any, law: Law | None = None, **others: Any) -> None:
+    """pandas columns are paired by position, whatever their row labels: warns where these differ.
+
+    Args:
+      data: a table, a dict of columns, or one column.
+      law: whose inputs are taken from the data; None takes all columns of a dict.
+      **others: further columns by name; those that are not of pandas are skipped.
+
+    Raises:
+      DataError: the same labels in another order, which is a mistake and not another pairing.
+    """
+    columns = dict(data) if isinstance(data, Mapping) else {law.inputs[0] if law is not None else "data": data}
+    if law is not None and isinstance(data, Mapping):
+        read = law.inputs if law.from_nd is None else (*law.inputs, "N", "D")
+        columns = {k: v for k, v in columns.items() if k in read}
+    labelled = {k: v.index for k, v in {**columns, **others}.items() if hasattr(getattr(v, "index", None), "equals")}
+    for name, index in labelled.items():
+        first, reference = next(iter(labelled.items()))
+        if len(index) != len(reference) or index.equals(reference):
+            continue
+        if not len(index.difference(reference)):
+            raise DataError(
+                f"{name} and {first} have the same row labels in a different order: put them into one DataFrame, or "
+                "reset_index(drop=True) both if they are paired by position."
+            )
+        if len(index.intersection(reference)):
+            row = int(np.argmax(np.asarray(index != reference)))
+            warnings.warn(
+                f"{name} and {first} have different row labels ({index[row]} and {reference[row]} at row {row}): they "
+                "are paired by position; reset_index(drop=True) both if that is right.",
+                FitWarning,
+                stacklevel=3,
+            )
 
 
 def names_of(data: Any) -> list[str] | None:

@@ -21,7 +21,7 @@ from scaling_jax.fitting.inference.prediction import predict, predict_interval
 from scaling_jax.fitting.inference.profile import Profile, profile
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
-from scaling_jax.fitting.objectives import Huber, Objective
+from scaling_jax.fitting.objectives import Objective, as_objective
 from scaling_jax.fitting.optimal.frontier import Frontier, frontier
 from scaling_jax.fitting.rows import Rows, data_hash, duplicates, ranges_of, read
 from scaling_jax.fitting.solution import Solution
@@ -169,6 +169,8 @@ class Fit(Solution):
 
     def with_bootstrap(self, resampled: Bootstrap) -> Fit:
         """The same fit, with every interval and standard error taken from `resampled`, a `Bootstrap` of it."""
+        if not isinstance(resampled, Bootstrap):
+            raise FitError(f"with_bootstrap({resampled!r}): give a Bootstrap, from fit.bootstrap().")
         if tuple(resampled.params) != self.free:
             raise FitError(f"this bootstrap is of {', '.join(resampled.params)}, the fit of {', '.join(self.free)}.")
         return dataclasses.replace(self, resampled=resampled)
@@ -317,17 +319,15 @@ def fit(
     Raises:
       FitError: a ValueError that quotes the bad value and suggests a fix.
     """
-    law, objective = find_law(law), Huber(1e-3) if objective is None else objective
-    _check_options(objective, fixed, seed)
+    law, objective = find_law(law), as_objective(objective)
+    _check_options(fixed, seed)
     rows = read(law, data, y, weights, clusters, objective, [k for k in law.params if k not in (fixed or {})])
     if np.any(rows.y < 0):
         law = law.signed
     return _minimize(Problem.of(law, rows.inputs, rows.y, rows.weights, objective, fixed), rows, seed, starts)
 
 
-def _check_options(objective: Any, fixed: Any, seed: Any) -> None:
-    if not isinstance(objective, Objective):
-        raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=False).")
+def _check_options(fixed: Any, seed: Any) -> None:
     if not isinstance(fixed or {}, Mapping):
         raise FitError(f"fixed={fixed!r} must be a dict of parameters and values, e.g. {{'E': 1.7}}.")
     if not (isinstance(seed, (int, np.integer)) and seed >= 0):

@@ -18,6 +18,7 @@ from scaling_jax.fitting.data import (
     inputs_of,
     names_of,
     points_of,
+    require_same_rows,
     resolve_column,
     scale_column,
 )
@@ -27,7 +28,7 @@ from scaling_jax.fitting.inference import noise, rolling
 from scaling_jax.fitting.inference.mixture import Mixture, mixture, unexplained
 from scaling_jax.fitting.inference.rolling import Candidate, Ladder
 from scaling_jax.fitting.laws.base import Law
-from scaling_jax.fitting.objectives import Huber, Objective
+from scaling_jax.fitting.objectives import Objective, as_objective
 from scaling_jax.fitting.optimal.mixed_frontier import MixedFrontier, mixed_frontier
 from scaling_jax.fitting.rows import read
 from scaling_jax.text import table
@@ -247,7 +248,7 @@ def forecast(
     check_level(level)
     check_int(n_tuned, "n_tuned", 1)
     check_int(seed, "seed")
-    objective = _checked_objective(objective)
+    objective = as_objective(objective)
     candidates, ladder, names = _read(data, y, C, laws, clusters, weights, objective)
     n = len(ladder.y)
     ladder, notes = rolling.thinned(ladder)
@@ -264,16 +265,11 @@ def forecast(
     return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, max(c.free for c in candidates))
 
 
-def _checked_objective(objective: Any) -> Objective:
-    if not isinstance(objective, Objective | None):
-        raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=True).")
-    return Huber(1e-3) if objective is None else objective
-
-
 def _read(
     data: Any, y: Any, C: Any, laws: Any, clusters: Any, weights: Any, objective: Objective
 ) -> tuple[list[Candidate], Ladder, dict[str, str]]:
     """(laws, rows with positive weight, {column of the data: input of the laws}); arguments as those of `forecast`."""
+    require_same_rows(data, y=y, C=C, weights=weights, clusters=clusters)
     y_values, named = column_y(data, y), {v for v in (y, C, clusters, weights) if isinstance(v, str)}
     names = _input_names(data, laws, named)
     data = _renamed(data, names)

@@ -174,6 +174,13 @@ class LeastSquares(Objective):
         return "least squares"
 
 
+def as_objective(objective: Any) -> Objective:
+    """The objective, or the default where it is None. Raises FitError for anything else."""
+    if not isinstance(objective, Objective | None):
+        raise FitError(f"objective={objective!r}: give Huber(delta), LAD() or LeastSquares(log=False).")
+    return Huber(1e-3) if objective is None else objective
+
+
 def _set(objective: Objective, log: bool, overestimate_penalty: float, shift: float) -> None:
     for name, value in (("overestimate_penalty", overestimate_penalty), ("shift", shift)):
         if not isinstance(value, (int, float, np.number)):

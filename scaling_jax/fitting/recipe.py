@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import as_column, column_of, names_of, resolve_column
+from scaling_jax.fitting.data import as_column, column_of, names_of, require_same_rows, resolve_column
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
 
@@ -126,6 +126,7 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
     if isinstance(recipe, (str, bytes)) or not isinstance(recipe, Sequence) or len(recipe) != 2:
         raise DataError(f"recipe {name!r} must be a pair (data, loss), e.g. ({{'C': flops}}, loss).")
     data, y = recipe
+    require_same_rows(data, y=y, clusters=clusters)
     y = _positive(as_column(resolve_column(data, y, "y"), f"y of {name}"), f"y of {name}")
     known = names_of(data)
     x = {k: _column(data, k, name, len(y)) for k in ("C", "x", "N", "D") if known is not None and k in known}

@@ -13,9 +13,9 @@ from scaling_jax.fitting.data import (
     LARGEST_Y,
     as_column,
     inputs_of,
-    names_of,
     require,
     require_ordinary,
+    require_same_rows,
     resolve_column,
 )
 from scaling_jax.fitting.errors import DataError
@@ -61,10 +61,7 @@ def read(law: Law, data: Any, y: Any, weights: Any, clusters: Any, objective: Ob
     y, weights, clusters = (
         resolve_column(data, v, k) for k, v in (("y", y), ("weights", weights), ("clusters", clusters))
     )
-    columns = names_of(data)
-    sources = (*law.inputs, "N", "D") if law.from_nd is not None else law.inputs
-    named = {first: data} if columns is None else {k: data[k] for k in sources if k in columns}
-    _refuse_other_order({**named, "y": y, "weights": weights, "clusters": clusters})
+    require_same_rows(data, law, y=y, weights=weights, clusters=clusters)
     y = as_column(y, "y", n, first)
     if n == 0:
         raise DataError("There are no rows to fit.")
@@ -83,18 +80,6 @@ def read(law: Law, data: Any, y: Any, weights: Any, clusters: Any, objective: Ob
     clusters = None if clusters is None else _labels(clusters, weights)
     _require_enough(law, inputs, weights, free)
     return Rows(inputs, y, weights, clusters)
-
-
-def _refuse_other_order(columns: Mapping[str, Any]) -> None:
-    """pandas columns are taken row by row, so the same labels in another order are a mistake, not another pairing."""
-    labelled = {k: v.index for k, v in columns.items() if hasattr(getattr(v, "index", None), "equals")}
-    for name, index in labelled.items():
-        first, reference = next(iter(labelled.items()))
-        if len(index) == len(reference) and not index.equals(reference) and not len(index.difference(reference)):
-            raise DataError(
-                f"{name} and {first} have the same row labels in a different order: put them into one DataFrame, or "
-                "reset_index(drop=True) both if they are paired by position."
-            )
 
 
 def _require_y(y: np.ndarray, objective: Objective) -> None:

@@ -8,13 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import as_column, check_positive, column_y, inputs_of, resolve_column, scale_column
+from scaling_jax.fitting.data import (
+    as_column,
+    check_positive,
+    column_y,
+    inputs_of,
+    require_same_rows,
+    resolve_column,
+    scale_column,
+)
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.holdout import rows, scale_of
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
-from scaling_jax.fitting.objectives import Huber
+from scaling_jax.fitting.objectives import as_objective
 from scaling_jax.fitting.rows import read
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.text import table
@@ -147,8 +155,12 @@ def select(
     known = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
     if not known:
         raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
+    require_same_rows(data, y=y, C=C, **{k: options.get(k) for k in ("weights", "clusters")})
+    as_objective(options.get("objective"))
     y = column_y(data, y)
     scale = _shared_scale(known, data) if C is None else scale_column(data, C, y)
+    if len(scale) != len(y):
+        raise FitError(f"y has {len(y)} values but the data have {len(scale)} rows; give one y per row.")
     if not all(isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions):
         raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
     train = scale < (np.inf if cut is None else check_positive(cut, "cut", "1e20"))
@@ -188,7 +200,7 @@ class _Ranking:
         inputs, y, scale = inputs_of(law, self.data), self.y, self.scale
         first = self.train & (scale < self.cuts[0])  # refused before time is spent on all points
         free = [k for k in law.params if k not in (self.options.get("fixed") or {})]
-        objective = self.options.get("objective") or Huber()
+        objective = as_objective(self.options.get("objective"))
         read(law, rows(inputs, first), y[first], self.weights[first], None, objective, free)
         on_all = self._fit(law, inputs, self.train)
         by_cut = self._by_cut(on_all, inputs)

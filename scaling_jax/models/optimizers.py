@@ -164,6 +164,16 @@ def check(optimizer: Any) -> Rule:
     if unknown:
         known = ", ".join(found.options) or "none"
         raise UserError(f"optimizer.options: {found.name!r} has no option {unknown[0]!r}; its options: {known}")
+    if optimizer.options:
+        given = {name: value for name in found.fields if isinstance(value := getattr(optimizer, name), float)}
+        missing = {name: 0.5 for name in found.fields if name not in given}  # a rule, or data of the program
+        roles = {"roles": {}} if "roles" in inspect.signature(found.factory).parameters else {}
+        try:
+            found.factory(**given, **missing, **roles, **optimizer.options)
+        except (TypeError, ValueError) as error:
+            options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
+            why = " ".join(str(error).split())
+            raise UserError(f"optimizer {found.name!r} refuses options {options}: {why}") from error
     return found
 
 
@@ -214,6 +224,7 @@ def lion(b1: float = 0.9, b2: float = 0.99) -> Any:
     """Lion: the sign of an interpolated momentum (Chen et al. 2023, arXiv:2302.06675)."""
     import optax
 
+    _check_decay(b1=b1, b2=b2)
     return optax.scale_by_lion(b1, b2)
 
 
@@ -255,6 +266,12 @@ def muon(
     import jax
     import optax
 
+    _check_decay(momentum=momentum)
+    if not (isinstance(ns_steps, int) and 1 <= ns_steps <= 100):
+        raise ValueError(f"ns_steps={ns_steps!r} is not a whole number from 1 to 100")
+    if not (math.isfinite(rms) and rms > 0):
+        raise ValueError(f"rms={rms!r} is not positive")
+
     def labels(params: Any) -> Any:
         return jax.tree.map(lambda p, role: "muon" if role == HIDDEN and p.ndim > 1 else "adam", params, roles)
 
@@ -274,6 +291,12 @@ def muon(
         "adam": optax.scale_by_adam(b1, b2, eps),
     }
     return optax.partition(transforms, labels)
+
+
+def _check_decay(**decays: float) -> None:
+    for name, value in decays.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name}={value!r} is not in [0, 1)")
 
 
 def _matrix_axes(ndim: int) -> Any:

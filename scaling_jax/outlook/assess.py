@@ -28,6 +28,7 @@ from scaling_jax.text import short
 LEVEL = 0.9
 BEYOND = 10.0  # times the largest run: the target where the study names none
 WIDE = 4.0  # upper over lower end of the interval of N*
+USELESS = np.log(1e6)  # of the same in logs: a change that leaves this much is none
 MOST_TO_PROPOSE = 5000  # runs; planning variants of larger studies takes too long
 
 
@@ -130,7 +131,7 @@ def _proposal(
             continue
         found = expected_intervals(prior, after, target)
         cost = max(after.flops / points.flops - 1, 0.0)
-        if found and (left := np.log(found["N"][2] / found["N"][1])) < width:
+        if found and (left := np.log(found["N"][2] / found["N"][1])) < min(width, USELESS):
             tried.append((left, cost, way))
     now = f"is expected to be known to a factor of {np.exp(width / 2):.2g} either way"
     text = f"N* at {target:.3g} FLOPs {now if expected else 'is not determined'}"

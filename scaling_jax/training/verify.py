@@ -75,15 +75,18 @@ def check_optimizer(optimizer: Optimizer) -> None:
         updates, _ = transform.update(params, transform.init(params), params)  # the gradient of |params|^2 / 2
         return sum(jnp.vdot(updates[name], params[name]) for name in params)
 
+    options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
     try:
-        ascends = float(jax.jit(inner_product)()) > 0
+        slope = float(jax.jit(inner_product)())
     except (TypeError, ValueError) as error:
-        options = ", ".join(f"{name}={value!r}" for name, value in optimizer.options.items())
         raise UserError(f"optimizer {rule.name!r} refuses options {options}: {' '.join(str(error).split())}") from error
-    if ascends == rule.descends:
+    if not math.isfinite(slope):
+        raise UserError(f"optimizer {rule.name!r}: its updates are not finite with options {options or 'as they are'}")
+    if (slope > 0) == rule.descends:
         raise UserError(
             f"optimizer {rule.name!r} is registered with descends={rule.descends}, and its updates "
-            f"{'ascend' if ascends else 'descend'}; register it with descends={not rule.descends}"
+            f"{'ascend' if slope > 0 else 'descend'}{f' with options {options}' if options else ''}; "
+            f"{'change them, or ' if options else ''}register it with descends={not rule.descends}"
         )
 
 

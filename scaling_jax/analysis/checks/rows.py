@@ -91,8 +91,9 @@ def finished(e: Evidence) -> Check:
     # A rate that diverged is part of bracketing; a cell without any finished run is a hole in the ladder.
     done = set(zip(e.runs.chosen.scale, e.runs.chosen.D))
     holes = {(r.scale, r.D) for rows in lost.values() for r in rows_of(rows) if r.D == r.D} - done
-    many = count > MAX_LOST * len(e.runs.table)
-    status = WARN if e.runs.ours and (holes or (many and e.runs.rates < 2)) else PASS
+    # Rows that others mark as failed may be of any kind; finished ones without a finite loss have diverged.
+    many = (count if e.runs.ours else len(lost[DIVERGED])) > MAX_LOST * len(e.runs.table)
+    status = WARN if (e.runs.ours and holes) or (many and e.runs.rates < 2) else PASS
     left = f"; {plural(len(holes), 'budget')} of a scale without any finished run" if holes and e.runs.ours else ""
     return Check("every run finished", status, "; ".join(parts) + left, ids)
 

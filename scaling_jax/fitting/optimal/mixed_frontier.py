@@ -87,6 +87,8 @@ def mixed_frontier(
     `most_parameters` is that of the largest law asked for, whether the runs were enough for it or not.
     """
     budgets = np.asarray(check_all_positive(C, "C"))
+    if not budgets.size:
+        raise FitError("C is empty: give a budget, or an array of them.")
     if not all(_has_frontier(m) for m in mixture.members):
         names = ", ".join(m.candidate.name for m in mixture.members)
         raise FitError(f"{names} have no frontier of N and D: forecast a loss in N and D.")

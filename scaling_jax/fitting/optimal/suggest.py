@@ -140,6 +140,8 @@ def suggest(
       >>> bool(found.after < found.before and found.cost <= 1e20)
       True
     """
+    if not isinstance(forecast, Forecast):
+        raise FitError(f"suggest reads a forecast, from fitting.forecast, not {type(forecast).__name__}.")
     mixture = forecast._mixture
     if not {"N", "D"} <= set(mixture.ranges):
         raise FitError("suggest plans runs over N and D: give a forecast of a loss in N and D.")
@@ -151,10 +153,14 @@ def suggest(
     labels = list(range(N.size) if trunks is None else trunks)
     if len(labels) != N.size:
         raise FitError(f"trunks has {len(labels)} entries for {N.size} candidates.")
+    if not (isinstance(shared, (int, float, np.number)) and 0 <= shared <= 1):
+        raise FitError(f"shared={shared!r}: give the share of a run on its trunk, between 0 and 1.")
+    if not isinstance(trained, Mapping | None):
+        raise FitError(f"trained={trained!r}: give a dict {{trunk: tokens}}.")
     places = {label: i for i, label in enumerate(dict.fromkeys(labels))}
     longest = np.array([(trained or {}).get(label, 0.0) for label in places])
     pool = _Pool(N, D, C, np.array([places[label] for label in labels]), longest, float(shared))
-    seeds = np.broadcast_to(np.asarray(repeats, float), N.shape)
+    seeds = as_column(np.full(N.size, repeats) if np.isscalar(repeats) else repeats, "repeats", N.size, "N")
     if np.any(~(seeds >= 1)):
         raise FitError(f"repeats={repeats!r}: give 1 or more.")
     joint = _joint(forecast, pool, aims, seeds)

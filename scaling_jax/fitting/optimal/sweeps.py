@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling_jax.fitting.data import as_column, check_positive, require_ordinary
+from scaling_jax.fitting.data import as_column, check_positive, require_ordinary, require_same_rows
 from scaling_jax.fitting.errors import FitError
 
 METHODS = ("akima", "cubic", "parabola")
@@ -50,6 +50,7 @@ def as_columns(**columns: Any) -> dict[str, np.ndarray]:
     Raises:
       FitError: a column has another value; the message quotes the first such value.
     """
+    require_same_rows(columns)
     out = {}
     for name, values in columns.items():
         array = as_column([values] if np.isscalar(values) else values, name)
