@@ -129,6 +129,10 @@ def test_a_signal_before_training_ends_with_75_and_one_line(tmp_path, number):
         f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(20)\nraise RuntimeError('went on')\n"
     )
     command = [sys.executable, "-m", "scaling_jax", "plan", f"--study={tmp_path / 'study.py'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def in_the_foreground():  # tests that run in the background ignore SIGINT, and the command would as well
+        signal.signal(number, signal.SIG_DFL)
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=in_the_foreground)
     assert (done.returncode, done.stdout) == (75, "")
     assert done.stderr == f"scaling-jax: stopped by {number.name}; run the same command again\n"
