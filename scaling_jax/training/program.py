@@ -94,8 +94,8 @@ class LaneProgram:
         self._step_inputs = feed.abstract_inputs(self.batch_size)
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds) * branches)))
-        self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
-        self._start = Compiled(self.start_program)
+        self._init, self._start = Compiled(self.init_program, rarely=True), Compiled(self.start_program, rarely=True)
+        self._copy = Compiled(self.copy_program)
         self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
     # For one lane, on one device.
