@@ -351,3 +351,23 @@ def test_fingerprint_sees_every_bit_and_no_sharding(dtype):
     mesh = make_mesh(jax.devices(), (2, 1, 2))
     spread = jax.device_put(x, jax.NamedSharding(mesh, P("run", "fsdp")))
     assert int(fingerprint({"x": spread})) == int(fingerprint({"x": x}))
+
+
+def test_fingerprint_is_one_kernel_a_shape_and_what_it_always_was():
+    """Its program is compiled before the first save of every scale: a state has a hundred arrays of ten shapes."""
+    rng = np.random.default_rng(0)
+    tree = {f"{i:02}": rng.normal(size=(3, 4) if i % 2 else (600, 500)).astype(np.float32) for i in range(12)}
+    tree |= {"step": np.int32(7), "large": np.ones((600, 500), np.float32)}
+    # Every array over a MiB by itself, the six (3, 4) as one, and the scalar.
+    assert fingerprint.lower(tree).as_text().count("stablehlo.reduce(") == 7 + 1 + 1
+
+    def mix(bits):
+        bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+        return bits ^ (bits >> 16)
+
+    expected = 0
+    for number, x in enumerate(jax.tree.leaves(tree)):
+        place = np.arange(np.size(x), dtype=np.uint32) + np.uint32(number * 0x9E3779B9 % 2**32)
+        expected += int(mix(np.reshape(x, -1).view(np.uint32) ^ mix(place)).sum(dtype=np.uint32))
+    assert int(fingerprint(tree)) == expected % 2**32
