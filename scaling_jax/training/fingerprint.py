@@ -24,7 +24,7 @@ def fingerprint(tree: Any) -> jax.Array:
 
 @jax.jit
 def _add(so_far: tuple[Any, Any] | None, x: Any) -> tuple[Any, Any]:
-    """(sums, leaves so far) with one more leaf; sums by place on the first axis, which devices share, while it lasts."""
+    """(sums, leaves so far) with one more leaf; sums along the first axis, which devices share, if they can be."""
     sums, number = (jnp.uint32(0), jnp.uint32(0)) if so_far is None else so_far
     if x.dtype.itemsize == 8:
         x = jax.lax.bitcast_convert_type(x, jnp.uint32)
