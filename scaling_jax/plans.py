@@ -139,9 +139,15 @@ def _prior(text: Any) -> Prior | None:
 
 
 def planned(study: Study, workdir: Any, stored: Stored | None, force: bool) -> Plan:
-    """`plan` without a prior; the data is described by `stored` or, where that is None, read."""
+    """`plan` without a prior; the data is described by `stored`, else read, else what `workdir` recorded of it."""
     check_study(study)
-    spec = data.describe(study.data) if stored is None else Spec.from_dict(stored.spec)
+    try:
+        spec = data.describe(study.data) if stored is None else Spec.from_dict(stored.spec)
+    except UserError:  # a finished study can do without
+        stored = None if workdir is None else Workdir(workdir).stored_for(study.to_dict()["data"])
+        if stored is None:
+            raise
+        spec = Spec.from_dict(stored.spec)
     study = starts.found(study, spec, workdir)
     packs = _within_memory(study, make_plan(study, spec), spec)
     if stored is None:

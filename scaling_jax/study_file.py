@@ -118,10 +118,12 @@ def located(source: str, what: str, folder: pathlib.Path, needed: bool = True) -
             found = False
         if found:
             return str(place / source)
-    if needed and (source.startswith(("./", "../")) or re.search(r"\.[A-Za-z]\w*$", source)):
+    if not source.startswith(("./", "../")) and not re.search(r"\.[A-Za-z]\w*$", source):
+        return source
+    if needed:
         looked = " and ".join(dict.fromkeys(map(str, places)))
         raise UserError(f"{what} {source!r} does not exist; looked for it in {looked}")
-    return source
+    return str(places[0] / source)
 
 
 def override(study: Study, assignments: Sequence[str]) -> Study:

@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import shuffle
 from tensorflow_datasets.core.download import checksums, resource
 
 from scaling_jax import data
@@ -263,8 +264,22 @@ def test_splits_of_a_built_in(tmp_path):
     pytest.importorskip("sklearn")
     part = load("digits", tmp_path, tmp_path / "cache", split="train[:100]", validation_split="train[100:150]")
     assert (len(part.train), len(part.validation)) == (100, 50)
+    assert part.dataset_hash == "f2ff02969b9ae1ed"  # of the records that TFDS wrote and read
+    whole = load("digits", tmp_path, tmp_path / "cache")
+    both = load("digits", tmp_path, tmp_path / "cache", split="train[90%:]+validation")
+    np.testing.assert_array_equal(both.train[-len(whole.validation) :], whole.validation)
+    np.testing.assert_array_equal(both.train[0], whole.train[-(len(both.train) - len(whole.validation))])
     with pytest.raises(UserError, match=r"digits/1.0.0 has no split 'test'; its splits: train, validation"):
         load("digits", tmp_path, tmp_path / "cache", validation_split="test")
+    with pytest.raises(UserError, match=r"split 'train\[5:5\]' is empty"):
+        load("digits", tmp_path, tmp_path / "cache", validation_split="train[5:5]")
+
+
+def test_built_in_images_are_in_the_order_of_tfds(tmp_path):
+    shuffler = shuffle.Shuffler(tmp_path, "train")
+    for i in range(300):
+        shuffler.add(i, str(i).encode())
+    assert [int(number) for _, number in shuffler] == image_sets.shuffled("train", 300).tolist()
 
 
 def _prepare_in_process(arguments):

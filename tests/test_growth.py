@@ -265,6 +265,26 @@ def test_a_finished_workdir_needs_its_corpus_no_more(tmp_path, study, large, mon
         sj.plan(grown)
 
 
+def test_a_finished_study_runs_without_its_corpus(tmp_path, study, large, monkeypatch):
+    wanted, planned = large
+    shutil.copytree(planned, tmp_path / "w")
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "empty cache"))
+    moved = tmp_path / "tiny.py"
+    source, text = study.args[0].read_text().split("\n", 1)
+    moved.write_text(f"SOURCE = {study().data.source.rpartition('/')[2]!r}\n{text}")
+    assert source.startswith("SOURCE = ")
+    run = functools.partial(ladder.run_here, "run", f"--study={moved}", f"--workdir={tmp_path / 'w'}")
+    run = functools.partial(run, *(f"--set={setting}" for setting in LARGE))
+    before = ladder.files(tmp_path)
+    for more, said in (("seeds=(0,1,2)", "text.txt' does not exist"), ("data.source=other.txt", "'other.txt'")):
+        code, _, err = run(f"--set={more}")
+        assert code == 2 and said in err and ladder.files(tmp_path) == before
+    code, out, err = run()
+    assert code == 0 and f"all {len(wanted)} runs are done; nothing to train" in err and "no run needs it" in err
+    assert stamps(tmp_path / "w") == stamps(planned)
+    assert (tmp_path / "w" / "report" / "index.html").exists() and "report" in out
+
+
 def test_engines_get_the_packs_of_a_grown_workdir(tmp_path, study):
     """Jobs are named by pack; each trains here what the engine would have it train elsewhere."""
     small, grown = study([*LARGE, *SMALL["rate"], "seeds=0"]), study([*LARGE, "seeds=0"])

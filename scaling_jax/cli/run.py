@@ -15,6 +15,8 @@ from scaling_jax.cli import study_flags
 from scaling_jax.engines import cluster, registry
 from scaling_jax.engines.registry import LOCAL, SIMULATE
 from scaling_jax.errors import UserError
+from scaling_jax.storage.workdir import Workdir
+from scaling_jax.study import Study
 
 # Flags that the packs of a cluster do not inherit.
 NOT_INHERITED = {"engine", "engine_option", "max_retries", "dry_run", "only_packs", "debug"}
@@ -57,9 +59,7 @@ def main(args: list[str], values: Any) -> int:
     from scaling_jax.training import hardware
 
     interval = _interval(values, together)
-    study = study_flags.read_study(args, values, need_source=values.engine != SIMULATE)
-    suffix = "-simulated" if values.engine == SIMULATE else ""
-    workdir = values.workdir or f"runs/{study.name}{suffix}"
+    study, workdir = _study(args, values)
     settings = None
     if values.engine == LOCAL:
         hardware.use_cpu_devices(values.num_cpu_devices)
@@ -91,6 +91,22 @@ def main(args: list[str], values: Any) -> int:
             force=values.force,
         )
     return 0
+
+
+def _study(args: list[str], values: Any) -> tuple[Study, str]:
+    """(study, workdir) of the flags; the study's data may be gone where something was trained before."""
+    simulated = values.engine == SIMULATE
+
+    def workdir(study: Study) -> str:
+        return values.workdir or f"runs/{study.name}{'-simulated' * simulated}"
+
+    try:
+        study = study_flags.read_study(args, values, need_source=not simulated)
+    except UserError:
+        study = study_flags.read_study(args, values, need_source=False)
+        if Workdir(workdir(study)).stored_for(study.to_dict()["data"]) is None:
+            raise
+    return study, workdir(study)
 
 
 def _no_tracker() -> contextlib.nullcontext[None]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import os
 import pathlib
 import time
@@ -186,37 +188,32 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
     """
     read, classes = source.reader(root, on_progress), source.spec.vocab_size
     shape = tuple(source.spec.image_shape or ())
-    files, counts, seen, repeated = {}, {}, set(), set()
-    sums = np.zeros((2, shape[-1]))
+    files, counts, seen, repeated, sums = {}, {}, set(), set(), np.zeros((2, shape[-1]))
     for split in SPLITS:
         labels, digest, path = [], hashlib.sha256(), directory / f"{split}.bin"
+        examples, size = iter(read(split)), max(BATCH_BYTES // math.prod(shape), 1)
         with open(path, "wb") as file:
-            for image, label in read(split):
-                if image.shape != shape or image.dtype != np.uint8:
-                    raise UserError(
-                        f"{source.name}: an image is {image.dtype}{list(image.shape)}, not uint8{list(shape)}"
-                    )
-                if not 0 <= label < classes:
-                    raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
-                pixels = np.ascontiguousarray(image)
+            while batch := list(itertools.islice(examples, size)):
+                for image, label in batch:
+                    _check_image(source, split, image, label)
+                pixels = np.stack([image for image, _ in batch])
+                prints = {hashlib.sha256(image.data).digest()[:16] for image in pixels}
                 file.write(pixels.data)
                 digest.update(pixels.data)
-                labels.append(label)
-                fingerprint = hashlib.sha256(pixels.data).digest()[:16]
+                labels += [label for _, label in batch]
                 if split == "validation":
-                    seen.add(fingerprint)
+                    seen |= prints
                 else:
-                    repeated |= {fingerprint} & seen
-                    values = pixels.reshape(-1, shape[-1]) / 255.0
-                    sums += values.mean(0), (values**2).mean(0)
-                if len(labels) % 2000 == 0:
-                    on_progress(f"{source.name}: writing {split}", len(labels), None)
+                    repeated |= prints & seen
+                    values = pixels.reshape(-1, shape[-1]).astype(np.int64)
+                    sums += values.sum(0) / 255, (values**2).sum(0) / 255**2
+                on_progress(f"{source.name}: writing {split}", len(labels), None)
         if not labels:
             raise UserError(f"{source.name}: split {source.splits[split]!r} is empty")
         files[split] = cache.describe_file(path, np.uint8, (len(labels), *shape), digest.hexdigest())
         files[f"{split}_labels"] = _write_labels(directory / f"{split}_labels.bin", labels)
         counts[split] = np.bincount(labels, minlength=classes).tolist()
-    mean, square = sums / sum(counts["train"])
+    mean, square = sums / (sum(counts["train"]) * math.prod(shape[:-1]))
     share = len(repeated) / max(1, len(seen))
     on_progress(f"{source.name}: {share:.2%} of the validation images occur in training", 0, None)
     return {
@@ -235,6 +232,15 @@ def write_images(source: Source, root: pathlib.Path, directory: pathlib.Path, on
             "notes": list(source.notes()),
         },
     }
+
+
+def _check_image(source: Source, split: str, image: np.ndarray, label: int) -> None:
+    """Raises UserError for an image of another shape, or a label outside the classes."""
+    shape, classes = tuple(source.spec.image_shape or ()), source.spec.vocab_size
+    if image.shape != shape or image.dtype != np.uint8:
+        raise UserError(f"{source.name}: an image is {image.dtype}{list(image.shape)}, not uint8{list(shape)}")
+    if not 0 <= label < classes:
+        raise UserError(f"{source.name}: label {label} in split {split!r} is outside 0..{classes - 1}")
 
 
 def _write_labels(path: pathlib.Path, labels: list[int]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware
-from scaling_jax.training.feed import make_feed
+from scaling_jax.training.feed import Feed, make_feed
 from scaling_jax.training.loop import Training
 from scaling_jax.training.trace import Trace
 
@@ -111,20 +111,23 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     stop.shared = not distributed.is_single_process()
     local.check_devices(study)
     trace, begin = Trace(), time.monotonic()
-    dataset = data.load(
-        study.data, on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0)
-    )
+    dataset, dataset_hash = _corpus(attempt)
     trace.add("data", "", (), begin, time.monotonic())
     attempt.say(f"study {study.name!r}: {hardware.describe()}, workdir {workdir.path}")
-    sweep = sweep_of(study, spec, attempt.packs, workdir, dataset.dataset_hash)
+    sweep = sweep_of(study, spec, attempt.packs, workdir, dataset_hash)
     chosen = base.select(sweep.packs, attempt.only_packs)
     names = [pack.name for pack in chosen]
-    _check_same(study, [record_of(pack) for pack in chosen], dataset.dataset_hash)
-    with _claim(workdir, _stored(attempt, sweep, dataset), study, chosen) as number:
+    _check_same(study, [record_of(pack) for pack in chosen], dataset_hash)
+    with _claim(workdir, _stored(attempt, sweep, dataset_hash), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())
         losses, trained = _losses(records, sweep.packs), False
-        feed = functools.cache(lambda: make_feed(dataset, study.execution, study.data.augment))
+
+        @functools.cache
+        def feed() -> Feed:
+            assert dataset is not None, "a run needs it"
+            return make_feed(dataset, study.execution, study.data.augment)
+
         while todo := [pack for pack in sweep.todo(losses) if pack.name in names]:
             if not trained:
                 _begin(attempt, [without_rungs(pack) for pack in chosen], losses)
@@ -142,12 +145,46 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
             attempt.say(f"packs still to train: {', '.join(waiting)}; the last one to finish writes the report")
         elif distributed.is_leader():
             begin = time.monotonic()
-            _write_stopped(attempt, sweep, losses, records, dataset.dataset_hash)
+            _write_stopped(attempt, sweep, losses, records, dataset_hash)
             finish()
             trace.add("report", "", (), begin, time.monotonic())
             if trained:
                 _write_trace(trace, records, attempt)
     cluster.leave()
+
+
+def _corpus(attempt: Attempt) -> tuple[data.Dataset | None, str]:
+    """The study's data and its hash; of data that cannot be read the recorded hash, where no run needs it any more."""
+    try:
+        dataset = data.load(
+            attempt.study.data,
+            on_progress=cache.progress_lines(lambda line: attempt.say(f"data: {line}"), seconds=5.0),
+        )
+        return dataset, dataset.dataset_hash
+    except UserError as error:
+        stored = attempt.workdir.stored_for(attempt.study.to_dict()["data"])
+        if stored is None or missing(attempt.packs, attempt.study, attempt.spec, attempt.workdir, attempt.only_packs):
+            raise
+        attempt.say(f"{error}; no run needs it any more")
+        return None, stored.dataset_hash
+
+
+def missing(
+    plan: Sequence[Pack],
+    study: Study,
+    spec: Spec,
+    workdir: Workdir,
+    only_packs: Sequence[str] = (),
+    dtype: str | None = None,
+) -> tuple[Pack, ...]:
+    """The packs to train now on the data that the workdir records; without identities where it has none."""
+    stored = workdir.stored()
+    if stored is None:
+        return base.select(plan, only_packs)
+    sweep = sweep_of(study, spec, plan, workdir, stored.dataset_hash, dtype)
+    names = [pack.name for pack in base.select(sweep.packs, only_packs)]
+    todo = sweep.todo(losses_of(Records(workdir.path).finished()))
+    return tuple(pack for pack in todo if pack.name in names)
 
 
 def sweep_of(
@@ -194,14 +231,14 @@ def _write_stopped(
             records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
 
 
-def _stored(attempt: Attempt, sweep: Sweep, dataset: data.Dataset) -> Stored:
+def _stored(attempt: Attempt, sweep: Sweep, dataset_hash: str) -> Stored:
     """What the workdir keeps of the study."""
     runs = [run for pack in sweep.packs for run in pack.runs]
     return Stored(
         study=attempt.study.to_dict(),
         spec=dataclasses.asdict(attempt.spec),
         frame=frame(attempt.study, attempt.spec),
-        dataset_hash=dataset.dataset_hash,
+        dataset_hash=dataset_hash,
         compute_dtype=compute_dtype_of(attempt.study.execution),
         code_version=hardware.code_version(),
         device=hardware.describe(),

@@ -7,12 +7,11 @@ import re
 from collections.abc import Sequence
 
 from scaling_jax.engines import base, registry
-from scaling_jax.engines.attempt import sweep_of
+from scaling_jax.engines.attempt import missing
 from scaling_jax.engines.preemption import StopSignal
 from scaling_jax.errors import EngineError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, frame
-from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study, content_hash
 
@@ -71,10 +70,7 @@ def _todo(
         return base.select(plan, only_packs)
     auto = study.execution.compute_dtype == "auto"  # decided where packs train, which is not here
     dtype = stored.compute_dtype if auto else study.execution.compute_dtype
-    sweep = sweep_of(study, spec, plan, workdir, stored.dataset_hash, dtype)
-    names = [pack.name for pack in base.select(sweep.packs, only_packs)]
-    todo = sweep.todo(losses_of(Records(workdir.path).finished()))
-    return tuple(pack for pack in todo if pack.name in names)
+    return missing(plan, study, spec, workdir, only_packs, dtype)
 
 
 def _hand_over(

@@ -147,6 +147,15 @@ class Workdir:
         except ValueError as error:
             raise UserError(f"{str(owner)!r} is damaged ({error}); give another --workdir") from error
 
+    def stored_for(self, data: Mapping[str, Any]) -> Stored | None:
+        """`stored` if its study has these settings of data, in whatever folder the data was; None otherwise."""
+
+        def content(settings: Mapping[str, Any]) -> dict[str, Any]:
+            return {**settings, "source": pathlib.PurePath(str(settings.get("source"))).name, "data_dir": None}
+
+        stored = self.stored()
+        return stored if stored is not None and content(_plain(data)) == content(stored.study.get("data", {})) else None
+
     def packs(self) -> dict[str, PackRecord]:
         """The packs that were ever trained here, by name. An unreadable record is logged and counts as missing."""
         folder, found = self.path / "checkpoints", {}

@@ -1,19 +1,13 @@
-"""TFDS builders of the built-in sources, prepared and read without TensorFlow; importing this imports TFDS."""
+"""TFDS builders of the built-in texts, prepared and read without TensorFlow; importing this imports TFDS."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import registered
-from tensorflow_datasets.image_classification import mnist
 
 from scaling_jax.data.builtin import english, python_sources
-from scaling_jax.data.builtin import images as image_sets
 from scaling_jax.data.cache import Progress, silent
 
 
@@ -56,54 +50,4 @@ class English(_Text):
     source = english
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """The 8x8 handwritten digits that scikit-learn carries."""
-
-    VERSION = tfds.core.Version(image_sets.DIGITS_VERSION)
-
-    def __init__(self, *, on_progress: Progress = silent, **kwargs: Any) -> None:
-        super().__init__(file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            features=tfds.features.FeaturesDict(
-                {"image": tfds.features.Image(shape=(8, 8, 1)), "label": tfds.features.ClassLabel(num_classes=10)}
-            ),
-            supervised_keys=("image", "label"),
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        return {split: self._generate_examples(*part) for split, part in image_sets.digits().items()}
-
-    def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator[Any]:
-        yield from _as_png(images, labels)
-
-
-with registered.skip_registration():
-
-    class FashionMnist(mnist.FashionMNIST):
-        """TFDS's fashion_mnist (name, version, features) from the files of Debian's package."""
-
-        name = "fashion_mnist"
-
-        def __init__(self, *, on_progress: Progress = silent, **kwargs: Any) -> None:
-            super().__init__(file_format="array_record", **kwargs)
-
-        def _split_generators(self, dl_manager: Any) -> Any:
-            return {split: self._generate_examples(*image_sets.fashion_mnist(split)) for split in ("train", "test")}
-
-        def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Any:  # type: ignore[override]
-            yield from _as_png(images, labels)
-
-
-def _as_png(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
-    # PNG bytes, because TFDS's Image feature encodes arrays with TensorFlow; not compressed, which takes half the time.
-    for i, (image, label) in enumerate(zip(images, labels)):
-        buffer = io.BytesIO()
-        PIL.Image.fromarray(image).save(buffer, "PNG", compress_level=0)
-        yield i, {"image": buffer.getvalue(), "label": int(label)}
-
-
-BUILDERS = {builder.__name__: builder for builder in (PythonSources, English, Digits, FashionMnist)}
+BUILDERS = {builder.__name__: builder for builder in (PythonSources, English)}

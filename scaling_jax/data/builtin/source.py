@@ -1,11 +1,18 @@
-"""The built-in sources: TFDS builders of this package, prepared on first use in the cache, without TensorFlow."""
+"""The built-in sources: texts that TFDS prepares in the cache on first use, and images that fit the memory.
+
+Neither needs TensorFlow. Images are in the order in which TFDS would store them, and have its split language.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import platform
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import numpy as np
 
 from scaling_jax.data import tokenizers
 from scaling_jax.data.builtin import english, images, python_sources
@@ -55,15 +62,8 @@ def fashion_mnist(data: Data) -> Source:
         from scaling_jax.data.sources import tfds
 
         return tfds.source(data)
-    return _source(
-        "FashionMnist",
-        data,
-        name="fashion_mnist/3.0.1",
-        spec=Spec("images", 10, 1, (28, 28, 1)),
-        disk_mb=110,
-        validation="test",
-        info={"flip": True},
-    )
+    read = {split: functools.partial(images.fashion_mnist, split) for split in ("train", "test")}
+    return _images(data, "fashion_mnist/3.0.1", 28, read, flip=True)
 
 
 @register("digits", "1,797 images of 8x8, 10 classes, from scikit-learn's wheel: a smoke test")
@@ -74,13 +74,44 @@ def digits(data: Data) -> Source:
       UserError: scikit-learn is not installed.
     """
     images.digits_file()
-    return _source(
-        "Digits",
-        data,
-        name=f"digits/{images.DIGITS_VERSION}",
-        spec=Spec("images", 10, 1, (8, 8, 1)),
-        disk_mb=1,
-        info={"flip": False},
+    read = {split: lambda split=split: images.digits()[split] for split in ("train", "validation")}
+    return _images(data, f"digits/{images.DIGITS_VERSION}", 8, read, flip=False)
+
+
+def _images(
+    data: Data, name: str, pixels: int, read: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]], flip: bool
+) -> Source:
+    """The source of gray square images of ten classes.
+
+    Args:
+      data: the study's data.
+      name: as in `Source`.
+      pixels: height and width.
+      read: split -> (images [n, H, W], labels [n]); the last split is the one to validate on.
+      flip: mirrored images keep their class.
+    """
+    splits = {"train": data.split, "validation": data.validation_split or [*read][-1]}
+
+    def open_(root: pathlib.Path, on_progress: Progress) -> Reader:
+        parts = {split: load() for split, load in read.items()}
+        order = {split: images.shuffled(split, len(labels)) for split, (_, labels) in parts.items()}
+        places = {split: [(wanted, slice(None))] for split, wanted in splits.items()}
+        if not set(splits.values()) <= set(parts):
+            from scaling_jax.data.sources import tfds  # half a second, for its split language alone
+
+            counts = {split: len(labels) for split, (_, labels) in parts.items()}
+            places = {split: tfds.places(name, counts, wanted) for split, wanted in splits.items()}
+
+        def examples(split: str) -> Iterator[tuple[np.ndarray, int]]:
+            for part, span in places[split]:
+                at, (pictures, labels) = order[part][span], parts[part]
+                yield from zip(pictures[at][..., None], labels[at].tolist())
+
+        return examples
+
+    shape = (pixels, pixels, 1)
+    return Source(
+        name, Spec("images", 10, 1, shape), splits, {}, open_, size_hint=70_000 * pixels**2, info={"flip": flip}
     )
 
 
@@ -91,21 +122,19 @@ def _source(
     name: str,
     spec: Spec,
     disk_mb: int,
-    validation: str = "validation",
     info: dict[str, Any] | None = None,
     **options: Any,
 ) -> Source:
-    """The source of the class `builder` of `builtin.builders`, which imports TFDS and so is imported on opening.
+    """The text of the class `builder` of `builtin.builders`, which imports TFDS and so is imported on opening.
 
     Args:
       builder: name of the class.
       data: the study's data.
       name, spec, info: as in `Source`; the name determines what is read.
       disk_mb: size of records and arrays, rounded up.
-      validation: the builder's split to validate on.
       **options: of the class.
     """
-    train, held_out = data.split, data.validation_split or validation
+    train, held_out = data.split, data.validation_split or "validation"
 
     def open_(root: pathlib.Path, on_progress: Progress) -> Reader:
         from scaling_jax.data.builtin import builders
@@ -125,7 +154,7 @@ def _source(
         splits={"train": train, "validation": held_out},
         identity={},
         open=open_,
-        tokenizer=data.tokenizer if spec.kind == "tokens" else None,
+        tokenizer=data.tokenizer,
         disk_hint=disk_mb * 10**6,
         info=info or {},
     )

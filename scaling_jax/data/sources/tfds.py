@@ -8,7 +8,7 @@ import io
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -172,14 +172,38 @@ def splits(builder: tfds.core.DatasetBuilder, data: Data) -> tuple[str, str | No
 
 def check_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     """Raises UserError when a prepared builder has no such split, or it is empty."""
-    have = builder.info.splits
-    try:
+    name, have = builder.info.full_name, builder.info.splits
+    with _known(name, split, have):
         count = have[split].num_examples
+    if not count:
+        raise UserError(f"{name}: split {split!r} is empty")
+
+
+def places(name: str, counts: Mapping[str, int], split: str) -> list[tuple[str, slice]]:
+    """Where the records are that TFDS's split language names, as (split, slice of its records).
+
+    Args:
+      name: of the data, for messages.
+      counts: records of every split.
+      split: such as "train[:10%]+test".
+
+    Raises:
+      UserError: there is no such split.
+    """
+    infos = {key: tfds.core.SplitInfo(name=key, shard_lengths=[n], num_bytes=0) for key, n in counts.items()}
+    with _known(name, split, counts):
+        found = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    return [(part.splitname, slice(part.from_, part.to)) for part in found]
+
+
+@contextlib.contextmanager
+def _known(name: str, split: str, have: Collection[str]) -> Iterator[None]:
+    """Turns TFDS's errors about a split into a UserError."""
+    try:
+        yield
     except Exception as error:
         names = ", ".join(sorted(have)) or "none"
-        raise UserError(f"{builder.info.full_name} has no split {split!r}; its splits: {names}") from error
-    if not count:
-        raise UserError(f"{builder.info.full_name}: split {split!r} is empty")
+        raise UserError(f"{name} has no split {split!r}; its splits: {names}") from error
 
 
 def spec(builder: tfds.core.DatasetBuilder, data: Data) -> Spec:
