@@ -2,9 +2,10 @@ r"""How often a 90% interval covers the run that comes next: rolling origins ove
 
     python benchmarks/extrapolation.py FITDATA [--seconds 900] [--save targets.csv]
 
-FITDATA is a folder with the ladders (see `ladders`). Each ladder is cut at up to four budgets; the runs below a cut are
-the data, the runs above it are the targets, in bins by how many times beyond the data's largest budget they lie.
-`fitting.forecast` is compared with the bootstrap of one law. Takes 7 minutes on a busy core.
+FITDATA is a folder with the ladders (see `ladders`), or a CSV with N, D, C and loss of a single one. Each ladder is
+cut at up to four budgets; the runs below a cut are the data, the runs above it are the targets, in bins by how many
+times beyond the data's largest budget they lie. `fitting.forecast` is compared with the bootstrap of one law. Takes 7
+minutes on a busy core.
 """
 
 import argparse
@@ -39,12 +40,19 @@ class Ladder(NamedTuple):
 
 
 def ladders(folder: pathlib.Path) -> Iterator[Ladder]:
-    """The public ladders: one row per run, without the runs that the authors or their curators excluded."""
+    """The public ladders: one row per run, without the runs that the authors or their curators excluded.
+
+    Or, of a CSV file with the columns N, D, C and loss, that one ladder.
+    """
 
     def ladder(source: str, name: str, rows: pd.DataFrame) -> Ladder:
         columns = (rows[k].to_numpy(float) for k in ("params", "tokens", "flops", "loss"))
         return Ladder(source, name, *columns)
 
+    if folder.is_file():
+        rows = pd.read_csv(folder)
+        yield Ladder(folder.stem, folder.stem, *(rows[k].to_numpy(float) for k in ("N", "D", "C", "loss")))
+        return
     rows = pd.read_csv(folder / "chinchilla_epoch.csv")
     yield ladder("hoffmann", "epoch_svg", rows[rows.excluded == 0])
     rows = pd.read_csv(folder / "isoflop.csv")

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from scipy.special import stdtrit
+from scipy.special import ndtri, stdtrit
 
 from scaling_jax import fitting
+from scaling_jax.fitting.inference.noise import luck_of_best
 
 C_TARGET = 6e21
 
@@ -177,6 +178,23 @@ def test_the_best_of_several_runs_is_raised_by_its_bias():
     plain, raised = (fitting.forecast({"N": N, "D": D}, y, n_tuned=n).predict({"N": N, "D": D}) for n in (1, 4))
     bias = [np.mean(np.log(p.value) - np.log(loss(N, D))) for p in (plain, raised)]
     assert bias[0] < -0.015 and abs(bias[1]) < 0.01
+
+
+@pytest.mark.parametrize(("n", "dof"), [(2, 3), (4, 6), (12, 20)])
+def test_the_luck_of_the_best_has_an_interval_of_exact_coverage(n, dof):
+    rng = np.random.default_rng(n)
+    below = -rng.normal(size=(40_000, n)).min(axis=1)
+    estimate = np.sqrt(rng.chisquare(dof, 40_000) / dof)
+    low, high = luck_of_best(n, dof, 0.9)
+    assert np.mean(below < low * estimate) == pytest.approx(0.05, abs=0.005)
+    assert np.mean(below > high * estimate) == pytest.approx(0.05, abs=0.005)
+
+
+def test_the_luck_of_the_best_is_an_order_statistic_where_the_noise_is_known():
+    np.testing.assert_allclose(luck_of_best(5, np.inf, 0.8), ndtri(np.array([0.1, 0.9]) ** (1 / 5)), rtol=1e-9)
+    N, D = grid()
+    notes = fitting.forecast({"N": N, "D": D}, noisy(N, D, 3), laws="kaplan", n_tuned=4).notes
+    assert any("best of 4 by noise, which is" in note and "too low (90% of them)" in note for note in notes)
 
 
 def test_many_rows_are_thinned_and_this_is_noted():

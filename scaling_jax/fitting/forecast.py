@@ -262,7 +262,12 @@ def forecast(
     made = mixture(members, ladder, cuts, n_tuned, components)
     notes += unexplained(made, ladder)
     if n_tuned > 1:
-        notes.append(f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by noise")
+        size = made.shift / -noise.best_of(n_tuned)[0]
+        low, high = (size * v for v in noise.luck_of_best(n_tuned, made.residual_dof, level))
+        notes.append(
+            f"raised by {np.expm1(made.shift):.2%}: each row is taken as the best of {n_tuned} by noise, which is "
+            f"{np.expm1(low):.2%} to {np.expm1(high):.2%} too low ({level:.0%} of them)"
+        )
     return Forecast(level, made.noise, impossible, notes, n, made, ladder, names, max(c.free for c in candidates))
 
 

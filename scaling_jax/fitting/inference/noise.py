@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+NODES = 2000  # quantiles of the chi distribution that averages are taken over
 REPEAT_DOF = 3  # degrees of freedom from which repeated runs estimate the noise better than neighbors
 
 
@@ -103,3 +104,34 @@ def best_of(n: int) -> tuple[float, float]:
     density = density / np.sum(density)
     mean = float(np.sum(z * density))
     return mean, float(np.sqrt(np.sum((z - mean) ** 2 * density)))
+
+
+def luck_of_best(n: int, degrees_of_freedom: float, level: float = 0.9) -> tuple[float, float]:
+    """How far the best of n repeats may be below their mean by luck alone, in *estimated* standard deviations.
+
+    An exact interval for n normal numbers whose standard deviation is estimated from `degrees_of_freedom` other
+    residuals: of the studentized extreme, where P(best > -x s) = E[Phi(x s / sigma)^n] over the chi distribution of s.
+    With infinite degrees of freedom it is the order statistic itself.
+
+    Args:
+      n: repeats that the best was chosen of.
+      degrees_of_freedom: of the estimate.
+      level: of the interval.
+
+    Returns:
+      (low, high) multiples of the estimate by which the best is below the mean; low may be negative.
+    """
+    from scipy.special import gammaincinv, ndtr  # imported when needed, as everywhere in this package
+
+    share = (np.arange(NODES) + 0.5) / NODES
+    finite = np.isfinite(degrees_of_freedom)
+    s = np.sqrt(2.0 * gammaincinv(0.5 * degrees_of_freedom, share) / degrees_of_freedom) if finite else np.ones(1)
+    ends = []
+    for p in (0.5 * (1.0 - level), 0.5 * (1.0 + level)):
+        low, high = -50.0, 200.0
+        for _ in range(80):  # bisection: the probability rises with x
+            middle = 0.5 * (low + high)
+            below = float(np.mean(ndtr(middle * s) ** n))
+            low, high = (middle, high) if below < p else (low, middle)
+        ends.append(0.5 * (low + high))
+    return ends[0], ends[1]
