@@ -26,11 +26,12 @@ LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean res
 
 @dataclass(frozen=True)
 class Minima:
-    """Where elements ended: z (b, p), objective values (b,), and whether each met the tolerance."""
+    """Where elements ended: z (b, p), objective values (b,), and whether each met the tolerance or was given up."""
 
     z: np.ndarray
     value: np.ndarray
     converged: np.ndarray
+    given_up: np.ndarray
 
 
 def levenberg_marquardt(
@@ -66,8 +67,7 @@ def levenberg_marquardt(
     chunks = [slice(i, i + elements) for i in range(0, len(z), elements)]
     with np.errstate(all="ignore"):  # a start far from the data may overflow; its step is then rejected
         parts = list(_over(chunks, lambda c: _chunk(problem.elements(c), z[c], max_steps, tolerance, widen[c], above)))
-    z, value, converged = (np.concatenate(part) for part in zip(*parts))
-    return Minima(z, value, converged)
+    return Minima(*(np.concatenate(part) for part in zip(*parts)))
 
 
 def _over(chunks: Sequence[slice], work: Callable[[slice], Any]) -> Iterator[Any]:
@@ -87,8 +87,8 @@ def _over(chunks: Sequence[slice], work: Callable[[slice], Any]) -> Iterator[Any
 
 def _chunk(
     problem: Problem, z: np.ndarray, max_steps: int, tolerance: float, widen: np.ndarray, above: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    end, converged, whole = z.copy(), np.zeros(len(z), bool), problem
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    end, converged, given_up, whole = z.copy(), np.zeros(len(z), bool), np.zeros(len(z), bool), problem
     r, jacobian = problem.residuals_and_jacobian(z)
     element, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
     damping, blend = np.full(len(z), 1e-3), np.ones(len(z))
@@ -104,7 +104,9 @@ def _chunk(
         settled = tightened & (damping <= 1.0) & (SETTLED * decrease <= cost)
         if np.isfinite(above) and settled.any():
             value = problem.objective.value(r, problem.weights)
-            done |= settled & (value * (1.0 - SETTLED * decrease / np.maximum(cost, 1e-300)) > above)
+            hopeless = settled & (value * (1.0 - SETTLED * decrease / np.maximum(cost, 1e-300)) > above)
+            given_up[element[hopeless & ~done]] = True
+            done |= hopeless
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
         damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
@@ -132,7 +134,7 @@ def _chunk(
             if not len(element):
                 break
     end[element] = z
-    return end, whole.value(end), converged
+    return end, whole.value(end), converged, given_up
 
 
 def _mean_size(problem: Problem, r: np.ndarray) -> np.ndarray:

@@ -26,7 +26,9 @@ ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, round
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
-RACED, HEATS, PART = 200, (8, 12), 4  # so many starts are raced: steps of heats, and the part (one in) that continues
+RACED, HEATS, PART = 64, (8, 12), 4  # so many starts are raced: steps of heats, and the part (one in) that continues
+FINALISTS = 12  # of a race, at least
+FIRST_LEG = 40  # steps after which a start that is still under way is given up if it is about to end above the others
 HEAT_ROWS = 64  # the first heat sees a sample of so many rows, where there are a third more
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
 DIFFERENT = 1e-4  # and above which they are two
@@ -115,14 +117,15 @@ def _minimize(problem: Problem, seed: int, starts: int | np.ndarray | None) -> t
 
 def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
     """Ends of independent starts, and of further descents from the best of them."""
-    first = _descend(problem, choose(problem, STARTS, seed), 100)
+    first = _first_ends(problem, choose(problem, STARTS, seed))
     further, thorough = _rows(first, slice(0)), False
     doubtful = _agree(problem, first.value).mean() < ENOUGH
     for _ in range(PROBING):
         if doubtful and not thorough:
             for batch in range(1, BATCHES + 1):
                 more = choose(problem, MORE_STARTS, seed + batch)
-                first = _concatenate(first, _descend(problem, more, 200, 1))
+                known = first.value.min() * (1 + SAME) + _noise(problem)
+                first = _concatenate(first, _descend(problem, more, 200, 1, known))
                 if not is_rare(_agree(problem, first.value).sum(), len(first.value)):
                     break
             further, thorough = _iterated_local_search(problem, _concatenate(first, further), seed), True
@@ -137,6 +140,24 @@ def _search(problem: Problem, seed: int) -> tuple[Minima, Minima]:
             break
         further, doubtful = _concatenate(further, _extend_best(problem, probed)), True
     return first, further
+
+
+def _first_ends(problem: Problem, z: np.ndarray) -> Minima:
+    """Ends of descents from z; where most have met in one optimum, those that are still under way may end there too.
+
+    The others are given up if they are about to end above it.
+    """
+    ends = _descend(problem, z, FIRST_LEG)
+    late = np.flatnonzero(~ends.converged)
+    above = np.inf
+    if np.mean(ends.converged & _agree(problem, ends.value)) >= ENOUGH:
+        above = ends.value.min() * (1 + SAME) + _noise(problem)
+    if len(late):
+        widen = np.where(late % 2, 0.02, 0.3)
+        more = levenberg_marquardt(problem, ends.z[late], None, 100 - FIRST_LEG, 1e-10, widen, above)
+        for whole, part in zip(vars(ends).values(), vars(more).values()):
+            whole[late] = part
+    return ends
 
 
 def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
@@ -210,10 +231,12 @@ def _descend(problem: Problem, z: np.ndarray, max_steps: int, heats: int = 0, ab
     few = _sample(problem, 0, rows, round(1.3 * rows))
     ends = levenberg_marquardt(few, z, None, HEATS[0], 1e-10, widen)
     if few is not problem:
-        ends = Minima(ends.z, problem.value(ends.z), np.zeros(len(z), bool))
+        ends = Minima(ends.z, problem.value(ends.z), np.zeros(len(z), bool), np.zeros(len(z), bool))
     front = np.arange(len(z))
     for steps in (*HEATS[1:heats], max_steps):
-        front = front[np.argsort(ends.value[front])[: max(len(front) // PART, STARTS)]]
+        ranked = front[np.argsort(ends.value[front])]
+        front, losers = np.split(ranked, [max(len(front) // PART, FINALISTS)])
+        ends.given_up[losers] = True
         front = front[~ends.converged[front]]
         if not len(front):
             break
@@ -227,8 +250,8 @@ def _descend(problem: Problem, z: np.ndarray, max_steps: int, heats: int = 0, ab
 def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
     """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
     best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
-    if sample is problem:  # an end that converged at a higher value is kept
-        others = [i for i in others if not ends.converged[i]]
+    if sample is problem:  # an end that converged at a higher value is kept, or is about to
+        others = [i for i in others if not (ends.converged[i] or ends.given_up[i])]
     z = ends.z[[best, *others]]
     if sample is not problem:
         z = levenberg_marquardt(problem, z).z
