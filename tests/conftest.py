@@ -14,6 +14,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 
 import jax
@@ -37,6 +38,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 compile_cache.share_between_devices()
 jax.config.update("jax_disable_most_optimizations", True)
+
+# So do the bytecode of the package, which takes each process a second to compile, and pytest's of the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # XLA's older emitters for CPUs compile in 60% of the time, where jaxlib still has them, and one part of a program in
 # 75% of the processor time of 32. What is optimized, as users' programs are, keeps the defaults: so this process takes
