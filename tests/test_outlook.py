@@ -101,6 +101,7 @@ def test_branches_of_a_trunk_share_their_luck():
         (["data.unique_tokens=100000"], "tokens 20.0 times, more than", "fit.law=data_constrained"),
         (["data.unique_tokens=1500000"], "1.50M distinct tokens 1.3 times", None),
         (["optimizer.learning_rates=olmo"], "they fall twice", "parametrization.name=standard"),
+        (["optimizer.name=schedule_free_adamw"], "averages in place of a decay", "schedule.name=constant"),
         (["budgets.tokens=()", "budgets.tokens_per_param=(40, 90)"], "correlate at 0.9", None),
         (["ladder.widths=(128,192,256,320)"], "below the smallest scale", "ladder.widths=(128,192,256,320,64)"),
         ([*SMALL, "ladder.widths=(8,16,24)"], "above the largest scale (20.1k)", None),

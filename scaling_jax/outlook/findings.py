@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scaling_jax import fitting, rules
+from scaling_jax.models import optimizers
 from scaling_jax.outlook.expected import Points, Prior
 from scaling_jax.planning import Pack
 from scaling_jax.study import AUTO_LAW, Study
@@ -147,19 +148,24 @@ def of_optimum(study: Study, points: Points, prior: Prior) -> list[Finding]:
 
 
 def of_rules(study: Study) -> list[Finding]:
-    if study.parametrization.name == "standard":
-        return []
-    follows = [
+    """Settings that undo one another."""
+    out, follows = [], [
         rate for rate in study.optimizer.learning_rates
         if not isinstance(rate, (int, float)) and rules.reads(rate, "learning_rate", "N")
     ]  # fmt: skip
-    if not follows:
-        return []
-    text = (
-        f"optimizer.learning_rates follows N, and parametrization.name={study.parametrization.name} scales the rates "
-        "with the width as well: they fall twice"
-    )
-    return [Finding(text, ("parametrization.name=standard",))]
+    if follows and study.parametrization.name != "standard":
+        text = (
+            f"optimizer.learning_rates follows N, and parametrization.name={study.parametrization.name} scales the "
+            "rates with the width as well: they fall twice"
+        )
+        out.append(Finding(text, ("parametrization.name=standard",)))
+    name, schedule = study.optimizer.name, study.schedule.name
+    if optimizers.rule(name).schedule_free and schedule != "constant":
+        text = (
+            f"optimizer.name={name} averages in place of a decay, and schedule.name={schedule} decays its rate as well"
+        )
+        out.append(Finding(text, ("schedule.name=constant",)))
+    return out
 
 
 def wider(study: Study, up: float | None = None, down: float | None = None) -> list[tuple[str, ...]]:
