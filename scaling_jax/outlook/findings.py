@@ -44,18 +44,8 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
     sizes = np.unique(points.N)
     needed = len(fitting.laws[study.fit.law].params) if study.fit.law != AUTO_LAW else 5
     splits = study.fit.law == AUTO_LAW or {"N", "D"} <= set(fitting.laws[study.fit.law].inputs)
-    if splits and correlation >= COLLINEAR:
-        low, high = float(points.D.min()), float(points.D.max())
-        crossed = ", ".join(f"{v:.3g}" for v in (low, (low * high) ** 0.5, high))
-        ways = [f"budgets.{name}=()" for name in ("tokens_per_param", "flops") if getattr(study.budgets, name)]
-        out.append(
-            Finding(
-                f"ln N and ln D correlate at {correlation:.3f} (D/N from {short(ratios[0])} to {short(ratios[1])}): "
-                "the exponents of N and D cannot be separated; train every scale on the same budgets",
-                (f"budgets.tokens=({crossed})", *ways),
-                refused=True,
-            )
-        )
+    if splits and abs(correlation) >= COLLINEAR:
+        out.append(_one_line(study, points, correlation))
     elif splits and abs(correlation) >= CORRELATED:
         out.append(
             Finding(f"ln N and ln D correlate at {correlation:.2f}, over {CORRELATED}: cross budgets and scales more")
@@ -82,6 +72,24 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
         text = "one seed: the scatter between seeds stays unknown, and a lucky scale cannot be seen"
         out.append(Finding(text, (f"seeds=({study.seeds[0]}, {study.seeds[0] + 1})",)))
     return out
+
+
+def _one_line(study: Study, points: Points, correlation: float) -> Finding:
+    """D follows N, as D = 20 N or one IsoFLOP curve has it: no law of both can be fitted."""
+    ratios, D, flops = points.D / points.N, (points.D.min(), points.D.max()), max(study.budgets.flops, default=0.0)
+    if correlation < 0 and flops:
+        more, way = "add IsoFLOP budgets", [f"budgets.flops={listed([flops / 4, flops / 2, flops])}"]
+    else:
+        crossed = ", ".join(f"{v:.3g}" for v in (D[0], (D[0] * D[1]) ** 0.5, D[1]))
+        more, way = "train every scale on the same budgets", [f"budgets.tokens=({crossed})"]
+        way += [f"budgets.{name}=()" for name in ("tokens_per_param", "flops") if getattr(study.budgets, name)]
+    low, high = short(float(ratios.min())), short(float(ratios.max()))
+    return Finding(
+        f"ln N and ln D correlate at {correlation:.3f} (D/N from {low} to {high}): the exponents of N and D cannot be "
+        f"separated; {more}",
+        tuple(way),
+        refused=True,
+    )
 
 
 def of_runs(study: Study, packs: Sequence[Pack], tokens: int | None) -> list[Finding]:
