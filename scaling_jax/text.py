@@ -27,10 +27,10 @@ def _three(value: float) -> str:
 
 
 def short_bytes(value: float) -> str:
-    """1.5MiB."""
-    for factor, unit in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if value >= factor:
-            return f"{value / factor:.3g}{unit}"
+    """Three figures in the decimal units that `to_bytes` reads and memory is sold in: 1.5e6 -> "1.50MB"."""
+    for factor, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if value >= 0.9995 * factor:
+            return f"{_three(value / factor)}{unit}"
     return f"{value:.0f}B"
 
 

@@ -159,7 +159,9 @@ def test_memory_is_capped_by_the_law_of_the_runs_where_they_have_one(results):
     (target, *_), surface = found.targets, decide.Surface.of(measured)
     best = decide.recommend(surface, target, analysis=measured, **options)
     assert pytest.approx(4e8, rel=0.02) == best.optimum.N == measured.budgets[0][-1].N
-    assert "by the memory that runs took" in best.text()
+    assert "by the memory that runs took" in best.text() and "times the most of any run" not in best.text()
+    far = decide.recommend(surface, target, analysis=measured, **(options | {"max_memory": 1e12}))
+    assert "1.00TB hold" in far.text() and "times the most of any run" in " ".join(far.text().split())
     planned = decide.recommend(surface, target, analysis=found, **options)
     assert "by the plan's estimate" in planned.text() and planned.optimum.N != best.optimum.N
 

@@ -101,7 +101,7 @@ def test_the_report_shows_them(here, tmp_path):
         assert words in page, words
     read = json.loads((tmp_path / "summary.json").read_text())
     assert read["resources"]["memory_bytes"]["exponent"] == pytest.approx(MEMORY, abs=1e-6)
-    assert [b["kind"] for b in read["budgets"]] == ["FLOPs", "device-hours", "dollars", "FLOPs, 1.91MiB a device"]
+    assert [b["kind"] for b in read["budgets"]] == ["FLOPs", "device-hours", "dollars", "FLOPs, 2.00MB a device"]
     panels = report.figures.catalog(here)["cost"]().panels
     assert panels[-1].title == "Time to compile" and len(panels) == 6
     for panel in (*panels[:2], *panels[3:]):  # the law goes through the points

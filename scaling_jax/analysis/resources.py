@@ -17,6 +17,7 @@ from scaling_jax.study import Fit
 from scaling_jax.text import listed, plural, short, short_bytes
 
 MIN_SCALES = 3
+FAR = 10.0  # times the most that runs took: a law of laptop-sized models says little about what a device holds
 SECONDS_PER_TOKEN = "s_per_token"  # not shown: what the cost of a run in device-hours is made of
 # Name of the resource -> what it is, its unit.
 KINDS = {
@@ -78,6 +79,11 @@ class Resource:
         """A value with its unit."""
         unit = KINDS[self.name][1]
         return short_bytes(value) if unit == "B" else f"{short(value)} {unit}".rstrip()
+
+    def far(self, value: float) -> str:
+        """How far a value is beyond the runs', in words; "" where it is near."""
+        most = float(self.values.max())
+        return f"{short(value / most)} times the most of any run, {self.show(most)}" if value > FAR * most else ""
 
     def __str__(self) -> str:
         what = KINDS[self.name][0]

@@ -257,7 +257,10 @@ def _most_in_memory(path: Path, study: Study, analysis: Analysis | None, most: f
     measured, whose = ({}, "") if analysis is None else analysis.resources
     law = measured.get("memory_bytes")
     if law is not None and law.law is not None:
-        best, by = law.largest_within(most), f"the memory that runs took ({whose})"
+        best, far = law.largest_within(most), law.far(most)
+        by = f"the memory that runs took ({whose})" + (
+            f", continued to {far}: try one step of that size first" if far else ""
+        )
     else:
         best, by = _most_planned(path, study, most), "the plan's estimate: the runs do not tell how memory grows"
     if not best:

@@ -20,6 +20,7 @@ from scaling_jax.fitting import plots
 from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.recipe import Recipe, noise, paired, read_recipe, sample_pair
+from scaling_jax.fitting.rows import mistaken_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,11 @@ class Comparison:
     @property
     def reasons(self) -> list[str]:
         """Sentences: the multiplier with its interval, its trend, the floors, and the next runs that would decide."""
-        return [sentence for k in self.names[1:] for sentence in self._reasons(k)]
+        mistaken = (mistaken_columns({"x": r.C}) for r in self.recipes.values())
+        return [
+            *(f"{k}: {text}" for k, text in zip(self.names, mistaken) if text),
+            *(sentence for k in self.names[1:] for sentence in self._reasons(k)),
+        ]
 
     def trend(self, name: str | None = None) -> Multiplier:
         """Factor by which the multiplier changes per decade of compute, over the common range."""
@@ -332,9 +337,11 @@ def compare(
         raise FitError(f'recipes: {what}; give at least two, e.g. {{"A": (data, loss), "B": (data, loss)}}.')
     check_level(level)
     check_int(seed, "seed")
-    number = isinstance(floor, (int, float, np.number)) and bool(np.isfinite(floor)) and floor >= 0
+    number = isinstance(floor, (int, float, np.number)) and not isinstance(floor, bool) and 0 <= floor < np.inf
     if not (number or (isinstance(floor, str) and floor in FLOORS)):
         raise FitError(f'floor={floor!r}: give "shared", "free", or the floor\'s value.')
+    if isinstance(clusters, Mapping) and (unknown := [k for k in clusters if k not in recipes]):
+        raise FitError(f"clusters names {unknown[0]!r}, not a recipe; these are {', '.join(map(str, recipes))}.")
     checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)) for k, value in recipes.items()}
     if not isinstance(floor, str):
         lowest = min(float(r.y.min()) for r in checked.values())

@@ -148,7 +148,8 @@ def resources(analysis: Analysis) -> Table:
             continue
         exponent, low, high = law.exponent
         there = [law.show(float(v)) for v in law.at(best)] if shown else []
-        cells = (there[0], f"[{there[1]}, {there[2]}]") if there else ("", "")
+        far = law.far(float(law.at(best)[0])) if shown else ""
+        cells = (there[0], f"[{there[1]}, {there[2]}]" + (f", {far}" if far else "")) if there else ("", "")
         rows.append((KINDS[name][0], f"N^{exponent:.2f}", interval(low, high, "{:.2f}".format), *cells))
     return Table(("resource", "law", level, "at N*", level + " there"), tuple(rows))
 
