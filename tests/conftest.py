@@ -39,9 +39,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 compile_cache.share_between_devices()
 jax.config.update("jax_disable_most_optimizations", True)
 
-# So do the bytecode of the package, which takes each process a second to compile, and pytest's of the tests.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# So do the bytecode of the package, which takes each process half a second to compile, and pytest's of the tests: both
+# are written while the tests are collected, also where PYTHONDONTWRITEBYTECODE is set.
+DONT_WRITE_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
 
 # XLA's older emitters for CPUs compile in 60% of the time, where jaxlib still has them, and one part of a program in
 # 75% of the processor time of 32. What is optimized, as users' programs are, keeps the defaults: so this process takes
@@ -86,9 +86,10 @@ def optimized():
 
 
 def pytest_collection_finish():
-    """Garbage is collected again, but never looked for in what was imported."""
+    """Garbage is collected again, but never looked for in what was imported; bytecode is written as the user has it."""
     gc.freeze()
     gc.enable()
+    sys.dont_write_bytecode = DONT_WRITE_BYTECODE
 
 
 def pytest_collection_modifyitems(items):
