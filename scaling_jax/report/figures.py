@@ -115,7 +115,7 @@ def frontier(analysis: Analysis) -> Chart:
     panel = Panel(Axis("training FLOPs", "flops", True), Axis(analysis.y_label, log=log), tuple(marks))
     caption = "Each line is a scale, each dot a run."
     if len(curve):
-        caption += " The black line is the fitted frontier, dashed beyond the runs."
+        caption += " The thick line is the fitted frontier, dashed beyond the runs."
     if analysis.hold_out is not None:
         caption += " Diamonds are held-out runs, red ticks their prediction by a fit that has not seen them."
     title = analysis.metric[:1].upper() + analysis.metric[1:]
