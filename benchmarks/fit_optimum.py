@@ -8,10 +8,15 @@ objectives. With --csv, laws of N and D also take random subsets of its columns 
 the lowest of: descents from the truth, --starts starts of another seed in the law's start ranges, as many in ranges
 three times as wide, and up to twelve rounds that move the best of all these on. Prints, per law, how many default fits
 end more than 1e-4 above the reference, how many of those carry no warning of it, and how many do not converge.
+
+With --out each case is written as it ends, a line of JSON; a file with the same cases as --references saves the search
+for their references, so that another version of the fitter is compared in the time of its own fits.
 """
 
 import csv
+import json
 import multiprocessing
+import pathlib
 import time
 import warnings
 from dataclasses import replace
@@ -31,11 +36,15 @@ CASES = flags.DEFINE_integer("cases", 40, "Cases of each law.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the first case.")
 STARTS = flags.DEFINE_integer("starts", 500, "Starts of the reference, twice.")
 CSV = flags.DEFINE_string("csv", None, "Real points (params, tokens, loss) that laws of N and D also take.")
+PROCESSES = flags.DEFINE_integer("processes", None, "At a time; one per core by default.")
+OUT = flags.DEFINE_string("out", None, "File of one line of JSON per case.")
+REFERENCES = flags.DEFINE_string("references", None, "What --out wrote: the references of the same cases.")
 OBJECTIVES = (
     *(fitting.Huber(delta) for delta in (1e-3, 1e-3, 1e-2)),
     *(fitting.LAD(), fitting.LeastSquares(log=True), fitting.LeastSquares()),
 )
 MISS = 1e-4
+COLUMNS = ("gap", "warned", "converged", "seconds")
 
 
 def design(law, rng):
@@ -71,6 +80,8 @@ def design(law, rng):
     unique = D / np.exp(np.maximum(0, rng.uniform(-0.5, 4, n)))
     columns = {"N": N, "D": D, "M": D / N, "U": unique, "E": 2.0 ** rng.integers(0, 10, n)}
     columns |= {"width": width, "depth": depth}
+    if "S" in law.inputs:
+        columns["S"] = D + np.where(rng.random(n) < 0.5, 0.0, 10 * D.max())
     return {k: columns[k] for k in law.inputs}
 
 
@@ -116,7 +127,8 @@ def reference(problem, truth, seed):
         best = ends.value.min()
         elite = ends.z[search._best_apart(problem, ends, 16)]
         ends = search._concatenate(
-            ends, search._descend(problem, search.perturb(problem, elite, 40, seed + round_), 300)
+            ends,
+            search._descend(problem, search.perturb(problem, elite, max(8, STARTS.value // 12), seed + round_), 300),
         )
         stale = 0 if search._better(problem, ends, best) else stale + 1
         if stale == 4:
@@ -125,41 +137,62 @@ def reference(problem, truth, seed):
     return min(ends.value.min(), problem.value(finished[None])[0])
 
 
-def case(name, seed):
-    """(relative gap to the reference, warned, converged, seconds) of one default fit."""
+def case(job):
+    """One default fit beside the reference, a dict; `known` is the reference or None."""
+    name, seed, known = job
     warnings.simplefilter("ignore")
     solve.THREADS = 1
     law = find_law(name)
     rng = np.random.default_rng([seed, *name.encode()])
     inputs, y, truth = points(law, rng)
     objective = OBJECTIVES[rng.integers(len(OBJECTIVES))]
-    start = time.perf_counter()
+    start = time.process_time()
     fit = fitting.fit(name, inputs, y, objective)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     problem = fit.problem.within(law.plausible_range) if fit.certificate.lower_outside else fit.problem
-    best = reference(problem, truth, seed + 1_000_000)
+    best = reference(problem, truth, seed + 1_000_000) if known is None else known
     above = max(0.0, fit.objective_value - best - search._noise(problem))
     warned = any("reached this optimum" in w or "NOT CONVERGED" in w for w in fit.warnings)
-    return above / max(best, 1e-300), warned, fit.converged, seconds
+    return {
+        "law": name, "seed": seed, "n": len(y), "objective": str(objective), "value": fit.objective_value,
+        "reference": best, "gap": above / max(best, 1e-300), "warned": warned, "converged": fit.converged,
+        "seconds": seconds, "certificate": str(fit.certificate),
+    }  # fmt: skip
 
 
 def started(argv):
     flags.FLAGS(argv)
 
 
-def main(argv):
-    names = LAWS.value or [name for name in fitting.laws if name != "bnsl3"]
+def cases(argv):
+    """Every case as it ends."""
+    known = {}
+    if REFERENCES.value:
+        lines = pathlib.Path(REFERENCES.value).read_text("utf-8").splitlines()
+        known = {(c["law"], c["seed"]): c["reference"] for c in map(json.loads, lines)}
+    names = LAWS.value or list(fitting.laws)
     jobs = [(name, SEED.value + i) for name in names for i in range(CASES.value)]
+    jobs = [(*job, known.get(job)) for job in jobs]
     argv = [argv[0], *(f"--{f.name}={f.value}" for f in (STARTS, CSV) if f.value is not None)]
-    print("law               | fits | missed | of them unwarned | worst gap | not converged | seconds: median | most")
-    with multiprocessing.get_context("spawn").Pool(initializer=started, initargs=(argv,)) as pool:
-        done = pool.starmap(case, jobs, chunksize=1)
-    for i, name in enumerate(names):
-        gaps, warned, converged, seconds = map(np.array, zip(*done[i * CASES.value : (i + 1) * CASES.value]))
+    with multiprocessing.get_context("spawn").Pool(PROCESSES.value, started, (argv,)) as pool:
+        yield from pool.imap(case, jobs, chunksize=1)
+
+
+def main(argv):
+    done = {}
+    for found in cases(argv):
+        done.setdefault(found["law"], []).append(found)
+        if OUT.value:
+            with open(OUT.value, "a", encoding="utf-8") as file:
+                file.write(json.dumps(found) + "\n")
+    print("| law | fits | missed | of them unwarned | worst gap | not converged | CPU seconds: median | mean | most |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for name, rows in done.items():
+        gaps, warned, converged, seconds = np.array([[r[k] for k in COLUMNS] for r in rows]).T
         missed = gaps > MISS
         print(
-            f"{name:<17} | {len(gaps):4} | {missed.sum():6} | {(missed & ~warned).sum():16} | {gaps.max():9.1e} | "
-            f"{(~converged).sum():13} | {np.median(seconds):15.3f} | {seconds.max():.2f}"
+            f"| {name} | {len(rows)} | {missed.sum()} | {(missed & (warned == 0)).sum()} | {gaps.max():.1e} | "
+            f"{(converged == 0).sum()} | {np.median(seconds):.3f} | {seconds.mean():.3f} | {seconds.max():.2f} |"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 USER_ERROR, PREEMPTED = 2, 75  # exit codes of the command line
 
 
@@ -61,7 +63,7 @@ def describe_foreign(error: BaseException) -> str | None:
         return f"a JSON file is damaged ({error}); restore it or remove it"
     if isinstance(error, UnicodeError):
         return f"a text is not valid UTF-8 ({_shorten(str(error))}); convert it"
-    if type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic"):
+    if _is_invalid(error):
         return describe_invalid(error)
     if isinstance(error, RecursionError):
         return "the input is nested too deeply"
@@ -82,11 +84,34 @@ def _shorten(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit - 60]}...{text[-50:]}"
 
 
+def _is_invalid(error: BaseException) -> bool:
+    """Whether an error is pydantic's, without an import of it."""
+    return type(error).__name__ == "ValidationError" and type(error).__module__.startswith("pydantic")
+
+
+def one_line(made: type[T]) -> type[T]:
+    """A pydantic dataclass whose constructor says in one line, a `UserError`, which value is wrong."""
+    build = made.__init__
+
+    @functools.wraps(build)
+    def checked(self: Any, *args: Any, **fields: Any) -> None:
+        try:
+            build(self, *args, **fields)
+        except ValueError as error:
+            if not _is_invalid(error):
+                raise
+            raise UserError(f"{made.__name__}: {describe_invalid(error)}") from None
+
+    setattr(made, "__init__", checked)  # noqa: B010 (pyright refuses the assignment)
+    return made
+
+
 def describe_invalid(error: Any) -> str:
     """The first complaint of a pydantic `ValidationError` in one line: field, what is wrong, the offending value."""
-    first = error.errors()[0]
+    # Of a misspelled name, the name that was given rather than the one that is missed.
+    first = min(error.errors(), key=lambda e: not e["type"].startswith("unexpected"))
     where = ".".join(str(part) for part in first["loc"])
     message, value = first["msg"].removeprefix("Value error, "), repr(first.get("input"))
-    shown = f" (got {value})" if len(value) < 110 and value not in message else ""
+    shown = f" (got {value})" if len(value) < 110 and value not in message and first["type"] != "missing" else ""
     text = f"{where + ': ' if where else ''}{message}{shown}"
     return " ".join(text.split())

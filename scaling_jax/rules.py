@@ -44,7 +44,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from scaling_jax.errors import UserError
+from scaling_jax.errors import UserError, one_line
 from scaling_jax.formula import Formula
 
 INPUTS = ("N", "D", "T", "B", "S")
@@ -98,6 +98,7 @@ def register(name: str, quantity: str, absolute: bool = True) -> Callable[[Funct
     return add
 
 
+@one_line
 @pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra="forbid"))
 class Rule:
     """A rule that is anchored: `base` at the given N, D and B, and from there as the rule changes.

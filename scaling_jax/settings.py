@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import Field
-from pydantic.dataclasses import dataclass
+
+from scaling_jax.errors import one_line
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -19,9 +21,17 @@ Size = Annotated[int, Field(gt=0, le=10**7)]
 Tokens = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
 Flops = Annotated[float, Field(gt=0, le=1e36, allow_inf_nan=False)]
 CONFIG = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(dataclasses.field, Field))
+def part(cls: type[T]) -> type[T]:
+    """A part of a study: a frozen dataclass, checked where it is made."""
+    made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=CONFIG, kw_only=True)
+    return one_line(made)
+
+
+@part
 class ValidationSet:
     """A further set that finished runs are scored on, in the tokens of the study; see `Data` for the fields.
 
@@ -36,7 +46,7 @@ class ValidationSet:
     validation_split: str | None = None
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Start:
     """The trained run that the lanes of one scale and seed start from.
 
@@ -55,7 +65,7 @@ class Start:
     fresh: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Init:
     """Where training starts: at fresh parameters, or at the trained models of another study (fine-tuning).
 
@@ -77,7 +87,7 @@ class Init:
         return next((start for start in self.starts if (start.scale, start.seed) == (scale, seed)), None)
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Simulation:
     """The world of `engine="simulate"`, which draws losses instead of training; see `scaling_jax.simulation`.
 
@@ -102,7 +112,7 @@ class Simulation:
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Budgets:
     """How long each scale trains; the union of all that is given, each rounded to whole steps.
 

@@ -14,13 +14,11 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
-from pydantic.dataclasses import dataclass
 
 from scaling_jax import rules
 from scaling_jax.errors import UserError, describe_invalid
 from scaling_jax.rules import Setting
 from scaling_jax.settings import (
-    CONFIG,
     Budgets,
     Depth,
     Fraction,
@@ -32,13 +30,14 @@ from scaling_jax.settings import (
     Size,
     ValidationSet,
     Width,
+    part,
 )
 from scaling_jax.stored_family import StoredFamily, rebuilt
 
 FAMILY_MEMBERS = ("name", "inputs", "check", "counts", "activation_bytes", "build")
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Ladder:
     """The scales: one (width, depth) per rung.
 
@@ -70,7 +69,7 @@ class Ladder:
         return scales
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Optimizer:
     """The optimizer; every combination of what is listed, with every seed, is trained at every scale and budget
     (or the good ones of them: `Study.sweep`).
@@ -109,7 +108,7 @@ class Optimizer:
     max_loss_factor: PositiveFloat = 4.0
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Parametrization:
     """How initialization and learning rates follow the scale; see `scaling_jax.models.parametrization`.
 
@@ -124,7 +123,7 @@ class Parametrization:
     base_depth: PositiveInt = 2
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Schedule:
     """The learning rate over a run; `warmup_steps` and `cooldown_fraction` may be lists or rules (`scaling_jax.rules`).
 
@@ -143,7 +142,7 @@ class Schedule:
     final_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Data:
     """What is trained on.
 
@@ -167,7 +166,7 @@ class Data:
     augment: bool = True
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Evaluation:
     """Attributes:
     examples: sequences (text) or samples of the fixed validation set that every run is scored on.
@@ -180,7 +179,7 @@ class Evaluation:
     sets: tuple[ValidationSet, ...] = ()
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class HoldOut:
     """Which runs are kept out of a fit and predicted by it.
 
@@ -196,7 +195,7 @@ class HoldOut:
 AUTO_LAW = "auto"  # of `Fit.law`
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Fit:
     """How a law is fitted to the runs.
 
@@ -239,7 +238,7 @@ class Fit:
     max_memory: PositiveFloat | None = None
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Execution:
     """How the runs are computed; changes no loss by more than rounding.
 
@@ -277,7 +276,7 @@ class Execution:
         return 1 if self.microbatches == "auto" else self.microbatches
 
 
-@dataclass(frozen=True, config=CONFIG, kw_only=True)
+@part
 class Study:
     """One question: a family, a ladder of scales, their budgets, and how they are trained, held out and fitted.
 

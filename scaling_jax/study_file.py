@@ -67,10 +67,10 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
         study = module.get_study()
         if inspect.iscoroutine(study):
             study.close()  # or Python warns that nobody awaited it
-    except UserError:
+    except UserError as error:
+        if isinstance(error.__context__, pydantic.ValidationError):  # a part that the file makes
+            raise UserError(f"study {str(path)!r}: {error}") from None
         raise
-    except pydantic.ValidationError as error:
-        raise UserError(f"study {str(path)!r}: {describe_invalid(error)}") from error
     except Preempted:
         raise
     except BaseException as error:  # whatever a study's code may raise
@@ -182,9 +182,7 @@ def _replace(node: Any, assignments: Sequence[tuple[list[str], Any, str]]) -> An
     texts = " ".join(f"--set {text!r}" for _, _, text in assignments)
     try:
         return dataclasses.replace(node, **new)
-    except pydantic.ValidationError as error:
-        raise UserError(f"{texts}: {describe_invalid(error)}") from error
-    except ValueError as error:  # what a family checks itself
+    except ValueError as error:
         raise UserError(f"{texts}: {error}") from error
 
 

@@ -351,3 +351,21 @@ def test_fingerprint_sees_every_bit_and_no_sharding(dtype):
     mesh = make_mesh(jax.devices(), (2, 1, 2))
     spread = jax.device_put(x, jax.NamedSharding(mesh, P("run", "fsdp")))
     assert int(fingerprint({"x": spread})) == int(fingerprint({"x": x}))
+
+
+def test_fingerprint_is_what_it_always_was():
+    """Another value would set every checkpoint of earlier versions aside as damaged."""
+    rng = np.random.default_rng(0)
+    tree = {"a": rng.normal(size=(3, 4)), "b": np.arange(3), "c": np.int32(7), "d": rng.normal(size=(3, 4, 2))}
+    tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32 if np.ndim(x) < 2 else jnp.float32), tree)
+
+    def mix(bits):
+        bits = (bits ^ (bits >> 16)) * np.uint32(0x85EBCA6B)
+        bits = (bits ^ (bits >> 13)) * np.uint32(0xC2B2AE35)
+        return bits ^ (bits >> 16)
+
+    expected = 0
+    for number, x in enumerate(jax.tree.leaves(tree)):
+        place = np.arange(x.size, dtype=np.uint32) + np.uint32(number * 0x9E3779B9 % 2**32)
+        expected += int(mix(np.asarray(x).reshape(-1).view(np.uint32) ^ mix(place)).sum(dtype=np.uint32))
+    assert int(fingerprint(tree)) == expected % 2**32

@@ -68,7 +68,7 @@ CASES = {
     "numbers as text": (lambda: fit(N=[str(v) for v in N]), r"N is not numeric.*Convert"),
     "complex numbers": (lambda: fit(N=N + 1j), r"N is not numeric"),
     "clusters of another length": (lambda: fit(clusters=[1, 2]), r"clusters has shape \(2,\)"),
-    "one cluster": (lambda: fit(clusters=["a"] * 81), r"all rows are in one cluster, 'a'.*leave clusters= away"),
+    "one cluster": (lambda: fit(clusters=["a"] * 81), r"all rows are in one cluster.*leave clusters= away"),
     "a row without a cluster": (lambda: fit(clusters=["a", "b", None] * 27), r"clusters = None at row 2"),
     "clusters no column": (lambda: fit(clusters="trunk"), r"clusters='trunk' is not a column of the data.*'N', 'D'"),
     "masked y": (lambda: fit(np.ma.masked_greater(Y, 3)), r"y is masked at row 0: drop the masked rows"),
@@ -203,6 +203,7 @@ def test_bad_requests_of_a_fit_give_one_clear_message(case, chinchilla):
 
 BOWLS = 3 + 0.01 * (np.arange(81) % 9 - 4.0) ** 2 - 0.1 * (np.arange(81) // 9)
 SWEEPS = (N, D, np.repeat(np.geomspace(1e18, 1e22, 9), 9), BOWLS)
+RAGGED = [[1], [1, 2], *range(79)]
 MORE = {
     "isoflop: window": (lambda f: fitting.isoflop(*SWEEPS, window=4.5), r"window=4.5 must be a whole number"),
     "isoflop: noise": (lambda f: fitting.isoflop(*SWEEPS, noise="x"), r"noise='x' must be a positive number"),
@@ -229,6 +230,27 @@ MORE = {
     "suggest: trained": (lambda f: fitting.suggest(forecast(), 1e20, trained=3), r"trained=3: give a dict"),
     "forecast: no budget": (lambda f: forecast().frontier([]), r"C is empty"),
     "select: fractions": (lambda f: fitting.select("kaplan", INPUTS, Y, fractions=(2,)), r"between 0 and 1"),
+    "select: negative C": (lambda f: fitting.select("kaplan", INPUTS, Y, C=-N), r"C = -.* at row 0.*must be positive"),
+    "select: laws": (lambda f: fitting.select(None, INPUTS, Y), r"laws=None: give names or laws"),
+    "select: no fractions": (lambda f: fitting.select("kaplan", INPUTS, Y, fractions=3), r"fractions=3: give shares"),
+    "select: clusters": (lambda f: fitting.select("kaplan", INPUTS, Y, clusters=RAGGED), r"clusters is ragged"),
+    "holdout: clusters": (
+        lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, clusters=RAGGED), r"clusters is ragged"
+    ),
+    "holdout: weights": (
+        lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, weights=[1, 2]), r"weights has 2 values but y has 81"
+    ),
+    "clusters that cannot be compared": (
+        lambda f: fitting.fit("kaplan", INPUTS, Y, clusters=[{}] * 81), r"clusters = \{\} at row 0: give every row"
+    ),
+    "published: a list": (lambda f: fitting.published[["kaplan2020"]], r"No published fit named \['kaplan2020'\]"),
+    "extrapolation of a published fit": (
+        lambda f: fitting.extrapolation(fitting.published["kaplan2020"], INPUTS), r"extrapolation needs the data"
+    ),
+    "compare: clusters of another": (
+        lambda f: fitting.compare({"A": (INPUTS, Y), "B": (INPUTS, Y)}, clusters={"C": [1]}),
+        r"clusters names 'C', not a recipe; these are A, B",
+    ),
     "select: C": (lambda f: fitting.select("kaplan", INPUTS, Y, C=spoiled(N, np.nan)), r"C = nan at row 3"),
     "holdout: C": (lambda f: fitting.holdout("kaplan", INPUTS, Y, cut=1e20, C="flops"), r"C='flops' is not a column"),
     "sensitivity: nothing": (lambda f: fitting.sensitivity(f, objectives=[]), r"objectives is empty"),

@@ -178,7 +178,11 @@ def test_public_ladders_of_optimizers():
         ({"A": ladder(), "B": ladder()}, {"floor": 9.0}, "floor=9 is not below the lowest loss"),
         ({"A": ladder(), "B": ladder()}, {"floor": "none"}, "floor='none': give"),
         ({"A": ladder(), "B": ladder()}, {"level": 90}, "level=90"),
-        ({"A": ladder(), "B": ladder()}, {"clusters": {"A": [1, 2]}}, "clusters of A has 2 labels for 7 runs"),
+        (
+            {"A": ladder(), "B": ladder()},
+            {"clusters": {"A": [1, 2]}},
+            r"clusters of A has shape \(2,\); give one",
+        ),
     ],
 )
 def test_bad_input(recipes, options, message):

@@ -1,6 +1,7 @@
 """Diagnostics: influence, identifiability, curved residuals, sensitivity, hold-out and extrapolation distance."""
 
 import pathlib
+import re
 import warnings as python_warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.optimize import minimize
 
 from scaling_jax import fitting
 from scaling_jax.fitting.diagnostics import _bend_of_few
+from scaling_jax.fitting.rows import mistaken_columns
 from scaling_jax.text import short
 
 FITDATA = pathlib.Path(__file__).parents[2] / "shared" / "fitdata"
@@ -391,3 +393,29 @@ def test_a_floor_below_zero_is_reported_and_fitted_on_request():
     # A floor of zero gets no warning.
     zero = fitting.fit(law, x, 3 * x**-0.25 * np.exp(0.004 * np.random.default_rng(3).standard_normal(9)))
     assert not any("fits far better" in w for w in zero.warnings)
+
+
+@pytest.mark.parametrize(
+    ("transform", "told"),
+    [
+        ({"N": np.log10, "D": np.log10}, "N from .* and D from .*: these look like logarithms"),
+        ({"N": np.log}, "N looks like a logarithm, or is in millions or billions"),
+        ({"D": lambda v: v / 1e10}, "D looks like a logarithm, or is in millions or billions"),
+        ({"N": lambda v: v / 1e9, "D": lambda v: v / 1e9}, None),
+        ({}, None),
+    ],
+)
+def test_columns_that_look_like_logarithms_are_named(transform, told):
+    inputs, _ = noisy("chinchilla", 0.01)
+    found = mistaken_columns({k: transform.get(k, np.asarray)(v) for k, v in inputs.items()})
+    assert re.search(told, found) if told else not found
+
+
+def test_fits_forecasts_and_envelopes_doubt_logarithms():
+    inputs, y = noisy("chinchilla", 0.01)
+    logs, C = {k: np.log10(v) for k, v in inputs.items()}, 6 * inputs["N"] * inputs["D"]
+    said = "these look like logarithms"
+    assert said in "".join(fitting.fit("chinchilla_tied", logs, y, starts=2).warnings)
+    assert said in "".join(fitting.forecast(logs, y, laws="kaplan").notes)
+    assert said in "".join(fitting.envelope(logs["N"], logs["D"], C, y, resamples=2).warnings)
+    assert "times 6 N D" in "".join(fitting.envelope(inputs["N"], inputs["D"], 1e3 * C, y, resamples=2).warnings)

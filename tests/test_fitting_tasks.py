@@ -87,7 +87,7 @@ def test_pure_noise_has_no_signal():
         (lambda: fitting.chain(DATA, TRUE_LOSS, TRUE_LOSS[:3]), "accuracy has 3 values but loss has 81"),
         (lambda: fitting.chain(DATA, TRUE_LOSS, np.full(81, np.nan)), "accuracy is NaN for every run"),
         (lambda: fitting.chain(DATA, *runs(), laws=("chinchilla", "power")), "must be a law of the loss"),
-        (lambda: fitting.noise_ceiling([1.0, 2.0], ["a"]), "models has 1 labels for 2 scores"),
+        (lambda: fitting.noise_ceiling([1.0, 2.0], ["a"]), r"models has shape \(1,\); give one label per row, 2"),
         (lambda: fitting.noise_ceiling([1.0, 2.0, 3.0], ["a"] * 3), "1 models have three checkpoints or more"),
         (lambda: fitting.noise_ceiling([1.0] * 6, [1, 1, 1, 2, 2, 2], last=2), "last=2 must be a whole number"),
     ],

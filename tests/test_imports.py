@@ -28,7 +28,7 @@ ALLOWED = {
     "charts": {"text", "charts"},
     "fitting": {"text", "charts", "fitting"},
     "models": GROUND | {"models"},
-    "settings": set(),
+    "settings": GROUND,
     "stored_family": GROUND | {"models"},
     "study": STUDY,
     "study_file": {"errors", "study"},

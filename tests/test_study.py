@@ -7,11 +7,11 @@ import sys
 
 import ladder
 import packs
-import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import scaling_jax as sj
 from scaling_jax.errors import UserError
 from scaling_jax.models import CNN, MLP, Transformer
 from scaling_jax.models.family import from_dict
@@ -105,8 +105,24 @@ def test_a_study_is_immutable_and_knows_no_other_fields():
     study = make_study()
     with pytest.raises(dataclasses.FrozenInstanceError):
         study.optimizer.batch_size = 3
-    with pytest.raises(pydantic.ValidationError, match="learning_rate"):
+    with pytest.raises(UserError, match="learning_rate"):
         dataclasses.replace(study.optimizer, learning_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: sj.study.Fit(level=3), "Fit: level: Input should be less than 1 (got 3)"),
+        (lambda: sj.Ladder(width=(3,)), "Ladder: width: Unexpected keyword argument (got (3,))"),
+        (lambda: sj.Ladder(), "Ladder: widths: Field required"),
+        (lambda: sj.Budgets(flops=(-1,)), "Budgets: flops.0: Input should be greater than 0 (got -1)"),
+        (lambda: sj.rules.Rule("linear", base=-1), "Rule: base: Input should be greater than 0 (got -1)"),
+    ],
+)
+def test_a_wrong_part_is_one_line_in_python_too(build, told):
+    with pytest.raises(UserError) as error:
+        build()
+    assert str(error.value) == told
 
 
 def test_json_holds_everything():
@@ -217,7 +233,7 @@ def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():
 
 @pytest.mark.parametrize("family", [None, "transformer", Transformer, 3])
 def test_what_is_not_a_family_is_refused(family):
-    with pytest.raises(pydantic.ValidationError, match="not a family: give an instance"):
+    with pytest.raises(UserError, match="not a family: give an instance"):
         dataclasses.replace(make_study(), family=family)
 
 

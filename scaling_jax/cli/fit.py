@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import pydantic
 from absl import flags
 
 from scaling_jax import analysis, fitting
@@ -17,7 +16,7 @@ from scaling_jax.charts import picture_of
 from scaling_jax.cli.out_file import check_writable
 from scaling_jax.cli.published import published_plan
 from scaling_jax.cli.results_source import read_source
-from scaling_jax.errors import UserError, describe_invalid, is_disk_full
+from scaling_jax.errors import UserError, is_disk_full
 from scaling_jax.report import figures, text
 from scaling_jax.study import Fit, HoldOut
 from scaling_jax.text import to_bytes
@@ -155,10 +154,7 @@ def fit_settings(settings: Fit, values: Any) -> Fit:
         given["fixed"] = _values("--fix", analysis.parse_mapping(values.fix, "--fix"))
     if values.max_memory is not None:
         given["max_memory"] = memory_of(values.max_memory)
-    try:
-        return dataclasses.replace(settings, **given)
-    except pydantic.ValidationError as error:
-        raise UserError(describe_invalid(error)) from error
+    return dataclasses.replace(settings, **given)
 
 
 def cut_settings(settings: HoldOut, values: Any) -> HoldOut:

@@ -40,10 +40,12 @@ def augment(key: jax.Array, images: jax.Array, *, flip: bool = True, padding: in
     padding = height // 8 if padding is None else padding
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    offsets = jax.random.randint(crop_key, (2, batch), 0, 2 * padding + 1)
-    rows = offsets[0][:, None] + jnp.arange(height)
-    columns = offsets[1][:, None] + jnp.arange(width)
+    # Unsigned and in bounds by promise: a gather on a CPU tests every pixel's indices else.
+    offsets = jax.random.randint(crop_key, (2, batch), 0, 2 * padding + 1).astype(jnp.uint32)
+    image, rows, columns = (jnp.arange(n, dtype=jnp.uint32) for n in (batch, height, width))
+    rows, columns = offsets[0][:, None] + rows, offsets[1][:, None] + columns
     if flip:
         mirrored = jax.random.bernoulli(flip_key, 0.5, (batch, 1))
         columns = jnp.where(mirrored, columns[:, ::-1], columns)
-    return padded[jnp.arange(batch)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    places = image[:, None, None], rows[:, :, None], columns[:, None, :]
+    return padded.at[places].get(mode="promise_in_bounds")

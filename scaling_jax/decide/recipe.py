@@ -13,11 +13,10 @@ import math
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.decide.shapes import Shape
-from scaling_jax.errors import UserError, describe_invalid
+from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.study import Budgets, Ladder, Study
 from scaling_jax.text import short
@@ -81,8 +80,8 @@ def one_run(
             schedule=schedule,
             seeds=study.seeds[:1],
         )
-    except pydantic.ValidationError as error:
-        raise UserError(f"no study for {short(shape.N)} parameters: {describe_invalid(error)}") from error
+    except UserError as error:
+        raise UserError(f"no study for {short(shape.N)} parameters: {error}") from error
     return made, tuple(notes)
 
 

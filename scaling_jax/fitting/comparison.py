@@ -20,6 +20,7 @@ from scaling_jax.fitting import plots
 from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.recipe import Recipe, noise, paired, read_recipe, sample_pair
+from scaling_jax.fitting.rows import mistaken_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,7 +119,11 @@ class Comparison:
     @property
     def reasons(self) -> list[str]:
         """Sentences: the multiplier with its interval, its trend, the floors, and the next runs that would decide."""
-        return [sentence for k in self.names[1:] for sentence in self._reasons(k)]
+        mistaken = (mistaken_columns({"x": r.C}) for r in self.recipes.values())
+        return [
+            *(f"{k}: {text}" for k, text in zip(self.names, mistaken) if text),
+            *(sentence for k in self.names[1:] for sentence in self._reasons(k)),
+        ]
 
     def trend(self, name: str | None = None) -> Multiplier:
         """Factor by which the multiplier changes per decade of compute, over the common range."""
@@ -137,13 +142,19 @@ class Comparison:
         """
         name = self._name(name)
         C = self.common_range(name)[1] if C is None else float(check_all_positive(C, "C"))
-        pair = {k: self.recipes[k] for k in (self.names[0], name)}
-        shared = _compared(pair, self.level, "shared", self._seed)
+        shared = self._with_floor("shared", name)
         pinned = float(np.median(shared._samples[name][0][:, 0]))
-        answers = {"shared": shared.multiplier(C)}
-        answers["free"] = _compared(pair, self.level, "free", self._seed).multiplier(C)
-        answers[f"pinned at {pinned:.4g}"] = _compared(pair, self.level, pinned, self._seed).multiplier(C)
+        answers = {"shared": shared.multiplier(C, name)}
+        answers["free"] = self._with_floor("free", name).multiplier(C, name)
+        answers[f"pinned at {pinned:.4g}"] = self._with_floor(pinned, name).multiplier(C, name)
         return answers
+
+    def _with_floor(self, floor: str | float, name: str) -> Comparison:
+        """The baseline and one recipe under this floor; pairs are sampled apart, so ours need not be again."""
+        if floor == self.floor:
+            return self
+        pair = {k: self.recipes[k] for k in (self.names[0], name)}
+        return _compared(pair, self.level, floor, self._seed)
 
     def next_pair(self, name: str | None = None) -> NextPair:
         """The cheapest next run of both recipes that is expected to separate them, or else the most informative one."""
@@ -326,9 +337,11 @@ def compare(
         raise FitError(f'recipes: {what}; give at least two, e.g. {{"A": (data, loss), "B": (data, loss)}}.')
     check_level(level)
     check_int(seed, "seed")
-    number = isinstance(floor, (int, float, np.number)) and bool(np.isfinite(floor)) and floor >= 0
+    number = isinstance(floor, (int, float, np.number)) and not isinstance(floor, bool) and 0 <= floor < np.inf
     if not (number or (isinstance(floor, str) and floor in FLOORS)):
         raise FitError(f'floor={floor!r}: give "shared", "free", or the floor\'s value.')
+    if isinstance(clusters, Mapping) and (unknown := [k for k in clusters if k not in recipes]):
+        raise FitError(f"clusters names {unknown[0]!r}, not a recipe; these are {', '.join(map(str, recipes))}.")
     checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)) for k, value in recipes.items()}
     if not isinstance(floor, str):
         lowest = min(float(r.y.min()) for r in checked.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -240,10 +240,33 @@ def _values(law: Law, values: Any, name: str) -> np.ndarray:
     return flat.reshape(shape)
 
 
+def label_column(data: Any, labels: Any, length: int, name: str = "clusters") -> np.ndarray:
+    """(n,) whole numbers from 0, one per group of equal labels of any kind; `labels` may be the name of a column.
+
+    Raises:
+      DataError: not one label per row, or a row whose label is missing or cannot be compared.
+    """
+    try:
+        array = np.asarray(resolve_column(data, labels, name))
+    except ValueError:
+        raise DataError(f"{name} is ragged: give one label per row, a number or a text.") from None
+    if array.shape != (length,):
+        raise DataError(f"{name} has shape {array.shape}; give one label per row, {length} of them.")
+    values = array.tolist()
+    for i, v in enumerate(values):
+        if not isinstance(v, Hashable):
+            raise DataError(f"{name} = {reprlib.repr(v)} at row {i}: give every row a number or a text.")
+        if v is None or v != v or type(v).__name__ == "NAType":
+            raise DataError(f"{name} = {v} at row {i}: give every row a label.")
+    known = {v: i for i, v in enumerate(dict.fromkeys(values))}
+    return np.array([known[v] for v in values], int)
+
+
 def scale_column(data: Any, C: Any, y: np.ndarray) -> np.ndarray:
-    """(n,) the scale of each run, or the name of its column. Raises DataError unless it is finite."""
+    """(n,) the scale of each run, or the name of its column. Raises DataError unless it is finite and positive."""
     C = as_column(resolve_column(data, C, "C"), "C", len(y), "y")
     require(np.isfinite(C), C, "C", "must be finite", "drop or repair the row")
+    require(C > 0, C, "C", "must be positive", "correct its unit; it is the scale itself, not its logarithm")
     return C
 
 

@@ -12,6 +12,7 @@ from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.inference.linearized import Linearized
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.rows import mistaken_columns
 from scaling_jax.fitting.solution import Solution
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._search import is_rare, minimize
@@ -181,6 +182,8 @@ def _about_inputs(fit: Solution, linear: Linearized) -> Iterator[str]:
                     f"add runs that vary {other} at fixed {one}"
                 )
 
+    if mistaken := mistaken_columns(columns):
+        yield mistaken
     if {"U", "D"} <= columns.keys():
         more = columns["U"] > columns["D"] * (1 + 1e-6)
         if more.mean() > EXCHANGED:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from scaling_jax.fitting.inference import noise, rolling
 from scaling_jax.fitting.inference.mixture import Mixture, mixture, unexplained
 from scaling_jax.fitting.inference.rolling import Candidate, Ladder
 from scaling_jax.fitting.laws.base import Law
+from scaling_jax.fitting.laws.registry import listed
 from scaling_jax.fitting.objectives import Objective, as_objective
 from scaling_jax.fitting.optimal.mixed_frontier import MixedFrontier, mixed_frontier
 from scaling_jax.fitting.rows import read
@@ -339,16 +340,10 @@ def _default_laws(data: Any, y: np.ndarray) -> tuple[str, ...]:
 def _candidates(laws: Any, data: Any, y: np.ndarray) -> list[Candidate]:
     if laws is None:
         laws = _default_laws(data, y)
-    if isinstance(laws, (str, Law)):
-        laws = [laws]
-    if not isinstance(laws, Iterable):
-        raise FitError(f'laws={laws!r}: give names or laws, e.g. laws=["chinchilla"].')
-    found = [rolling.candidate(entry) for entry in laws]
+    found = [rolling.candidate(entry) for entry in listed(laws)]
     for label in {c.name for c in found}:
         if sum(c.name == label for c in found) > 1:
             raise FitError(f"laws names {label} twice.")
-    if not found:
-        raise FitError('laws is empty: name at least one, e.g. laws=["chinchilla"].')
     return found
 
 

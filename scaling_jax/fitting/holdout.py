@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.fitting.data import (
+    as_column,
     check_positive,
     column_y,
     inputs_of,
+    label_column,
     names_of,
     points_of,
     resolve_column,
@@ -90,9 +92,11 @@ def holdout(law: str | Law, data: Mapping, y: Any, *, cut: float, C: Any = None,
             f"all {y.size} points are {side} cut={cut:g} (they run from {scale.min():.3g} to {scale.max():.3g}): "
             "there is nothing to " + ("judge" if train.all() else "fit")
         )
-    for name in ("weights", "clusters"):
-        if options.get(name) is not None:
-            options[name] = np.asarray(resolve_column(data, options[name], name))[train]
+    if options.get("weights") is not None:
+        weights = resolve_column(data, options["weights"], "weights")
+        options["weights"] = as_column(weights, "weights", y.size, "y")[train]
+    if options.get("clusters") is not None:
+        options["clusters"] = label_column(data, options["clusters"], y.size)[train]
     fitted = fit(law, rows(data, train), y[train], **options)
     with np.errstate(invalid="ignore", divide="ignore"):
         errors = np.log(fitted.predict(rows(data, ~train))) - np.log(y[~train])
@@ -148,6 +152,8 @@ def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
       >>> fitting.extrapolation(fit, {"N": 1e10, "D": 1e11}).factors["N"].round(3)
       array([10.])
     """
+    if not fit.ranges:
+        fit.observed("extrapolation")
     query = {k: np.atleast_1d(v) for k, v in points_of(fit.law, query).items()}
     query = dict(zip(query, np.broadcast_arrays(*query.values())))
     compute = fit.law.compute(query)

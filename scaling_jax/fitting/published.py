@@ -163,7 +163,7 @@ class Published(Mapping[str, Fit]):
     source: Mapping[str, Source] = SOURCES
 
     def __getitem__(self, name: str) -> Fit:
-        source = SOURCES.get(name)
+        source = SOURCES.get(name) if isinstance(name, str) else None
         if source is None:
             near = difflib.get_close_matches(str(name).lower(), list(SOURCES), n=3, cutoff=0.3)
             hint = f"Nearest: {', '.join(near)}. " if near else ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import as_column, column_of, names_of, require_same_rows, resolve_column
+from scaling_jax.fitting.data import as_column, column_of, label_column, names_of, require_same_rows, resolve_column
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
 
@@ -141,11 +141,7 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
         raise DataError(f"recipe {name!r} has no compute: its data needs 'C', or 'N' and 'D'; it has {known}.")
     labels = None
     if clusters is not None:
-        given = list(np.asarray(resolve_column(data, clusters, "clusters")).tolist())
-        if len(given) != len(y):
-            raise DataError(f"clusters of {name} has {len(given)} labels for {len(y)} runs.")
-        known_labels = {v: i for i, v in enumerate(dict.fromkeys(given))}
-        labels = np.array([known_labels[v] for v in given])
+        labels = label_column(data, resolve_column(data, clusters, "clusters"), len(y), f"clusters of {name}")
     log_C = np.log(x["C"])
     distinct = len(np.unique(log_C))
     if distinct < 3:

@@ -13,6 +13,7 @@ from scaling_jax.fitting.data import (
     LARGEST_Y,
     as_column,
     inputs_of,
+    label_column,
     require,
     require_ordinary,
     require_same_rows,
@@ -21,6 +22,10 @@ from scaling_jax.fitting.data import (
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import Objective
+
+LOGARITHMS, LOG_SPAN = (3.0, 45.0), 2.5  # where logarithms of counts are, and how many times their smallest the largest
+ODD_COMPUTE = 10.0  # times 6 N D: a compute beyond this, or below its inverse, is doubted
+SMALL, LARGE = 1e3, 1e5  # no ladder has all of a count below the first and all of the other above the second
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,13 @@ def read(law: Law, data: Any, y: Any, weights: Any, clusters: Any, objective: Ob
     require_ordinary(weights, "weights")
     if not weights.any():
         raise DataError("weights are all zero: nothing is left to fit.")
-    clusters = None if clusters is None else _labels(clusters, weights)
+    if clusters is not None:
+        clusters = label_column(data, clusters, n)
+        if len(np.unique(clusters[weights > 0])) < 2:
+            raise DataError(
+                "all rows are in one cluster: intervals come from how clusters differ, so give several, or leave "
+                "clusters= away."
+            )
     _require_enough(law, inputs, weights, free)
     return Rows(inputs, y, weights, clusters)
 
@@ -93,25 +104,6 @@ def _require_y(y: np.ndarray, objective: Objective) -> None:
     require(np.abs(y) < 1e100, y, "y", f"is too large for {objective}", "divide all of y by a constant")
     if 0 < np.abs(y).max() < 1e-100:
         raise DataError(f"y is below {np.abs(y).max():g} for {objective}: its squares vanish; use a larger unit.")
-
-
-def _labels(clusters: Any, weights: np.ndarray) -> np.ndarray:
-    """(n,) integers, one per cluster; labels may be of any kind."""
-    labels = np.asarray(clusters)
-    if labels.shape != weights.shape:
-        raise DataError(f"clusters has shape {labels.shape}; give one label per row, {len(weights)} of them.")
-    labels = labels.tolist()
-    missing = [i for i, v in enumerate(labels) if v is None or v != v or type(v).__name__ == "NAType"]
-    if missing:
-        raise DataError(f"clusters = {labels[missing[0]]} at row {missing[0]}: give every row a label.")
-    known = {v: i for i, v in enumerate(dict.fromkeys(labels))}
-    numbers = np.array([known[v] for v in labels])
-    if len(np.unique(numbers[weights > 0])) < 2:
-        raise DataError(
-            f"all rows are in one cluster, {labels[0]!r}: intervals come from how clusters differ, so give several, or "
-            "leave clusters= away."
-        )
-    return numbers
 
 
 def _require_enough(law: Law, inputs: Mapping[str, np.ndarray], weights: np.ndarray, free: Sequence[str]) -> None:
@@ -141,6 +133,23 @@ def duplicates(inputs: Mapping[str, np.ndarray], y: np.ndarray) -> int:
     """The number of rows that repeat an earlier one exactly."""
     table = np.stack([*inputs.values(), y], axis=1)
     return len(y) - len(np.unique(table, axis=0))
+
+
+def mistaken_columns(inputs: Mapping[str, np.ndarray], C: np.ndarray | None = None) -> str:
+    """A sentence on N, D, C or x that look like logarithms or are in units of their own; "" where they do not."""
+    columns = {k: inputs[k] for k in ("N", "D", "x") if k in inputs}
+    shown = " and ".join(f"{k} from {v.min():.3g} to {v.max():.3g}" for k, v in columns.items())
+    narrow = [v.min() > LOGARITHMS[0] and v.max() < min(LOGARITHMS[1], LOG_SPAN * v.min()) for v in columns.values()]
+    if columns and all(narrow) and all(len(np.unique(v)) > 1 for v in columns.values()):
+        return f"{shown}: these look like logarithms; give the values themselves"
+    if {"N", "D"} <= set(columns):
+        small, large = sorted(("N", "D"), key=lambda k: columns[k].max())
+        if columns[small].max() < SMALL and columns[large].min() > LARGE:
+            return f"{shown}: {small} looks like a logarithm, or is in millions or billions; give both as counts"
+        ratio = np.ones(1) if C is None else C / (6.0 * columns["N"] * columns["D"])
+        if ratio.min() < 1 / ODD_COMPUTE or ratio.max() > ODD_COMPUTE:
+            return f"C is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D: are the columns in the same units?"
+    return ""
 
 
 def data_hash(rows: Rows) -> str:

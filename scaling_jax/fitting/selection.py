@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from scaling_jax.fitting.data import (
     check_positive,
     column_y,
     inputs_of,
+    label_column,
     require_same_rows,
     resolve_column,
     scale_column,
@@ -21,7 +22,7 @@ from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.holdout import rows, scale_of
 from scaling_jax.fitting.laws.base import Law
-from scaling_jax.fitting.laws.registry import find_law
+from scaling_jax.fitting.laws.registry import find_law, listed
 from scaling_jax.fitting.objectives import as_objective
 from scaling_jax.fitting.rows import read
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
@@ -152,22 +153,23 @@ def select(
       >>> fitting.select(["power", "power_offset"], {"x": x}, [2 + 3 / v**0.5 for v in x]).best.law.name
       'power_offset'
     """
-    known = [find_law(law) for law in ([laws] if isinstance(laws, (str, Law)) else laws)]
-    if not known:
-        raise FitError("laws is empty: name at least one, e.g. fitting.select(['chinchilla', 'kaplan'], ...)")
+    known = [find_law(law) for law in listed(laws)]
     require_same_rows(data, y=y, C=C, **{k: options.get(k) for k in ("weights", "clusters")})
     as_objective(options.get("objective"))
     y = column_y(data, y)
     scale = _shared_scale(known, data) if C is None else scale_column(data, C, y)
     if len(scale) != len(y):
         raise FitError(f"y has {len(y)} values but the data have {len(scale)} rows; give one y per row.")
-    if not all(isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions):
-        raise FitError(f"fractions={fractions!r}: each is the share of points below a cut, between 0 and 1.")
+    if not (isinstance(fractions, Iterable) and (fractions := list(fractions))) or not all(
+        isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions
+    ):
+        raise FitError(f"fractions={fractions!r}: give shares of points below a cut, between 0 and 1.")
     train = scale < (np.inf if cut is None else check_positive(cut, "cut", "1e20"))
     if not train.any():
         raise FitError(f"cut={cut:g} leaves no training points: the smallest scale is {scale.min():.3g}")
-    weights, clusters = (resolve_column(data, options.pop(k, None), k) for k in ("weights", "clusters"))
+    weights, clusters = resolve_column(data, options.pop("weights", None), "weights"), options.pop("clusters", None)
     weights = np.ones(y.size) if weights is None else as_column(weights, "weights", y.size, "y")
+    clusters = None if clusters is None else label_column(data, clusters, y.size)
     cuts = _nested_cuts(np.sort(scale[train]), fractions)
     ranking = _Ranking(data, y, scale, train, cuts, weights, clusters, options)
     candidates, impossible = [], {}
@@ -192,7 +194,7 @@ class _Ranking:
     train: np.ndarray
     cuts: tuple[float, ...]
     weights: np.ndarray
-    clusters: Any
+    clusters: np.ndarray | None
     options: Mapping[str, Any]
 
     def candidate(self, law: Law) -> Candidate:
@@ -225,7 +227,7 @@ class _Ranking:
         return tuple(_rmsle(on_all.law, p, inputs, self.y, judged) for p, judged in zip(params, above))
 
     def _fit(self, law: Law, inputs: Mapping[str, np.ndarray], mask: np.ndarray) -> Fit:
-        clusters = None if self.clusters is None else np.asarray(self.clusters)[mask]
+        clusters = None if self.clusters is None else self.clusters[mask]
         options = {"weights": self.weights[mask], "clusters": clusters, **self.options}
         return fit(law, rows(inputs, mask), self.y[mask], **options)
 

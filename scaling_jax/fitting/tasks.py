@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import as_column, check_int, check_level, column_y, points_of, resolve_column
+from scaling_jax.fitting.data import (
+    as_column,
+    check_int,
+    check_level,
+    column_y,
+    label_column,
+    points_of,
+    resolve_column,
+)
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.registry import find_law
@@ -119,7 +127,7 @@ def chain(
     measured = np.isfinite(accuracy)
     if not measured.any():
         raise DataError("accuracy is NaN for every run; give at least as many values as the second law has parameters.")
-    labels = None if clusters is None else np.asarray(resolve_column(data, clusters, "clusters"))
+    labels = None if clusters is None else label_column(data, clusters, len(loss))
     first = fit(laws[0], data, loss, objectives[0], clusters=labels, seed=seed)
     # Runs without an accuracy are kept with weight zero, so that a resample is the same runs in both steps.
     second = fit(
@@ -180,12 +188,10 @@ def noise_ceiling(scores: ArrayLike, models: ArrayLike, *, last: int = 5, level:
       True
     """
     scores = as_column(scores, "scores")
-    labels = list(np.asarray(models).tolist())
-    if len(labels) != len(scores):
-        raise DataError(f"models has {len(labels)} labels for {len(scores)} scores.")
+    labels = label_column({}, models, len(scores), "models")
     check_int(last, "last", 3)
     check_level(level)
-    groups = [scores[[i for i, v in enumerate(labels) if v == name]][-last:] for name in dict.fromkeys(labels)]
+    groups = [scores[labels == i][-last:] for i in range(labels.max(initial=-1) + 1)]
     groups = [g for g in groups if len(g) >= 3]
     if len(groups) < 2:
         raise DataError(f"{len(groups)} models have three checkpoints or more; two are the least.")

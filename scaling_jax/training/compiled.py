@@ -7,19 +7,26 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
+QUICKLY: dict[str, Any] = {"xla_backend_optimization_level": 1}  # the bits of 2 and 3; those of 0 differ
+
 
 class Compiled:
     """A jitted function that compiles for its arguments when first called, or when `compile` is.
 
     Args:
       program: gives (jitted function, ShapeDtypeStructs of its arguments).
+      rarely: it is called so rarely that on a CPU compiling it well would take longer than it ever runs.
 
     Attributes:
       seconds: that compiling took; little where JAX's cache has it.
     """
 
-    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]]):
+    def __init__(self, program: Callable[[], tuple[Any, tuple[Any, ...]]], rarely: bool = False):
         self._program, self._executable, self._lock = program, None, threading.Lock()
+        quickly = rarely and jax.default_backend() == "cpu" and not jax.config.read("jax_disable_most_optimizations")
+        self._options = QUICKLY if quickly else None
         self.seconds = 0.0
 
     def compile(self) -> Any:
@@ -28,7 +35,7 @@ class Compiled:
             if self._executable is None:
                 begin = time.monotonic()
                 function, arguments = self._program()
-                self._executable = function.lower(*arguments).compile()
+                self._executable = function.lower(*arguments).compile(self._options)
                 self.seconds = time.monotonic() - begin
             return self._executable
 

@@ -8,29 +8,42 @@ import jax
 import jax.numpy as jnp
 
 
-@jax.jit
-def fingerprint(tree: Any):
+def fingerprint(tree: Any) -> jax.Array:
     """uint32 scalar: the sum, modulo 2^32, of every number's bits mixed with its place.
 
     The mix is a bijection for each place, so any change of one number changes the sum, and changes of several cancel
     with a chance of 2^-32. Sums modulo 2^32 do not depend on their order, so neither mesh nor layout matters.
+
+    A program per shape of leaf: one for all of them compiles for seconds while the devices wait for the first save.
     """
-    total = jnp.uint32(0)
-    for number, leaf in enumerate(jax.tree.leaves(tree)):
-        total += _sum(leaf, number)
-    return total
+    so_far = None
+    for leaf in jax.tree.leaves(tree):
+        so_far = _add(so_far, leaf)
+    return _total(so_far)
 
 
-def _sum(x, number: int):
+@jax.jit
+def _add(so_far: tuple[Any, Any] | None, x: Any) -> tuple[Any, Any]:
+    """(sums, leaves so far) with one more leaf; sums along the first axis, which devices share, if they can be."""
+    sums, number = (jnp.uint32(0), jnp.uint32(0)) if so_far is None else so_far
     if x.dtype.itemsize == 8:
         x = jax.lax.bitcast_convert_type(x, jnp.uint32)
     elif x.dtype != jnp.bool_:
         x = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize])
-    place, stride = jnp.full(x.shape, number * 0x9E3779B9 % 2**32, jnp.uint32), 1
+    place, stride = jnp.full(x.shape, number * jnp.uint32(0x9E3779B9), jnp.uint32), 1
     for axis in reversed(range(x.ndim)):
         place += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
         stride *= x.shape[axis]
-    return jnp.sum(_mix(x.astype(jnp.uint32) ^ _mix(place)), dtype=jnp.uint32)
+    mixed = _mix(x.astype(jnp.uint32) ^ _mix(place))
+    more = jnp.sum(mixed, axis=range(1, x.ndim), dtype=jnp.uint32)
+    if so_far is not None and more.shape != sums.shape:
+        sums, more = jnp.sum(sums, dtype=jnp.uint32), jnp.sum(more, dtype=jnp.uint32)
+    return sums + more, number + 1
+
+
+@jax.jit
+def _total(so_far: tuple[Any, Any] | None) -> Any:
+    return jnp.uint32(0) if so_far is None else jnp.sum(so_far[0], dtype=jnp.uint32)
 
 
 def _mix(bits):

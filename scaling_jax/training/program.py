@@ -38,6 +38,7 @@ from scaling_jax.training.placement import Placement
 
 AXES = ("run", "data", "fsdp")
 P = jax.sharding.PartitionSpec
+SLOT = (np.int32, np.float32, np.bool_)  # seed, scale of the initialization, whether it is a lane
 BUFFER_BYTES = 64 * 2**20  # of one dispatch's inputs
 INPUTS = P(None, None, partition.BATCH_AXES)  # [seeds, steps, batch, ...]: where a batch is split, so is what is read
 
@@ -94,9 +95,9 @@ class LaneProgram:
         self._step_inputs = feed.abstract_inputs(self.batch_size)
         step_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(self._step_inputs))
         self.buffer_steps = max(1, min(buffer_steps, BUFFER_BYTES // (step_bytes * len(self.seeds) * branches)))
-        self._init, self._copy = Compiled(self.init_program), Compiled(self.copy_program)
-        self._start = Compiled(self.start_program)
-        self._train, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
+        self._init, self._start = Compiled(self.init_program, rarely=True), Compiled(self.start_program, rarely=True)
+        self._copy = Compiled(self.copy_program)
+        self.trainer, self._evaluate = Compiled(self.train_program), Compiled(self.evaluate_program)
 
     # For one lane, on one device.
 
@@ -187,9 +188,8 @@ class LaneProgram:
     @functools.cached_property
     def state_shapes(self) -> Any:
         """ShapeDtypeStructs of one group's state."""
-        size = len(self.groups[0])
-        kinds = (jnp.int32, jnp.float32, jnp.bool_)
-        return jax.eval_shape(jax.vmap(self._lane_init), *(jax.ShapeDtypeStruct((size,), kind) for kind in kinds))
+        slots = (jax.ShapeDtypeStruct((len(self.groups[0]),), kind) for kind in SLOT)
+        return jax.eval_shape(jax.vmap(self._lane_init), *slots)
 
     @functools.cached_property
     def state_sharding(self) -> Any:
@@ -216,9 +216,8 @@ class LaneProgram:
 
     def init_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(seeds, init_scales, active), stacked by lane -> state."""
-        return jax.jit(jax.vmap(self._lane_init), out_shardings=self.state_sharding), tuple(
-            self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in (np.int32, np.float32, np.bool_)
-        )
+        slots = tuple(self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in SLOT)
+        return jax.jit(jax.vmap(self._lane_init), out_shardings=self.state_sharding), slots
 
     def start_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(params, active), stacked by lane -> state."""
@@ -256,14 +255,9 @@ class LaneProgram:
 
     def compile(self, init: bool = True) -> None:
         """Compiles all programs at once, with `init` also that of fresh states: nothing compiles once training runs."""
-        programs = (self._train, self._evaluate, self._copy, *((self._init,) if init else ()))
+        programs = (self.trainer, self._evaluate, self._copy, *((self._init,) if init else ()))
         with concurrent.futures.ThreadPoolExecutor(len(programs)) as pool:
             list(pool.map(Compiled.compile, programs))
-
-    @property
-    def trainer(self) -> Compiled:
-        """The program that takes the steps."""
-        return self._train
 
     def _sharding(self, spec: Any) -> jax.NamedSharding:
         return jax.NamedSharding(self.mesh, spec)
@@ -386,7 +380,7 @@ class LaneProgram:
         out = []
         for group, state, hps in zip(self.groups, states, hparams):
             span = self._put(self.placement.span(group, firsts, counts), P("run"))
-            out.append(self._train(state, hps, span, inputs, longest, self.arrays["train"]))
+            out.append(self.trainer(state, hps, span, inputs, longest, self.arrays["train"]))
         return tuple(state for state, _ in out), tuple(losses for _, losses in out)
 
     def evaluate(self, states: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,7 +14,7 @@ from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Objective
-from scaling_jax.fitting.rows import duplicates
+from scaling_jax.fitting.rows import duplicates, mistaken_columns
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
@@ -25,7 +25,6 @@ RECENCY = 1.5  # power of the scale that weighs the rows of a fit
 LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which have equal weight
 RESAMPLES = 60
 ROWS = 4096  # more rows than this are thinned, evenly along the scale
-ODD_COMPUTE = 10.0  # times 6 N D: a compute beyond this, or below its inverse, is doubted
 SPARE_ROWS = 2  # different runs beyond the number of parameters that a law must have to take part
 
 
@@ -124,10 +123,8 @@ def thinned(ladder: Ladder) -> tuple[Ladder, list[str]]:
     n, notes = len(ladder.y), []
     if same := duplicates(ladder.inputs, ladder.y):
         notes.append(f"{same} of {n} rows repeat an earlier row exactly: each is counted as a separate run")
-    if {"N", "D"} <= set(ladder.inputs):
-        ratio = ladder.scale / (6.0 * ladder.inputs["N"] * ladder.inputs["D"])
-        if ratio.min() < 1 / ODD_COMPUTE or ratio.max() > ODD_COMPUTE:
-            notes.append(f"C is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D: are the columns in the same units?")
+    if mistaken := mistaken_columns(ladder.inputs, ladder.scale):
+        notes.append(mistaken)
     if n <= ROWS:
         return ladder, notes
     order = np.argsort(ladder.scale, kind="stable")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import ModuleType
+from typing import Any
 
 from scaling_jax.fitting.errors import LawError
 from scaling_jax.fitting.laws import downstream, loss, shape, single
@@ -62,6 +63,17 @@ def get_law(name: str) -> Law:
     near = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(near)}. " if near else ""
     raise UnknownLaw(f"No law named {name!r}. {hint}All: {', '.join(names)}.")
+
+
+def listed(laws: Any) -> list[Any]:
+    """`laws` as a list of what names a law each. Raises LawError where it is empty or no collection."""
+    if isinstance(laws, (str, Law)):
+        return [laws]
+    if not isinstance(laws, Iterable):
+        raise LawError(f'laws={laws!r}: give names or laws, e.g. laws=["chinchilla"].')
+    if not (found := list(laws)):
+        raise LawError('laws is empty: name at least one, e.g. laws=["chinchilla"].')
+    return found
 
 
 def register_law(law: Law) -> Law:

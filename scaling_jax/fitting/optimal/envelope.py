@@ -12,6 +12,7 @@ from scaling_jax.fitting.data import check_int, check_level
 from scaling_jax.fitting.errors import FitError
 from scaling_jax.fitting.optimal.power_law import Allocation, power_law
 from scaling_jax.fitting.optimal.sweeps import as_columns
+from scaling_jax.fitting.rows import mistaken_columns
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -114,6 +115,8 @@ def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _warnings(optima: np.recarray, data: Mapping[str, np.ndarray]) -> Iterator[str]:
+    if mistaken := mistaken_columns(data, data["C"]):
+        yield mistaken
     if optima.size < 5:
         yield f"only {optima.size} runs are on the hull: exponents from so few are a rough guide"
     decades = np.log10(optima.C[-1] / optima.C[0])

@@ -9,6 +9,7 @@ import numpy as np
 
 from scaling_jax.fitting.optimal.isoflop_result import IsoFlop
 from scaling_jax.fitting.optimal.sweeps import Sweep, merge_close
+from scaling_jax.fitting.rows import mistaken_columns
 
 # A parabola over sweeps wider than this in N (largest over smallest) is not local any more: on a noise-free
 # Chinchilla surface a span of 64 moves D* by 3%, on an asymmetric one by 14% (Open-Athena 2026).
@@ -30,6 +31,9 @@ def warnings(result: IsoFlop, local: IsoFlop | None) -> list[str]:
 
 
 def _about_points(result: IsoFlop) -> Iterator[str]:
+    N, D, C = (np.concatenate(v) for v in zip(*((s.N, s.D, np.full(len(s.N), s.C)) for s in result.sweeps)))
+    if mistaken := mistaken_columns({"N": N, "D": D}, C):
+        yield mistaken
     if result.left_out:
         yield f"{result.left_out} points are near none of the given budgets and were left out"
     if result.merged:
