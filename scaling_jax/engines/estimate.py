@@ -128,18 +128,19 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     seconds = sum(pack.trained_flops / at(pack.width) for pack in packs)
     count = sum(len(pack.runs) for pack in packs)
     lanes = sorted({len(pack.lanes) for pack in packs})
-    lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
+    lanes_each = text.plural(lanes[0], "lane") if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]} lanes"
     separate = sum(run.flops for pack in packs for run in pack.runs)
+    less = f" ({separate / total:.2f}x less than separate runs)" if separate > 1.005 * total else ""
     cooldowns = max(count for pack in packs for count in collections.Counter(pack.budgets).values())
-    lanes_each += " lanes each" + (f" with {cooldowns} cool-downs to a budget" if cooldowns > 1 else "")
+    lanes_each += " each" + (f" with {cooldowns} cool-downs to a budget" if cooldowns > 1 else "")
     starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
             text.table(header, cells, indent=""),
-            f"{count} runs in {len(packs)} packs, {lanes_each}; N is {study.fit.params}; "
-            "C is exact, attention included.",
+            f"{text.plural(count, 'run')} in {text.plural(len(packs), 'pack')}, {lanes_each}; "
+            f"N is {study.fit.params}; C is exact, attention included.",
             *([_start_text(starts)] if starts else []),
-            f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
+            f"{total:.3g} FLOPs to train{less}, about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
             f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
             *([_rounds_text(packs, total, seconds)] if study.sweep == "halving" else []),
