@@ -135,6 +135,12 @@ def plain(width: int) -> float:
 
 def ours(width: int, lanes: int | None = None, devices: int | None = None, layout: str = "map") -> float:
     """Tokens/s of the engine over all lanes; a lane on every core by default."""
+    program, chunk, _ = lane_program(width, lanes, devices, layout)
+    return chunks_per_second(program, chunk) * chunk * BATCH.value * CONTEXT * program.num_lanes
+
+
+def lane_program(width: int, lanes: int | None = None, devices: int | None = None, layout: str = "map"):
+    """(the engine's program of these lanes, steps of a dispatch, counts of the scale)."""
     import jax
 
     from scaling_jax.data.dataset import Dataset
@@ -167,7 +173,7 @@ def ours(width: int, lanes: int | None = None, devices: int | None = None, layou
     feed = ResidentFeed(Dataset(spec, data, data, "d" * 16, 1.0, len(data), {}))
     chunk = max(1, 320 * 64 // (width * BATCH.value))
     program = LaneProgram(model, study, execution, mesh, [Lane(rate, 0.0, 1.0, 0, 100) for rate in rates], feed, chunk)
-    return chunks_per_second(program, chunk) * chunk * BATCH.value * CONTEXT * len(rates)
+    return program, chunk, counts
 
 
 def chunks_per_second(program, chunk: int) -> float:

@@ -14,6 +14,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 
 import jax
@@ -38,24 +39,29 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 compile_cache.share_between_devices()
 jax.config.update("jax_disable_most_optimizations", True)
 
-# XLA's older emitters for CPUs compile in 60% of the time, where jaxlib still has them. What is optimized, as users'
-# programs are, keeps the newer ones: so this process takes the option and those that it starts the flag.
-EMITTERS = "xla_cpu_use_fusion_emitters"
-FLAG = f" --{EMITTERS}=false"
+# So do the bytecode of the package, which takes each process half a second to compile, and pytest's of the tests: both
+# are written while the tests are collected, also where PYTHONDONTWRITEBYTECODE is set.
+DONT_WRITE_BYTECODE, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+
+# XLA's older emitters for CPUs compile in 60% of the time, where jaxlib still has them, and one part of a program in
+# 75% of the processor time of 32. What is optimized, as users' programs are, keeps the defaults: so this process takes
+# the options and those that it starts the flags.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+FLAGS = "".join(f" --{name}={str(value).lower()}" for name, value in QUICK.items())
 
 
 def compile_quickly():
-    """Sets the option, unless this jaxlib does not know it."""
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace(FLAG, "")  # of the process that started this one
+    """Sets the options, unless this jaxlib does not know one."""
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace(FLAGS, "")  # of the process that started this one
     try:
-        jax.jit(lambda x: x + 1, compiler_options={EMITTERS: False})(0)
+        jax.jit(lambda x: x + 1, compiler_options=QUICK)(0)
     except Exception:
         return
-    os.environ["XLA_FLAGS"] += FLAG
+    os.environ["XLA_FLAGS"] += FLAGS
     options = compiler.get_compile_options
 
     def quick_options(*args, env_options_overrides=None, **kwargs):
-        quick = {EMITTERS: False} if jax.config.read("jax_disable_most_optimizations") else {}
+        quick = QUICK if jax.config.read("jax_disable_most_optimizations") else {}
         return options(*args, env_options_overrides=quick | (env_options_overrides or {}), **kwargs)
 
     compiler.get_compile_options = quick_options
@@ -80,9 +86,10 @@ def optimized():
 
 
 def pytest_collection_finish():
-    """Garbage is collected again, but never looked for in what was imported."""
+    """Garbage is collected again, but never looked for in what was imported; bytecode is written as the user has it."""
     gc.freeze()
     gc.enable()
+    sys.dont_write_bytecode = DONT_WRITE_BYTECODE
 
 
 def pytest_collection_modifyitems(items):

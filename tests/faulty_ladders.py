@@ -183,6 +183,17 @@ def _thousands(rng) -> pd.DataFrame:
     return table
 
 
+def _flops_off(rng) -> pd.DataFrame:
+    """One scale's FLOPs were counted three times."""
+    table = ladder(rng)
+    return table.assign(flops=6 * table.params * table.tokens * np.where(table.params == SIZES[2], 3.0, 1.05))
+
+
+def _seeds_at_the_smallest(rng) -> pd.DataFrame:
+    table = ladder(rng)
+    return table[(table.params == SIZES[0]) | (table.seed == 0)].reset_index(drop=True)
+
+
 def _untuned_decay(rng) -> pd.DataFrame:
     parts = [ladder(rng, factor=lambda N, D, rate, d=d: 1 + 0.02 * (d - 0.4) ** 2 / 0.01) for d in (0.1, 0.2, 0.3)]
     return pd.concat([t.assign(weight_decay=d) for t, d in zip(parts, (0.1, 0.2, 0.3))], ignore_index=True)
@@ -246,6 +257,8 @@ FAULTY: dict[str, tuple[Callable[[np.random.Generator], pd.DataFrame], str]] = {
     "seeds scored on two validation sets": (_other_evaluation, r"seed [01] is .* the others"),
     "a seed copied": (_copied_seed, r"seeds 0 and 1 have the same"),
     "one scale's tokens in thousands": (_thousands, r"in another unit"),
+    "one scale's FLOPs counted three times": (_flops_off, r"120k flops is 2\.9 times as much"),
+    "seeds at the smallest scale alone": (_seeds_at_the_smallest, r"alone: the scatter of other scales is unknown"),
     "best weight decay at the edge": (_untuned_decay, r"0\.3 is the highest of 3 weight decays"),
     "too few steps": (lambda r: ladder(r).assign(steps=lambda t: (t.steps / 400).astype(int) + 10), r"optimizer steps"),
 }  # fmt: skip

@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import simulated
 
+from scaling_jax.fitting.inference import posterior
+
 pytest.importorskip("scaling_jax.cli.results_source")
 cli = importlib.import_module("scaling_jax.cli.main")
 C = np.geomspace(1e18, 1e21, 6)
@@ -15,6 +17,8 @@ C = np.geomspace(1e18, 1e21, 6)
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(posterior, "BURN_IN", 150)  # test_fitting_compare looks at what is sampled
+    monkeypatch.setattr(posterior, "STEPS", 200)
     rng = np.random.default_rng(0)
     rows = [
         {"optimizer": name, "model_flops": c, "bpb": (0.6 + 20 * (m * c) ** -0.1) * np.exp(noise)}

@@ -1,5 +1,6 @@
 """Images: digits from a wheel, Fashion-MNIST from Debian's package, folders of a user (mock pictures)."""
 
+import gzip
 import pathlib
 
 import numpy as np
@@ -70,6 +71,24 @@ def test_fashion_mnist_from_debian(tmp_path, monkeypatch):
     assert (loaded.train.shape, loaded.validation.shape) == ((60_000, 28, 28, 1), (10_000, 28, 28, 1))
     assert loaded.info["mean"] == pytest.approx([(whole["train"][0] / 255).mean()])
     assert loaded.info["std"] == pytest.approx([(whole["train"][0] / 255).std()])
+
+
+@pytest.mark.parametrize("damage", ["missing", "no gzip", "truncated", "other images"])
+def test_damaged_fashion_mnist(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_sets, "DEBIAN_FASHION_MNIST", tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "none"))
+    for stem in ("train", "t10k"):
+        for kind, header, size in (
+            ("labels-idx1", 8, 3),
+            ("images-idx3", 16, 3 * 28 * 28 - (damage == "other images")),
+        ):
+            content = gzip.compress(bytes(header) + np.random.default_rng(0).bytes(size))
+            content = {"no gzip": b"no gzip", "truncated": content[:-20]}.get(damage, content)
+            if damage != "missing":
+                (tmp_path / f"{stem}-{kind}-ubyte.gz").write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read .*apt-get install --reinstall") as error:
+        load("fashion_mnist", tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_fashion_mnist_absent_says_both_ways_out(tmp_path, monkeypatch):

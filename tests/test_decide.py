@@ -134,6 +134,8 @@ def test_inference_costs_least_on_the_contour_of_the_loss(big):
         d = ((goal - p["E"] - p["A"] / n ** p["alpha"]) / p["B"]) ** (-1 / p["beta"])
         totals.append(6 * n * d + 2 * n * 1e13)
     assert totals[1] < totals[0] and totals[1] < totals[2] and exact.flops < exact.flops_at_optimum
+    capped = decide.recommend(surface, 1e24, inference_tokens=1e13, max_params=8e9)
+    assert "no smaller model of the same loss costs less" in " ".join(capped.text().split())
 
 
 def test_caps(results):
@@ -172,6 +174,7 @@ def test_reach_inverts_recommend(results, big):
     assert "to be sure" in there.text()
     never = sj.reach(results, 1.0)
     assert never.optimum is None and "below the floor of every law" in never.text()
+    assert "every law (1.817)," in decide.reach(decide.Surface.published("besiroglu2024"), 1.0).text()
     published = decide.reach(decide.Surface.published("besiroglu2024"), 2.0)
     assert float(LAW.frontier(published.optimum.C).loss) == pytest.approx(2.0, abs=1e-4)
 

@@ -51,6 +51,7 @@ def test_what_the_study_says_stays():
         (Transformer(), TEXT, 16, (1, 2, 1), 1),  # devices share the batch
         (Transformer(), Spec("tokens", 256, 1024), 7, (1, 1, 1), 7),
         (CNN(), PICTURES, 64, (1, 1, 1), 8),
+        (CNN(stem_stride=2), PICTURES, 64, (1, 1, 1), 2),  # a quarter of the pixels
         (MLP(), PICTURES, 64, (1, 1, 1), 1),  # a weight is used once an image
     ],
 )

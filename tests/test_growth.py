@@ -275,10 +275,10 @@ def test_a_finished_study_runs_without_its_corpus(tmp_path, study, large, monkey
     assert source.startswith("SOURCE = ")
     run = functools.partial(ladder.run_here, "run", f"--study={moved}", f"--workdir={tmp_path / 'w'}")
     run = functools.partial(run, *(f"--set={setting}" for setting in LARGE))
-    before = ladder.files(tmp_path)
+    before = ladder.files(tmp_path / "w")
     for more, said in (("seeds=(0,1,2)", "text.txt' does not exist"), ("data.source=other.txt", "'other.txt'")):
         code, _, err = run(f"--set={more}")
-        assert code == 2 and said in err and ladder.files(tmp_path) == before
+        assert code == 2 and said in err and ladder.files(tmp_path / "w") == before
     code, out, err = run()
     assert code == 0 and f"all {len(wanted)} runs are done; nothing to train" in err and "no run needs it" in err
     assert stamps(tmp_path / "w") == stamps(planned)

@@ -101,6 +101,7 @@ def test_branches_of_a_trunk_share_their_luck():
         (["data.unique_tokens=100000"], "tokens 20.0 times, more than", "fit.law=data_constrained"),
         (["data.unique_tokens=1500000"], "1.50M distinct tokens 1.3 times", None),
         (["optimizer.learning_rates=olmo"], "they fall twice", "parametrization.name=standard"),
+        (["optimizer.name=schedule_free_adamw"], "averages in place of a decay", "schedule.name=constant"),
         (["budgets.tokens=()", "budgets.tokens_per_param=(40, 90)"], "correlate at 0.9", None),
         (["ladder.widths=(128,192,256,320)"], "below the smallest scale", "ladder.widths=(128,192,256,320,64)"),
         ([*SMALL, "ladder.widths=(8,16,24)"], "above the largest scale (20.1k)", None),
@@ -127,12 +128,42 @@ def test_a_study_that_tells_too_little_gets_the_cheapest_change():
     assert after[2] / after[1] < before[2] / before[1]
 
 
-def test_tokens_that_follow_the_size_are_refused(tmp_path):
+def refused(*settings):
+    study = make_study(*settings)
+    return outlook.refused(study, make_plan(study, SPEC))
+
+
+@pytest.mark.parametrize(
+    "settings, way",
+    [
+        (["budgets.tokens_per_param=40"], "--set 'budgets.tokens_per_param=()'"),
+        (["budgets.tokens_per_param=20", "ladder.widths=(32,48)"], "'budgets.tokens_per_param="),
+        (["budgets.flops=1e12"], "add IsoFLOP budgets; --set 'budgets.flops=(2.5e+11,5e+11,1e+12)'"),
+        (["budgets.flops=1e12", "ladder.widths=(32,48)"], "add IsoFLOP budgets"),
+    ],
+)
+def test_budgets_that_follow_the_size_are_refused(settings, way):
+    settings = ["budgets.tokens=()", *settings]
+    assert refused(*settings).startswith("ln N and ln D correlate at") and way in refused(*settings)
+    # What is proposed leads out.
+    ways = [way for f in assess(make_study(*settings)).findings if f.refused for way in f.way]
+    assert ways and refused(*settings, *ways) == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["budgets.tokens=()", "budgets.tokens_per_param=(20,80)", "ladder.widths=(32,48)"],
+        ["budgets.tokens=()", "budgets.flops=(2.5e11,1e12)"],
+        ["budgets.tokens=1e6", "ladder.widths=(16,32)", "optimizer.batch_size=olmo"],  # one budget in other batches
+    ],
+)
+def test_budgets_that_cross_sizes_are_not_refused(settings):
+    assert refused(*settings) == ""
+
+
+def test_what_is_refused_is_planned_by_force(tmp_path):
     study = make_study("budgets.tokens=()", "budgets.tokens_per_param=40")
-    found = outlook.refused(study, make_plan(study, SPEC))
-    assert found.startswith("ln N and ln D correlate at") and "--set 'budgets.tokens_per_param=()'" in found
-    out = override(study, [way for f in assess(study).findings if f.refused for way in f.way])
-    assert outlook.refused(out, make_plan(out, SPEC)) == ""
     # A law of compute alone does not mind.
     assert outlook.refused(override(study, ["fit.law=power"]), make_plan(study, SPEC)) == ""
     args = ["plan", f"--study={ladder.write_study(tmp_path)}", "--set=budgets.tokens=()"]

@@ -161,6 +161,15 @@ def test_a_simulated_study_in_rounds(tmp_path, monkeypatch):
     args = [study, "--engine=simulate", *(f"--set={one}" for one in sets)]
     code, out, err = ladder.run_here("plan", study, *(f"--set={one}" for one in sets))
     assert code == 0 and "sweep=halving is expected to train" in out, err
+    few = [
+        study,
+        *args[2:],
+        "--set=budgets.tokens=4000",
+        "--set=budgets.min_steps=1",
+        "--set=schedule.cooldown_fraction=(0.1,0.2)",
+    ]
+    code, out, err = ladder.run_here("plan", *few)
+    assert code == 0 and "halving is expected to stop nothing" in out and "lanes each with 2 cool-downs" in out, err
     code, out, err = ladder.run_here("run", *args, f"--workdir={tmp_path / 'w'}")
     assert code == 0, err
     table = sj.load(tmp_path / "w").table

@@ -233,7 +233,8 @@ class Analysis:
         """(the best model of each kind of budget at the first target, why one is missing)."""
         if not len(self.frontier):
             return (), self.no_frontier or "the law has no frontier of N and D"
-        return each_budget(self.best_runs, self.targets, self.settings, self.resources[0])
+        first = self.frontier[np.isclose(self.frontier.C, self.targets[0])].iloc[0]
+        return each_budget(self.best_runs, first, self.settings, self.resources[0])
 
     @property
     def frontier(self) -> pd.DataFrame:

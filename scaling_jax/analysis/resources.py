@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -177,7 +177,7 @@ class Budget:
 
 
 def each_budget(
-    best_runs: Callable[..., Any], targets: Sequence[float], settings: Fit, laws: Mapping[str, Resource]
+    best_runs: Callable[..., Any], first: Any, settings: Fit, laws: Mapping[str, Resource]
 ) -> tuple[tuple[Budget, ...], str]:
     """The first target as a budget of each kind, with the best model of each: FLOPs, device-hours, dollars, memory.
 
@@ -185,7 +185,7 @@ def each_budget(
 
     Args:
       best_runs: `Analysis.best_runs`.
-      targets: FLOPs, at least one.
+      first: row of the frontier at that target: C, N, D, loss, loss_low, loss_high.
       settings: of the fit, with the price of a device-hour and the memory of a device.
       laws: of `resources`.
 
@@ -193,21 +193,20 @@ def each_budget(
       (budgets; none where the runs give no frontier or did not record their time, why a kind that the settings ask for
       is missing).
     """
-    C = targets[0]
+    C = float(first.C)
     time, memory = laws.get(SECONDS_PER_TOKEN), laws.get("memory_bytes")
     hours = None if time is None or time.law is None else Hours(time.law.coefficient, time.law.exponent)
     missing = []
 
-    def row(kind: str, amount: str, C: float, cost: Any = None, max_N: float | None = None) -> Budget:
-        best = best_runs([C], cost, max_N).rows.iloc[0]
+    def row(kind: str, amount: str, best: Any) -> Budget:
         spent = float("nan") if hours is None else float(hours(best.N, best.D))
         held = float("nan") if memory is None else float(memory.at(best.N)[0])
         return Budget(kind, amount, best.N, best.D, best.loss, best.loss_low, best.loss_high, spent, held)
 
-    out = [row("FLOPs", f"{C:.2e}", C)]
+    out = [row("FLOPs", f"{C:.2e}", first)]
     if hours is not None:
         same = out[0].hours
-        out.append(row("device-hours", short(same), same, hours))
+        out.append(row("device-hours", short(same), best_runs([same], hours).rows.iloc[0]))
         if settings.price is not None:
             out.append(dataclasses.replace(out[-1], kind="dollars", amount=f"${short(same * settings.price)}"))
     elif settings.price is not None:
@@ -216,7 +215,7 @@ def each_budget(
         cap = 0.0 if memory is None or memory.law is None else memory.largest_within(settings.max_memory)
         if cap:
             kind = f"FLOPs, {short_bytes(settings.max_memory)} a device"
-            out.append(row(kind, f"{C:.2e}", C, max_N=cap))
+            out.append(row(kind, f"{C:.2e}", best_runs([C], max_N=cap).rows.iloc[0]))
         elif memory is None or memory.law is None:
             missing.append(f"memory: {_why(memory, 'memory_bytes', 'memory_bytes')}")
         else:

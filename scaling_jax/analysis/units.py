@@ -18,6 +18,8 @@ RATIO_LOW, RATIO_HIGH = 1e-3, 2e5
 MIXED = 1e5  # between the smallest and the largest of a column, where the smallest is no count
 FLOPS_APART = 100.0  # times 6 N D
 SCALE_APART = 30.0  # the same of one scale, against the others
+JUMP = 1.5  # the same of one scale against its neighbors
+AGREE, MIN_SCALES = 1.05, 4  # of all other scales, where it is the first or last; and how many there must be
 COUNTED_APART = 0.05  # in ln C: by this much FLOPs may differ from 6 N D without a note
 
 
@@ -64,6 +66,33 @@ def suspect_units(values: pd.DataFrame, names: Mapping[str, str]) -> str:
         return (
             f"{largest}: too small to be counts, perhaps millions or billions; give the factor, e.g. --columns='{way}'"
         )
+    return ""
+
+
+def odd_flops(values: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """A sentence on a scale whose FLOPs are another multiple of 6 N D than those of its neighbors; "" where none is.
+
+    Attention, embeddings and the mix of width and depth change the multiple from scale to scale. So a scale is odd only
+    if it is above both neighbors, or below both; at an end of the ladder, where all others agree.
+
+    Args:
+      values, names: as in `suspect_units`.
+    """
+    if names.get("C", "6 N D") == "6 N D" or not {"N", "D"} <= set(names):
+        return ""
+    ratio = np.log(values.C / (6 * values.N * values.D)).groupby(values.N).median()
+    y, last = ratio.to_numpy(), len(ratio) - 1
+    for i in range(len(y)) if last >= MIN_SCALES - 1 else ():
+        others = np.delete(y, i)
+        near = others if i in (0, last) else y[[i - 1, i + 1]]
+        if i in (0, last) and np.ptp(others) > np.log(AGREE):
+            continue
+        off = y[i] - near.max() if y[i] > near.max() else min(y[i] - near.min(), 0.0)
+        if abs(off) > np.log(JUMP):
+            return (
+                f"at N = {short(ratio.index[i])} {names['C']} is {np.exp(y[i] - near.mean()):.2g} times as much of "
+                "6 N D as at its neighbors: check how the FLOPs of that scale were counted, or leave the column out"
+            )
     return ""
 
 

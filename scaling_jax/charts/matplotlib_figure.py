@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
 import matplotlib
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -73,8 +75,8 @@ def _panel(ax: Axes, panel: Panel) -> None:
     for axis, log in (("x", panel.x.log), ("y", panel.y.log)):
         if log:
             getattr(ax, f"set_{axis}scale")("log")
-    for order, mark in enumerate(panel.marks):
-        _mark(ax, mark, 2 + order / 1000)
+    for order, (_, same) in enumerate(itertools.groupby(panel.marks, _collection)):
+        _marks(ax, list(same), 2 + order / 1000)
     ax.set_xlabel(panel.x.label)
     ax.set_ylabel(panel.y.label)
     if panel.title:
@@ -83,13 +85,25 @@ def _panel(ax: Axes, panel: Panel) -> None:
         _ticks(ax, axis, of)
 
 
-def _mark(ax: Axes, mark: Mark, order: float) -> None:
+def _collection(mark: Mark) -> Any:
+    """Equal for neighbors that are drawn as one collection: one for every scale takes most of the time."""
+    return (mark.symbol, mark.size) if mark.kind == "points" and mark.scale else id(mark)
+
+
+def _marks(ax: Axes, marks: list[Mark], order: float) -> None:
+    """Draws one mark, or the points of several."""
+    mark = marks[0]
+    if mark.kind == "points":
+        x, y = (np.concatenate([np.asarray(getattr(m, k), float) for m in marks]) for k in "xy")
+        colors = [to_rgba(color_of(m.color)) for m in marks]
+        each = np.repeat(colors, [np.size(m.x) for m in marks], axis=0) if len(set(colors)) > 1 else colors[:1]
+        if x.size:
+            ax.scatter(x, y, s=mark.size**2, zorder=order, **_point_style(mark.symbol, each))
+        return
     color = color_of(mark.color)
     x, y, low, high = (np.asarray(v, float) for v in (mark.x, mark.y, mark.low, mark.high))
     if mark.kind == "line":
         ax.plot(x, y, color=color, lw=mark.width, ls=DASHES[mark.dash], zorder=order)
-    elif mark.kind == "points":
-        ax.scatter(x, y, s=mark.size**2, zorder=order, **_point_style(mark, color))
     elif mark.kind == "band":
         ax.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=order)
     elif mark.kind == "span":
@@ -103,15 +117,15 @@ def _mark(ax: Axes, mark: Mark, order: float) -> None:
         ax.clabel(lines, fontsize=8, fmt=ticks.plain)
 
 
-def _point_style(mark: Mark, color: Any) -> dict[str, Any]:
-    style: dict[str, Any] = {"marker": SYMBOLS[mark.symbol], "linewidths": 0.5}
-    if mark.symbol == "open":
-        return style | {"facecolors": "white", "edgecolors": [color], "linewidths": 1.1}
-    if mark.symbol in ("cross", "tick"):
-        return style | {"c": [color], "linewidths": 1.6}
-    if mark.symbol == "diamond":
-        return style | {"c": [color], "edgecolors": COLORS[AVOIDED], "linewidths": 1.3}
-    return style | {"c": [color], "edgecolors": "white"}
+def _point_style(symbol: str, colors: Any) -> dict[str, Any]:
+    style: dict[str, Any] = {"marker": SYMBOLS[symbol], "linewidths": 0.5}
+    if symbol == "open":
+        return style | {"facecolors": "white", "edgecolors": colors, "linewidths": 1.1}
+    if symbol in ("cross", "tick"):
+        return style | {"c": colors, "linewidths": 1.6}
+    if symbol == "diamond":
+        return style | {"c": colors, "edgecolors": COLORS[AVOIDED], "linewidths": 1.3}
+    return style | {"c": colors, "edgecolors": "white"}
 
 
 def _ticks(ax: Axes, axis: Any, of: Axis) -> None:

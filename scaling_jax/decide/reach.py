@@ -156,7 +156,8 @@ def _unreached(surface: Surface, curve: list[Optimum], goal: float, why: list[st
     fits = model.fits.values() if isinstance(model, fitting.Forecast) else [model]
     floors = [fit.params[k] for fit in fits for k in FLOORS if k in fit.params]
     if floors and min(floors) > goal:
-        return f"it is below the floor of every law ({min(floors):.4g} to {max(floors):.4g}), which no budget passes"
+        span = " to ".join(dict.fromkeys(f"{floor:.4g}" for floor in (min(floors), max(floors))))
+        return f"it is below the floor of every law ({span}), which no budget passes"
     more = f" ({why[0]})" if why else ""
     return f"even {last.C:.3g} FLOPs, the most that can be forecast{more}, are expected to reach only {last.loss:.4g}"
 

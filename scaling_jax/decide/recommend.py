@@ -23,6 +23,7 @@ from scaling_jax.text import short, short_bytes
 GRID, SMALLEST = 241, 1e-3  # sizes tried for the over-trained optimum, down to this share of N*
 MOST_TOKENS = 1e4  # times D* that over-training may take
 WIDTH = 110  # of text
+WORTH = 0.005  # of all FLOPs: over-training that saves less is not named
 INFERENCE = 2.0  # FLOPs per parameter and token
 
 
@@ -46,6 +47,11 @@ class Inference:
     def text(self) -> str:
         """One sentence."""
         saved = 1 - self.flops / self.flops_at_optimum
+        if saved < WORTH:
+            return (
+                f"with {short(self.tokens)} tokens of inference, no smaller model of the same loss costs less: "
+                f"{self.flops:.3g} FLOPs in all"
+            )
         return (
             f"with {short(self.tokens)} tokens of inference, the same loss costs least at N = {short(self.N)}, "
             f"D = {short(self.D)} ({short(self.D / self.N)} tokens per parameter): {self.flops:.3g} FLOPs in all, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from scaling_jax.engines import speeds
 from scaling_jax.live import clock
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, Run, expected_flops, memory_bytes
+from scaling_jax.planning.rounds import LEAST_STEPS, WARMUPS
 from scaling_jax.settings import Start
 from scaling_jax.study import Study
 from scaling_jax.training import hardware
@@ -126,25 +128,37 @@ def plan_text(study: Study, packs: Sequence[Pack], spec: Spec) -> str:
     seconds = sum(pack.trained_flops / at(pack.width) for pack in packs)
     count = sum(len(pack.runs) for pack in packs)
     lanes = sorted({len(pack.lanes) for pack in packs})
-    lanes_each = str(lanes[0]) if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]}"
+    lanes_each = text.plural(lanes[0], "lane") if len(lanes) == 1 else f"{lanes[0]} to {lanes[-1]} lanes"
     separate = sum(run.flops for pack in packs for run in pack.runs)
-    expected = expected_flops(packs) if study.sweep == "halving" else total
-    rounds = (
-        f"sweep=halving is expected to train {expected:.3g} of these FLOPs ({expected / total:.0%}, about "
-        f"{clock(seconds * expected / total).strip()}): weak combinations stop early."
-    )
+    less = f" ({separate / total:.2f}x less than separate runs)" if separate > 1.005 * total else ""
+    cooldowns = max(count for pack in packs for count in collections.Counter(pack.budgets).values())
+    lanes_each += " each" + (f" with {cooldowns} cool-downs to a budget" if cooldowns > 1 else "")
     starts = [lane.start for pack in packs for lane in pack.lanes if lane.start is not None]
     return "\n".join(
         [
             text.table(header, cells, indent=""),
-            f"{count} runs in {len(packs)} packs, {lanes_each} lanes each; N is {study.fit.params}; "
-            "C is exact, attention included.",
+            f"{text.plural(count, 'run')} in {text.plural(len(packs), 'pack')}, {lanes_each}; "
+            f"N is {study.fit.params}; C is exact, attention included.",
             *([_start_text(starts)] if starts else []),
-            f"{total:.3g} FLOPs to train ({separate / total:.2f}x less than separate runs), about "
+            f"{total:.3g} FLOPs to train{less}, about "
             f"{clock(seconds).strip()} at {source}; with start, compilation and report about "
             f"{clock(seconds + overhead_seconds(packs, study.family.name)).strip()}.",
-            *([rounds] if study.sweep == "halving" else []),
+            *([_rounds_text(packs, total, seconds)] if study.sweep == "halving" else []),
         ]
+    )
+
+
+def _rounds_text(packs: Sequence[Pack], total: float, seconds: float) -> str:
+    """What halving is expected to leave of the FLOPs and seconds of the whole sweep."""
+    share = expected_flops(packs) / total
+    if share > 0.995:
+        return (
+            "sweep=halving is expected to stop nothing: a quarter of the shortest budget has fewer than "
+            f"{LEAST_STEPS} steps or {WARMUPS:g} warm-ups, and no budget follows; give longer ones, or several."
+        )
+    return (
+        f"sweep=halving is expected to train {share * total:.3g} of these FLOPs ({share:.0%}, about "
+        f"{clock(seconds * share).strip()}): weak combinations stop early."
     )
 
 

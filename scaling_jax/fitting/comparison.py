@@ -142,13 +142,19 @@ class Comparison:
         """
         name = self._name(name)
         C = self.common_range(name)[1] if C is None else float(check_all_positive(C, "C"))
-        pair = {k: self.recipes[k] for k in (self.names[0], name)}
-        shared = _compared(pair, self.level, "shared", self._seed)
+        shared = self._with_floor("shared", name)
         pinned = float(np.median(shared._samples[name][0][:, 0]))
-        answers = {"shared": shared.multiplier(C)}
-        answers["free"] = _compared(pair, self.level, "free", self._seed).multiplier(C)
-        answers[f"pinned at {pinned:.4g}"] = _compared(pair, self.level, pinned, self._seed).multiplier(C)
+        answers = {"shared": shared.multiplier(C, name)}
+        answers["free"] = self._with_floor("free", name).multiplier(C, name)
+        answers[f"pinned at {pinned:.4g}"] = self._with_floor(pinned, name).multiplier(C, name)
         return answers
+
+    def _with_floor(self, floor: str | float, name: str) -> Comparison:
+        """The baseline and one recipe under this floor; pairs are sampled apart, so ours need not be again."""
+        if floor == self.floor:
+            return self
+        pair = {k: self.recipes[k] for k in (self.names[0], name)}
+        return _compared(pair, self.level, floor, self._seed)
 
     def next_pair(self, name: str | None = None) -> NextPair:
         """The cheapest next run of both recipes that is expected to separate them, or else the most informative one."""

@@ -22,6 +22,7 @@ SMALL_LAW = {"E": 0.805, "A": 12.7, "B": 267.0, "alpha": 0.301, "beta": 0.452}
 LARGE_LAW, LARGE = "besiroglu2024", 1e7
 TRUNK_NOISE, RUN_NOISE = 0.0079, 0.0042
 LARGE_NOISE = 0.0035
+ROUNDING = 0.05  # of ln D: whole batches of other sizes make other budgets of one
 QUANTILE = 1.645  # of 90% intervals
 
 
@@ -120,9 +121,9 @@ def points_of(study: Study, packs: Sequence[Pack]) -> Points:
 
 
 def correlation_of(points: Points) -> float:
-    """Of ln N and ln D over the distinct points; nan where one does not vary."""
+    """Of ln N and ln D over the distinct points; nan where one varies by no more than batches round it."""
     log_n, log_d = np.log(points.cells).T
-    varied = len(log_n) > 2 and np.ptp(log_n) > 0 and np.ptp(log_d) > 0
+    varied = min(np.ptp(log_n), np.ptp(log_d)) > ROUNDING
     return float(np.corrcoef(log_n, log_d)[0, 1]) if varied else float("nan")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scaling_jax import fitting, rules
+from scaling_jax.models import optimizers
 from scaling_jax.outlook.expected import Points, Prior
 from scaling_jax.planning import Pack
 from scaling_jax.study import AUTO_LAW, Study
@@ -44,18 +45,8 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
     sizes = np.unique(points.N)
     needed = len(fitting.laws[study.fit.law].params) if study.fit.law != AUTO_LAW else 5
     splits = study.fit.law == AUTO_LAW or {"N", "D"} <= set(fitting.laws[study.fit.law].inputs)
-    if splits and correlation >= COLLINEAR:
-        low, high = float(points.D.min()), float(points.D.max())
-        crossed = ", ".join(f"{v:.3g}" for v in (low, (low * high) ** 0.5, high))
-        ways = [f"budgets.{name}=()" for name in ("tokens_per_param", "flops") if getattr(study.budgets, name)]
-        out.append(
-            Finding(
-                f"ln N and ln D correlate at {correlation:.3f} (D/N from {short(ratios[0])} to {short(ratios[1])}): "
-                "the exponents of N and D cannot be separated; train every scale on the same budgets",
-                (f"budgets.tokens=({crossed})", *ways),
-                refused=True,
-            )
-        )
+    if splits and abs(correlation) >= COLLINEAR:
+        out.append(_one_line(study, points, correlation))
     elif splits and abs(correlation) >= CORRELATED:
         out.append(
             Finding(f"ln N and ln D correlate at {correlation:.2f}, over {CORRELATED}: cross budgets and scales more")
@@ -82,6 +73,24 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
         text = "one seed: the scatter between seeds stays unknown, and a lucky scale cannot be seen"
         out.append(Finding(text, (f"seeds=({study.seeds[0]}, {study.seeds[0] + 1})",)))
     return out
+
+
+def _one_line(study: Study, points: Points, correlation: float) -> Finding:
+    """D follows N, as D = 20 N or one IsoFLOP curve has it: no law of both can be fitted."""
+    ratios, D, flops = points.D / points.N, (points.D.min(), points.D.max()), max(study.budgets.flops, default=0.0)
+    if correlation < 0 and flops:
+        more, way = "add IsoFLOP budgets", [f"budgets.flops={listed([flops / 4, flops / 2, flops])}"]
+    else:
+        crossed = ", ".join(f"{v:.3g}" for v in (D[0], (D[0] * D[1]) ** 0.5, D[1]))
+        more, way = "train every scale on the same budgets", [f"budgets.tokens=({crossed})"]
+        way += [f"budgets.{name}=()" for name in ("tokens_per_param", "flops") if getattr(study.budgets, name)]
+    low, high = short(float(ratios.min())), short(float(ratios.max()))
+    return Finding(
+        f"ln N and ln D correlate at {correlation:.3f} (D/N from {low} to {high}): the exponents of N and D cannot be "
+        f"separated; {more}",
+        tuple(way),
+        refused=True,
+    )
 
 
 def of_runs(study: Study, packs: Sequence[Pack], tokens: int | None) -> list[Finding]:
@@ -139,19 +148,24 @@ def of_optimum(study: Study, points: Points, prior: Prior) -> list[Finding]:
 
 
 def of_rules(study: Study) -> list[Finding]:
-    if study.parametrization.name == "standard":
-        return []
-    follows = [
+    """Settings that undo one another."""
+    out, follows = [], [
         rate for rate in study.optimizer.learning_rates
         if not isinstance(rate, (int, float)) and rules.reads(rate, "learning_rate", "N")
     ]  # fmt: skip
-    if not follows:
-        return []
-    text = (
-        f"optimizer.learning_rates follows N, and parametrization.name={study.parametrization.name} scales the rates "
-        "with the width as well: they fall twice"
-    )
-    return [Finding(text, ("parametrization.name=standard",))]
+    if follows and study.parametrization.name != "standard":
+        text = (
+            f"optimizer.learning_rates follows N, and parametrization.name={study.parametrization.name} scales the "
+            "rates with the width as well: they fall twice"
+        )
+        out.append(Finding(text, ("parametrization.name=standard",)))
+    name, schedule = study.optimizer.name, study.schedule.name
+    if optimizers.rule(name).schedule_free and schedule != "constant":
+        text = (
+            f"optimizer.name={name} averages in place of a decay, and schedule.name={schedule} decays its rate as well"
+        )
+        out.append(Finding(text, ("schedule.name=constant",)))
+    return out
 
 
 def wider(study: Study, up: float | None = None, down: float | None = None) -> list[tuple[str, ...]]:

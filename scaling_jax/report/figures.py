@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,16 +99,10 @@ def frontier(analysis: Analysis) -> Chart:
     if analysis.hold_out is not None:
         rows = analysis.hold_out.rows
         name = "prediction of held-out runs"
-        for scale, of_scale in ((s, rows[rows.scale == s]) for s in points.order):
-            if len(of_scale):
-                marks.append(
-                    Mark(
-                        "span", of_scale.C, low=of_scale.low, high=of_scale.high, color=AVOIDED, scale=scale, width=1.2
-                    )
-                )
-                marks.append(
-                    Mark("points", of_scale.C, of_scale.predicted, color=AVOIDED, symbol="tick", size=8, scale=scale)
-                )
+        held = [(s, of_scale) for s in points.order if len(of_scale := rows[rows.scale == s])]
+        style: dict[str, Any] = {"color": AVOIDED}
+        marks += [Mark("span", r.C, low=r.low, high=r.high, scale=s, width=1.2, **style) for s, r in held]
+        marks += [Mark("points", r.C, r.predicted, symbol="tick", size=8, scale=s, **style) for s, r in held]
         marks.append(Mark("points", [], [], name=name, color=AVOIDED, symbol="tick"))
     marks += points.marks(runs.chosen.C, runs.chosen.y)
     for i, (part, dash) in enumerate(inside_and_beyond(curve, float(runs.chosen.C.max()))):
@@ -120,7 +115,7 @@ def frontier(analysis: Analysis) -> Chart:
     panel = Panel(Axis("training FLOPs", "flops", True), Axis(analysis.y_label, log=log), tuple(marks))
     caption = "Each line is a scale, each dot a run."
     if len(curve):
-        caption += " The black line is the fitted frontier, dashed beyond the runs."
+        caption += " The thick line is the fitted frontier, dashed beyond the runs."
     if analysis.hold_out is not None:
         caption += " Diamonds are held-out runs, red ticks their prediction by a fit that has not seen them."
     title = analysis.metric[:1].upper() + analysis.metric[1:]

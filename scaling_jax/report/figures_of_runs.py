@@ -9,7 +9,7 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.frames import groups_of, log, rows_of
+from scaling_jax.analysis.frames import log, rows_of
 from scaling_jax.analysis.status import DIVERGED, DONE
 from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel
 from scaling_jax.report.points import count_label, points_of
@@ -36,18 +36,17 @@ def learning_curves(analysis: Analysis) -> Chart:
     lost_ids = list(runs.of_status(DIVERGED).run_id)[:MAX_CURVES]
     wanted = analysis.curves[analysis.curves.run_id.isin({*shown.run_id, *lost_ids})]
     wanted = wanted.sort_values("step", kind="stable")
-    by_run = {run_id: rows for (run_id,), rows in groups_of(wanted, ["run_id"])}
+    values = wanted[["step", "tokens", "loss"]].to_numpy(float)
+    by_run = {run_id: values[rows] for run_id, rows in wanted.groupby("run_id").indices.items()}
     floor = 0.0 if analysis.fit is None or analysis.metric != "loss" else analysis.fit.params.get("E", 0.0)
     left, right = _curves(shown, by_run, points, float(floor))
     for run_id in lost_ids:
-        rows = by_run.get(run_id)
-        rows = None if rows is None else rows[np.isfinite(rows.loss)]
-        if rows is not None and len(rows):
-            text = [f"{run_id} diverged"] * len(rows)
-            left.append(Mark("line", rows.tokens, rows.loss, color=AVOIDED, dash="dash", width=0.9, texts=text))
-            left.append(
-                Mark("points", rows.tokens[-1:], rows.loss[-1:], color=AVOIDED, symbol="cross", texts=text[-1:])
-            )
+        _, tokens, loss = by_run.get(run_id, np.empty((0, 3))).T
+        tokens, loss = tokens[np.isfinite(loss)], loss[np.isfinite(loss)]
+        if loss.size:
+            text = [f"{run_id} diverged"] * loss.size
+            left.append(Mark("line", tokens, loss, color=AVOIDED, dash="dash", width=0.9, texts=text))
+            left.append(Mark("points", tokens[-1:], loss[-1:], color=AVOIDED, symbol="cross", texts=text[-1:]))
     if any(mark.symbol == "cross" for mark in left):
         left.append(Mark("points", [], [], color=AVOIDED, symbol="cross", name="diverged"))
     final = analysis.metric == "loss"
@@ -78,8 +77,7 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
     """(curves against tokens, curves collapsed)."""
     left, right = [], []
     for run in rows_of(shown):
-        curve = smooth(by_run[run.run_id])
-        tokens, loss = curve.tokens.to_numpy(), curve.loss.to_numpy()
+        tokens, loss = smooth(by_run[run.run_id]).T
         style: dict[str, Any] = {"color": points.color(run.scale), "scale": run.scale, "width": 1.0}
         left.append(Mark("line", tokens, loss, runs=[str(run.run_id)] * len(loss), **style))
         keep = loss > floor
@@ -89,17 +87,23 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
     return left, right
 
 
-def smooth(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over equal steps of ln(step): learning-curve points are as noisy as their batches."""
-    columns = ["tokens", "flops", "loss"]
-    step, values = rows.step.to_numpy(float), rows[columns].to_numpy(float)
-    step, values = step[np.isfinite(values[:, 2])], values[np.isfinite(values[:, 2])]
+def smooth(curve: np.ndarray) -> np.ndarray:
+    """Means over equal steps of ln(step): learning-curve points are as noisy as their batches.
+
+    Args:
+      curve: (n, 3) step, tokens and loss; points without a finite loss are left out.
+
+    Returns:
+      (m, 2) tokens and loss.
+    """
+    curve = curve[np.isfinite(curve[:, 2])]
+    values = curve[:, 1:]
     if len(values) > SMOOTHING_BINS:
-        position = np.log(np.maximum(step, 1.0))
+        position = np.log(np.maximum(curve[:, 0], 1.0))
         bins = np.digitize(position, np.linspace(position[0], position[-1], SMOOTHING_BINS))
         starts = np.flatnonzero(np.diff(bins, prepend=-1))
         values = np.add.reduceat(values, starts) / np.diff(starts, append=len(values))[:, None]
-    return pd.DataFrame(values, columns=columns)
+    return values
 
 
 def _swept(analysis: Analysis) -> list[str]:

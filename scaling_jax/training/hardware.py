@@ -48,7 +48,8 @@ KNOWN_PEAKS = {
     "T4": 65e12,
 }
 SCAN_FROM_DEPTH = 8  # deeper than this, compiling one layer and scanning is worth the copies that scanning costs
-CPU_PART_USES = 512  # of a weight in a microbatch: activations stay in a core's caches (benchmarks/README.md)
+CPU_TOKEN_USES = 512  # of a weight in a microbatch: activations stay in a core's caches (benchmarks/README.md)
+CPU_PIXEL_USES = 900  # the same of a convolution's
 REMAT_FROM_WIDTH = 512  # wider than this, activations rather than arithmetic are what runs out on an accelerator
 
 
@@ -157,14 +158,15 @@ def resolve_pack(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int
 
 
 def cpu_parts(counts: Counts, context: int, batch_size: int) -> int:
-    """The most equal parts of a batch of which each uses every weight `CPU_PART_USES` times.
+    """The most equal parts of a batch of which each uses every weight so often that activations stay in the caches.
 
     A matrix is used once per token, a convolution's once per pixel; fewer uses would only re-read weights and add up
     gradients.
     """
     uses = context * counts.flops_per_token / counts.flops_6nd_per_token  # by one sequence or image
+    enough = CPU_TOKEN_USES if context > 1 else CPU_PIXEL_USES
     divisors = (k for k in range(1, batch_size + 1) if batch_size % k == 0)
-    return max((k for k in divisors if batch_size // k * uses >= CPU_PART_USES), default=1)
+    return max((k for k in divisors if batch_size // k * uses >= enough), default=1)
 
 
 @functools.cache

@@ -217,22 +217,18 @@ class LaneProgram:
     def init_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(seeds, init_scales, active), stacked by lane -> state."""
         slots = tuple(self._abstract(np.zeros(len(self.groups[0]), kind), P("run")) for kind in SLOT)
-        return self._once(jax.vmap(self._lane_init)), slots
+        return jax.jit(jax.vmap(self._lane_init), out_shardings=self.state_sharding), slots
 
     def start_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(params, active), stacked by lane -> state."""
         arguments = self.state_shapes["params"], jax.ShapeDtypeStruct((len(self.groups[0]),), jnp.bool_)
-        return self._once(jax.vmap(self._lane_start)), self._abstract(arguments, P("run"))
+        start = jax.jit(jax.vmap(self._lane_start), out_shardings=self.state_sharding)
+        return start, self._abstract(arguments, P("run"))
 
     def copy_program(self) -> tuple[Any, tuple[Any, ...]]:
         """state -> another."""
-        return self._once(lambda state: jax.tree.map(jnp.copy, state)), (self.abstract_state,)
-
-    def _once(self, function: Callable[..., Any]) -> Any:
-        """Jitted, from anything to a state; runs so rarely that on a CPU compiling it is what takes time."""
-        best = self.mesh.devices.flat[0].platform != "cpu" or jax.config.read("jax_disable_most_optimizations")
-        options = None if best else {"xla_backend_optimization_level": 1}
-        return jax.jit(function, out_shardings=self.state_sharding, compiler_options=options)
+        copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state), out_shardings=self.state_sharding)
+        return copy, (self.abstract_state,)
 
     def train_program(self) -> tuple[Any, tuple[Any, ...]]:
         """(state, hparams, span, inputs, most steps of a lane, arrays) -> (state, losses); the state is donated."""

@@ -56,6 +56,10 @@ def seeds(e: Evidence) -> Check:
     name, runs = "the noise is known", e.runs
     if runs.noise is not None:
         detail = f"seeds differ by {runs.noise:.2%} (one standard deviation, from {runs.noise_runs} runs)"
+        repeated = runs.chosen.groupby("scale").seed.nunique() > 1
+        if repeated.sum() == 1 and len(repeated) > 2:
+            where = f"at {repeated.idxmax()} alone: the scatter of other scales is unknown; add seeds there"
+            return Check(name, WARN, f"{detail}, {where}")
         return Check(name, PASS, detail)
     if runs.chosen.trunk.nunique() >= MANY_TRUNKS and runs.chosen.N.nunique() >= MANY_TRUNKS:
         return Check(name, CANNOT_TELL, "one seed each; the scatter of many sizes about the law is used instead")

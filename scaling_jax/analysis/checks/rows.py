@@ -12,6 +12,7 @@ from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
 from scaling_jax.analysis.tuned import is_tuned
+from scaling_jax.analysis.units import odd_flops
 from scaling_jax.text import listed, plural, short
 
 MAX_EPOCHS = 4.0  # Muennighoff et al. 2023, arXiv:2305.16264: until then repeats are worth almost what new data are
@@ -25,8 +26,10 @@ STEPS = ("steps", "total_steps", "num_steps", "num_iterations", "train_steps", "
 
 def units(e: Evidence) -> Check:
     """N, D and C are counts, not millions of them."""
-    suspect = e.runs.suspect_units
-    return Check("N, D and C are counts", FAIL if suspect else PASS, suspect or "plain counts", decisive=True)
+    name, suspect = "N, D and C are counts", e.runs.suspect_units
+    if not suspect and not e.runs.ours and (odd := odd_flops(e.runs.chosen, e.runs.names)):
+        return Check(name, WARN, odd)
+    return Check(name, FAIL if suspect else PASS, suspect or "plain counts", decisive=True)
 
 
 def one_row_per_run(e: Evidence) -> Check:
