@@ -247,16 +247,21 @@ def _descend(problem: Problem, z: np.ndarray, max_steps: int, heats: int = 0, ab
     return ends
 
 
-def _finish(problem: Problem, sample: Problem, ends: Minima) -> tuple[np.ndarray, float]:
-    """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample."""
+def _finish(problem: Problem, sample: Problem, ends: Minima, also_given_up: bool = False) -> tuple[np.ndarray, float]:
+    """Finishes the best end, and the next best if they may have been misjudged: not converged, or on a sample.
+
+    Ends that were given up are among them only where the best one cannot be finished.
+    """
     best, *others = _best_apart(sample, ends, 3, 1.05 * ends.value.min() + _noise(sample))
     if sample is problem:  # an end that converged at a higher value is kept, or is about to
-        others = [i for i in others if not (ends.converged[i] or ends.given_up[i])]
+        others = [i for i in others if not (ends.converged[i] or (ends.given_up[i] and not also_given_up))]
     z = ends.z[[best, *others]]
     if sample is not problem:
         z = levenberg_marquardt(problem, z).z
     z = np.stack([local_optimum(problem, row) for row in z])
-    return refine(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
+    found = refine(problem, z[np.argmin(problem.value(z))], 2000 if sample is problem else 200)
+    doubtful = found[1] > GRADIENT_TOLERANCE and not also_given_up and sample is problem
+    return _finish(problem, sample, ends, True) if doubtful else found
 
 
 def _agree(problem: Problem, values: np.ndarray) -> np.ndarray:
