@@ -83,22 +83,19 @@ def main(argv: list[str]) -> None:
         seconds = time.perf_counter() - begin
     print(where_time_goes(workdir, seconds))
     peak, source = hardware.peak_flops()
-    # A pack with one lane has one device to itself; the peak is that of all of them.
-    share_of = peak / jax.device_count()
     table = load_table(workdir)
-    print(
-        f"\nmatmul peak {peak / 1e9:.0f} GFLOP/s ({source}); one lane trains on one of {jax.device_count()} devices\n"
-    )
-    print("| scale | non-embedding | tokens/s | GFLOP/s | share of one device's peak |\n|---|---|---|---|---|")
+    count, trained = jax.device_count(), 0.0
+    print(f"\nmatmul peak {peak / 1e9:.0f} GFLOP/s ({source}); the lanes of a scale share {count} devices\n")
+    print("| scale | non-embedding | tokens/s of the scale | GFLOP/s | share of their peak |\n|---|---|---|---|---|")
     for scale, rows in table.groupby("scale", sort=False):
-        # The longest run holds the whole trunk: its seconds are steady training.
+        # The longest run holds the whole trunk: its seconds are steady training, divided by the lanes beside it.
         run = rows.loc[rows.tokens.idxmax()]
-        rate = run.flops / run.wall_s
+        rate, busy = run.flops / run.wall_s, min(count, int((rows.tokens == run.tokens).sum()))
+        trained += run.wall_s * busy
         print(
             f"| {scale} | {run.params_non_embedding:,} | {run.tokens_per_s:,.0f} | {rate / 1e9:.1f} "
-            f"| {100 * rate / share_of:.0f}% |"
+            f"| {100 * rate * count / (peak * busy):.0f}% |"
         )
-    trained = table.sort_values("tokens").groupby("scale").wall_s.last().sum()
     print(f"\n{len(table)} runs; the longest run of every scale together took {trained:.0f} device-seconds")
 
 

@@ -103,6 +103,24 @@ class Linearized:
         t = abs(size) / max(stderr, FLOOR)
         return Shift(size, stderr, float(2 * stdtr(self.freedom, -t)))
 
+    def extrapolation(self, held: np.ndarray) -> float:
+        """Standard error of the mean of ln y - ln f over held-out runs, where the law is fitted to the others alone.
+
+        Noise of the held-out runs and of the fit, as trunks share it (Draper & Smith 1998, section 5.3, linearized).
+
+        Args:
+          held: (n,) booleans.
+        """
+        kept = ~held
+        if not held.any() or kept.sum() <= self.jacobian.shape[1]:
+            return float("inf")
+        scale = np.linalg.norm(self.jacobian[kept], axis=0) + 1e-300
+        inverse = np.linalg.pinv(self.jacobian[kept] / scale, rcond=1e-6)
+        weight = np.where(held, 1.0 / held.sum(), 0.0)
+        weight[kept] = -(self.jacobian[held].mean(axis=0) / scale) @ inverse
+        by_trunk = np.bincount(self._trunk, weight)
+        return float(np.sqrt(self.noise.run * weight @ weight + self.noise.trunk * by_trunk @ by_trunk))
+
     def misfit(self) -> tuple[float, float]:
         """(mean square of the whitened residuals per degree of freedom, its probability under noise alone)."""
         from scipy.special import fdtrc

@@ -24,19 +24,20 @@ def held_out(e: Evidence) -> Check:
     rows = found.rows
     cells = log(rows.y / rows.predicted).groupby([rows.scale, rows.D], dropna=False).mean()
     detail = f"{plural(len(rows), 'held-out run')}, worst error {found.worst:+.1%}, mean {percent(found.bias)}"
-    noise = e.linearized.noise.total if e.linearized is not None else 0.0
-    ids = tuple(rows.run_id.map(str))
-    shift = None
+    ids, noise, stderr = tuple(rows.run_id.map(str)), 0.0, 0.0
     if e.linearized is not None:
-        shift = e.linearized.shift(e.runs.chosen.run_id.isin(rows.run_id).to_numpy())
-    stderr = shift.stderr if shift is not None else noise
+        noise = e.linearized.noise.total
+        stderr = e.linearized.extrapolation(e.runs.chosen.run_id.isin(rows.run_id).to_numpy())
+    detail += f" where +-{stderr:.1%} is expected" if np.isfinite(stderr) and stderr else ""
     if abs(found.bias) > max(BIAS, BIAS_SE * stderr):
         side = "all above" if (cells > 0).all() else "all below" if (cells < 0).all() else "on average off"
-        detail += f": {side} the prediction, where +-{stderr:.1%} is expected"
+        detail += f": {side} the prediction"
         return Check(name, FAIL if abs(found.bias) > 2 * BIAS else WARN, detail, ids)
+    if abs(found.bias) > MAX_ERROR:
+        return Check(name, WARN, f"{detail}: noise may explain it, but it is too far to rely on", ids)
     if abs(found.worst) > MAX_ERROR + 3 * noise + 2 * stderr:
         return Check(name, FAIL, f"{detail} (limit {MAX_ERROR:.0%} beyond noise)", ids)
-    if found.rmsle > max(WORSE_THAN_NAIVE * found.naive, BIAS):
+    if found.rmsle > max(WORSE_THAN_NAIVE * found.naive, BIAS, BIAS_SE * stderr):
         return Check(name, WARN, f"{detail}: a power law without a floor does better ({found.naive:.1%})", ids)
     return Check(name, PASS, detail, ids)
 
