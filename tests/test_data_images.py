@@ -161,5 +161,5 @@ def test_image_quickstart_says_when_it_is_but_a_smoke_test(present, tmp_path, mo
         assert study.fit.also == ("error",)
         spec = Spec("images", 10, 1, (28, 28, 1) if present else (8, 8, 1))
         assert len({run.run_id for pack in make_plan(study, spec, "d" * 16) for run in pack.runs}) == (
-            33 if present else 24
+            40 if present else 24
         )

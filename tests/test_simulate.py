@@ -109,7 +109,7 @@ def test_trained_and_simulated_runs_never_meet(tmp_path):
     with pytest.raises(sj.UserError, match="simulation.law: besiroglu2024 -> hoffmann2022|data of .* has changed"):
         simulate(tmp_path / "w", "simulation.law=hoffmann2022")
     with pytest.raises(sj.UserError, match="simulation"):
-        sj.run(study("data.source=python_sources"), tmp_path / "w", verbose=False)
+        sj.run(study("data.source=python_sources"), tmp_path / "w", verbose=False, force=True)
 
 
 @pytest.mark.parametrize(

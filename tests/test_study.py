@@ -245,7 +245,7 @@ def test_a_relative_source_is_looked_up_beside_the_study_then_in_the_current_fol
     monkeypatch.chdir(here)
     with pytest.raises(UserError, match="'text.txt' does not exist; looked for it in .*studies and .*here"):
         load_study(path)
-    assert load_study(path, need_source=False).data.source == "text.txt"
+    assert load_study(path, need_source=False).data.source == str(beside / "text.txt")
     (here / "text.txt").write_text("x")
     assert load_study(path).data.source == str(here / "text.txt")
     (beside / "text.txt").write_text("x")
