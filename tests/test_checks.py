@@ -4,6 +4,7 @@ import re
 
 import faulty_ladders
 import numpy as np
+import pandas as pd
 import pytest
 import simulated
 
@@ -78,6 +79,38 @@ def test_noise_along_trunks_is_counted_in_ladders_of_any_size():
     X = np.column_stack([linear.jacobian, members])
     expected = np.linalg.solve(X.T @ inverse @ X, X.T @ inverse @ linear.residuals)[-1]
     assert own.trunk > own.run and linear.shift(members).size == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_error_of_an_extrapolation_counts_the_noise_of_the_fit():
+    """Against fits of drawn noise in the linearized law."""
+    table = simulated.ladder(noise=0.002, seeds=(0, 1, 2), rates=(0.02,))
+    shared = {trunk: np.random.default_rng(i).normal(0, 0.006) for i, trunk in enumerate(table.trunk_id.unique())}
+    table["loss"] *= np.exp(table.trunk_id.map(shared))
+    linear = analysis.analyse(table, fit=QUICK).linearized
+    spent = (linear.chosen.N * linear.chosen.D).to_numpy()
+    held = spent > 0.25 * spent.max()
+    rng, (codes, trunks) = np.random.default_rng(0), pd.factorize(linear.chosen.trunk)
+    noise = rng.normal(0, np.sqrt(linear.noise.run), (4000, len(held)))
+    noise += rng.normal(0, np.sqrt(linear.noise.trunk), (4000, len(trunks)))[:, codes]
+    solved = np.linalg.lstsq(linear.jacobian[~held], noise[:, ~held].T, rcond=1e-6)[0]
+    errors = (noise[:, held] - (linear.jacobian[held] @ solved).T).mean(axis=1)
+    assert linear.extrapolation(held) == pytest.approx(errors.std(), rel=0.05)
+    assert linear.extrapolation(held) > 1.2 * linear.shift(held).stderr
+    assert linear.extrapolation(np.ones(len(held), bool)) == np.inf
+
+
+def test_noisy_ladders_do_not_fail_for_what_noise_explains():
+    statuses = []
+    for seed in range(4):
+        table = faulty_ladders.ladder(np.random.default_rng(seed), trunk=0.015, run=0.015)
+        found = CHECKS["predicts held-out runs"](analysis.analyse(table, fit=QUICK))
+        statuses.append(found.status)
+        assert "is expected" in found.detail
+    assert "fail" not in statuses and statuses.count("pass") >= 2
+    far = faulty_ladders.ladder(np.random.default_rng(0), trunk=0.015, run=0.015)
+    largest = far.flops >= 0.25 * far.flops.max()
+    far.loc[largest, "loss"] *= 1.06
+    assert CHECKS["predicts held-out runs"](analysis.analyse(far, fit=QUICK)).status in ("warn", "fail")
 
 
 def test_the_shift_of_a_scale_is_measured():
