@@ -136,6 +136,15 @@ def test_a_largest_scale_that_two_others_cannot_predict_is_not_called_a_miss():
     assert CHECKS["predicts held-out runs"](fixed).status == "pass"
 
 
+def test_scatter_without_seeds_is_not_called_noise():
+    """A law of the wrong shape: its misfit is all that its scatter is known by."""
+    sizes = np.geomspace(1e6, 1e9, 8)
+    table = pd.DataFrame({"tokens": sizes, "loss": 2.2 + 60 * sizes**-0.3})
+    found = analysis.analyse(table, fit=study.Fit(law="power", bootstrap=0))
+    check = CHECKS["predicts held-out runs"](found)
+    assert check.status == "warn" and "scatter about the law may explain it" in check.detail
+
+
 def test_losses_that_are_not_finite_are_not_passed_over():
     table = faulty_ladders.clean(0)
     assert CHECKS["every run finished"](analysis.analyse(table, fit=QUICK)).status == "pass"

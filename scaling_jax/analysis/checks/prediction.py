@@ -36,7 +36,8 @@ def held_out(e: Evidence) -> Check:
         detail += f": {side} the prediction"
         return Check(name, FAIL if abs(found.bias) > 2 * BIAS else WARN, detail, ids)
     if abs(found.bias) > MAX_ERROR:
-        return Check(name, WARN, f"{detail}: noise may explain it, but it is too far to rely on", ids)
+        source = "noise" if e.linearized is not None and e.linearized.noise.freedom else "scatter about the law"
+        return Check(name, WARN, f"{detail}: {source} may explain it, but it is too far to rely on", ids)
     if abs(found.worst) > MAX_ERROR + 3 * noise + 2 * stderr:
         return Check(name, FAIL, f"{detail} (limit {MAX_ERROR:.0%} beyond noise)", ids)
     if found.rmsle > max(WORSE_THAN_NAIVE * found.naive, BIAS, BIAS_SE * stderr):
