@@ -17,6 +17,7 @@ import scaling_jax
 from scaling_jax import data, fitting, outlook
 from scaling_jax.engines import estimate
 from scaling_jax.errors import UserError
+from scaling_jax.fitting.laws.base import checked_fixed
 from scaling_jax.models.family import Model, Spec
 from scaling_jax.outlook import Outlook, Prior
 from scaling_jax.planning import Pack, Run, make_plan
@@ -180,10 +181,18 @@ def check_study(study: Study) -> None:
     if not isinstance(study, Study):
         raise UserError(f"a study is a scaling_jax.Study, not {type(study).__name__}")
     try:
-        if study.fit.law != AUTO_LAW:
-            fitting.laws[study.fit.law]
+        law = fitting.laws[study.fit.law] if study.fit.law != AUTO_LAW else None
     except fitting.FitError as error:
         raise UserError(f"fit.law: {error}") from error
+    if law is None:
+        return
+    try:
+        checked_fixed(law, study.fit.fixed)
+    except fitting.FitError as error:
+        raise UserError(f"fit.{error}") from error
+    if unknown := [k for k in study.fit.inputs if k in ("N", "D") or k not in law.inputs or law.from_nd is not None]:
+        inputs = ", ".join(law.inputs)
+        raise UserError(f"fit.inputs: {law.name!r} has no input {unknown[0]!r} besides N and D; it has {inputs}")
 
 
 def _check_metrics(study: Study, spec: Spec, workdir: Any = None) -> None:

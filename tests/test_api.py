@@ -154,6 +154,9 @@ def test_several_workdirs(trained, study, tmp_path, monkeypatch):
 def test_wrong_calls_are_user_errors(study, tmp_path):
     with pytest.raises(sj.UserError, match="no metric 'accuracy'.*loss"):
         sj.plan(sj.override(study, ["fit.metric=accuracy"]))
+    for wrong in ("fit.fixed={'foo': 1}", "fit.fixed={'E': -1}", "fit.inputs={'U': '1e9'}", "fit.inputs={'N': '1'}"):
+        with pytest.raises(sj.UserError, match=wrong.split("=")[0]):
+            sj.plan(sj.override(study, [wrong]))
     with pytest.raises(sj.UserError, match="fit.law"):
         sj.plan(sj.override(study, ["fit.law=chinchila"]))
     with pytest.raises(sj.UserError, match="not dict"):

@@ -123,6 +123,29 @@ def test_the_shift_of_a_scale_is_measured():
     assert "scale w48-d2 is" in CHECKS["every scale fits the others"](found).detail
 
 
+def test_a_largest_scale_that_two_others_cannot_predict_is_not_called_a_miss():
+    """Of two sizes E, A and alpha are open: a sound third size may be anywhere, and did miss by 5% and more."""
+    sizes = (2e4, 1e5, 5e5)
+    tokens = faulty_ladders.best_ratio() * sizes[1] * np.geomspace(0.6, 1.6, 4)
+    table = faulty_ladders.ladder(np.random.default_rng(2), sizes=sizes, tokens=tokens)
+    held = study.HoldOut(cut=0.3)
+    found = analysis.analyse(table, fit=QUICK, hold_out=held)
+    assert set(found.hold_out.rows.N) == {sizes[-1]} and abs(found.hold_out.bias) > 0.02
+    check = CHECKS["predicts held-out runs"](found)
+    assert check.status == "cannot tell" and "leave the law open" in check.detail
+    fixed = analysis.analyse(table, fit=study.Fit(bootstrap=0, fixed={"alpha": faulty_ladders.ALPHA}), hold_out=held)
+    assert CHECKS["predicts held-out runs"](fixed).status == "pass"
+
+
+def test_scatter_without_seeds_is_not_called_noise():
+    """A law of the wrong shape: its misfit is all that its scatter is known by."""
+    sizes = np.geomspace(1e6, 1e9, 8)
+    table = pd.DataFrame({"tokens": sizes, "loss": 2.2 + 60 * sizes**-0.3})
+    found = analysis.analyse(table, fit=study.Fit(law="power", bootstrap=0))
+    check = CHECKS["predicts held-out runs"](found)
+    assert check.status == "warn" and "scatter about the law may explain it" in check.detail
+
+
 def test_losses_that_are_not_finite_are_not_passed_over():
     table = faulty_ladders.clean(0)
     assert CHECKS["every run finished"](analysis.analyse(table, fit=QUICK)).status == "pass"

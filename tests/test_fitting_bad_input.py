@@ -70,6 +70,9 @@ CASES = {
     "clusters of another length": (lambda: fit(clusters=[1, 2]), r"clusters has shape \(2,\)"),
     "one cluster": (lambda: fit(clusters=["a"] * 81), r"all rows are in one cluster.*leave clusters= away"),
     "a row without a cluster": (lambda: fit(clusters=["a", "b", None] * 27), r"clusters = None at row 2"),
+    "a row whose cluster is pd.NA": (
+        lambda: fit(clusters=pd.array(["a", "b", None] * 27, dtype="string")), r"clusters = <NA> at row 2",
+    ),
     "clusters no column": (lambda: fit(clusters="trunk"), r"clusters='trunk' is not a column of the data.*'N', 'D'"),
     "masked y": (lambda: fit(np.ma.masked_greater(Y, 3)), r"y is masked at row 0: drop the masked rows"),
     "ragged": (lambda: fit(N=[[1, 2], [3]]), r"N is ragged"),

@@ -398,7 +398,7 @@ def test_a_floor_below_zero_is_reported_and_fitted_on_request():
 @pytest.mark.parametrize(
     ("transform", "told"),
     [
-        ({"N": np.log10, "D": np.log10}, "N from .* and D from .*: these look like logarithms"),
+        ({"N": np.log10, "D": np.log10}, "N from .* and D from .*: these look like logarithms; if they are"),
         ({"N": np.log}, "N looks like a logarithm, or is in millions or billions"),
         ({"D": lambda v: v / 1e10}, "D looks like a logarithm, or is in millions or billions"),
         ({"N": lambda v: v / 1e9, "D": lambda v: v / 1e9}, None),

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 
 STEP = 1e-4  # relative, of the central differences
+RANK = 1e-6  # of singular values: below, the runs do not determine that direction of the parameters
+UNKNOWN = 1e-4  # share of a gradient in such directions
 FLOOR = 1e-4  # standard deviation of ln y below which differences are rounding of what was written down
 
 
@@ -106,7 +108,8 @@ class Linearized:
     def extrapolation(self, held: np.ndarray) -> float:
         """Standard error of the mean of ln y - ln f over held-out runs, where the law is fitted to the others alone.
 
-        Noise of the held-out runs and of the fit, as trunks share it (Draper & Smith 1998, section 5.3, linearized).
+        Noise of the held-out runs and of the fit, as trunks share it (Draper & Smith 1998, section 5.3, linearized);
+        infinite where the others leave a direction open in which the held-out runs are.
 
         Args:
           held: (n,) booleans.
@@ -115,9 +118,12 @@ class Linearized:
         if not held.any() or kept.sum() <= self.jacobian.shape[1]:
             return float("inf")
         scale = np.linalg.norm(self.jacobian[kept], axis=0) + 1e-300
-        inverse = np.linalg.pinv(self.jacobian[kept] / scale, rcond=1e-6)
+        J, ahead = self.jacobian[kept] / scale, self.jacobian[held].mean(axis=0) / scale
+        inverse = np.linalg.pinv(J, rcond=RANK)
+        if np.linalg.norm(ahead - ahead @ inverse @ J) > UNKNOWN * np.linalg.norm(ahead):
+            return float("inf")
         weight = np.where(held, 1.0 / held.sum(), 0.0)
-        weight[kept] = -(self.jacobian[held].mean(axis=0) / scale) @ inverse
+        weight[kept] = -ahead @ inverse
         by_trunk = np.bincount(self._trunk, weight)
         return float(np.sqrt(self.noise.run * weight @ weight + self.noise.trunk * by_trunk @ by_trunk))
 

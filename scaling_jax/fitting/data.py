@@ -256,7 +256,7 @@ def label_column(data: Any, labels: Any, length: int, name: str = "clusters") ->
     for i, v in enumerate(values):
         if not isinstance(v, Hashable):
             raise DataError(f"{name} = {reprlib.repr(v)} at row {i}: give every row a number or a text.")
-        if v is None or v != v or type(v).__name__ == "NAType":
+        if v is None or type(v).__name__ == "NAType" or v != v:
             raise DataError(f"{name} = {v} at row {i}: give every row a label.")
     known = {v: i for i, v in enumerate(dict.fromkeys(values))}
     return np.array([known[v] for v in values], int)

@@ -141,7 +141,7 @@ def mistaken_columns(inputs: Mapping[str, np.ndarray], C: np.ndarray | None = No
     shown = " and ".join(f"{k} from {v.min():.3g} to {v.max():.3g}" for k, v in columns.items())
     narrow = [v.min() > LOGARITHMS[0] and v.max() < min(LOGARITHMS[1], LOG_SPAN * v.min()) for v in columns.values()]
     if columns and all(narrow) and all(len(np.unique(v)) > 1 for v in columns.values()):
-        return f"{shown}: these look like logarithms; give the values themselves"
+        return f"{shown}: these look like logarithms; if they are, give the values themselves"
     if {"N", "D"} <= set(columns):
         small, large = sorted(("N", "D"), key=lambda k: columns[k].max())
         if columns[small].max() < SMALL and columns[large].min() > LARGE:

@@ -28,13 +28,16 @@ def held_out(e: Evidence) -> Check:
     if e.linearized is not None:
         noise = e.linearized.noise.total
         stderr = e.linearized.extrapolation(e.runs.chosen.run_id.isin(rows.run_id).to_numpy())
-    detail += f" where +-{stderr:.1%} is expected" if np.isfinite(stderr) and stderr else ""
+    if not np.isfinite(stderr):
+        return Check(name, CANNOT_TELL, f"{detail}, but the runs below the cut leave the law open where these are", ids)
+    detail += f" where +-{stderr:.1%} is expected" if stderr else ""
     if abs(found.bias) > max(BIAS, BIAS_SE * stderr):
         side = "all above" if (cells > 0).all() else "all below" if (cells < 0).all() else "on average off"
         detail += f": {side} the prediction"
         return Check(name, FAIL if abs(found.bias) > 2 * BIAS else WARN, detail, ids)
     if abs(found.bias) > MAX_ERROR:
-        return Check(name, WARN, f"{detail}: noise may explain it, but it is too far to rely on", ids)
+        source = "noise" if e.linearized is not None and e.linearized.noise.freedom else "scatter about the law"
+        return Check(name, WARN, f"{detail}: {source} may explain it, but it is too far to rely on", ids)
     if abs(found.worst) > MAX_ERROR + 3 * noise + 2 * stderr:
         return Check(name, FAIL, f"{detail} (limit {MAX_ERROR:.0%} beyond noise)", ids)
     if found.rmsle > max(WORSE_THAN_NAIVE * found.naive, BIAS, BIAS_SE * stderr):

@@ -276,3 +276,20 @@ def _own_coordinate(lo: float, hi: float, affine: bool) -> Coordinate:
     if np.isfinite(lo) and np.isfinite(hi):
         return Coordinate("plain", start=(lo, hi))
     return Coordinate("plain", start=(max(lo, -10.0), min(hi, 10.0)) if lo < 10 and hi > -10 else (lo, hi))
+
+
+def checked_fixed(law: Law, fixed: Mapping[str, Any]) -> dict[str, float]:
+    """The parameters that are held, as floats in the law's order. Raises LawError where the law cannot have them so."""
+    checked = {}
+    for k, v in fixed.items():
+        if k not in law.params:
+            raise LawError(f"fixed: {law.name!r} has no parameter {k!r}; it has {', '.join(law.params)}.")
+        lo, hi = law.bounds[k]
+        try:
+            value = float(v)
+        except (TypeError, ValueError):
+            raise LawError(f"fixed[{k!r}] = {v!r} is not a number.") from None
+        if not (np.isfinite(value) and lo <= value <= hi):
+            raise LawError(f"fixed[{k!r}] = {v!r} is outside the bounds [{lo:g}, {hi:g}] of {law.name!r}.")
+        checked[k] = value
+    return {k: checked[k] for k in law.params if k in checked}

@@ -12,7 +12,7 @@ import numpy as np
 
 from scaling_jax.fitting.errors import LawError
 from scaling_jax.fitting.laws._evaluate import with_derivatives
-from scaling_jax.fitting.laws.base import INF, Law
+from scaling_jax.fitting.laws.base import INF, Law, checked_fixed
 from scaling_jax.fitting.objectives import Huber, Objective
 
 Array = np.ndarray
@@ -107,7 +107,7 @@ class Problem(Coordinates):
         Raises:
           LawError: a fixed parameter that the law does not have or outside its bounds, or nothing left to fit.
         """
-        held = _checked_fixed(law, fixed or {})
+        held = checked_fixed(law, fixed or {})
         free = tuple(k for k in law.params if k not in held)
         if not free:
             raise LawError(f"fixed={held!r} leaves no parameter of {law.name!r} to fit; leave one out.")
@@ -353,19 +353,3 @@ def _box(law: Law, k: str, spans: Mapping[str, Array]) -> tuple[float, float]:
             lo, hi = np.log([lo, hi])
     low, high = np.add(c.limits, spans[c.spans]) if c.spans else c.limits
     return float(max(lo, low)), float(min(hi, high))
-
-
-def _checked_fixed(law: Law, fixed: Mapping[str, Any]) -> dict[str, float]:
-    checked = {}
-    for k, v in fixed.items():
-        if k not in law.params:
-            raise LawError(f"fixed: {law.name!r} has no parameter {k!r}; it has {', '.join(law.params)}.")
-        lo, hi = law.bounds[k]
-        try:
-            value = float(v)
-        except (TypeError, ValueError):
-            raise LawError(f"fixed[{k!r}] = {v!r} is not a number.") from None
-        if not (np.isfinite(value) and lo <= value <= hi):
-            raise LawError(f"fixed[{k!r}] = {v!r} is outside the bounds [{lo:g}, {hi:g}] of {law.name!r}.")
-        checked[k] = value
-    return {k: checked[k] for k in law.params if k in checked}
