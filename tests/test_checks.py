@@ -114,6 +114,19 @@ def test_noisy_ladders_do_not_fail_for_what_noise_explains():
     assert found.status in ("warn", "fail"), found
 
 
+def test_a_law_that_misses_the_runs_is_not_said_to_be_noise():
+    table = simulated.ladder(noise=1e-3, seeds=(0, 1), rates=(0.02,))
+    found = CHECKS["the law explains more than noise"]
+    assert found(analysis.analyse(table, fit=QUICK)).status == "pass"
+    table["loss"] = np.where(table.width.isin([32, 64]), 2.3, 2.0) * np.exp(
+        1e-3 * np.random.default_rng(0).normal(size=len(table))
+    )
+    missed = found(analysis.analyse(table, fit=QUICK))
+    assert missed.status == "fail" and "runs miss it by" in missed.detail, missed
+    table["loss"] = 2.0 * np.exp(0.01 * np.random.default_rng(0).normal(size=len(table)))
+    assert "beyond noise" in found(analysis.analyse(table, fit=QUICK)).detail
+
+
 def test_the_shift_of_a_scale_is_measured():
     table = simulated.ladder(noise=0.001, seeds=(0, 1), rates=(0.02,))
     table.loc[table.width == 48, "loss"] *= 1.03

@@ -80,7 +80,10 @@ def explained(e: Evidence) -> Check:
     detail = f"the law varies by {spread:.2%} over the runs, the noise is {noise:.2%}"
     if spread < EXPLAINED * max(noise, left) or spread < 1e-6:
         inputs = " and ".join(e.fit.law.inputs) if e.fit is not None else "its inputs"
-        detail += f": {e.runs.names.get('y', 'y')} hardly depends on {inputs} beyond noise; widen the ladder"
+        if left > EXPLAINED * noise:
+            detail += f", and the runs miss it by {left:.2%}: another law, or scales that are off"
+        else:
+            detail += f": {e.runs.names.get('y', 'y')} hardly depends on {inputs} beyond noise; widen the ladder"
         return Check(name, FAIL, detail, decisive=True)
     return Check(name, PASS, detail)
 
