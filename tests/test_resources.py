@@ -147,6 +147,10 @@ def test_a_later_plan_uses_the_speed_of_runs(tmp_path, monkeypatch):
     assert "earlier runs of transformer" in source
     assert at(16) == pytest.approx(2e9 * jax.device_count()) and at(64) == pytest.approx(2e9 * jax.device_count())
     assert speeds.compile_seconds(speeds.load(), 40, "transformer") == pytest.approx(6.5)
+    speeds.learn(table.assign(compile_s=0.01))  # from a cache
+    assert speeds.compile_seconds(speeds.load(), 40, "transformer") == pytest.approx(6.5)
+    speeds.learn(table.assign(compile_s=[3.0, 0.1, 8.0]))
+    assert speeds.compile_seconds(speeds.load(), 40, "transformer") == pytest.approx(5.5)
     assert "of peak" not in source and "% of" in estimate.speed("cnn")[1]
     speeds.save({"lanes": [{"width": 16, "flops_per_s": 1.0}]})  # of bench
     assert estimate.speed("transformer")[0](16) == at(16) and estimate.speed("cnn")[0](16) == 1.0
