@@ -163,7 +163,9 @@ def _corpus(attempt: Attempt) -> tuple[data.Dataset | None, str]:
         return dataset, dataset.dataset_hash
     except UserError as error:
         stored = attempt.workdir.stored_for(attempt.study.to_dict()["data"])
-        if stored is None or missing(attempt.packs, attempt.study, attempt.spec, attempt.workdir, attempt.only_packs):
+        if stored is None or missing(
+            attempt.packs, attempt.study, attempt.spec, attempt.workdir, stored.dataset_hash, attempt.only_packs
+        ):
             raise
         attempt.say(f"{error}; no run needs it any more")
         return None, stored.dataset_hash
@@ -174,14 +176,12 @@ def missing(
     study: Study,
     spec: Spec,
     workdir: Workdir,
+    dataset_hash: str,
     only_packs: Sequence[str] = (),
     dtype: str | None = None,
 ) -> tuple[Pack, ...]:
-    """The packs to train now on the data that the workdir records; without identities where it has none."""
-    stored = workdir.stored()
-    if stored is None:
-        return base.select(plan, only_packs)
-    sweep = sweep_of(study, spec, plan, workdir, stored.dataset_hash, dtype)
+    """The packs to train now on the data of this hash, as the workdir has results."""
+    sweep = sweep_of(study, spec, plan, workdir, dataset_hash, dtype)
     names = [pack.name for pack in base.select(sweep.packs, only_packs)]
     todo = sweep.todo(losses_of(Records(workdir.path).finished()))
     return tuple(pack for pack in todo if pack.name in names)

@@ -70,7 +70,7 @@ def _todo(
         return base.select(plan, only_packs)
     auto = study.execution.compute_dtype == "auto"  # decided where packs train, which is not here
     dtype = stored.compute_dtype if auto else study.execution.compute_dtype
-    return missing(plan, study, spec, workdir, only_packs, dtype)
+    return missing(plan, study, spec, workdir, stored.dataset_hash, only_packs, dtype)
 
 
 def _hand_over(

@@ -74,7 +74,8 @@ def digits(data: Data) -> Source:
       UserError: scikit-learn is not installed.
     """
     images.digits_file()
-    read = {split: lambda split=split: images.digits()[split] for split in ("train", "validation")}
+    both = functools.cache(images.digits)  # one file
+    read = {split: lambda split=split: both()[split] for split in ("train", "validation")}
     return _images(data, f"digits/{images.DIGITS_VERSION}", 8, read, flip=False)
 
 
