@@ -239,9 +239,8 @@ def test_a_family_of_the_study_file_itself_cannot_be_written(next_runs):
 
 
 def test_commands(results, tmp_path):
-    code, out, err = run_here(
-        "suggest", f"--workdir={results.path}", "--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/new/g.py"
-    )
+    flags = ("--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/new/g.py")
+    code, out, err = run_here("suggest", f"--workdir={results.path}", *flags)
     assert (code, err) == (0, "") and f"--study={tmp_path}/new/g.py" in out and "then +-" in out
     assert f"wrote {tmp_path}/new/g.py in the new folder {tmp_path}/new; next: " in out
     flags = ("--budget_flops=1e13", "--target_flops=1e22", f"--apply={tmp_path}/none/g.py")
