@@ -109,11 +109,12 @@ function ends(panel, key) {
   return [low, high];
 }
 const WIDE = 60; // between the ends of a log axis whose ticks are whole decades
-// Of a log axis that spans few decades: its ticks, each written in full. Null where whole decades, or even steps, are enough.
+// Of a log axis that spans few decades: its ticks, each written in full. Null where Plotly's own are as good.
 function within(low, high) {
-  if (!(low > 0) || high / low > WIDE || high / low < 2) return null;
+  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < 2)) return null; // below 1 Plotly writes m and μ
+  if (low === high) return [low];
   const from = low / 1.2, to = high * 1.2;
-  for (const digits of [[1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]]) {
+  for (const digits of high / low > WIDE ? [[1]] : [[1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]]) {
     const values = [];
     for (let k = Math.floor(Math.log10(from)); k <= Math.ceil(Math.log10(to)); k++)
       for (const d of digits) { const v = Number(`${d}e${k}`); if (v >= from && v <= to) values.push(v); }
