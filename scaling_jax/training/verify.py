@@ -49,7 +49,8 @@ def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
     Raises:
       UserError: the optimizer would ascend, or a scale's counts are wrong; the message has both numbers.
     """
-    check_optimizer(study.optimizer)
+    if packs:
+        check_optimizer(study.optimizer)
     code = _code(study.family)
     for width, depth in sorted({(pack.width, pack.depth) for pack in packs}):
         passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec, code))
@@ -71,6 +72,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
       UserError: the factory refuses its options, or its updates do not go the way that its registration says.
     """
     rule = optimizers.check(optimizer)
+    if not isinstance(optimizer.b2, float):  # swept, or a rule: the direction is the same for every value
+        optimizer = dataclasses.replace(optimizer, b2=0.5)
     params = {"matrix": np.ones((2, 3), np.float32), "vector": np.ones(3, np.float32)}
     roles = {"matrix": optimizers.HIDDEN, "vector": optimizers.VECTOR}
 
