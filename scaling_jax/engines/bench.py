@@ -69,7 +69,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     Returns:
       device, backend, num_devices; matmul: FLOP/s of all devices by dtype; single, lanes: rows of width, depth, lanes
       (per device), layout, tokens_per_s, flops_per_s, share (of the peak); attention: rows; recommended: rows of width,
-      lanes, layout, fit; skipped: what was left out, and why; seconds.
+      lanes, layout, gain; skipped: what was left out, and why; seconds.
     """
     return _Bench(settings, say).run()
 
