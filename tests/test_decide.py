@@ -239,10 +239,14 @@ def test_a_family_of_the_study_file_itself_cannot_be_written(next_runs):
 
 
 def test_commands(results, tmp_path):
-    code, out, err = run_here(
-        "suggest", f"--workdir={results.path}", "--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/g.py"
-    )
-    assert (code, err) == (0, "") and f"--study={tmp_path}/g.py" in out and "then +-" in out
+    flags = ("--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/new/g.py")
+    code, out, err = run_here("suggest", f"--workdir={results.path}", *flags)
+    assert (code, err) == (0, "") and f"--study={tmp_path}/new/g.py" in out and "then +-" in out
+    assert f"wrote {tmp_path}/new/g.py in the new folder {tmp_path}/new; next: " in out
+    flags = ("--budget_flops=1e13", "--target_flops=1e22", f"--apply={tmp_path}/none/g.py")
+    code, out, _ = run_here("suggest", f"--workdir={results.path}", *flags)
+    assert code == 2 or "none/g.py was not written" in out
+    assert not (tmp_path / "none").exists()
     code, out, _ = run_here("recommend", f"--workdir={results.path}", "--target_flops=1e22", f"--out={tmp_path}/r.py")
     assert code == 0 and "N* " in out and load_study(tmp_path / "r.py").budgets.tokens
     code, out, _ = run_here("recommend", f"--workdir={results.path}", "--target_metric=bits_per_byte=2")

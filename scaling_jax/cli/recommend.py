@@ -72,11 +72,11 @@ def main(args: list[str], values: Any) -> int:
         found = decisions.recommend(load(values.workdir), flops, **options)
     if values.out and found.study is not None:
         title = f"The run that `scaling-jax recommend` found for {flops:.3g} FLOPs, from {found.source}."
-        out_file.write_text("out", values.out, study_source(found.study, title))
+        wrote = out_file.write_text("out", values.out, study_source(found.study, title))
+        print(f"{found.text()}\n{wrote}; next: scaling-jax plan --study={values.out}")
+        return 0
     print(found.text())
-    if values.out and found.study is not None:
-        print(f"wrote {values.out}; next: scaling-jax plan --study={values.out}")
-    elif values.out:
+    if values.out:
         print(f"{values.out} was not written: there is no run to recommend")
     return 0
 
