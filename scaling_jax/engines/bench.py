@@ -217,13 +217,16 @@ def report_text(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     kernels = [[r["kernel"], str(r["context"]), f"{1e3 * r['seconds']:.3g}"] for r in report["attention"]]
     best = [[str(r["width"]), str(r["lanes"]), r["layout"], f"{r['gain']:.2f}x"] for r in report["recommended"]]
+    tables = [
+        (["matmul", "TFLOP/s, all devices"], peaks),
+        (["runs", "width", "depth", "lanes a device", "layout", "tokens/s", "of peak"], cells),
+        (["attention", "context", "ms forward and backward"], kernels),
+        (["width", "recommended lanes a device", "layout", "beside one lane"], best),
+    ]
     return "\n\n".join(
         [
             f"{report['device']}, JAX {report['jax']}, {report['seconds']:.0f} s",
-            text.table(["matmul", "TFLOP/s, all devices"], peaks, ""),
-            text.table(["runs", "width", "depth", "lanes a device", "layout", "tokens/s", "of peak"], cells, ""),
-            text.table(["attention", "context", "ms forward and backward"], kernels, ""),
-            text.table(["width", "recommended lanes a device", "layout", "beside one lane"], best, ""),
+            *(text.table(header, rows, "") for header, rows in tables if rows),
             *([f"left out: {'; '.join(report['skipped'])}"] if report["skipped"] else []),
         ]
     )
