@@ -118,8 +118,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     chosen = base.select(sweep.packs, attempt.only_packs)
     names = [pack.name for pack in chosen]
     _check_same(study, [record_of(pack) for pack in chosen], dataset_hash)
-    todo = sweep.todo(_losses(Records(workdir.path), sweep.packs))
-    verify.check_packs(study, [pack for pack in todo if pack.name in names], spec)
+    verify.check_packs(study, chosen, spec)  # before anything is written
     with _claim(workdir, _stored(attempt, sweep, dataset_hash), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())

@@ -49,8 +49,7 @@ def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
     Raises:
       UserError: the optimizer would ascend, or a scale's counts are wrong; the message has both numbers.
     """
-    if packs:
-        check_optimizer(study.optimizer)
+    check_optimizer(study.optimizer)
     code = _code(study.family)
     for width, depth in sorted({(pack.width, pack.depth) for pack in packs}):
         passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec, code))
