@@ -4,17 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ladder
 import numpy as np
 import pytest
 
-from scaling_jax.engines import local
 from scaling_jax.errors import UserError
 from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer
 from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Data, Execution, Ladder, Study
 from scaling_jax.study_file import load_study
 from scaling_jax.training import verify
-from scaling_jax.training.loop import Training
 
 TOKENS, IMAGES = Spec("tokens", 64, 16), Spec("images", 10, 1, (16, 16, 3))
 
@@ -86,14 +85,9 @@ def test_training_does_not_start_with_wrong_counts_and_a_passed_check_is_remembe
         )
         return study, make_plan(study, spec)
 
-    class Feed:
-        pass
-
-    feed = Feed()
-    feed.spec = spec
     study, packs = packs_of(flops=10)
     with pytest.raises(UserError, match="flops_per_token"):
-        local.train_packs(packs, Training(study, feed, None, (), {}, lambda: False, print))
+        verify.check_packs(study, packs, spec)
     assert not list(tmp_path.rglob("*.json")), "a failed check is not remembered"
     study, packs = packs_of()
     verify.check_packs(study, packs, spec)
@@ -125,6 +119,16 @@ def get_study():
     return Study(name="own", family=Own(), ladder=Ladder(widths=(16,), depths=(1,)), data=Data(context=8),
                  budgets=Budgets(tokens=(1e5,)))
 """
+
+
+def test_wrong_counts_are_found_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    study = ladder.write_study(tmp_path)
+    wrong = "type('Wrong', (Bigram,), {'counts': lambda self, *at: Bigram().counts(*at[:1], 2, *at[2:])})()"
+    study.write_text(study.read_text().replace(ladder.BIGRAM, wrong))
+    code, out, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path / 'w'}")
+    assert code == 2 and not out and "correct counts() of the family" in err.splitlines()[-1]
+    assert not (tmp_path / "w").exists()
 
 
 def test_a_family_in_a_study_file_is_checked_again_once_the_file_has_changed(tmp_path, monkeypatch):

@@ -58,11 +58,16 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     frame = as_frame(table)
     if not len(frame):
         raise UserError("the results table has no run; train first with scaling-jax run")
-    ours = all(name in frame for name in OURS)
+    ours = is_ours(frame)
     frame, extra = (frame, []) if ours else without_extra_rows(frame)
     header = Header(frame)
     notes = list(dict.fromkeys([*frame.attrs.get("notes", ()), *extra, *header.notes]))
     return _Reader(header, law, settings, columns, ours, notes).runs()
+
+
+def is_ours(frame: pd.DataFrame) -> bool:
+    """Whether this is a results table of a workdir, not somebody else's."""
+    return all(name in frame for name in OURS)
 
 
 @dataclasses.dataclass

@@ -71,6 +71,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
       UserError: the factory refuses its options, or its updates do not go the way that its registration says.
     """
     rule = optimizers.check(optimizer)
+    if not isinstance(optimizer.b2, float):  # swept, or a rule: the direction is the same for every value
+        optimizer = dataclasses.replace(optimizer, b2=0.5)
     params = {"matrix": np.ones((2, 3), np.float32), "vector": np.ones(3, np.float32)}
     roles = {"matrix": optimizers.HIDDEN, "vector": optimizers.VECTOR}
 
