@@ -13,7 +13,7 @@ from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_l
 from scaling_jax.analysis.extra_rows import without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
-from scaling_jax.analysis.hints import way_out
+from scaling_jax.analysis.hints import alike, way_out
 from scaling_jax.analysis.runs import (
     Runs,
     Sweep,
@@ -216,7 +216,10 @@ class _Reader:
         if name == "y" and (self.ours or self.settings.metric != "loss"):
             if self.settings.metric in self.header.table:
                 return self.settings.metric
-            raise UserError(f"the results table has no column {self.settings.metric!r}; {self._has()}")
+            raise UserError(
+                f"the results table has no column {self.settings.metric!r}; "
+                f"{alike(self.header, self.settings.metric) or self._has()}"
+            )
         try:
             found = self.header.usual(name)
         except UserError:
