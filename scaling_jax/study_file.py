@@ -175,8 +175,9 @@ def _replace(node: Any, assignments: Sequence[tuple[list[str], Any, str]]) -> An
     new: dict[str, Any] = {}
     for (name, *rest), value, text in assignments:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 3) or fields
-            raise UserError(f"--set {text!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}")
+            near = ", ".join(difflib.get_close_matches(name, fields, 3) or fields)
+            known = f"nearest: {near}" if near else "it has none"
+            raise UserError(f"--set {text!r}: {type(node).__name__} has no field {name!r}; {known}")
         current = new.get(name, getattr(node, name))
         if dataclasses.is_dataclass(current):
             if not rest:

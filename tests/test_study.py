@@ -242,7 +242,12 @@ def test_what_is_not_a_study_is_refused_in_one_line():
     for text in ("", "{", "[" * 100_000, "[]", "7", "{}", '{"family": 3}', '{"family": {"name": "x"}}'):
         with pytest.raises(UserError) as error:
             Study.from_json(text)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "Error" not in str(error.value)
+
+
+def test_a_group_without_options_says_so():
+    with pytest.raises(UserError, match="has no field 'x'; it has none"):
+        override(dataclasses.replace(make_study(), family=packs.Bigram()), ["family.x=3"])
 
 
 def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():
