@@ -192,6 +192,8 @@ def _step(
         free = np.where(held, 0.0, root)
         scaled = matrix * free[:, :, None] * free[:, None, :]
         scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
+        if not np.isfinite(scaled.sum()):  # squares of derivatives overflowed: the step must be nan, and is rejected
+            scaled[~np.isfinite(scaled).all(axis=(1, 2))] = np.eye(len(index))
         right = (score - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
         step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
         inside = np.clip(z + step, problem.lower, problem.upper)
