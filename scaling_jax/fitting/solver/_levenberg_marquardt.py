@@ -20,7 +20,7 @@ from scaling_jax.fitting.solver._problem import Problem
 # Numbers per array in a chunk of elements: small enough to stay in a core's cache, large enough to amortize NumPy.
 CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-SETTLED = 100.0  # times the next step's decrease: more than what a descent has left, unless it crawls
+SETTLED = 1000.0  # times the next step's decrease: more than what a descent has left, unless it crawls along a valley
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
