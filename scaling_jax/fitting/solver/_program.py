@@ -87,7 +87,8 @@ def first_order(
     out = _natural(law, free, tuple(fixed), tuple(center))(*columns(z), *fixed.values(), *center.values())
     by_z = np.zeros((b, p * p))
     for i, derivative in enumerate(out[p:]):
-        by_z[:, i : i + 1] = derivative
+        if np.ndim(derivative) or derivative:  # most are the number 0
+            by_z[:, i : i + 1] = derivative
     by_z = by_z.reshape(b, p, p)  # by z, of the parameters
     f, *by_params = _of_natural(law, free, tuple(fixed))(*out[:p], *fixed.values(), *inputs)
     f = np.broadcast_to(f, (b, len(inputs[0])))
