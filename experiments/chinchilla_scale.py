@@ -1,4 +1,4 @@
-"""The ladder of Hoffmann et al. (arXiv:2203.15556) for a pod: 44M to 16B parameters over nine IsoFLOP budgets.
+"""The ladder of Hoffmann et al. (arXiv:2203.15556) for a pod: 70M to 15B parameters over nine IsoFLOP budgets.
 
     scaling-jax plan --study=experiments/chinchilla_scale.py --set data.source=/path/to/tokens
 
@@ -26,8 +26,8 @@ def get_study() -> Study:
         name="chinchilla_scale",
         family=Transformer(head_dim=128),
         ladder=Ladder(
-            widths=(512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120),
-            depths=(8, 10, 12, 16, 20, 24, 24, 32, 32, 36, 47),
+            widths=(640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120),
+            depths=(10, 12, 16, 20, 24, 24, 32, 32, 36, 47),
         ),
         budgets=Budgets(flops=(6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21), ratio_range=(2, 400)),
         optimizer=Optimizer(learning_rates=(0.008,), weight_decays=(0.1,), batch_size=256),

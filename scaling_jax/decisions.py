@@ -8,7 +8,7 @@ from typing import Any
 
 from scaling_jax import api, decide
 from scaling_jax.analysis import Analysis
-from scaling_jax.analysis.runs import LACKING
+from scaling_jax.analysis.runs import rising
 from scaling_jax.decide import Chip, NextRuns, Reach, Recommendation, Surface
 from scaling_jax.engines.base import say
 from scaling_jax.errors import UserError
@@ -99,7 +99,7 @@ def reach(
     surface = Surface.of(analysis)
     if surface is None:
         raise UserError(f"{metric}: the runs give no forecast ({'; '.join(analysis.reasons[:2]) or analysis.no_fit})")
-    lacking = metric in LACKING
+    lacking = rising(metric) is not None
     if lacking and not 0 < goal < 1:
         raise UserError(f"{metric} {goal:g}: give a share between 0 and 1, e.g. 0.9")
     return decide.reach(

@@ -150,6 +150,8 @@ def check(value: Any, quantity: str) -> Setting:
     Raises:
       ValueError: a number out of range, or no rule.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, Mapping):
         value = pydantic.TypeAdapter(Rule).validate_python(dict(value))
     if isinstance(value, str):
@@ -184,9 +186,11 @@ def _in_range(value: float, quantity: str) -> float:
 
 
 def one_or_several(quantity: str) -> Any:
-    """Validator of a number, a rule, or a list of them, for a field of a study."""
+    """Validator of a number, a rule, or a list or array of them, for a field of a study."""
 
     def validate(value: Any) -> Any:
+        if isinstance(value, (np.ndarray, range)):
+            value = value.tolist() if isinstance(value, np.ndarray) else list(value)
         if not isinstance(value, (list, tuple)):
             return check(value, quantity)
         if not value:

@@ -348,13 +348,17 @@ class Study:
         Raises:
           UserError: an unknown field, a value of the wrong type, or a family that is not registered.
         """
+        family = content.get("family") if isinstance(content, Mapping) else None
+        if not isinstance(family, Mapping) or "name" not in family:
+            raise UserError("study: give name, family (with its name), ladder and budgets, as `Study.to_dict` does")
         try:
-            content = dict(content)
-            content["family"] = rebuilt(dict(content["family"]), any_family)
+            content = {**content, "family": rebuilt(dict(family), any_family)}
             return pydantic.TypeAdapter(cls).validate_python(content)
         except pydantic.ValidationError as error:
             raise UserError(f"study: {describe_invalid(error)}") from error
-        except (TypeError, ValueError, KeyError) as error:
+        except KeyError as error:
+            raise UserError(f"study: {' '.join(' '.join(map(str, error.args)).split())}") from error
+        except (TypeError, ValueError) as error:
             raise UserError(f"study: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
     def to_json(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import importlib.util
+import importlib.machinery
 import inspect
 import pathlib
 import re
 import signal
+import sys
+import types
 import typing
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -56,12 +58,14 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
         raise UserError(f"study {str(path)[:200]!r}: {error}") from error
     if not is_file:
         raise UserError(f"study {str(path)!r} is not a file; give --study=FILE.py with a get_study() function")
-    spec = importlib.util.spec_from_file_location(f"_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise UserError(f"study {str(path)!r} is not a Python file (its name must end in .py)")
-    module = importlib.util.module_from_spec(spec)
+    loader = _Uncached(f"_study_{path.stem}", str(path))
+    module = types.ModuleType(loader.name)
+    module.__file__ = loader.path
+    sys.modules[loader.name] = module  # where annotations that are text are resolved
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         if not callable(getattr(module, "get_study", None)):
             raise UserError(f"study {str(path)!r} has no function get_study()")
         study = module.get_study()
@@ -83,6 +87,13 @@ def load_study(path: str | pathlib.Path, overrides: Sequence[str] = (), need_sou
             f"study {str(path)!r}: get_study() returned {type(study).__name__}, not scaling_jax.study.Study"
         )
     return _with_source(override(study, overrides), path.parent, need_source)
+
+
+class _Uncached(importlib.machinery.SourceFileLoader):
+    """Compiles the file each time: bytecode of one that was edited within the same second would be taken for it."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def _text_of(error: BaseException) -> str:
@@ -164,8 +175,9 @@ def _replace(node: Any, assignments: Sequence[tuple[list[str], Any, str]]) -> An
     new: dict[str, Any] = {}
     for (name, *rest), value, text in assignments:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 3) or fields
-            raise UserError(f"--set {text!r}: {type(node).__name__} has no field {name!r}; nearest: {', '.join(near)}")
+            near = ", ".join(difflib.get_close_matches(name, fields, 3) or fields)
+            known = f"nearest: {near}" if near else "it has none"
+            raise UserError(f"--set {text!r}: {type(node).__name__} has no field {name!r}; {known}")
         current = new.get(name, getattr(node, name))
         if dataclasses.is_dataclass(current):
             if not rest:

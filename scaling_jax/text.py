@@ -26,6 +26,11 @@ def _three(value: float) -> str:
     return f"{value:.{max(3 - whole, 0)}f}"
 
 
+def times(ratio: float) -> str:
+    """A ratio to three figures: 11876 -> "11,900"."""
+    return f"{float(f'{ratio:.3g}'):,.0f}" if 1e3 <= ratio < 1e9 else f"{ratio:.3g}"
+
+
 def short_bytes(value: float) -> str:
     """Three figures in the decimal units that `to_bytes` reads and memory is sold in: 1.5e6 -> "1.50MB"."""
     for factor, unit in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):

@@ -260,6 +260,27 @@ def test_any_metric_and_law_of_the_runs():
     np.testing.assert_allclose(found.runs.chosen.y, 1 - found.runs.chosen.accuracy)
 
 
+def test_a_column_of_our_table_that_is_given_for_y_is_the_metric():
+    table = simulated.ladder(noise=0.0)
+    table["accuracy"] = np.exp(-table.loss)
+    curves = pd.DataFrame(
+        [(i, s, s, s, v, "trunk") for i, v in zip(table.run_id, table.loss) for s in range(1, 30)],
+        columns=["run_id", "step", "tokens", "flops", "loss", "phase"],
+    )
+
+    def found(fit, columns):
+        return analysis.analyse(table, curves, fit=study.Fit(bootstrap=0, law="power_offset", **fit), columns=columns)
+
+    asked, given = found({"metric": "accuracy"}, None), found({"also": ("bits_per_byte",)}, {"y": "accuracy"})
+    assert given.fit.params == asked.fit.params and given.metric == asked.metric == "error"
+    assert given.checks == asked.checks
+    assert given.also["bits_per_byte"].runs.names["y"] == "bits_per_byte"
+    formula = found({"also": ("bits_per_byte",)}, {"y": "2 * loss"})
+    assert formula.metric == "2 * loss" and formula.also["bits_per_byte"].runs.names["y"] == "bits_per_byte"
+    (gap,) = (check for check in formula.checks if check.name == "no overfitting")
+    assert gap.status == "cannot tell"  # its curves are of the loss
+
+
 @pytest.mark.parametrize("metric, called", [("error", "error"), ("accuracy", "error"), ("macro_f1", "1 - macro F1")])
 def test_further_metrics_get_a_law_of_their_own(metric, called):
     table = simulated.ladder(noise=0.0)

@@ -32,7 +32,7 @@ def test_it_measures_what_a_training_takes(report):
     assert [(row["lanes"], row["layout"]) for row in report["lanes"]] == [(1, "map"), (2, "vmap")]
     assert not report["single"] and any("width 2048" in line for line in report["skipped"])  # seconds a step
     for row in report["lanes"]:
-        assert 0 < row["share"] < 1.5
+        assert row["share"] > 0  # on a busy machine also beyond 1: the peak was measured before
         assert row["flops_per_s"] == pytest.approx(row["share"] * report["matmul"]["float32"], rel=1e-2)
     assert {row["kernel"] for row in report["attention"]} == {"xla", "blocked"}
     printed = bench.report_text(report)
@@ -51,7 +51,8 @@ def test_the_time_is_kept(monkeypatch):
     found = bench.measure(dataclasses.replace(SMALL, seconds=0.0), lambda line: None)
     assert not found["lanes"] and not found["single"]
     assert len(found["skipped"]) > 3 and "no time left" in found["skipped"][0]
-    assert "left out" in bench.report_text(found)
+    printed = bench.report_text(found)
+    assert "left out" in printed and "ms forward" not in printed  # nor a table without rows
 
 
 def test_a_plan_uses_what_was_measured(report, tmp_path, monkeypatch):

@@ -161,7 +161,7 @@ def test_stock_builder_from_a_seeded_download_cache(tmp_path, monkeypatch, no_te
         ("mock_lines", {"split": "trian"}, "no split 'trian'; its splits: train"),
         ("mock_lines", {"split": "train[nonsense"}, "no split"),
         ("mock_lines", {"validation_split": "train[5:5]"}, r"split 'train\[5:5\]' is empty"),
-        ("mock_numbers", {}, "neither labelled images nor plain text; its features: number"),
+        ("mock_numbers", {}, "neither labeled images nor plain text; its features: number"),
         ("mock_pictures/wrong", {}, "label -1 in split"),
         ("imagenet2012", {}, "imagenet_resized"),
     ],

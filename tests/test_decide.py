@@ -5,6 +5,7 @@ import dataclasses
 import io
 import pathlib
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -146,6 +147,42 @@ def test_caps(results):
     assert 5e8 < small < 5e9  # 16 bytes a parameter, and activations of 128 x 1024 tokens
     with pytest.raises(sj.UserError, match="do not hold even the smallest scale"):
         sj.recommend(results, 1e24, max_memory=1e6)
+    none = sj.recommend(results, 1e24, max_params=1e4)
+    assert none.shape is None and "no model: the study's family has no scale of at most 10.0k parameters" in none.text()
+
+
+def test_the_model_s_own_run_has_its_loss(results):
+    found = sj.recommend(results, 1e24)
+    low, high = found.run_interval
+    assert low < found.run_loss < high and f"loss {found.run_loss:.4f}  [{low:.4f}, {high:.4f}]" in found.text()
+
+
+def test_what_is_asked_far_out_is_answered_without_warnings(results):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", fitting.FitWarning)
+        found = sj.recommend(results, 1e25, inference_tokens=1e13)
+        assert ",000 times the largest run" in found.text()
+        assert sj.reach(results, 2.0).optimum is not None
+
+
+def test_a_metric_that_rises_is_reached_as_its_shortfall_on_every_validation_set(results):
+    table = results.table.assign(accuracy_news=lambda t: 1 - t.loss / 10)
+    analysis = sj.analyse(table, fit=dataclasses.replace(results.study.fit, metric="accuracy_news"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decisions, "metric_analysis", lambda *_: analysis)
+        found = sj.reach(results, 0.75, metric="accuracy_news")
+    assert found.goal == 0.25 and found.optimum.loss == pytest.approx(0.25, rel=1e-3)
+    with pytest.raises(sj.UserError, match="no column 'losses'; did you mean loss"):
+        sj.reach(results, 1.0, metric="losses")
+
+
+def test_the_plan_s_estimate_takes_a_study_with_seeds_by_scale(results):
+    spec = decisions._spec(results)
+    seeds = dataclasses.replace(results.study.ladder, seeds=(2, 2, 1, 1, 1))
+    study = dataclasses.replace(results.study, ladder=seeds)
+    surface = decide.Surface.of(results.analysis)
+    found = decide.recommend(surface, 1e24, analysis=results.analysis, study=study, spec=spec, max_memory=80e9)
+    assert found.shape.N == sj.recommend(results, 1e24, max_memory=80e9).shape.N
 
 
 def test_memory_is_capped_by_the_law_of_the_runs_where_they_have_one(results):
@@ -239,10 +276,14 @@ def test_a_family_of_the_study_file_itself_cannot_be_written(next_runs):
 
 
 def test_commands(results, tmp_path):
-    code, out, err = run_here(
-        "suggest", f"--workdir={results.path}", "--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/g.py"
-    )
-    assert (code, err) == (0, "") and f"--study={tmp_path}/g.py" in out and "then +-" in out
+    flags = ("--budget_flops=2e20", "--target_flops=1e22", f"--apply={tmp_path}/new/g.py")
+    code, out, err = run_here("suggest", f"--workdir={results.path}", *flags)
+    assert (code, err) == (0, "") and f"--study={tmp_path}/new/g.py" in out and "then +-" in out
+    assert f"wrote {tmp_path}/new/g.py in the new folder {tmp_path}/new; next: " in out
+    flags = ("--budget_flops=1e13", "--target_flops=1e22", f"--apply={tmp_path}/none/g.py")
+    code, out, _ = run_here("suggest", f"--workdir={results.path}", *flags)
+    assert code == 2 or "none/g.py was not written" in out
+    assert not (tmp_path / "none").exists()
     code, out, _ = run_here("recommend", f"--workdir={results.path}", "--target_flops=1e22", f"--out={tmp_path}/r.py")
     assert code == 0 and "N* " in out and load_study(tmp_path / "r.py").budgets.tokens
     code, out, _ = run_here("recommend", f"--workdir={results.path}", "--target_metric=bits_per_byte=2")

@@ -48,7 +48,7 @@ def test_what_the_study_says_stays():
     [
         (Transformer(), TEXT, 16, (2, 1, 1), 4),
         (Transformer(), TEXT, 6, (2, 1, 1), 1),  # 3 parts would have 256 tokens
-        (Transformer(), TEXT, 16, (1, 2, 1), 1),  # devices share the batch
+        (Transformer(), TEXT, 16, (1, 2, 1), 2),  # each device takes half of the batch
         (Transformer(), Spec("tokens", 256, 1024), 7, (1, 1, 1), 7),
         (CNN(), PICTURES, 64, (1, 1, 1), 8),
         (CNN(stem_stride=2), PICTURES, 64, (1, 1, 1), 2),  # a quarter of the pixels

@@ -243,3 +243,7 @@ def test_layouts_are_tried_where_that_pays_and_then_recorded(tmp_path, monkeypat
     seconds["map"] = 9.0
     assert choose() == chosen  # what was recorded stays
     assert len(timed) <= 3
+    (record,) = (tmp_path / "work" / "checkpoints").glob("*.layout.json")
+    before = record.read_text()
+    monkeypatch.setattr(layout.distributed, "is_single_process", lambda: False)
+    assert choose() == chosen and record.read_text() == before  # also the branches, which several processes do not use

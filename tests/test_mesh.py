@@ -27,7 +27,6 @@ def losses():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("case", mesh_losses.CASES)
 def test_losses_are_those_of_one_device(losses, case):
     first = case.split(", ")[0]
@@ -36,7 +35,6 @@ def test_losses_are_those_of_one_device(losses, case):
     np.testing.assert_allclose(losses[case]["evaluated"], reference["evaluated"], rtol=2e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.slow
 def test_lanes_learn_and_differ(losses):
     """What the comparison above compares is not constant."""

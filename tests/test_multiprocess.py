@@ -191,7 +191,7 @@ def wanted(monkeypatch, **environ):
     return cluster._started_together()
 
 
-def test_clusters_are_recognised(monkeypatch):
+def test_clusters_are_recognized(monkeypatch):
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]"}
     assert not wanted(monkeypatch)
     assert wanted(monkeypatch, **slurm, SLURM_STEP_NUM_TASKS="2")

@@ -183,6 +183,7 @@ def test_a_factory_of_the_user_is_trained_with(lamb):
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "muon", "schedule_free_adamw"])
 def test_registered_optimizers_descend(name):
     verify.check_optimizer(Optimizer(name=name))
+    verify.check_optimizer(Optimizer(name=name, b2=(0.9, "1 - 1 / S")))  # swept, or a rule
 
 
 def test_an_optimizer_that_would_ascend_or_refuses_its_options_is_refused(lamb):

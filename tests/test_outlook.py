@@ -95,6 +95,7 @@ def test_branches_of_a_trunk_share_their_luck():
         (["seeds=3"], "one seed", "seeds=(3, 4)"),
         (["ladder.widths=(32,64)"], "2 scales: the fall of the loss", "ladder.widths=(32,64,96)"),
         (["ladder.widths=32"], "one scale", "ladder.widths=(32,64)"),
+        (["budgets.tokens=()", "budgets.flops=(1e11,3e11)", "budgets.ratio_range=(5,500)"], "do not train", None),
         (["budgets.tokens=1e6"], "4 points (N, D) for the 5 parameters", None),
         (["schedule.warmup_steps=200"], "warm-up of 200 steps is 41.0%", "schedule.warmup_steps=48"),
         (["budgets.tokens=(1.2e5,1e6)", "schedule.warmup_steps=5"], "runs of 117 optimizer", "optimizer.batch_size=6"),

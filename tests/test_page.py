@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import browser
 import numpy as np
@@ -22,7 +23,7 @@ def found():
     table.loc[(table.lr == 0.04) & (table.width > 60), ["status", "loss"]] = ["diverged", np.nan]
     table["scale"] = table.scale.replace("w48-d2", HOSTILE)
     table.loc[0, "run_id"] = "=cmd()"
-    fit = study.Fit(bootstrap=40, metric="loss")
+    fit = study.Fit(bootstrap=40, metric="loss", also=("bits_per_byte",))
     return analysis.analyse(
         table, simulated.curves(table, points=12), fit=fit, hold_out=study.HoldOut(cut=0.4), name=f"simulated {HOSTILE}"
     )
@@ -68,6 +69,7 @@ def test_every_chart_is_drawn(page, found):
     assert {"frontier", "isoflop", "surface", "residuals", "parameters", "learning_curves", "sweeps", "cost"} <= set(
         names
     )
+    assert {"bits_per_byte_frontier", "bits_per_byte_n_and_d"} <= set(names) and len(set(names)) == len(names)
     for name in names:
         box = place(page, f"figure[data-chart={name}] .plots")
         shot = pixels(page.screenshot())[
@@ -179,6 +181,43 @@ def test_it_prints_in_light_and_whole(page):
     assert pdf.startswith(b"%PDF") and len(pdf) > 50_000
     assert 2 < pdf.count(b"/Type /Page\n") < 20
     page.scheme("light")
+
+
+def test_paper_cuts_no_table_and_has_the_model(page):
+    page.call("Emulation.setEmulatedMedia", media="print")
+    page.resize(720, 900)  # letter without its margins, 7.5 in
+    page.wait("document.querySelector('.js-plotly-plot')._fullLayout.width < 720")
+    page.eval("dispatchEvent(new Event('beforeprint'))")
+    cut = page.eval(
+        "[...document.querySelectorAll('section:not(.table-of-runs) table')]"
+        ".filter(t => t.offsetParent && t.scrollWidth > t.closest('section').clientWidth + 1)"
+        ".map(t => t.innerText.slice(0, 80))"
+    )
+    assert cut == []
+    assert page.eval("document.querySelectorAll('details.answer:not([open])').length") == 0
+    page.eval("dispatchEvent(new Event('afterprint'))")
+    page.call("Emulation.setEmulatedMedia", media="")
+    page.resize(1200, 900)
+    page.wait("document.querySelector('.js-plotly-plot')._fullLayout.width > 720")
+
+
+def test_ticks_are_whole_numbers_as_people_write_them(page):
+    """A log axis of a decade or two says 5M, 10M and 20M, not 5, 10M and 2."""
+    drawn = page.eval(
+        "[...document.querySelectorAll('.js-plotly-plot')].flatMap(b => [b._fullLayout.xaxis, b._fullLayout.yaxis])"
+        ".filter(a => a.type === 'log').map(a => a._vals.filter(v => !v.minor).map(v => [10 ** v.x, v.text]))"
+    )
+    units, plain = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}, 0
+    for value, text in (pair for axis in drawn for pair in axis if pair[1]):
+        if re.fullmatch(r"[0-9.]+[kMBT]?", text):
+            number, plain = float(text.rstrip("kMBT")) * units.get(text[-1], 1.0), plain + 1
+        else:
+            power = re.fullmatch(r"(?:([0-9.]+)×)?10<sup>([−-]?\d+)</sup>", text)
+            assert power, text
+            digits, exponent = power.groups()
+            number = float(digits or 1) * 10.0 ** int(exponent.replace("−", "-"))
+        assert number == pytest.approx(value, rel=1e-3), text
+    assert plain > 20
 
 
 def test_without_an_answer_no_size_is_named(page, tmp_path):

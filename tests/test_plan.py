@@ -157,6 +157,12 @@ def test_identities_of_the_other_optimizer_schedules_and_parametrization():
         ("schedule.name=constant", "schedule.final_fraction=0.5", "schedule.warmup_steps=3"),
         ("parametrization.name=standard", "parametrization.base_width=64", "optimizer.b1=0.5"),
         ("optimizer.spike_policy=skip", "fit.level=0.5", "optimizer.spike_factor=3.0"),
+        # What is left out has its default; numbers are the same however they are written.
+        ("optimizer.name=muon", "optimizer.options={'ns_steps': 5, 'rms': 0.2}", "optimizer.options.ns_steps=3"),
+        ("optimizer.name=lion", "optimizer.options.b2=0.99", "optimizer.options.b2=0.9"),
+        ("optimizer.name=adamw", "family.rope_base=10000", "family.rope_base=500"),
+        # Nor does the factory of a schedule-free optimizer read all that its average does.
+        ("optimizer.name=schedule_free_adamw", "optimizer.momentum=0.5", "optimizer.b1=0.5"),
     ):
         assert ids(base, same) == ids(base)
         assert not ids(base, other) & ids(base)

@@ -8,6 +8,7 @@ import itertools
 import json
 import pathlib
 import re
+import types
 
 import numpy as np
 import pytest
@@ -69,6 +70,16 @@ def found(request):
 def usual():
     table = with_diverged()
     return analyse(table, simulated.curves(table))
+
+
+def test_a_smoothed_curve_ends_in_more_than_one_batch_and_keeps_its_cool_down():
+    step = np.arange(1, 4001.0)
+    loss = 5 * step**-0.1 * (1 - 0.2 * np.clip(step / 4000 - 0.8, 0, None) / 0.2)
+    loss[-1] = 9.0  # one odd batch
+    tokens, smooth = figures_of_runs.smooth(np.column_stack([step, step * 10, loss])).T
+    assert len(smooth) <= figures_of_runs.SMOOTHING_BINS
+    assert (np.diff(tokens) < 0.06 * tokens[-1]).all()
+    np.testing.assert_allclose(smooth, np.interp(tokens, step * 10, loss), rtol=0.1)
 
 
 def test_text_fits_a_log_and_names_what_matters(found):
@@ -411,3 +422,16 @@ def test_the_optimum_of_a_sweep_lies_between_the_rates():
     best = figures_of_runs.optimum(x, np.exp(0.1 * (np.log(x) - np.log(0.004)) ** 2))
     np.testing.assert_allclose(best, (0.004, 1.0), rtol=1e-9)
     assert figures_of_runs.optimum(x, x) is None and figures_of_runs.optimum(x[:2], x[:2]) is None
+
+
+def test_a_parameter_is_shown_where_its_resamples_and_its_profile_are():
+    """One refit far off does not squeeze the others into a bin, and the profile is seen down to its threshold."""
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e11, 5)))
+    noise = np.random.default_rng(0).normal(0, 0.003, N.size)
+    fit = fitting.fit("chinchilla", {"N": N, "D": D}, (1.7 + 480 / N**0.35 + 2100 / D**0.37) * np.exp(noise))
+    samples = fit.bootstrap(100, seed=0).columns()["alpha"].copy()
+    samples[0] *= 30
+    chart = plots.parameters(fit, ["alpha"], 0.9, types.SimpleNamespace(columns=lambda: {"alpha": samples}))
+    low, high = chart.panels[0].x.limits
+    profile = fit.profile("alpha", 0.9)
+    assert low <= profile.lower < profile.upper <= high < 2 * fit.params["alpha"]

@@ -73,6 +73,17 @@ def test_what_resolves_to_the_same_numbers_is_the_same_run():
     assert len(ids("schedule.warmup_steps=S / 4") & ids()) == 1  # 5 of 20 steps, but 10 of 40
 
 
+def test_arrays_of_numbers_are_lists_of_numbers():
+    given = Optimizer(learning_rates=np.array([0.5, 0.25]), batch_size=np.int64(4), weight_decays=np.float32(0.5))
+    assert given == Optimizer(learning_rates=(0.5, 0.25), batch_size=4, weight_decays=(0.5,))
+    for several in (np.array([2, 4]), range(2, 5, 2)):
+        assert Optimizer(batch_size=several) == Optimizer(batch_size=(2, 4))
+    assert type(given.batch_size) is int and {type(rate) for rate in given.learning_rates} == {float}
+    for wrong in (np.array([]), np.array([[0.1]]), np.array([0.1, np.nan]), np.bool_(True)):
+        with pytest.raises(UserError, match="learning_rates"):
+            Optimizer(learning_rates=wrong)
+
+
 def test_workdirs_from_before_there_were_rules_are_continued():
     assert ids(steps=(20,)) == {"97b90db09e5ab985"}
     assert ids("optimizer.name=lion", "schedule.name=cosine", steps=(20,)) == {"d116796096a8246f"}

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
 
 import ladder
@@ -139,6 +140,31 @@ def test_content_hashes_are_the_same_for_good():
     assert content_hash({"b": [1, 2.5, None], "a": "ü"}) == "703dceec79c30480"
 
 
+def test_a_study_file_is_read_as_it_is_now_and_nothing_is_left_beside_it(tmp_path):
+    """Python's bytecode of a file is known by its size and whole seconds."""
+    path = tmp_path / "study.py"
+    code = """
+from __future__ import annotations
+import dataclasses
+from typing import ClassVar
+import scaling_jax as sj
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(sj.models.Transformer):
+    name: ClassVar[str] = "mine"
+    bias: float = 0.0
+
+def get_study():
+    return sj.Study(name="mine", family=Mine(), ladder=sj.Ladder(widths=(WIDTH,)), budgets=sj.Budgets(tokens=(1e6,)))
+"""
+    for width in (32, 64):
+        path.write_text(code.replace("WIDTH", str(width)))
+        os.utime(path, (1e9, 1e9))
+        study = load_study(path, ["family.bias=2"])
+        assert (study.ladder.widths, study.family.bias) == ((width,), 2.0)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def test_scales():
     assert Ladder(widths=(32, 64), depths=(2, 3)).scales() == ((32, 2), (64, 3))
     assert Ladder(widths=(32, 64), depths=(2,)).scales() == ((32, 2), (64, 2))
@@ -156,7 +182,7 @@ def test_a_study_file_is_run_each_time(tmp_path):
     assert load_study(path, ["name=other"]).name == "other"
     path.write_text(path.read_text().replace('name="tiny"', 'name="tiny2"'))
     assert load_study(path).name == "tiny2"
-    assert "_study_tiny" not in sys.modules
+    assert sys.modules["_study_tiny"].get_study().name == "tiny2"
 
 
 FAMILIES = st.one_of(
@@ -216,7 +242,12 @@ def test_what_is_not_a_study_is_refused_in_one_line():
     for text in ("", "{", "[" * 100_000, "[]", "7", "{}", '{"family": 3}', '{"family": {"name": "x"}}'):
         with pytest.raises(UserError) as error:
             Study.from_json(text)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "Error" not in str(error.value)
+
+
+def test_a_group_without_options_says_so():
+    with pytest.raises(UserError, match="has no field 'x'; it has none"):
+        override(dataclasses.replace(make_study(), family=packs.Bigram()), ["family.x=3"])
 
 
 def test_a_family_that_is_not_registered_here_can_be_read_but_not_trained():

@@ -4,16 +4,16 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ladder
 import numpy as np
 import pytest
 
-from scaling_jax.engines import local
 from scaling_jax.errors import UserError
 from scaling_jax.models import CNN, MLP, Scaling, Spec, Transformer
 from scaling_jax.planning import make_plan
 from scaling_jax.study import Budgets, Data, Execution, Ladder, Study
+from scaling_jax.study_file import load_study
 from scaling_jax.training import verify
-from scaling_jax.training.loop import Training
 
 TOKENS, IMAGES = Spec("tokens", 64, 16), Spec("images", 10, 1, (16, 16, 3))
 
@@ -85,20 +85,66 @@ def test_training_does_not_start_with_wrong_counts_and_a_passed_check_is_remembe
         )
         return study, make_plan(study, spec)
 
-    class Feed:
-        pass
-
-    feed = Feed()
-    feed.spec = spec
     study, packs = packs_of(flops=10)
     with pytest.raises(UserError, match="flops_per_token"):
-        local.train_packs(packs, Training(study, feed, None, (), {}, lambda: False, print))
+        verify.check_packs(study, packs, spec)
     assert not list(tmp_path.rglob("*.json")), "a failed check is not remembered"
     study, packs = packs_of()
     verify.check_packs(study, packs, spec)
     assert len(list(tmp_path.rglob("*.json"))) == 1
     monkeypatch.setattr(verify, "check_counts", lambda *scale: pytest.fail("checked twice"))
     verify.check_packs(study, packs, spec)
+
+
+OWN = """
+import dataclasses, jax
+from scaling_jax.models import Counts, Model, mean_loss
+from scaling_jax.study import Budgets, Data, Ladder, Study
+LAYERS = 1
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own:
+    name, inputs = "own", "tokens"
+    def check(self, width, depth, spec): pass
+    def counts(self, width, depth, spec): return Counts(width**2, width**2, width**2, 6 * width**2)
+    def activation_bytes(self, *scale): return 0
+    def build(self, width, depth, spec, scaling, execution):
+        def init(key): return {"w": jax.numpy.ones((LAYERS, width, width))}
+        def loss(params, batch):
+            x = jax.nn.one_hot(batch[:, 1:], width)
+            return (x @ params["w"][0]).sum(), {}
+        return Model(init=init, loss=loss, evaluate=None, metrics=mean_loss, lr_multipliers=None, decay_mask=None)
+
+def get_study():
+    return Study(name="own", family=Own(), ladder=Ladder(widths=(16,), depths=(1,)), data=Data(context=8),
+                 budgets=Budgets(tokens=(1e5,)))
+"""
+
+
+def test_wrong_counts_are_found_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path / "cache"))
+    study = ladder.write_study(tmp_path)
+    wrong = "type('Wrong', (Bigram,), {'counts': lambda self, *at: Bigram().counts(*at[:1], 2, *at[2:])})()"
+    study.write_text(study.read_text().replace(ladder.BIGRAM, wrong))
+    code, out, err = ladder.run_here("run", f"--study={study}", f"--workdir={tmp_path / 'w'}")
+    assert code == 2 and not out and "correct counts() of the family" in err.splitlines()[-1]
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_family_in_a_study_file_is_checked_again_once_the_file_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCALING_JAX_CACHE", str(tmp_path))
+    spec, path = Spec("tokens", 16, 8), tmp_path / "own.py"
+
+    def check(text):
+        path.write_text(text)
+        study = load_study(path)
+        verify.check_packs(study, make_plan(study, spec), spec)
+
+    monkeypatch.setattr(verify, "traced_flops", lambda *args: (6 * 16**2 * verify.BATCH * 8,) * 2)
+    check(OWN)
+    assert len(list(tmp_path.rglob("counts/*.json"))) == 1
+    with pytest.raises(UserError, match="params_total=256, and its arrays have 2,560"):
+        check(OWN.replace("LAYERS = 1", "LAYERS = 10"))
 
 
 @pytest.mark.parametrize(

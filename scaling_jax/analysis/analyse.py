@@ -10,10 +10,10 @@ import pandas as pd
 
 from scaling_jax import fitting
 from scaling_jax.analysis.analysis import Analysis
-from scaling_jax.analysis.columns import Columns
+from scaling_jax.analysis.columns import Columns, as_frame
 from scaling_jax.analysis.fits import choose_law, fit_law, parse_inputs
 from scaling_jax.analysis.hold_out import below_cut
-from scaling_jax.analysis.read import read_runs
+from scaling_jax.analysis.read import is_ours, read_runs
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
 from scaling_jax.study import AUTO_LAW, Fit, Study
@@ -53,6 +53,7 @@ def analyse(
     settings = fit or (study.fit if study is not None else Fit())
     cut = hold_out or (study.hold_out if study is not None else Cut())
     options = columns if isinstance(columns, Columns) else Columns(names=dict(columns or {}))
+    settings, options = _metric_by_column(table, settings, options)
     title = name or (study.name if study is not None else "runs")
     law = None
     if settings.law != AUTO_LAW:
@@ -68,13 +69,25 @@ def analyse(
     for metric in dict.fromkeys(settings.also):
         other = dataclasses.replace(settings, metric=metric, also=())
         try:
-            further = read_runs(table, law, other, options)
+            further = read_runs(table, law, other, _without_y(options))
         except UserError as error:  # the other metrics are fitted all the same
             not_fitted.append(f"{metric} is not fitted: {error}")
             continue
         also[metric] = _analysis(title, other, cut, further, None)
     found = _analysis(title, settings, cut, runs, curves)
     return dataclasses.replace(found, also=also, notes=(*not_fitted, *found.notes))
+
+
+def _metric_by_column(table: Any, settings: Fit, options: Columns) -> tuple[Fit, Columns]:
+    """A column of our own results table that is given for y is the metric."""
+    y, frame = options.names.get("y"), as_frame(table)
+    if y is None or y not in frame or not is_ours(frame):
+        return settings, options
+    return dataclasses.replace(settings, metric=y), _without_y(options)
+
+
+def _without_y(options: Columns) -> Columns:
+    return dataclasses.replace(options, names={name: text for name, text in options.names.items() if name != "y"})
 
 
 def _check_settings(fit: Any, hold_out: Any, columns: Any) -> None:

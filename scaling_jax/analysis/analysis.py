@@ -96,7 +96,7 @@ class Analysis:
     @property
     def metric(self) -> str:
         """The fitted quantity in a word or two."""
-        if self.settings.metric == "loss" and not self.runs.ours:
+        if self.settings.metric == "loss":
             return self.runs.names.get("y", "loss")
         return y_name(self.settings.metric)
 

@@ -74,7 +74,7 @@ def _totals(table: pd.DataFrame, mark: str | None) -> int:
 
 
 def _is_total(row: pd.Series, body: pd.DataFrame, columns: list[int], mark: str | None) -> bool:
-    labelled = any(_is_label(cell) for cell in row)
+    labeled = any(_is_label(cell) for cell in row)
     known, others = [], []
     for i in columns:
         try:
@@ -84,11 +84,11 @@ def _is_total(row: pd.Series, body: pd.DataFrame, columns: list[int], mark: str 
         if np.isfinite(value):
             known.append(value)
             others.append(numerals.to_numbers(body.iloc[:, i], "", mark)[0])
-    if not labelled and len(known) < 3:
+    if not labeled and len(known) < 3:
         return False
     with np.errstate(all="ignore"):
         found = np.array([[of(x[np.isfinite(x)]) for x in others] for of in _STATISTICS])
-        if labelled:  # tokens are summed, losses averaged
+        if labeled:  # tokens are summed, losses averaged
             return bool(np.isclose(found, known, rtol=_CLOSE, atol=0).any(axis=0).all())
         return bool(np.isclose(found[:2], known, rtol=1e-6, atol=0).all(axis=1).any())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import Header, simple
+from scaling_jax.text import listed
 
 _SIZE = r"(\w*(loss|bpb|ppl)[_ ])?[\d.,]+(e[+-]?\d+)?\s*[kmbt]?"
 _SEQUENCE = ("seq_len", "sequence_length", "seq_length", "context", "context_length", "block_size", "max_seq_len")
@@ -29,6 +31,14 @@ def way_out(header: Header, name: str) -> str:
 
 
 _WORDS = {"N": ("n", "params", "parameters", "n_params", "size"), "D": ("d", "tokens", "data"), "y": ("loss", "y")}
+
+
+def alike(header: Header, name: str) -> str:
+    """A question after the columns whose names are nearly this one, e.g. token_accuracy for accuracy; "" for none."""
+    names = names_of(header.table)
+    found = [c for c in names if name and (name.lower() in c.lower() or c.lower() in name.lower())]
+    found = found or difflib.get_close_matches(name, names, 3)
+    return f"did you mean {listed(found)}?" if found else ""
 
 
 def _tokens(header: Header) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -73,12 +74,19 @@ def best_runs(
     return Best(rows.reindex(columns=list(COLUMNS)), reasons, doubts)
 
 
+def forecast_runs(forecast: fitting.Forecast, N: Any, D: Any) -> Any:
+    """`forecast.predict` without its warning of far inputs: how far it is stands beside every answer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fitting.FitWarning)
+        return forecast.predict({"N": N, "D": D})
+
+
 def _with_forecast(rows: pd.DataFrame, forecast: Any, found: Any) -> pd.DataFrame:
     """The loss of a run at N and D as the forecast has it; its intervals of N* and D*, extended to the law's own."""
     N, D = (rows[name].to_numpy(float) for name in ("N", "D"))
     if not (np.isfinite(N) & np.isfinite(D) & (N > 0) & (D > 0)).all():
         return rows
-    run, known = forecast.predict({"N": N, "D": D}), np.size(found.C)
+    run, known = forecast_runs(forecast, N, D), np.size(found.C)
     columns = {"loss": run.value, "loss_low": run.low, "loss_high": run.high}
     for name, value in (("N", N), ("D", D)):
         low, high = np.full(len(rows), np.nan), np.full(len(rows), np.nan)

@@ -13,7 +13,7 @@ from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_l
 from scaling_jax.analysis.extra_rows import without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
-from scaling_jax.analysis.hints import way_out
+from scaling_jax.analysis.hints import alike, way_out
 from scaling_jax.analysis.runs import (
     Runs,
     Sweep,
@@ -58,11 +58,16 @@ def read_runs(table: Any, law: Law | None, settings: Fit, columns: Columns | Non
     frame = as_frame(table)
     if not len(frame):
         raise UserError("the results table has no run; train first with scaling-jax run")
-    ours = all(name in frame for name in OURS)
+    ours = is_ours(frame)
     frame, extra = (frame, []) if ours else without_extra_rows(frame)
     header = Header(frame)
     notes = list(dict.fromkeys([*frame.attrs.get("notes", ()), *extra, *header.notes]))
     return _Reader(header, law, settings, columns, ours, notes).runs()
+
+
+def is_ours(frame: pd.DataFrame) -> bool:
+    """Whether this is a results table of a workdir, not somebody else's."""
+    return all(name in frame for name in OURS)
 
 
 @dataclasses.dataclass
@@ -211,7 +216,10 @@ class _Reader:
         if name == "y" and (self.ours or self.settings.metric != "loss"):
             if self.settings.metric in self.header.table:
                 return self.settings.metric
-            raise UserError(f"the results table has no column {self.settings.metric!r}; {self._has()}")
+            raise UserError(
+                f"the results table has no column {self.settings.metric!r}; "
+                f"{alike(self.header, self.settings.metric) or self._has()}"
+            )
         try:
             found = self.header.usual(name)
         except UserError:

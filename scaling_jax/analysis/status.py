@@ -73,10 +73,13 @@ def flag_columns(header: Header) -> list[str]:
     """Columns of yes and no, or of exit codes, that say how runs ended."""
     found = []
     for name in names_of(header.table):
-        plain, words = _simple(name), set(map(_word, header.table[name].dropna()))
-        flag = (_GOOD.search(plain) or _BAD.search(plain)) and words <= YES | NO
-        code = _CODE.search(plain) and all(re.fullmatch(r"-?\d+(\.0)?(:\d+)?", word) for word in words)
-        if words and (flag or code):
+        plain = _simple(name)
+        flag, code = _GOOD.search(plain) or _BAD.search(plain), _CODE.search(plain)
+        if not (flag or code):
+            continue
+        words = set(map(_word, header.table[name].dropna()))
+        codes = code and all(re.fullmatch(r"-?\d+(\.0)?(:\d+)?", word) for word in words)
+        if words and (codes or (flag and words <= YES | NO)):
             found.append(name)
     return found
 

@@ -19,7 +19,7 @@ TUNED = (
 RUN_NAMES = ("run", "run_id", "run_name", "runid", "trial_id", "wandb_id", "experiment_id", "job_id")
 STEPS = ("step", "iter", "iteration", "global_step", "trainer_global_step")  # as loggers call them
 MAX_VALUES = 64  # a swept quantity takes few values
-UNLABELLED = 0.02  # spread of ln y from which rows of one (N, D) that no column distinguishes are reported
+UNLABELED = 0.02  # spread of ln y from which rows of one (N, D) that no column distinguishes are reported
 
 
 def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: Mapping[str, str]) -> Sweep | None:
@@ -42,7 +42,7 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
     by_cell = logs.groupby([values.loc[several.index, k] for k in inputs], sort=False)
     spread = float(np.expm1((by_cell.max() - by_cell.min()).max()))
     column = _differing(several, [values.loc[several.index, k] for k in inputs], header, set(names.values()))
-    if column is None or (column == "" and not spread > UNLABELLED):
+    if column is None or (column == "" and not spread > UNLABELED):
         return None
     return Sweep(groups=by_cell.ngroups, cells=groups.ngroups, column=column, spread=spread, best_taken=False)
 

@@ -156,4 +156,5 @@ def compute_note(values: pd.DataFrame, names: Mapping[str, str]) -> str:
     ratio = values.C / (6 * values.N * values.D)
     if not np.max(np.abs(np.log(ratio))) > COUNTED_APART:
         return ""
-    return f"{names['C']} is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D"
+    ends = dict.fromkeys((f"{ratio.min():.3g}", f"{ratio.max():.3g}"))
+    return f"{names['C']} is {' to '.join(ends)} times 6 N D"

@@ -13,12 +13,11 @@ runs, one per seed, are fitted. Two corrections are made to their y:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-
-from scaling_jax.analysis.frames import groups_of
 
 # Columns of the results table that a study can sweep -> how their optimum is called.
 TUNED = {
@@ -131,40 +130,61 @@ def winners(done: pd.DataFrame) -> tuple[pd.DataFrame, Tuned | None]:
     if not swept or not (done.y > 0).all():
         ranked = done.sort_values(["y", "run_id"], kind="stable").drop_duplicates(["scale", "tokens", "seed"])
         return ranked.sort_values(["C", "N", "run_id"]).drop(columns="_budget"), None
-    cell = done.groupby(["scale", "_budget"], sort=False).ngroup()
-    ranked = done.assign(_cell=cell).sort_values(["_cell", "y", "run_id"], kind="stable").drop(columns="_cell")
+    cell = done.groupby(["scale", "_budget"], sort=False, dropna=False).ngroup()
+    ranked = done.assign(_cell=cell).sort_values(["_cell", "y", "run_id"], kind="stable")
     ranked = ranked.drop_duplicates(["scale", "_budget", *swept, "seed"])
-    cells = [_Cell(scale, rows, swept) for (scale, _), rows in groups_of(ranked, ["scale", "_budget"])]
+    cells = _cells(ranked, swept)
     noise = _noise(cells)
     rng = np.random.default_rng(0)
-    chosen, optima = [], []
+    rows, factors, optima = [], [], []
     for cell in cells:
         luck = 0.0 if noise is None else cell.luck(noise, rng)
         moved = cell.interpolated - cell.lowest
-        rows = cell.rows_of(cell.best)
-        chosen.append(rows.assign(y=rows.y * np.exp(moved - luck)))
+        won = cell.won
+        rows.append(cell.at[won])
+        factors.append(np.full(len(rows[-1]), np.exp(moved - luck)))
         values = {q: cell.optimum(q)[0] for q in swept}
-        place = {"scale": cell.scale, "N": float(rows.N.iloc[0]), "D": float(rows.D.mean())}
+        place = {"scale": cell.scale, "N": cell.N, "D": float(cell.D[won].mean())}
         optima.append(place | values | {"inside": cell.inside, "moved": moved, "luck": -luck})
     laws = tuple(law for q in swept if (law := _law(q, cells)) is not None)
-    frame = pd.concat(chosen).sort_values(["C", "N", "run_id"]).drop(columns="_budget")
+    frame = ranked.iloc[np.concatenate(rows)].drop(columns=["_budget", "_cell"])
+    frame = frame.assign(y=frame.y * np.concatenate(factors)).sort_values(["C", "N", "run_id"])
     return frame, Tuned(max(len(c.means) for c in cells), pd.DataFrame(optima), noise, laws)
+
+
+def _cells(ranked: pd.DataFrame, swept: list[str]) -> list[_Cell]:
+    """The cells of rows that are in order of `_cell`."""
+    # Rows of a workdir's earlier times may lack a column: they are a combination of their own.
+    keys = list(zip(*(ranked[c].astype(float).fillna(-1.0).tolist() for c in swept)))
+    scale, seed = ranked["scale"].tolist(), pd.factorize(ranked["seed"])[0]
+    N, D, y = (ranked[c].to_numpy(float) for c in ("N", "D", "y"))
+    parts = np.split(np.arange(len(ranked)), np.flatnonzero(np.diff(ranked["_cell"])) + 1)
+    return [
+        _Cell(scale[at[0]], swept, [keys[i] for i in at], at, log_y=np.log(y[at]), seed=seed[at], N=N[at[0]], D=D[at])
+        for at in parts
+    ]
 
 
 class _Cell:
     """One (scale, budget): the mean of ln y over seeds of every combination of what is swept.
 
-    `rows` has one row per combination and seed, the lowest y first.
+    Its rows are one per combination and seed, the lowest y first.
+
+    Attributes:
+      keys: the combination of each row, a value per swept quantity.
+      at: (rows,) places in the table.
+      log_y, seed, D: (rows,) of each row, seeds numbered.
+      N: of the scale.
     """
 
-    def __init__(self, scale: str, rows: pd.DataFrame, swept: list[str]):
-        self.scale, self.swept = scale, swept
-        self.rows = rows
-        # Rows of a workdir's earlier times may lack a column: they are a combination of their own.
-        self.keys = list(zip(*(rows[c].astype(float).fillna(-1.0).tolist() for c in swept)))
-        self.log_y = np.log(rows.y.to_numpy(float))
+    def __init__(
+        self, scale: str, swept: list[str], keys: list[tuple], at: np.ndarray, *, log_y: np.ndarray, seed: np.ndarray,
+        N: float, D: np.ndarray,
+    ):  # fmt: skip
+        self.scale, self.swept, self.keys = scale, swept, keys
+        self.at, self.log_y, self.seed, self.N, self.D = at, log_y, seed, float(N), D
         groups: dict[tuple, list[float]] = {}
-        for key, value in zip(self.keys, self.log_y):
+        for key, value in zip(keys, log_y):
             groups.setdefault(key, []).append(value)
         # A combination that lost a seed does not win by the seeds that it kept.
         self.seeds = max(map(len, groups.values()))
@@ -175,9 +195,10 @@ class _Cell:
         found = self._interpolate(self.means[None])
         self.inside, self.interpolated = bool(found[1][0]), float(found[0][0])
 
-    def rows_of(self, combination: tuple) -> pd.DataFrame:
-        """The rows of one combination, one per seed."""
-        return self.rows[[key == combination for key in self.keys]]
+    @property
+    def won(self) -> np.ndarray:
+        """(rows,) booleans: those of the best combination, one per seed."""
+        return np.array([key == self.best for key in self.keys])
 
     def _interpolate(self, means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(lowest ln y, whether it is interpolated) for each row of (draws, combinations)."""
@@ -194,7 +215,7 @@ class _Cell:
             inside[these] = True
         return lowest, inside
 
-    @property
+    @functools.cached_property
     def _neighbors(self) -> tuple[list[int], list[int]]:
         """Places of the combinations with the next lower and the next higher rate, all else equal; -1 for none."""
         none = [-1] * len(self.combinations)
@@ -255,9 +276,10 @@ def _noise(cells: list[_Cell]) -> float | None:
     """Pooled standard deviation of ln y that is neither the combination's nor the seed's."""
     squares, freedom = 0.0, 0
     for cell in cells:
-        (key, keys), (seed, seeds) = pd.factorize(pd.Series(cell.keys)), pd.factorize(cell.rows.seed)
-        wide = np.full((len(keys), len(seeds)), np.nan)
-        wide[key, seed] = cell.log_y
+        place = {key: i for i, key in enumerate(dict.fromkeys(cell.keys))}
+        seed, seeds = pd.factorize(cell.seed)
+        wide = np.full((len(place), len(seeds)), np.nan)
+        wide[[place[key] for key in cell.keys], seed] = cell.log_y
         wide = wide[np.isfinite(wide).all(axis=1)]
         k, s = wide.shape
         if k > 1 and s > 1:
@@ -280,8 +302,8 @@ def _law(quantity: str, cells: list[_Cell]) -> OptimumLaw | None:
 def _power_law(optima: list[tuple[_Cell, float]]) -> tuple[dict[str, tuple[float, float]], float]:
     """(exponents of N and D with standard errors, constant) by least squares in logarithms; ({}, nan) for too few."""
     sizes = {
-        "N": np.log([float(cell.rows.N.iloc[0]) for cell, _ in optima]),
-        "D": np.log([float(cell.rows.D.mean()) for cell, _ in optima]),
+        "N": np.log([cell.N for cell, _ in optima]),
+        "D": np.log([float(cell.D.mean()) for cell, _ in optima]),
     }
     names = [k for k, v in sizes.items() if len(v) and np.ptp(v) > 0.1]
     if not names or len(optima) < 1 + len(names) + MIN_CELLS:

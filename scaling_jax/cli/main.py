@@ -98,6 +98,7 @@ def _run(command: str, rest: Sequence[str]) -> int:
     with warnings.catch_warnings():
         if not _debugging():
             warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of overflow in numbers far off the data
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")  # no path, no line of ours
         return module.main(args, flags.FLAGS) or 0
 
 

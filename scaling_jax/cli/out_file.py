@@ -48,15 +48,20 @@ def check_new_folder(flag: str, name: str) -> None:
     check_writable(flag, pathlib.Path(folder) / "file")
 
 
-def write_text(flag: str, name: str, text: str) -> None:
+def write_text(flag: str, name: str, text: str) -> str:
     """Writes a file, its folder included.
+
+    Returns:
+      What to say of it: "wrote NAME", and the folder where that is new.
 
     Raises:
       UserError: it cannot be written.
     """
     path = pathlib.Path(name)
     try:
+        new = "" if path.parent.exists() else f" in the new folder {path.parent}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     except OSError as error:
         raise UserError(f"--{flag}={name} cannot be written: {error.strerror or error}") from None
+    return f"wrote {name}{new}"

@@ -72,11 +72,11 @@ def main(args: list[str], values: Any) -> int:
         found = decisions.recommend(load(values.workdir), flops, **options)
     if values.out and found.study is not None:
         title = f"The run that `scaling-jax recommend` found for {flops:.3g} FLOPs, from {found.source}."
-        out_file.write_text("out", values.out, study_source(found.study, title))
+        wrote = out_file.write_text("out", values.out, study_source(found.study, title))
+        print(f"{found.text()}\n{wrote}; next: scaling-jax plan --study={values.out}")
+        return 0
     print(found.text())
-    if values.out and found.study is not None:
-        print(f"wrote {values.out}; next: scaling-jax plan --study={values.out}")
-    elif values.out:
+    if values.out:
         print(f"{values.out} was not written: there is no run to recommend")
     return 0
 
@@ -95,7 +95,12 @@ def _reach(values: Any, asked: str, chip: Chip | None) -> decide.Reach:
             raise UserError(f"--published={values.published} is a fit of a loss: give --target_loss")
         surface = decide.Surface.published(values.published)
         return decide.reach(surface, goal, max_params=values.max_params, chip=chip)
-    return decisions.reach(load(values.workdir), goal, metric=metric, max_params=values.max_params, chip=chip)
+    results = load(values.workdir)
+    if asked == "target_accuracy" and metric not in results.table:
+        others = [c for c in results.table if isinstance(c, str) and "accuracy" in c]
+        way = f"give --target_metric={others[0]}={goal:g}" if others else "it is of classifiers; give --target_loss"
+        raise UserError(f"--target_accuracy: these runs have no accuracy{f' but {others[0]}' if others else ''}: {way}")
+    return decisions.reach(results, goal, metric=metric, max_params=values.max_params, chip=chip)
 
 
 def _refuse(values: Any, given: str, others: tuple[str, ...]) -> None:

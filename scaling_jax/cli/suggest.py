@@ -36,13 +36,13 @@ def main(args: list[str], values: Any) -> int:
     )
     if found.suggestion.stop or not found.points:
         print(found.text())
+        if values.apply:
+            print(f"{values.apply} was not written: there are no runs to add")
         return 0
-    if values.apply:
-        title = f"{found.study.name}, grown by {len(found.points)} runs that `scaling-jax suggest` chose."
-        out_file.write_text("apply", values.apply, study_source(found.study, title))
-    print(found.text())
-    study = values.apply or "F"
-    print(
-        f"next: scaling-jax run --study={study} --workdir={values.workdir}" + ("" if values.apply else f" {found.flag}")
-    )
+    if not values.apply:
+        print(f"{found.text()}\nnext: scaling-jax run --study=F --workdir={values.workdir} {found.flag}")
+        return 0
+    title = f"{found.study.name}, grown by {len(found.points)} runs that `scaling-jax suggest` chose."
+    wrote = out_file.write_text("apply", values.apply, study_source(found.study, title))
+    print(f"{found.text()}\n{wrote}; next: scaling-jax run --study={values.apply} --workdir={values.workdir}")
     return 0

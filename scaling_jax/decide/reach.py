@@ -12,7 +12,7 @@ from scaling_jax import fitting
 from scaling_jax.decide.chips import Chip
 from scaling_jax.decide.surface import Ends, Optimum, Surface
 from scaling_jax.errors import UserError
-from scaling_jax.text import short
+from scaling_jax.text import short, times
 
 FROM, TO, STEPS = 1e-4, 1e12, 49  # times the largest run: budgets that are searched
 PUBLISHED = (1e16, 1e32)  # the same for a published fit
@@ -57,7 +57,7 @@ class Reach:
                 + [f"  - {reason}" for reason in self.reasons]
             )
         best, (low, high) = self.optimum, self.C_interval
-        far = "" if math.isnan(self.beyond) else f", {self.beyond:.3g} times the largest run"
+        far = "" if math.isnan(self.beyond) else f", {times(self.beyond)} times the largest run"
         lines = [f"{trust}to reach {self.shown}, from {self.source}"]
         ends = "" if low == high else f"  [{low:.3g}, {'none is sure to' if math.isinf(high) else f'{high:.3g}'}]"
         lines.append(f"  FLOPs   {best.C:.3g}{ends} {'' if low == high else f'{self.level:.0%}'}{far}".rstrip())

@@ -17,8 +17,8 @@ from scaling_jax.decide.surface import Ends, Optimum, Surface
 from scaling_jax.errors import UserError
 from scaling_jax.models.family import Spec
 from scaling_jax.planning import Pack, compute_dtype_of, make_plan, memory_bytes
-from scaling_jax.study import Study
-from scaling_jax.text import short, short_bytes
+from scaling_jax.study import Ladder, Study
+from scaling_jax.text import short, short_bytes, times
 
 GRID, SMALLEST = 241, 1e-3  # sizes tried for the over-trained optimum, down to this share of N*
 MOST_TOKENS = 1e4  # times D* that over-training may take
@@ -76,7 +76,7 @@ class Recommendation:
       flatness: relative rise of the loss at {0.5: ..., 2.0: ...} times N* at the same FLOPs.
       inference: the over-trained optimum, where inference counts.
       shape: the nearest scale that the study's family can build.
-      run_interval: of the loss of the run of that shape.
+      run_loss, run_interval: expected of the run of that shape.
       pack: the run as planned: batch, rate, steps, FLOPs.
       study: of that run; None where there is none to write.
       chip: for the time and the price.
@@ -95,6 +95,7 @@ class Recommendation:
     flatness: dict[float, float] = dataclasses.field(default_factory=dict)
     inference: Inference | None = None
     shape: Shape | None = None
+    run_loss: float | None = None
     run_interval: Ends | None = None
     pack: Pack | None = None
     study: Study | None = None
@@ -113,7 +114,7 @@ class Recommendation:
             lines += [_wrapped(f"- {reason}") for reason in self.reasons]
             return "\n".join([*lines, *([f"instead: {self.instead}"] if self.instead else [])])
         best, level = self.optimum, f"{self.level:.0%}"
-        far = "" if math.isnan(self.beyond) else f", {self.beyond:.3g} times the largest run"
+        far = "" if math.isnan(self.beyond) else f", {times(self.beyond)} times the largest run"
         trust = f"verdict: {self.verdict}; " if self.verdict else ""
         lines = [
             f"{trust}for {self.C:.3g} FLOPs{far}, from {self.source}",
@@ -129,11 +130,9 @@ class Recommendation:
             lines.append(_row("model", f"{self.shape.text()}: N = {short(self.shape.N)}"))
         if self.pack is not None:
             lines.append(_row("recipe", _recipe(self.pack)))
-            run = self.pack.runs[0]
-            interval = _ends(self.run_interval, level, "{:.4f}")
-            lines.append(
-                _row("this run", f"{short(run.tokens)} tokens, {run.flops:.3g} FLOPs, {self.metric}", interval)
-            )
+            run, loss = self.pack.runs[0], "" if self.run_loss is None else f" {self.run_loss:.4f}"
+            what = f"{short(run.tokens)} tokens, {run.flops:.3g} FLOPs, {self.metric}{loss}"
+            lines.append(_row("this run", what, _ends(self.run_interval, level, "{:.4f}")))
         more = [] if self.inference is None else [self.inference.text()]
         more += [f"note: {note}" for note in self.notes] + [f"! {reason}" for reason in self.reasons]
         return "\n".join([*lines, *(_wrapped(sentence) for sentence in more)])
@@ -196,12 +195,15 @@ def recommend(
     if cap is not None and 0.98 * cap < best.N:
         notes.append(f"N is at its cap of {short(cap)}")
     shape = None if path is None else path.nearest(best.N, cap)
-    made, pack, interval = None, None, None
+    if path is not None and shape is None:
+        notes.append(f"no model: the study's family has no scale of at most {short(cap or best.N)} parameters")
+    made, pack, loss, interval = None, None, None, None
     if shape is not None and study is not None and spec is not None and analysis is not None:
         made, pack, more = _planned(study, spec, analysis, shape, C)
         notes += more
         if pack is not None:
-            interval = surface.run_interval(shape.N, pack.runs[0].tokens)
+            tokens = pack.runs[0].tokens
+            loss, interval = float(surface.loss(shape.N, tokens)), surface.run_interval(shape.N, tokens)
     return Recommendation(
         **said,
         reasons=reasons,
@@ -210,6 +212,7 @@ def recommend(
         flatness=_flatness(surface, best),
         inference=None if inference_tokens is None else _inference(surface, best, inference_tokens),
         shape=shape,
+        run_loss=loss,
         run_interval=interval,
         pack=pack,
         study=made,
@@ -264,9 +267,12 @@ def _most_in_memory(path: Path, study: Study, analysis: Analysis | None, most: f
     law = measured.get("memory_bytes")
     if law is not None and law.law is not None:
         best, far = law.largest_within(most), law.far(most)
-        by = f"the memory that runs took ({whose})" + (
-            f", continued to {far}: try one step of that size first" if far else ""
-        )
+        by = f"the memory that runs took ({whose})"
+        if far:  # small models' memory is activations, large ones' is weights: the law may promise too much
+            planned = _most_planned(path, study, most)
+            by += f", continued to {far}: try one step of that size first"
+            if 0 < planned < best:
+                best, by = planned, f"the plan's estimate ({short(best)} by {by})"
     else:
         best, by = _most_planned(path, study, most), "the plan's estimate: the runs do not tell how memory grows"
     if not best:
@@ -280,7 +286,7 @@ def _most_planned(path: Path, study: Study, most: float) -> float:
     while (shape := path.shape(width)) is not None:
         sized = dataclasses.replace(
             study,
-            ladder=dataclasses.replace(study.ladder, widths=(shape.width,), depths=(shape.depth,)),
+            ladder=Ladder(widths=(shape.width,), depths=(shape.depth,)),
             budgets=dataclasses.replace(
                 study.budgets, tokens=(1e4 * path.spec.context * 2**20,), tokens_per_param=(), flops=()
             ),

@@ -12,6 +12,7 @@ from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.fits import frontier_inputs, has_frontier
 from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.optima import forecast_runs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting.optimal.allocation import law_columns
 
@@ -65,14 +66,15 @@ class Surface:
 
     def loss(self, N: Any, D: Any) -> np.ndarray:
         """Expected loss; broadcasts."""
-        found = self.model.predict({"N": N, "D": D})
-        return np.asarray(found.value if isinstance(self.model, fitting.Forecast) else found, float)
+        if isinstance(self.model, fitting.Fit):
+            return np.asarray(self.model.predict({"N": N, "D": D}), float)
+        return np.asarray(forecast_runs(self.model, N, D).value, float)
 
     def run_interval(self, N: float, D: float) -> Ends | None:
         """Of the loss that one run will have; None for a published fit."""
         if isinstance(self.model, fitting.Fit):
             return None
-        found = self.model.predict({"N": N, "D": D})
+        found = forecast_runs(self.model, N, D)
         return float(found.low), float(found.high)
 
     def optima(

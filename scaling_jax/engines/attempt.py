@@ -36,7 +36,7 @@ from scaling_jax.storage.paths import write_atomic
 from scaling_jax.storage.records import Records, losses_of
 from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
-from scaling_jax.training import distributed, hardware
+from scaling_jax.training import distributed, hardware, verify
 from scaling_jax.training.feed import Feed, make_feed
 from scaling_jax.training.loop import Training
 from scaling_jax.training.trace import Trace
@@ -85,7 +85,7 @@ def train(attempt: Attempt, finish: Callable[[], None]) -> None:
 
     Raises:
       Preempted: asked to stop, or a process that trains with this one was lost; everything saved is intact.
-      UserError: the study, the workdir or the devices do not fit.
+      UserError: the study, the workdir or the devices do not fit, or a family counts wrongly; nothing was written.
     """
     with StopSignal() as stop:
         try:
@@ -118,6 +118,7 @@ def _train(attempt: Attempt, finish: Callable[[], None], stop: StopSignal) -> No
     chosen = base.select(sweep.packs, attempt.only_packs)
     names = [pack.name for pack in chosen]
     _check_same(study, [record_of(pack) for pack in chosen], dataset_hash)
+    verify.check_packs(study, chosen, spec)  # before anything is written
     with _claim(workdir, _stored(attempt, sweep, dataset_hash), study, chosen) as number:
         compile_cache.use()
         records = Records(workdir.path, number, writes=distributed.is_leader())

@@ -69,7 +69,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     Returns:
       device, backend, num_devices; matmul: FLOP/s of all devices by dtype; single, lanes: rows of width, depth, lanes
       (per device), layout, tokens_per_s, flops_per_s, share (of the peak); attention: rows; recommended: rows of width,
-      lanes, layout, fit; skipped: what was left out, and why; seconds.
+      lanes, layout, gain; skipped: what was left out, and why; seconds.
     """
     return _Bench(settings, say).run()
 
@@ -217,13 +217,16 @@ def report_text(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     kernels = [[r["kernel"], str(r["context"]), f"{1e3 * r['seconds']:.3g}"] for r in report["attention"]]
     best = [[str(r["width"]), str(r["lanes"]), r["layout"], f"{r['gain']:.2f}x"] for r in report["recommended"]]
+    tables = [
+        (["matmul", "TFLOP/s, all devices"], peaks),
+        (["runs", "width", "depth", "lanes a device", "layout", "tokens/s", "of peak"], cells),
+        (["attention", "context", "ms forward and backward"], kernels),
+        (["width", "recommended lanes a device", "layout", "beside one lane"], best),
+    ]
     return "\n\n".join(
         [
             f"{report['device']}, JAX {report['jax']}, {report['seconds']:.0f} s",
-            text.table(["matmul", "TFLOP/s, all devices"], peaks, ""),
-            text.table(["runs", "width", "depth", "lanes a device", "layout", "tokens/s", "of peak"], cells, ""),
-            text.table(["attention", "context", "ms forward and backward"], kernels, ""),
-            text.table(["width", "recommended lanes a device", "layout", "beside one lane"], best, ""),
+            *(text.table(header, rows, "") for header, rows in tables if rows),
             *([f"left out: {'; '.join(report['skipped'])}"] if report["skipped"] else []),
         ]
     )

@@ -19,7 +19,7 @@ from scaling_jax.errors import Preempted, UserError
 from scaling_jax.planning import Pack, record_of
 from scaling_jax.storage.workdir import Workdir
 from scaling_jax.study import Study
-from scaling_jax.training import distributed, layout, verify
+from scaling_jax.training import distributed, layout
 from scaling_jax.training.build import build_program
 from scaling_jax.training.checkpoint import PackCheckpoints
 from scaling_jax.training.loop import PackTrainer, Training
@@ -38,11 +38,9 @@ def train_packs(packs: Sequence[Pack], training: Training, devices: Sequence[Any
     next is compiled. Several processes train one pack after another, each on all devices.
 
     Raises:
-      UserError: the family's counts are wrong.
       Preempted: asked to stop; every piece under way has saved.
       Exception: the first that a piece raised, after the others stopped at their next chunk and saved.
     """
-    verify.check_packs(training.study, packs, training.feed.spec)
     if distributed.is_single_process():
         _Pool(packs, training, devices or jax.devices()).run()
         return

@@ -19,6 +19,7 @@ GRID = 40  # points per side of a surface
 MAX_LABELS = 40  # sizes that are distinguished by color
 SAME = 0.03  # in the logarithm: amounts of data equal but for rounding to whole steps
 BINS = 30
+FAR_TAIL = 4.0  # times the middle half of the resamples: beyond, a few refits would squeeze all others into a bin
 SEEN_AND_HELD: tuple[tuple[bool, Symbol, float], ...] = ((False, "circle", 5.5), (True, "diamond", 5.0))
 
 
@@ -199,9 +200,9 @@ def parameters(fit: Any, names: Sequence[str], level: float, boot: Any = None) -
         value = fit.params.get(name, fit.exponents.get(name))
         samples = np.asarray(columns.get(name, ()), float)
         samples = samples[np.isfinite(samples)]
-        shown = None
-        if samples.size > 1 and np.ptp(samples) > 0:
-            shown = tuple(np.quantile(samples, [0.005, 0.995]))
+        profile = _profile(fit, name, level)
+        shown = _range(samples, profile)
+        if shown is not None and samples.size > 1 and np.ptp(samples) > 0:
             counts, edges = np.histogram(samples, BINS, range=shown)
             middle = (edges[1:] + edges[:-1]) / 2
             top = counts / max(counts.max(), 1)
@@ -216,7 +217,7 @@ def parameters(fit: Any, names: Sequence[str], level: float, boot: Any = None) -
                     name="bootstrap",
                 )
             )
-        marks += _profile(fit, name, level, shown)
+        marks += _profile_marks(profile, level, shown)
         marks.append(Mark("line", [value, value], [0, 1.05], color=AVOIDED, dash="dash", width=1.2, name="fitted"))
         panels.append(Panel(Axis(name, limits=shown), Axis("relative" if not panels else ""), tuple(marks)))
     caption = (
@@ -226,14 +227,32 @@ def parameters(fit: Any, names: Sequence[str], level: float, boot: Any = None) -
     return Chart("parameters", "How well the parameters are known", caption, tuple(panels))
 
 
-def _profile(fit: Any, name: str, level: float, shown: tuple[float, float] | None) -> list[Mark]:
+def _range(samples: np.ndarray, profile: Any) -> tuple[float, float] | None:
+    """What is shown: 99% of the resamples without a far tail, and the ends of the profile's interval."""
+    if samples.size < 2 or not np.ptp(samples) > 0:
+        return None
+    low, left, right, high = np.quantile(samples, [0.005, 0.25, 0.75, 0.995])
+    low, high = max(low, left - FAR_TAIL * (right - left)), min(high, right + FAR_TAIL * (right - left))
+    if profile is not None:
+        reach = high - low
+        low = max(min(low, profile.lower), low - reach) if np.isfinite(profile.lower) else low
+        high = min(max(high, profile.upper), high + reach) if np.isfinite(profile.upper) else high
+    return (float(low), float(high)) if high > low else None
+
+
+def _profile(fit: Any, name: str, level: float) -> Any:
     try:
         found = fit.profile(name, level)
     except FitError:  # a derived exponent, or too few points
+        return None
+    rise = found.threshold - found.objective.min()
+    return found if np.isfinite(rise) and rise > 0 else None
+
+
+def _profile_marks(found: Any, level: float, shown: tuple[float, float] | None) -> list[Mark]:
+    if found is None:
         return []
     rise = found.threshold - found.objective.min()
-    if not (np.isfinite(rise) and rise > 0):
-        return []
     at_end = statistics.NormalDist().inv_cdf((1 + level) / 2) ** 2 / 2
     height = np.exp(-at_end * (found.objective - found.objective.min()) / rise)
     keep = np.isfinite(height) & (height > 1e-3)

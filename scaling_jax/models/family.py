@@ -103,7 +103,7 @@ class Model:
 
     Attributes:
       init: key -> params (float32).
-      loss: (params, batch) -> (mean loss in nats, metrics), what training minimises (label smoothing and the like
+      loss: (params, batch) -> (mean loss in nats, metrics), what training minimizes (label smoothing and the like
         included); metrics are means over the batch's tokens or samples.
       evaluate: (params, batch) -> sums over the batch's tokens or samples, at least `loss_sum` (nats, nothing added to
         the cross-entropy) and `count`. Batches of a validation set are summed key by key.

@@ -80,6 +80,12 @@ class Rule:
         given = (*self.fields, "roles")
         return tuple(name for name in inspect.signature(self.factory).parameters if name not in given)
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Values of the options that a study leaves out."""
+        parameters = inspect.signature(self.factory).parameters
+        return {name: parameters[name].default for name in self.options}
+
     def width_multiplier(self, role: str, ratio: float) -> float:
         """Factor on the learning rate of an array of this role, `ratio` = base_width / width.
 

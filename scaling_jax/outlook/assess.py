@@ -19,7 +19,7 @@ from scaling_jax.outlook.expected import (
     expected_intervals,
     points_of,
 )
-from scaling_jax.outlook.findings import Finding, listed, of_design, of_optimum, of_rules, of_runs, wider
+from scaling_jax.outlook.findings import Finding, listed, of_design, of_ladder, of_optimum, of_rules, of_runs, wider
 from scaling_jax.planning import Pack, make_plan
 from scaling_jax.study import Study
 from scaling_jax.study_file import override
@@ -97,6 +97,7 @@ def assess(
     ratios = float(ratio.min()), float(ratio.max())
     expected = expected_intervals(prior, points, target)
     findings = [
+        *of_ladder(study, packs),
         *of_design(study, points, correlation),
         *of_runs(study, packs, tokens),
         *of_optimum(study, points, prior),

@@ -10,7 +10,7 @@ import numpy as np
 from scaling_jax import fitting, rules
 from scaling_jax.models import optimizers
 from scaling_jax.outlook.expected import Points, Prior
-from scaling_jax.planning import Pack
+from scaling_jax.planning import Pack, scale_name
 from scaling_jax.study import AUTO_LAW, Study
 from scaling_jax.text import short
 
@@ -61,7 +61,8 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
     if len(sizes) < 3:
         some = "one scale" if len(sizes) == 1 else "2 scales"
         text = f"{some}: the fall of the loss with N cannot be separated from its floor; at least 3 scales are needed"
-        out.append(Finding(text, next(iter(wider(study)), ())))
+        all_train = len(sizes) >= len(study.ladder.scales())
+        out.append(Finding(text, next(iter(wider(study)), ()) if all_train else ()))
     if len(points.cells) <= needed:
         out.append(
             Finding(
@@ -73,6 +74,17 @@ def of_design(study: Study, points: Points, correlation: float) -> list[Finding]
         text = "one seed: the scatter between seeds stays unknown, and a lucky scale cannot be seen"
         out.append(Finding(text, (f"seeds=({study.seeds[0]}, {study.seeds[0] + 1})",)))
     return out
+
+
+def of_ladder(study: Study, packs: Sequence[Pack]) -> list[Finding]:
+    """Scales that the ranges of the budgets leave nothing to train."""
+    budgets, planned = study.budgets, {(pack.width, pack.depth) for pack in packs}
+    left = [scale_name(*scale) for scale in study.ladder.scales() if scale not in planned]
+    if not left or budgets.isoflop_sizes or budgets.memory_gib is not None:  # which are asked to choose
+        return []
+    ranges = f"budgets.ratio_range={budgets.ratio_range} and budgets.max_tokens={budgets.max_tokens:g}"
+    text = f"{', '.join(left)}: no budget is within {ranges}, so they do not train; widen these or give other budgets"
+    return [Finding(text)]
 
 
 def _one_line(study: Study, points: Points, correlation: float) -> Finding:

@@ -72,7 +72,12 @@ def frame(study: Study, spec: Spec) -> dict[str, Any]:
     """
     resolved = study.to_dict()
     optimizer, schedule, parametrization = (resolved[k] for k in ("optimizer", "schedule", "parametrization"))
-    unread = {*SWEPT} | ({*OPTIMIZER_FIELDS} - {*optimizers.rule(study.optimizer.name).fields})
+    rule = optimizers.rule(study.optimizer.name)
+    read = {*rule.fields} | ({"b1"} if rule.schedule_free else set())  # which the average takes, not the factory
+    unread = {*SWEPT} | ({*OPTIMIZER_FIELDS} - read)
+    optimizer["options"] = {
+        k: v for k, v in optimizer["options"].items() if k not in rule.defaults or v != rule.defaults[k]
+    }
     if study.optimizer.spike_policy == "keep":
         unread.add("spike_factor")
     if study.schedule.name == "constant":
@@ -88,13 +93,19 @@ def frame(study: Study, spec: Spec) -> dict[str, Any]:
     start = {"init": "trained"} if study.init.starts else {}
     return {
         **start,
-        "family": resolved["family"],
+        "family": _as_floats(study.family, resolved["family"]),
         "parametrization": parametrization,
         "schedule": {k: v for k, v in schedule.items() if k not in SWEPT_SCHEDULE},
         "optimizer": {k: v for k, v in optimizer.items() if k not in unread},
         "data": data,
         "evaluation": evaluation,
     }
+
+
+def _as_floats(family: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a family; a whole number given for one that is a float by default is that float."""
+    floats = {field.name for field in dataclasses.fields(family) if isinstance(field.default, float)}
+    return {k: float(v) if k in floats and isinstance(v, int) else v for k, v in options.items()}
 
 
 def compute_dtype_of(execution: Execution, backend: str | None = None) -> str:

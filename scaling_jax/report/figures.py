@@ -16,7 +16,7 @@ from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel, scale_co
 from scaling_jax.fitting import plots
 from scaling_jax.report import figures_of_laws, figures_of_runs
 from scaling_jax.report.points import answers, count_label, points_of
-from scaling_jax.text import short
+from scaling_jax.text import short, times
 
 WITHIN_REACH = 1.01  # times the largest run: targets below are not called extrapolation
 LADDER_MARGIN = 0.9999
@@ -109,7 +109,7 @@ def frontier(analysis: Analysis) -> Chart:
         name = "frontier L*(C), dashed beyond the runs" if i == 0 else ""
         marks.append(Mark("line", part.C, part.loss, dash=dash, width=1.9, name=name))
     for row in rows_of(analysis.frontier[analysis.frontier.beyond > WITHIN_REACH]) if len(curve) else ():
-        label = f"{row.beyond:.3g}x: N* {short(row.N)}, D* {short(row.D)}, {analysis.metric} {row.loss:.4g}"
+        label = f"{times(row.beyond)}x: N* {short(row.N)}, D* {short(row.D)}, {analysis.metric} {row.loss:.4g}"
         marks.append(Mark("points", [row.C], [row.loss], symbol="star", size=12, name=label, texts=[label]))
     log = bool((runs.chosen.y > 0).all())
     panel = Panel(Axis("training FLOPs", "flops", True), Axis(analysis.y_label, log=log), tuple(marks))

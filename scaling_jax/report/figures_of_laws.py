@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from scaling_jax import fitting
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.fits import further_inputs, law_inputs
 from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.optima import forecast_runs
 from scaling_jax.charts import Axis, Chart, Mark, Panel, scale_color
 from scaling_jax.fitting import plots
 from scaling_jax.report.points import answers, count_label, points_of
 from scaling_jax.report.tables import PARTS
+from scaling_jax.text import times
 
 MAX_PARAMETERS = 4  # profiles take time
 
@@ -61,7 +64,10 @@ def residuals(analysis: Analysis) -> Chart:
         against = {count_label(analysis): chosen.N, f"{analysis.unit}": chosen.D, "training FLOPs": chosen.C}
     else:
         against = {analysis.runs.names.get(k, k): v for k, v in fit.data.items()}
-    return plots.residuals(used, chosen.y, predicted, against, points_of(analysis))
+    chart = plots.residuals(used, chosen.y, predicted, against, points_of(analysis))
+    if found is None:
+        return chart
+    return dataclasses.replace(chart, caption=f"{chart.caption} The law here has not seen the held-out runs.")
 
 
 def parameters(analysis: Analysis) -> Chart:
@@ -133,8 +139,8 @@ def interval(analysis: Analysis) -> Chart:
     """The variance of the forecast at the frontier's rows, by where it comes from."""
     assert analysis.forecast is not None
     rows = analysis.frontier[np.isfinite(analysis.frontier.N) & (analysis.frontier.N > 0)]
-    found = analysis.forecast.predict({"N": rows.N.to_numpy(float), "D": rows.D.to_numpy(float)})
-    names = tuple(f"{row.beyond:.3g}x" for row in rows_of(rows))
+    found = forecast_runs(analysis.forecast, rows.N.to_numpy(float), rows.D.to_numpy(float))
+    names = tuple(f"{times(row.beyond)}x" for row in rows_of(rows))
     total = sum(np.asarray(v, float) ** 2 for v in found.parts.values())
     half = 50 * np.log(np.asarray(found.high, float) / np.asarray(found.low, float))  # percent of y, to first order
     at, base, marks = np.arange(len(names)), np.zeros(len(names)), []

@@ -88,7 +88,10 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
 
 
 def smooth(curve: np.ndarray) -> np.ndarray:
-    """Means over equal steps of ln(step): learning-curve points are as noisy as their batches.
+    """Means over stretches: learning-curve points are as noisy as their batches.
+
+    Stretches are equal steps of ln(step) plus the share of the run, each scaled to 1: early they follow the logarithm,
+    late none is so long that it would hide a cool-down, or so short that the end is one batch.
 
     Args:
       curve: (n, 3) step, tokens and loss; points without a finite loss are left out.
@@ -99,8 +102,9 @@ def smooth(curve: np.ndarray) -> np.ndarray:
     curve = curve[np.isfinite(curve[:, 2])]
     values = curve[:, 1:]
     if len(values) > SMOOTHING_BINS:
-        position = np.log(np.maximum(curve[:, 0], 1.0))
-        bins = np.digitize(position, np.linspace(position[0], position[-1], SMOOTHING_BINS))
+        step = np.maximum(curve[:, 0], 1.0)
+        position = np.log(step / step[0]) / np.log(step[-1] / step[0]) + step / step[-1]
+        bins = np.digitize(position, np.linspace(position[0], position[-1], SMOOTHING_BINS + 1)[1:-1])
         starts = np.flatnonzero(np.diff(bins, prepend=-1))
         values = np.add.reduceat(values, starts) / np.diff(starts, append=len(values))[:, None]
     return values

@@ -6,6 +6,7 @@ Charts are drawn in the browser by plotly.js, which is embedded once, compressed
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import gzip
 import importlib.util
@@ -26,7 +27,7 @@ from scaling_jax.charts import Chart
 from scaling_jax.errors import UserError
 from scaling_jax.report import tables, text
 from scaling_jax.report.points import answers
-from scaling_jax.text import plural, short
+from scaling_jax.text import plural, short, times
 
 MARKS = {"pass": "\u2713", "warn": "!", "fail": "\u2717", "cannot tell": "?"}
 VERDICTS = {
@@ -50,7 +51,7 @@ def page(analysis: Analysis, charts: Mapping[str, Chart], about: Mapping[str, An
     """
     about = about or {}
     study = about.get("study")
-    charts = {name: chart.thinned(MAX_POINTS) for name, chart in charts.items()}
+    charts = {name: dataclasses.replace(chart.thinned(MAX_POINTS), name=name) for name, chart in charts.items()}
     return render(
         "page.html.j2",
         charts,
@@ -159,7 +160,7 @@ def runs_table(analysis: Analysis) -> dict[str, Any]:
         columns.append(("off by", "percent", [predicted.get(r) for r in frame.run_id]))
     shown = [c for c in columns if not (c[1] != "text" and not np.isfinite(np.asarray(c[2], float)).any())]
     for name in ("batch_size", "accuracy", "bits_per_byte", "tokens_per_s", "wall_s"):
-        if name in names_of(frame) and name != analysis.metric and frame[name].notna().any():
+        if name in names_of(frame) and name != analysis.metric and frame[name].fillna(0).astype(bool).any():
             shown.append((name, "plain", frame[name]))
     order = np.lexsort((frame.C.fillna(0).to_numpy(float), frame.N.fillna(0).to_numpy(float)))
     values = [list(column) if kind == "text" else _exact(column) for _, kind, column in shown]
@@ -191,7 +192,7 @@ def _tiles(analysis: Analysis) -> list[tuple[str, str]]:
     if not len(analysis.frontier) or not answers(analysis):
         return []
     row = text.target_row(analysis)
-    at = f"at {tables.flops(row.C)} FLOPs, {row.beyond:.3g}x the largest run"
+    at = f"at {tables.flops(row.C)} FLOPs, {times(row.beyond)}x the largest run"
     spans = [tables.interval(row.D_low, row.D_high), tables.interval(row.loss_low, row.loss_high, "{:.4g}".format)]
     return [
         (short(row.N), f"{tables.interval(row.N_low, row.N_high)} parameters N* {at}"),

@@ -108,7 +108,29 @@ function ends(panel, key) {
     if (typeof v === "number") { low = Math.min(low, v); high = Math.max(high, v); }
   return [low, high];
 }
-function axis(spec, panel, key) {
+const WIDE = 60; // between the ends of a log axis whose ticks are whole decades
+// Of a log axis that spans few decades: its ticks, each written in full. Null where Plotly's own are as good.
+function within(low, high) {
+  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < 5)) return null; // below 1 Plotly writes m and μ
+  if (low === high) return [low];
+  const from = low / 1.2, to = high * 1.2;
+  for (const digits of high / low > WIDE ? [[1]] : [[1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]]) {
+    const values = [];
+    for (let k = Math.floor(Math.log10(from)); k <= Math.ceil(Math.log10(to)); k++)
+      for (const d of digits) { const v = Number(`${d}e${k}`); if (v >= from && v <= to) values.push(v); }
+    if (values.filter(v => v >= low && v <= high).length > 2) return values;
+  }
+  return null;
+}
+function tick(kind, value) {
+  if (kind === "flops") {
+    const [digits, exponent] = value.toExponential().split("e"), tens = "10<sup>" + Number(exponent) + "</sup>";
+    return digits === "1" ? tens : `${digits}×${tens}`;
+  }
+  const text = kind === "count" && value >= 1 ? short(value) : String(Number(value.toPrecision(3)));
+  return text.replace(/(\.\d*?)0+(?=\D*$)/, "$1").replace(/\.(?=\D*$)/, "");
+}
+function axis(spec, panel, key, room) {
   const colors = theme();
   const out = {
     title: { text: plain(spec.label || ""), font: { size: 12.5 }, standoff: 8 }, type: spec.log ? "log" : "linear", gridcolor: colors.line,
@@ -119,7 +141,10 @@ function axis(spec, panel, key) {
   const [low, high] = spec.limits || ends(panel, key);
   if (spec.limits) out.range = spec.log ? spec.limits.map(Math.log10) : spec.limits;
   if (spec.kind === "flops") out.exponentformat = "power"; else out.exponentformat = "B";
-  if (spec.log && spec.kind) out.dtick = high / low > 60 ? Math.max(1, Math.round(Math.log10(high / low) / 6)) : high / low > 6 ? "D2" : "D1";
+  let values = spec.log ? within(low, high) : null;
+  while (values && values.length > room) values = values.filter((_, i) => i % 2 === 1);
+  if (values) Object.assign(out, { tickmode: "array", tickvals: values, ticktext: values.map(v => tick(spec.kind, v)) });
+  else if (spec.log && spec.kind && high / low > WIDE) out.dtick = Math.max(1, Math.round(Math.log10(high / low) / 6));
   else out.nticks = 6;
   return out;
 }
@@ -133,7 +158,7 @@ function labelWidth(spec, panel) {
 function layout(panel, width) {
   return {
     width, height: Math.round(printing ? Math.min(300, width * 0.8) : Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8 + labelWidth(panel.y, panel), r: 12, t: 8, b: panel.x.label ? 52 : 30 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x"), yaxis: axis(panel.y, panel, "y"),
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x", (width - (panel.y.kind === "names" ? 190 : 60)) / 38), yaxis: axis(panel.y, panel, "y", 10),
     hovermode: "closest", barmode: "overlay", dragmode: coarse.matches ? false : "zoom", showlegend: false,
     modebar: { bgcolor: theme().back, color: theme().grey, activecolor: theme().ink },
     hoverlabel: { align: "left", bgcolor: theme() === DARK ? "#2a323b" : "#ffffff", font: { color: theme().ink }, bordercolor: theme().grey },
@@ -285,8 +310,10 @@ const rest = () => {
 };
 requestAnimationFrame(() => requestAnimationFrame(() => { document.documentElement.dataset.first = "yes"; later(rest); }));
 dark.addEventListener("change", () => charts.forEach(chart => chart.drawn && draw(chart)));
-addEventListener("beforeprint", () => { printing = true; drawAll(); });
-addEventListener("afterprint", () => { printing = false; drawAll(); });
+// The model for the target belongs on paper; what passed, the study and the versions stay folded.
+const unfolded = document.querySelectorAll("details.answer:not([open])");
+addEventListener("beforeprint", () => { printing = true; unfolded.forEach(d => { d.open = true; }); drawAll(); });
+addEventListener("afterprint", () => { printing = false; unfolded.forEach(d => { d.open = false; }); drawAll(); });
 let pending = 0, lastWidth = innerWidth;
 addEventListener("resize", () => {
   if (innerWidth === lastWidth || printing) return;

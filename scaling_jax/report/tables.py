@@ -10,8 +10,9 @@ import numpy as np
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import rows_of
+from scaling_jax.analysis.optima import forecast_runs
 from scaling_jax.analysis.resources import KINDS, SECONDS_PER_TOKEN
-from scaling_jax.text import listed, short, short_bytes
+from scaling_jax.text import listed, short, short_bytes, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def hold_out(analysis: Analysis) -> Table:
 def frontier(analysis: Analysis) -> Table:
     """The loss-minimal split of compute, over the ladder and beyond."""
     rows = tuple(
-        (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
+        (flops(f.C), f"{times(f.beyond)}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
          interval(f.D_low, f.D_high), short(f.D / f.N), loss(f.loss),
          interval(f.loss_low, f.loss_high, "{:.4g}".format))
         for f in rows_of(analysis.frontier)
@@ -126,7 +127,7 @@ def answer(analysis: Analysis) -> Table:
         return Table(header, ())
     known = analysis.frontier[np.isin(analysis.frontier.C, analysis.targets)]
     rows = tuple(
-        (flops(f.C), f"{f.beyond:.3g}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
+        (flops(f.C), f"{times(f.beyond)}x", short(f.N), interval(f.N_low, f.N_high), short(f.D),
          interval(f.D_low, f.D_high), loss(f.loss), interval(f.loss_low, f.loss_high, "{:.4g}".format),
          parts(analysis, f.N, f.D))
         for f in rows_of(known)
@@ -174,7 +175,7 @@ def parts(analysis: Analysis, N: float, D: float) -> str:
     """Shares of the forecast's variance, the largest first."""
     if analysis.forecast is None or not has_forecast(analysis):
         return ""
-    squares = {k: float(v) ** 2 for k, v in analysis.forecast.predict({"N": N, "D": D}).parts.items()}
+    squares = {k: float(v) ** 2 for k, v in forecast_runs(analysis.forecast, N, D).parts.items()}
     total = sum(squares.values())
     if not total > 0:
         return ""

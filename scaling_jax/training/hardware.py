@@ -151,8 +151,8 @@ def resolve(
 def resolve_pack(study: Study, pack: Pack, spec: Spec, mesh: tuple[int, int, int]) -> Execution:
     """`resolve` for the training of a pack on a mesh of (run, data, fsdp) devices."""
     execution, head_dim = study.execution, attention_head_dim(study.family)
-    if execution.microbatches == "auto" and jax.default_backend() == "cpu" and mesh[1] * mesh[2] == 1:
-        parts = cpu_parts(pack.counts, spec.context, pack.batch_size)
+    if execution.microbatches == "auto" and jax.default_backend() == "cpu":
+        parts = cpu_parts(pack.counts, spec.context, pack.batch_size // (mesh[1] * mesh[2]))  # what one device takes
         execution = dataclasses.replace(execution, microbatches=parts)
     return resolve(execution, pack.width, pack.depth, spec, head_dim)
 

@@ -56,7 +56,7 @@ def choose_layout(
         if path.exists() and distributed.is_leader():
             layout = _recorded(path).layout
         layout = LAYOUTS[int(distributed.broadcast_from_leader([LAYOUTS.index(layout)])[0])]
-        if distributed.is_leader():
+        if distributed.is_leader() and not path.exists():
             write_atomic(path, json.dumps({"layout": layout, "mesh": dict(mesh.shape), "seconds_per_step": {}}))
         return layout
     if path.exists():

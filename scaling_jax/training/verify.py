@@ -16,6 +16,7 @@ import dataclasses
 import inspect
 import json
 import math
+import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -49,11 +50,14 @@ def check_packs(study: Study, packs: Sequence[Pack], spec: Spec) -> None:
       UserError: the optimizer would ascend, or a scale's counts are wrong; the message has both numbers.
     """
     check_optimizer(study.optimizer)
+    code = _code(study.family)
     for width, depth in sorted({(pack.width, pack.depth) for pack in packs}):
-        passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec))
-        if passed.exists():
+        passed = as_path(cache_dir() / "counts" / _key(study, width, depth, spec, code))
+        if code and passed.exists():
             continue
         found = check_counts(study.family, width, depth, spec)
+        if not code:
+            continue
         try:
             write_atomic(passed, json.dumps(found))
         except OSError as error:  # a full or read-only cache folder must not stop a training
@@ -67,6 +71,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
       UserError: the factory refuses its options, or its updates do not go the way that its registration says.
     """
     rule = optimizers.check(optimizer)
+    if not isinstance(optimizer.b2, float):  # swept, or a rule: the direction is the same for every value
+        optimizer = dataclasses.replace(optimizer, b2=0.5)
     params = {"matrix": np.ones((2, 3), np.float32), "vector": np.ones(3, np.float32)}
     roles = {"matrix": optimizers.HIDDEN, "vector": optimizers.VECTOR}
 
@@ -201,19 +207,25 @@ def _batch(spec: Spec) -> Any:
     return {"image": image, "label": jax.ShapeDtypeStruct((BATCH,), np.int32)}
 
 
-def _key(study: Study, width: int, depth: int, spec: Spec) -> str:
+def _code(family: Family) -> str:
+    """The files in which the family and its bases are written; "" where that cannot be read, as in a session."""
+    members = [vars(cls).get(name) for cls in type(family).__mro__ for name in ("build", "counts")]
+    paths = {inspect.unwrap(member).__code__.co_filename for member in members if inspect.isfunction(member)}
+    try:
+        return content_hash([pathlib.Path(path).read_text() for path in sorted(paths)]) if paths else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _key(study: Study, width: int, depth: int, spec: Spec, code: str) -> str:
     """Identifies a passed check: the counts, and the code of the family and of this package."""
     family = study.family
-    try:
-        source = inspect.getsource(type(family))
-    except (OSError, TypeError):  # a class that was typed into a session
-        source = repr(type(family))
     parts = {
         "family": study.to_dict()["family"],
         "scale": [width, depth],
         "spec": dataclasses.asdict(spec),
         "counts": dataclasses.asdict(family.counts(width, depth, spec)),
         "unseen": getattr(family, "unseen_flops_per_token", lambda *scale: 0.0)(width, depth, spec),
-        "code": [source, hardware.code_version(), jax.__version__],
+        "code": [code, hardware.code_version(), jax.__version__],
     }
     return f"{content_hash(parts)}.json"

@@ -90,7 +90,7 @@ def spikes(e: Evidence) -> Check:
 def gap(e: Evidence) -> Check:
     """Validation loss is close to the training loss."""
     name, curves = "no overfitting", _drawn(e)
-    if not curves or e.settings.metric != "loss":
+    if not curves or e.runs.names.get("y") != "loss":
         return Check(name, CANNOT_TELL, "no learning curves of the fitted loss")
     y = dict(zip(e.runs.chosen.run_id.map(str), e.runs.chosen.y.astype(float)))
     gaps = {}

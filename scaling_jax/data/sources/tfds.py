@@ -244,7 +244,7 @@ def text_key(builder: tfds.core.DatasetBuilder) -> str:
         if key in texts:
             return key
     has = ", ".join(f"{key} ({type(f).__name__})" for key, f in features.items())
-    raise UserError(f"{builder.info.full_name} is neither labelled images nor plain text; its features: {has}")
+    raise UserError(f"{builder.info.full_name} is neither labeled images nor plain text; its features: {has}")
 
 
 def size_of(builder: tfds.core.DatasetBuilder, info: Any, kind: Spec) -> int:

@@ -14,6 +14,8 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Problem
 
 GRID = 20  # values on each side, then half as many again where the objective crosses the threshold
+NEAR = 8  # of them are tried first: the rest only where the objective does not rise far above the threshold by then
+FAR_ABOVE = 6.0  # times the threshold's rise: about exp(-8) of the height at a level of 90%
 FAR = 40.0  # how far from ordinary numbers, in e-folds of a positive parameter, before its side is called open
 
 
@@ -139,7 +141,11 @@ def _side(
         return np.clip(value * np.exp(sign * distance) if log else value + sign * distance, low, high)
 
     distance = np.geomspace(0.25 * base, reach, GRID)
-    objective = search(at(distance))
+    objective = search(at(distance[:NEAR]))
+    if objective[-1] - best > FAR_ABOVE * (threshold - best):
+        distance = distance[:NEAR]
+    else:
+        objective = np.concatenate([objective, search(at(distance[NEAR:]))])
     if not np.any(objective > threshold):
         return (high if sign > 0 else low), at(distance), objective
     for _ in range(3):
