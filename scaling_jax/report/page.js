@@ -111,7 +111,7 @@ function ends(panel, key) {
 const WIDE = 60; // between the ends of a log axis whose ticks are whole decades
 // Of a log axis that spans few decades: its ticks, each written in full. Null where Plotly's own are as good.
 function within(low, high) {
-  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < 2)) return null; // below 1 Plotly writes m and μ
+  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < 5)) return null; // below 1 Plotly writes m and μ
   if (low === high) return [low];
   const from = low / 1.2, to = high * 1.2;
   for (const digits of high / low > WIDE ? [[1]] : [[1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]]) {
