@@ -133,7 +133,8 @@ def reference(problem, truth, seed):
         stale = 0 if search._better(problem, ends, best) else stale + 1
         if stale == 4:
             break
-    finished = local_optimum(problem, search._extend_best(problem, ends).z[0])
+    extended = search._extend_best(problem, ends)
+    finished = local_optimum(problem, extended.z[np.argmin(extended.value)])
     return min(ends.value.min(), problem.value(finished[None])[0])
 
 

@@ -35,6 +35,9 @@ def test_derivatives_match_finite_differences(name):
     problem = Problem.of(fitting.laws[name], inputs, y, np.ones(len(y)), fitting.LeastSquares())
     z = problem.unconstrained(TRUTH[name]) * 1.01
     f, slopes, upper = problem.evaluate(z[None], order=2)
+    first = problem.evaluate(z[None])  # by the chain rule, through the parameters in natural units
+    np.testing.assert_array_equal(first[0], f)
+    np.testing.assert_allclose(first[1], slopes, rtol=1e-8, atol=1e-11 * np.abs(slopes).max())
     second = iter(upper)
     for i in range(problem.p):
         step = 1e-5 * np.eye(problem.p)[i] * max(abs(z[i]), 0.1)
@@ -46,6 +49,17 @@ def test_derivatives_match_finite_differences(name):
             exact = np.broadcast_to(next(second), f.shape)[0]
             scale = np.abs(slopes[0]).max() + np.abs(numeric).max()
             np.testing.assert_allclose(exact, numeric, rtol=1e-5, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("A", [1e-25, 1e-40, 1e-80])
+def test_parameters_in_excess_by_any_factor_are_worth_a_multiple_of_the_deserved(A):
+    """Where nearly all of N is in excess N' = (1 + R_N*) N_opt(U), however far below one parameter N_opt is."""
+    p = {"E": 2.0, "A": A, "B": 60.0, "alpha": 0.1, "beta": 0.17, "R_D*": 1.5, "R_N*": 2.0}
+    x = {"N": np.geomspace(1e6, 1e9, 40), "D": np.geomspace(1e9, 1e11, 40), "U": np.geomspace(3e8, 9e9, 40)}
+    data = x["U"] * (1 + p["R_D*"] * (1 - np.exp(-(x["D"] / x["U"] - 1) / p["R_D*"])))
+    excess = p["beta"] * p["B"] / p["alpha"] * x["U"] ** -p["beta"] * (1 + p["R_N*"]) ** -p["alpha"]
+    y = fitting.laws["data_constrained"](p, x)
+    np.testing.assert_allclose(y, p["E"] + excess + p["B"] * data ** -p["beta"], rtol=1e-11)
 
 
 @pytest.mark.parametrize("name", NAMES)

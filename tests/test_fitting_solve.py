@@ -13,7 +13,7 @@ from scipy.optimize import least_squares, linprog
 
 from scaling_jax import fitting
 from scaling_jax.fitting.solver import _refine as refine
-from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
+from scaling_jax.fitting.solver._levenberg_marquardt import _step, levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
 
@@ -318,6 +318,18 @@ def test_many_rows_are_searched_on_a_sample_and_finished_on_all():
         truth = TRUTH["chinchilla"].get(k, 0.28 / 0.62 if k == "a" else 0.34 / 0.62)
         value = fit.params.get(k, fit.exponents.get(k))
         assert abs(value - truth) < 4.5 * error
+
+
+def test_an_element_whose_derivatives_overflow_does_not_stop_the_others():
+    inputs, y = noisy("farseer", 0.01)
+    problem = Problem.of(fitting.laws["farseer"], inputs, y, np.ones(len(y)), HUBER)
+    z = np.repeat(problem.unconstrained(TRUTH["farseer"])[None], 2, axis=0)
+    score, matrix = np.ones((2, 9)), np.stack([np.eye(9)] * 2)
+    matrix[1, :6] = matrix[1, :, :6] = np.nan
+    matrix[1, 6:, 3:6] = matrix[1, 3:6, 6:] = matrix[1, 8] = matrix[1, :, 8] = 0.0  # LAPACK calls this singular
+    step, decrease = _step(problem, z, score, matrix, np.full(2, 1e-3))
+    assert np.isfinite(step[0]).all() and decrease[0] > 0
+    assert not decrease[1] > 0
 
 
 def test_batch_elements_are_independent():

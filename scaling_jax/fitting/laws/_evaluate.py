@@ -71,10 +71,10 @@ class _NeedsJax(Exception):
 
 
 class _Program:
-    """A traced function as a flat list of NumPy calls, common sub-expressions computed once."""
+    """A traced function as straight Python: one NumPy call a line, common sub-expressions computed once."""
 
     def __init__(self, closed: Any) -> None:
-        self._ops: list[tuple] = []
+        self._ops: list[tuple[Callable, tuple[int, ...], int]] = []
         self._seen: dict[tuple, int] = {}
         self._constants: dict[int, Any] = {}
         self._slots = len(closed.jaxpr.invars)
@@ -83,6 +83,7 @@ class _Program:
                 raise _NeedsJax(str(var.aval))
         self._outputs = self._inline(closed.jaxpr, closed.consts, list(range(self._slots)))
         self._drop_unused()
+        self._run = self._compiled(len(closed.jaxpr.invars))
 
     def _constant(self, value: Any) -> int:
         value = np.asarray(value)[()]  # JAX's literals answer NumPy slowly
@@ -127,6 +128,10 @@ class _Program:
         values = [self._constants.get(s) for s in inputs]
         if name == "mul" and 1.0 in values:  # derivatives are full of these
             return inputs[1 - values.index(1.0)]
+        if name == "mul" and 0.0 in values:  # of what does not depend on the variable
+            return self._constant(0.0)
+        if name in ("add", "add_any") and 0.0 in values:
+            return inputs[1 - values.index(0.0)]
         if key not in self._seen:
             if all(v is not None for v in values):
                 self._seen[key] = self._constant(function(*values))
@@ -143,31 +148,31 @@ class _Program:
                 needed.update(op[1])
                 kept.append(op)
         self._ops = kept[::-1]
-        last = {s: i for i, op in enumerate(self._ops) for s in op[1]}
-        keep = set(self._outputs) | set(self._constants)
-        # Freed as soon as they are used for the last time: a million rows must not keep every intermediate.
-        self._ops = [
-            (*op, tuple({s for s in op[1] if last[s] == i and s not in keep})) for i, op in enumerate(self._ops)
-        ]
 
     def dependence(self, n_args: int) -> list[set[int]]:
         """For each output, the set of arguments (by position) it depends on."""
         reach = {i: {i} for i in range(n_args)}
-        for _, inputs, output, _ in self._ops:
+        for _, inputs, output in self._ops:
             reach[output] = set().union(*(reach.get(s, set()) for s in inputs))
         return [reach.get(s, set()) for s in self._outputs]
 
+    def _compiled(self, n_args: int) -> Callable[..., list[Any]]:
+        """The operations as one Python function: for small arrays, looking up each of them would cost as much again."""
+        last = {s: i for i, (_, inputs, _) in enumerate(self._ops) for s in inputs}
+        keep = set(self._outputs) | set(self._constants)
+        names: dict[str, Any] = {f"s{slot}": value for slot, value in self._constants.items()}
+        lines = [f"def run({', '.join(f's{i}' for i in range(n_args))}):"]
+        for i, (function, inputs, output) in enumerate(self._ops):
+            names[f"f{i}"] = function
+            lines.append(f"    s{output} = f{i}({', '.join(f's{s}' for s in inputs)})")
+            # Freed as soon as they are used for the last time: a million rows must not keep every intermediate.
+            lines += [f"    s{s} = None" for s in sorted(set(inputs)) if last[s] == i and s not in keep]
+        exec("\n".join([*lines, f"    return [{', '.join(f's{s}' for s in self._outputs)}]"]), names)
+        return names["run"]
+
     def __call__(self, *args: np.ndarray) -> list[np.ndarray]:
-        env: list[Any] = [None] * self._slots
-        env[: len(args)] = args
-        for slot, value in self._constants.items():
-            env[slot] = value
         with np.errstate(all="ignore"):  # a start far outside the data may overflow; the solver rejects it
-            for function, inputs, output, dead in self._ops:
-                env[output] = function(*[env[s] for s in inputs])
-                for s in dead:
-                    env[s] = None
-        return [env[s] for s in self._outputs]
+            return self._run(*args)
 
 
 SMALLEST_BATCH = 256
@@ -246,6 +251,23 @@ def with_derivatives(function: Callable[..., Any], n_variables: int, n_args: int
         return (*first(*args), *rows)
 
     return trace(first if order == 1 else second, n_args)
+
+
+def with_jacobian(function: Callable[..., Any], n_variables: int, n_args: int) -> _Program | _JaxProgram:
+    """`trace` of a function that returns a sequence of scalars, and its derivatives by the first `n_variables`.
+
+    Returns:
+      A function of `n_args` broadcastable arrays returning a list: the values, then for each variable the derivatives
+      of all values by it; those that are constant as numbers.
+    """
+
+    def both(*args: Any) -> tuple:
+        given = args[n_variables:]
+        values, pushed = jax.linearize(lambda *z: tuple(function(*z, *given)), *args[:n_variables])
+        columns = (pushed(*(np.float64(i == j) for j in range(n_variables))) for i in range(n_variables))
+        return (*values, *(d for column in columns for d in column))
+
+    return trace(both, n_args)
 
 
 def mixes_points(

@@ -116,21 +116,23 @@ chinchilla_outer = Law(
 )  # fmt: skip
 
 
-def _effective(total: Any, unique: Any, decay: Any) -> Any:
-    """Worth of `total` when only `unique` of it is new: unique (1 + R* (1 - exp(-R / R*))), R = total/unique - 1."""
-    repeats = jnp.maximum(total / unique - 1.0, 0.0)
-    return unique * (1.0 - decay * jnp.expm1(-repeats / decay))
+def _log_effective(log_total: Any, log_unique: Any, decay: Any) -> Any:
+    """Logarithm of the worth of `total` when only `unique` of it is new: unique (1 + R* (1 - exp(-R / R*))).
+
+    R = total/unique - 1. In logarithms, as unique may be too small for a float where its worth is still seen.
+    """
+    repeats = jnp.expm1(jnp.clip(log_total - log_unique, 0.0, 600.0))
+    return log_unique + jnp.log1p(-decay * jnp.expm1(-repeats / decay))
 
 
 def _data_constrained(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     # N_opt(U): the parameters that U unique tokens deserve; the excess beyond them decays like repeated tokens.
+    log = {k: jnp.log(x[k]) for k in ("N", "D", "U")}
     log_g = (jnp.log(p["alpha"] * p["A"]) - jnp.log(p["beta"] * p["B"])) / (p["alpha"] + p["beta"])
-    log_n_opt = (jnp.log(x["U"]) + log_g) * (p["beta"] / p["alpha"]) + log_g
-    unique_n = jnp.minimum(x["N"], jnp.exp(jnp.minimum(log_n_opt, 600.0)))
-    unique_d = jnp.minimum(x["D"], x["U"])
-    n = _effective(x["N"], unique_n, p["R_N*"])
-    d = _effective(x["D"], unique_d, p["R_D*"])
-    return p["E"] + p["A"] * power(n, -p["alpha"]) + p["B"] * power(d, -p["beta"])
+    log_n_opt = (log["U"] + log_g) * (p["beta"] / p["alpha"]) + log_g
+    log_n = _log_effective(log["N"], jnp.minimum(log["N"], log_n_opt), p["R_N*"])
+    log_d = _log_effective(log["D"], jnp.minimum(log["D"], log["U"]), p["R_D*"])
+    return p["E"] + p["A"] * jnp.exp(-p["alpha"] * log_n) + p["B"] * jnp.exp(-p["beta"] * log_d)
 
 
 data_constrained = Law(

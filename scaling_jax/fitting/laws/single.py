@@ -79,35 +79,39 @@ power_shifted = Law(
 )
 
 
-def _m4(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds u of its place."""
-    gap, alpha = p["E0"] - p["E"], p["alpha"]
-    target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - alpha) * jnp.log(jnp.abs(gap))
+@jax.custom_jvp
+def _log_odds(alpha: Any, target: Any) -> Any:
+    """The root u, within +-80, of u - (1 - alpha) ln(1 + e^u) = target, by Halley's method.
 
-    def step(u: Any, alpha: Any, target: Any) -> Any:
-        """Newton's step from u on u - (1 - alpha) ln(1 + e^u) = target, and Halley's correction of it.
-
-        The slope is at least min(alpha, 1).
-        """
+    The left side is concave for alpha < 1 and convex above, between u and alpha u, with a slope of at least
+    min(alpha, 1): steps from the asymptote on the right side cannot overshoot.
+    """
+    asymptote = target / alpha
+    u = jnp.where(alpha < 1, jnp.maximum(target, asymptote), jnp.minimum(target, asymptote))
+    u = jnp.clip(u, -80.0, 80.0)
+    for _ in range(5):
         odds = jnp.exp(u)
-        down = 1.0 / (1.0 + odds)
-        bend = (1.0 - alpha) * odds * down
+        rest = 1.0 / (1.0 + odds)
+        bend = (1.0 - alpha) * odds * rest
         slope = 1.0 - bend
         newton = (u - (1.0 - alpha) * jnp.log1p(odds) - target) / slope
-        return newton, 0.5 * newton * bend * down / slope
+        u = jnp.clip(u - newton / jnp.clip(1.0 + 0.5 * newton * bend * rest / slope, 0.5, 2.0), -80.0, 80.0)
+    return u
 
-    # The left side is concave for alpha < 1 and convex above, between u and alpha u: steps from the asymptote on the
-    # right side cannot overshoot.
-    fixed = jax.lax.stop_gradient((alpha, target))
-    asymptote = fixed[1] / fixed[0]
-    u = jnp.where(fixed[0] < 1, jnp.maximum(fixed[1], asymptote), jnp.minimum(fixed[1], asymptote))
-    u = jnp.clip(u, -80.0, 80.0)
-    for _ in range(4):
-        newton, bend = step(u, *fixed)
-        u = jnp.clip(u - newton / jnp.clip(1.0 + bend, 0.5, 2.0), -80.0, 80.0)
-    # From the root, which is a constant here, a step of third order carries its first and second derivatives exactly.
-    newton, bend = step(u, alpha, target)
-    return p["E"] + gap * jax.lax.logistic(jnp.clip(u - newton * (1.0 - bend), -80.0, 80.0))
+
+@_log_odds.defjvp
+def _log_odds_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    """By the implicit function theorem; differentiating it again gives the second derivatives."""
+    alpha, u = primals[0], _log_odds(*primals)
+    slope = 1.0 - (1.0 - alpha) * jax.lax.logistic(u)
+    return u, (tangents[1] - jnp.log1p(jnp.exp(u)) * tangents[0]) / slope
+
+
+def _m4(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+    """y between E0 and E that solves |y - E| / |E0 - y|^alpha = A / x^c, through the log-odds of its place."""
+    gap = p["E0"] - p["E"]
+    target = jnp.log(p["A"]) - p["c"] * jnp.log(x["x"]) - (1.0 - p["alpha"]) * jnp.log(jnp.abs(gap))
+    return p["E"] + gap * jax.lax.logistic(_log_odds(p["alpha"], target))
 
 
 m4 = Law(

@@ -42,7 +42,7 @@ def _candidates(problem: Problem, z: np.ndarray) -> Iterator[tuple[np.ndarray, n
     if not mean > 0:
         return
     if problem.n <= MANY:
-        for threshold in (1e-6, 1e-4):
+        for threshold in (1e-4, 1e-6):
             yield _smoothed_end(problem, z, threshold * mean)
     yield from _linear_programs(problem, z)
 

@@ -20,7 +20,7 @@ from scaling_jax.fitting.solver._problem import Problem
 # Numbers per array in a chunk of elements: small enough to stay in a core's cache, large enough to amortize NumPy.
 CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-SETTLED = 100.0  # times the next step's decrease: more than what a descent has left, unless it crawls
+SETTLED = 1000.0  # times the next step's decrease: more than what a descent has left, unless it crawls along a valley
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
@@ -192,6 +192,8 @@ def _step(
         free = np.where(held, 0.0, root)
         scaled = matrix * free[:, :, None] * free[:, None, :]
         scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
+        if not np.isfinite(scaled.sum()):  # squares of derivatives overflowed: the step must be nan, and is rejected
+            scaled[~np.isfinite(scaled).all(axis=(1, 2))] = np.eye(len(index))
         right = (score - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
         step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
         inside = np.clip(z + step, problem.lower, problem.upper)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from scaling_jax.fitting.errors import LawError
-from scaling_jax.fitting.laws._evaluate import with_derivatives
 from scaling_jax.fitting.laws.base import INF, Law, checked_fixed
 from scaling_jax.fitting.objectives import Huber, Objective
+from scaling_jax.fitting.solver._program import columns, constrained, first_order, program, stacked, without_vanished
 
 Array = np.ndarray
 MANY_REPEATS = 2.0  # rows per place from which sorting them pays
@@ -49,7 +47,7 @@ class Coordinates:
         z = np.asarray(z, np.float64)
         by_name = {k: z[..., i] for i, k in enumerate(self.free)}
         with np.errstate(all="ignore"):
-            params = _constrained(self.law, by_name, self.fixed, self.center, np.exp)
+            params = constrained(self.law, by_name, self.fixed, self.center, np.exp)
         return {k: np.broadcast_to(np.asarray(params[k], np.float64), z.shape[:-1]) for k in self.law.params}
 
     def params(self, z: Array) -> dict[str, float]:
@@ -254,18 +252,14 @@ class Problem(Coordinates):
           n is their number.
         """
         inputs = [self.inputs[k] if self.starts is None else self.inputs[k][self.starts] for k in self.law.inputs]
-        n, given = len(inputs[0]), (*self.fixed.values(), *inputs, *self.center.values())
-        program = _program(self.law, self.free, tuple(self.fixed), tuple(self.center), order)
-        out = program(*[z[:, i : i + 1] for i in range(self.p)], *given)
-        f = np.broadcast_to(out[0], (len(z), n))
+        if order == 1:
+            return first_order(self.law, self.free, self.fixed, self.center, inputs, z)
+        replay = program(self.law, self.free, tuple(self.fixed), tuple(self.center), order)
+        out = replay(*columns(z), *self.fixed.values(), *inputs, *self.center.values())
+        f = np.broadcast_to(out[0], (len(z), len(inputs[0])))
         if order == 0:
             return f
-        jacobian = np.empty((len(z), self.p, n))
-        for i in range(self.p):
-            jacobian[:, i] = out[1 + i]
-        if not np.isfinite(jacobian.sum()):  # where a term has vanished by underflow its derivatives read 0 * inf
-            jacobian[np.isfinite(f)[:, None, :] & ~np.isfinite(jacobian)] = 0.0
-        return (f, jacobian) if order == 1 else (f, jacobian, out[1 + self.p :])
+        return f, without_vanished(stacked(out[1 : 1 + self.p], f), f), out[1 + self.p :]
 
     def residuals(self, z: Array) -> Array:
         """T(y) - T(f), (b, n); +inf where the law has no value there (f <= 0 under a logarithm, overflow)."""
@@ -293,37 +287,6 @@ class Problem(Coordinates):
         """The objective at each row of z, (b,)."""
         with np.errstate(over="ignore"):  # far from the data
             return self.objective.value(self.residuals(z), self.weights)
-
-
-@lru_cache(maxsize=512)
-def _program(
-    law: Law, free: tuple[str, ...], fixed: tuple[str, ...], center: tuple[str, ...], order: int
-) -> Callable[..., list[Array]]:
-    """The traced law and its derivatives by the free coordinates, shared by all problems of one law object."""
-    groups = (free, fixed, law.inputs, center)
-
-    def function(*args: Any) -> Any:
-        values = iter(args)
-        z, held, x, m = ({k: next(values) for k in names} for names in groups)
-        return law.function(_constrained(law, z, held, m, jnp.exp), x)
-
-    return with_derivatives(function, len(free), sum(map(len, groups)), order)
-
-
-def _constrained(
-    law: Law, z: Mapping[str, Any], fixed: Mapping[str, Any], center: Mapping[str, Any], exp: Callable[[Any], Any]
-) -> dict[str, Any]:
-    """Natural-unit parameters of coordinates z (dict): first those with no unit or shift, then in declared order."""
-    params = dict(fixed)
-    free = [k for k in law.coordinates if k in z]
-    simple = [k for k in free if law.coordinates[k].unit is None and law.coordinates[k].shift is None]
-    for k in (*simple, *(k for k in free if k not in simple)):
-        c = law.coordinates[k]
-        value = exp(z[k]) if c.kind == "log" else z[k]
-        if c.unit is not None:
-            value = value * c.unit(params, center)
-        params[k] = value if c.shift is None else value + c.shift(params, center)
-    return params
 
 
 def _center(law: Law, inputs: Mapping[str, Array], y: Array) -> dict[str, float]:

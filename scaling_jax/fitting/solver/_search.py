@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from scaling_jax.fitting.solver._levenberg_marquardt import Minima, levenberg_marquardt
+from scaling_jax.fitting.solver._newton import newton
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._refine import GRADIENT_TOLERANCE, local_optimum, refine, relative_gradient
 from scaling_jax.fitting.solver._starts import choose, perturb, probe_starts
@@ -28,6 +29,7 @@ PROBING = 6  # rounds of probing at most
 SEARCH_ROWS = 4096  # with more rows than this, starts are compared on a sample and finished on all rows
 RACED, HEATS, PART = 64, (8, 12), 4  # so many starts are raced: steps of heats, and the part (one in) that continues
 FINALISTS = 12  # of a race, at least
+LONGER, SMOOTH = 150, 0.02  # steps of longer descents, and the threshold, in mean residuals, that they start with
 FIRST_LEG = 40  # steps after which a start that is still under way is given up if it is about to end above the others
 HEAT_ROWS = 64  # the first heat sees a sample of so many rows, where there are a third more
 SAME = 1e-6  # relative difference of objective values below which two ends are one optimum
@@ -181,8 +183,23 @@ def _iterated_local_search(problem: Problem, ends: Minima, seed: int) -> Minima:
 
 
 def _extend_best(problem: Problem, ends: Minima) -> Minima:
-    """The end of a longer descent from the best of `ends`: what is left of a flat valley must not pass for a gain."""
-    return levenberg_marquardt(problem, ends.z[np.argmin(ends.value)], max_steps=1000, tolerance=1e-16, widen=0.02)
+    """Ends of longer descents from the best of `ends`: what is left of a flat valley must not pass for a gain.
+
+    In a curved valley descents crawl, and Newton's method, which sees the curvature, goes on.
+    """
+    more = _longer(problem, ends.z[np.argmin(ends.value)])
+    if more.converged.all():
+        return more
+    smooth = problem
+    if problem.objective.delta == 0:
+        smooth = problem.smoothed(
+            SMOOTH * float(np.average(np.abs(problem.residuals(more.z)[0]), weights=problem.weights))
+        )
+    return _concatenate(more, _longer(problem, newton(smooth, more.z[0])))
+
+
+def _longer(problem: Problem, z: np.ndarray) -> Minima:
+    return levenberg_marquardt(problem, z, max_steps=LONGER, tolerance=1e-16, widen=SMOOTH)
 
 
 def is_rare(agree: int, starts: int) -> bool:
