@@ -102,6 +102,9 @@ def _simulate(study: Study, workdir: Any, only_packs: Sequence[str], verbose: bo
     if study.init.from_workdir is not None:
         raise UserError("init.from_workdir: simulated runs start fresh; give --set init.from_workdir=none")
     plain = dataclasses.replace(study.evaluation, sets=())
+    asked = {"fit.also": study.fit.also, "evaluation.sets": study.evaluation.sets}
+    if verbose and any(asked.values()):
+        base.say(f"only the loss is simulated; left out: {', '.join(name for name, value in asked.items() if value)}")
     study = dataclasses.replace(study, fit=dataclasses.replace(study.fit, also=()), evaluation=plain)
     try:
         spec = data.describe(study.data)

@@ -42,6 +42,8 @@ def test_one_table_with_a_column_of_recipes(folder, capsys):
     assert run("ladders.csv", "--by=optimizer", "--target_flops=1e20", "--out=new/muon.csv") == 0
     text = capsys.readouterr().out
     assert text.startswith("bpb: muon is better (floor: shared)") and "by floor: shared" in text
+    assert "1.00e+20" in text and "at equal compute the bpb of muon is lower" in text
+    assert max(map(len, text.splitlines())) <= 100 and "muon.html in the new folder new\n" in text
     table = pd.read_csv(folder / "new" / "muon.csv")
     assert list(table.recipe) == ["muon"] and table.metric[0] == "bpb" and table.C[0] == 1e20
     assert table.low[0] < 1.4 < table.high[0] and table.high[0] / table.low[0] < 1.3

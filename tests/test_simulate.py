@@ -104,6 +104,12 @@ def test_rates_faults_and_coefficients(tmp_path):
     assert set(table.simulated) == {"besiroglu2024 E=1 with faults diverged, scale"}
 
 
+def test_says_which_metrics_are_left_out(tmp_path):
+    flags = [f"--set={c}" for c in (*SMALL, "fit.also=('bits_per_byte',)")]
+    code, _, err = run_here("run", "--engine=simulate", f"--study={EXPERIMENT}", f"--workdir={tmp_path / 'w'}", *flags)
+    assert code == 0 and "only the loss is simulated; left out: fit.also\n" in err, err
+
+
 def test_trained_and_simulated_runs_never_meet(tmp_path):
     simulate(tmp_path / "w")
     with pytest.raises(sj.UserError, match="simulation.law: besiroglu2024 -> hoffmann2022|data of .* has changed"):

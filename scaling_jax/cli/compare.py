@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,16 @@ from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import plots
 from scaling_jax.report import compare_page
+from scaling_jax.report.tables import flops
 from scaling_jax.study import Fit
-from scaling_jax.text import short, table
+from scaling_jax.text import table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from scaling_jax.fitting import Comparison
+
+WIDTH = 100  # of sentences
 
 
 def define_flags() -> None:
@@ -79,9 +83,10 @@ def main(args: list[str], values: Any) -> int:
         rows.append(comparison.table(values.target_flops or None).assign(metric=names))
         text.append(_text(comparison, rows[-1], names, notes))
     noted = list(dict.fromkeys(note for _, _, notes in found.values() for note in notes))
+    new = "" if out.parent.exists() else f" in the new folder {out.parent}"
     _write(out, rows, {names: comparison for comparison, names, _ in found.values()}, noted)
     print("\n\n".join(text))
-    print(f"\nwritten: {out}, {out.with_suffix('.png')}, {out.with_suffix('.html')}")
+    print(f"\nwrote {out}, {out.with_suffix('.png')}, {out.with_suffix('.html')}{new}")
     return 0
 
 
@@ -137,14 +142,16 @@ def _compare(tables: Mapping[str, pd.DataFrame], metric: str, asked: _Asked) -> 
         recipes[name] = (data, chosen["y"].to_numpy(float))
         if "trunk" in chosen and chosen["trunk"].duplicated().any():
             clusters[name] = chosen["trunk"].astype(str).to_numpy()
-    comparison = fitting.compare(recipes, asked.level, floor=asked.floor, clusters=clusters or None, seed=asked.seed)
-    first = next(iter(runs.values()))
+    y = str(next(iter(runs.values())).names.get("y", metric))
+    comparison = fitting.compare(
+        recipes, asked.level, floor=asked.floor, clusters=clusters or None, seed=asked.seed, metric=y
+    )
     noted: dict[str, list[str]] = {}
     for name, r in runs.items():
         for note in r.notes:
             noted.setdefault(note, []).append(name)
     notes = [note if len(names) == len(runs) else f"{', '.join(names)}: {note}" for note, names in noted.items()]
-    return comparison, str(first.names.get("y", metric)), notes
+    return comparison, y, notes
 
 
 def _read(name: str, frame: pd.DataFrame, metric: str, asked: _Asked) -> Any:
@@ -173,17 +180,19 @@ def _floor(text: str) -> str | float:
 def _text(comparison: Comparison, rows: pd.DataFrame, metric: str, notes: Sequence[str]) -> str:
     header = ["recipe", f"C of {comparison.names[0]}", "multiplier", f"{comparison.level:.0%} interval", ""]
     cells = [
-        (recipe, short(C), f"{value:.3g}", f"{low:.3g} to {high:.3g}", "" if in_data else "extrapolated")
+        (recipe, flops(C), f"{value:.3g}", f"{low:.3g} to {high:.3g}", "" if in_data else "extrapolated")
         for recipe, C, value, low, high, in_data in rows[list(rows.columns[:6])].itertuples(index=False, name=None)
     ]
     lines = [f"{metric}: {comparison.verdict} (floor: {comparison.floor})", table(header, cells)]
     if len(comparison.names) == 2:
         variants = comparison.by_floor().items()
-        lines.append(
-            "  by floor: " + "; ".join(f"{k} {m.value:.3g} ({m.low:.3g} to {m.high:.3g})" for k, m in variants)
-        )
-        lines.extend(f"  {reason}" for reason in comparison.reasons)
-    return "\n".join([*lines, *(f"  note: {note}" for note in notes)])
+        floors = "; ".join(f"{k} {m.value:.3g} ({m.low:.3g} to {m.high:.3g})" for k, m in variants)
+        lines += [_wrapped(sentence) for sentence in (f"by floor: {floors}", *comparison.reasons)]
+    return "\n".join([*lines, *(_wrapped(f"note: {note}") for note in notes)])
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
 
 
 def _write(

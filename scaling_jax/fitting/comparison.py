@@ -21,6 +21,7 @@ from scaling_jax.fitting.data import check_all_positive, check_int, check_level
 from scaling_jax.fitting.errors import DataError, FitError
 from scaling_jax.fitting.recipe import Recipe, noise, paired, read_recipe, sample_pair
 from scaling_jax.fitting.rows import mistaken_columns
+from scaling_jax.text import short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,12 +65,14 @@ class Comparison:
       level: of the intervals.
       floor: "shared", "free", or the value that all floors were pinned at.
       recipes: their checked data, by name.
+      metric: what y is called in sentences.
     """
 
     names: tuple[str, ...]
     level: float
     floor: str | float
     recipes: Mapping[str, Recipe] = dataclasses.field(repr=False)
+    metric: str = dataclasses.field(kw_only=True, default="loss")
     _samples: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(repr=False)
     _seed: int = dataclasses.field(default=0, repr=False)
 
@@ -283,7 +286,7 @@ class Comparison:
         if len(gaps) >= MIN_PAIRS:
             what = "N and D" if base.N is not None and other.N is not None else "compute"
             out.append(
-                f"at equal {what} the loss of {name} is lower in {np.sum(gaps < 0)} of {len(gaps)} pairs: "
+                f"at equal {what} the {self.metric} of {name} is lower in {np.sum(gaps < 0)} of {len(gaps)} pairs: "
                 f"{gaps.min():+.2%} to {gaps.max():+.2%}, median {np.median(gaps):+.2%}"
             )
         for key, recipe, z in zip((self.names[0], name), (base, other), self._samples[name]):
@@ -291,7 +294,7 @@ class Comparison:
                 if runs is not None and not runs.min() <= best <= runs.max():
                     side = "above" if best > runs.max() else "below"
                     out.append(
-                        f"the multiplier is at the best N and D of each compute, and {symbol} = {best:.3g} of {key} at "
+                        f"the multiplier is at the best N and D of each compute, and {symbol} = {short(best)} of {key} at "
                         f"C = {C:.3g} is {side} all its runs: extrapolated; add runs there"
                     )
         return out
@@ -304,6 +307,7 @@ def compare(
     floor: str | float = "shared",
     clusters: Mapping[str, ArrayLike] | str | None = None,
     seed: int = 0,
+    metric: str = "loss",
 ) -> Comparison:
     """Compares recipes by the compute they need for the same loss.
 
@@ -317,6 +321,7 @@ def compare(
         data), "free", or a number at which it is pinned.
       clusters: {name: labels}, or the name of a column: runs that share their noise, such as branches of one trunk.
       seed: of the sampling.
+      metric: what y is called in sentences.
 
     Returns:
       A `Comparison`: `.multiplier(C)`, `.verdict`, `.reasons`, `.trend()`, `.by_floor()`, `.next_pair()`, `.table()`.
@@ -347,7 +352,7 @@ def compare(
         lowest = min(float(r.y.min()) for r in checked.values())
         if floor >= lowest:
             raise DataError(f"floor={floor:g} is not below the lowest loss, {lowest:g}.")
-    return _compared(checked, level, floor, seed)
+    return dataclasses.replace(_compared(checked, level, floor, seed), metric=metric)
 
 
 def _clusters_of(clusters: Any, name: str) -> Any:

@@ -286,8 +286,9 @@ def multipliers(comparisons: Mapping[str, Any]) -> Chart:
         title = f"{metric}: {found.verdict}" if metric else ""
         panels.append(Panel(Axis(f"compute of {found.names[0]}", "flops", True), y, tuple(marks), title))
     level = next(iter(comparisons.values())).level
+    value = " or ".join(dict.fromkeys(found.metric for found in comparisons.values()))
     caption = (
-        f"How many times more compute the baseline needs for the same loss, with {level:.0%} intervals; dashed where "
+        f"How many times more compute the baseline needs for the same {value}, with {level:.0%} intervals; dashed where "
         "one of the two has no runs."
     )
     return Chart("compare", "How much compute a recipe saves", caption, tuple(panels))
