@@ -155,7 +155,7 @@ def run_until(
         try:
             found = suggest(results, left, target_flops=target_flops)
         except UserError as error:
-            say(f"stop: {error}")
+            say(f"stop: {_standing(results.analysis, target_flops, left, budget_flops)}{error}")
             break
         now = found.suggestion.before
         if now <= interval:
@@ -168,6 +168,15 @@ def run_until(
         left -= found.suggestion.cost
         results = api.run(found.study, workdir, **options)
     return results
+
+
+def _standing(analysis: Analysis, target_flops: float | None, left: float, budget_flops: float) -> str:
+    """Where `run_until` stands once it has spent something: the interval at the target and what is left; else ""."""
+    best = analysis.best_runs([target_flops or analysis.targets[0]]).rows.iloc[0]
+    half = 0.5 * math.log(best.loss_high / best.loss_low) if best.loss_low > 0 else math.nan
+    if left == budget_flops or not math.isfinite(half):
+        return ""
+    return f"the interval at the target is +-{half:.2%}, and {left:.3g} of {budget_flops:.3g} FLOPs are left: "
 
 
 def _with_growth(study: Study, workdir: Any) -> Study:

@@ -321,3 +321,21 @@ def _trusting(results):
     found = dataclasses.replace(results.analysis)
     found.__dict__["_verdict"] = ("trust", [])
     return found
+
+
+def test_a_loop_that_runs_out_says_where_it_stands(results, tmp_path, monkeypatch):
+    """After the first round what is left buys nothing: the interval at the target stands before the reason."""
+    real, said = decisions.suggest, []
+
+    def suggest(found, budget, **options):
+        if said:
+            raise sj.UserError("what is left buys no run")
+        return real(found, budget, **options)
+
+    monkeypatch.setattr(decisions, "suggest", suggest)
+    monkeypatch.setattr(decisions, "say", said.append)
+    sj.run_until(results.study, tmp_path, 0.001, 2e20, target_flops=1e22, engine="simulate", verbose=False)
+    assert re.fullmatch(
+        r"stop: the interval at the target is \+-\d\.\d\d%, and \S+ of 2e\+20 FLOPs are left: what is left buys no run",
+        said[-1],
+    )

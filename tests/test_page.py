@@ -171,6 +171,13 @@ def test_a_phone_does_not_scroll_sideways(page):
         ".map(e => e.outerHTML.slice(0, 80))"
     )
     assert wide == []
+    overlapping = page.eval(
+        "[...document.querySelectorAll('.js-plotly-plot')].filter(b => {"
+        " const at = [...b.querySelectorAll('.xtick text')].map(t => t.getBoundingClientRect());"
+        " at.sort((p, q) => p.x - q.x); return at.some((r, i) => i && r.x < at[i - 1].right);"
+        "}).map(b => b.closest('figure').dataset.chart)"
+    )
+    assert overlapping == []
     page.resize(1200, 900)
     page.wait("document.querySelector('.js-plotly-plot')._fullLayout.width > 400")
 

@@ -110,8 +110,8 @@ function ends(panel, key) {
 }
 const WIDE = 60; // between the ends of a log axis whose ticks are whole decades
 // Of a log axis that spans few decades: its ticks, each written in full. Null where Plotly's own are as good.
-function within(low, high) {
-  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < 5)) return null; // below 1 Plotly writes m and μ
+function within(low, high, even) {
+  if (!(low > 0) || (high / low > WIDE && low >= 1) || (high > low && high / low < even)) return null; // below 1 Plotly writes m and μ
   if (low === high) return [low];
   const from = low / 1.2, to = high * 1.2;
   for (const digits of high / low > WIDE ? [[1]] : [[1, 2, 5], [1, 1.5, 2, 3, 5, 7], [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8]]) {
@@ -141,10 +141,13 @@ function axis(spec, panel, key, room) {
   const [low, high] = spec.limits || ends(panel, key);
   if (spec.limits) out.range = spec.log ? spec.limits.map(Math.log10) : spec.limits;
   if (spec.kind === "flops") out.exponentformat = "power"; else out.exponentformat = "B";
-  let values = spec.log ? within(low, high) : null;
+  let values = spec.log ? within(low, high, key === "x" ? 2 : 5) : null;
   while (values && values.length > room) values = values.filter((_, i) => i % 2 === 1);
   if (values) Object.assign(out, { tickmode: "array", tickvals: values, ticktext: values.map(v => tick(spec.kind, v)) });
-  else if (spec.log && spec.kind && high / low > WIDE) out.dtick = Math.max(1, Math.round(Math.log10(high / low) / 6));
+  else if (spec.log && spec.kind && high / low > WIDE) {
+    const decades = Math.log10(high / low);
+    out.dtick = Math.max(1, Math.round(decades / 6), Math.ceil(decades / room));
+  }
   else out.nticks = 6;
   return out;
 }
@@ -158,7 +161,7 @@ function labelWidth(spec, panel) {
 function layout(panel, width) {
   return {
     width, height: Math.round(printing ? Math.min(300, width * 0.8) : Math.min(430, Math.max(290, width * 0.72))), margin: { l: 8 + labelWidth(panel.y, panel), r: 12, t: 8, b: panel.x.label ? 52 : 30 }, paper_bgcolor: theme().back, plot_bgcolor: theme().back,
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x", (width - (panel.y.kind === "names" ? 190 : 60)) / 38), yaxis: axis(panel.y, panel, "y", 10),
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: theme().ink }, xaxis: axis(panel.x, panel, "x", (width - (panel.y.kind === "names" ? 210 : 70)) / 44), yaxis: axis(panel.y, panel, "y", 10),
     hovermode: "closest", barmode: "overlay", dragmode: coarse.matches ? false : "zoom", showlegend: false,
     modebar: { bgcolor: theme().back, color: theme().grey, activecolor: theme().ink },
     hoverlabel: { align: "left", bgcolor: theme() === DARK ? "#2a323b" : "#ffffff", font: { color: theme().ink }, bordercolor: theme().grey },
