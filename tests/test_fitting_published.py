@@ -46,6 +46,26 @@ def test_losses_match_the_papers():
     assert published["kaplan2020"].predict({"N": 1e9, "D": 2e10}) == pytest.approx(kaplan, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("corpus", "coefficients", "small", "large"),
+    [
+        ("c4", (1.51, 141, 190, 0.121), 3.8003, 2.3822),
+        ("redpajama", (1.84, 212, 367, 0.136), 3.8999, 2.4250),
+        ("refinedweb", (1.73, 157, 246, 0.127), 3.8609, 2.4547),
+    ],
+)
+def test_gadre_in_n_and_d_is_gadre_in_compute_and_multiplier(corpus, coefficients, small, large):
+    """And it fits the losses on C4 of the authors' runs of 20 tokens per parameter (mlfoundations/scaling)."""
+    E, a, b, eta = coefficients
+    fit = published[f"gadre2024_{corpus}"]
+    for N, ratio in ((1e9, 20), (1e8, 640)):
+        C = 6 * N * ratio * N
+        printed = E + (a * ratio**eta + b * ratio**-eta) * C**-eta
+        assert fit.predict({"N": N, "D": ratio * N}) == pytest.approx(printed, rel=1e-12)
+    assert fit.predict({"N": 78_914_048, "D": 1_578_280_960}) == pytest.approx(small, rel=0.01)
+    assert fit.predict({"N": 6_889_410_560, "D": 137_788_211_200}) == pytest.approx(large, rel=0.04)
+
+
 def test_exponents_of_the_frontier():
     for name, a in (("kaplan2020", 0.575), ("hoffmann2022", 0.452), ("besiroglu2024", 0.513), ("muennighoff2023", 0.5)):
         fit = published[name]

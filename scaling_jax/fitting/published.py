@@ -49,10 +49,21 @@ class Source:
         return "\n".join(line for line in lines if line)
 
 
+def _gadre(E: float, a: float, b: float, eta: float) -> Source:
+    """L = E + (a M^eta + b M^-eta) C^-eta with M = D / N and C = 6 N D, which is one law in N and D."""
+    return Source(
+        "chinchilla_tied", {"E": E, "A": a / 6.0**eta, "B": b / 6.0**eta, "alpha": 2.0 * eta}, _GADRE,
+        "appendix, fitted coefficients", f"{TOTAL}; D: tokens; y: loss on C4, nats per token; C = 6ND",
+        "Printed as E + (a M^eta + b M^-eta) C^-eta, M = D / N, with eta in three digits. Fitted from 11M to 1.4B "
+        "parameters; the authors' 79M runs are within 1% of it, their 7B runs within 4%.",
+    )  # fmt: skip
+
+
 def _chinchilla(E: float, A: float, B: float, alpha: float, beta: float) -> dict[str, float]:
     return {"E": E, "A": A, "B": B, "alpha": alpha, "beta": beta}
 
 
+_GADRE = "Gadre et al. 2024, arXiv:2403.08540"
 _HOFFMANN = "Hoffmann et al. 2022, arXiv:2203.15556"
 _BESIROGLU = "Besiroglu et al. 2024, arXiv:2404.10102"
 _DEEPSEEK = "DeepSeek-AI 2024 (DeepSeek LLM), arXiv:2401.02954"
@@ -103,6 +114,9 @@ SOURCES = MappingProxyType(
             f"{TOTAL}; D: tokens with repeats; U: unique tokens of C4; y: loss, nats per token",
             "Fitted to models of up to 8.7B parameters.",
         ),
+        "gadre2024_c4": _gadre(1.51, 141, 190, 0.121),
+        "gadre2024_redpajama": _gadre(1.84, 212, 367, 0.136),
+        "gadre2024_refinedweb": _gadre(1.73, 157, 246, 0.127),
         "llama3_tokens": Source(
             "power", {"A": 0.29, "alpha": -0.53}, "Llama team 2024 (Llama 3), arXiv:2407.21783", "section 3.2.1",
             "x: compute C in FLOPs; y: the optimal number of tokens",
