@@ -294,8 +294,8 @@ class Comparison:
                 if runs is not None and not runs.min() <= best <= runs.max():
                     side = "above" if best > runs.max() else "below"
                     out.append(
-                        f"the multiplier is at the best N and D of each compute, and {symbol} = {short(best)} of {key} at "
-                        f"C = {C:.3g} is {side} all its runs: extrapolated; add runs there"
+                        f"the multiplier is at the best N and D of each compute, and {symbol} = {short(best)} of {key} "
+                        f"at C = {C:.3g} is {side} all its runs: extrapolated; add runs there"
                     )
         return out
 

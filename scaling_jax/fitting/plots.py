@@ -288,8 +288,8 @@ def multipliers(comparisons: Mapping[str, Any]) -> Chart:
     level = next(iter(comparisons.values())).level
     value = " or ".join(dict.fromkeys(found.metric for found in comparisons.values()))
     caption = (
-        f"How many times more compute the baseline needs for the same {value}, with {level:.0%} intervals; dashed where "
-        "one of the two has no runs."
+        f"How many times more compute the baseline needs for the same {value}, with {level:.0%} intervals; dashed "
+        "where one of the two has no runs."
     )
     return Chart("compare", "How much compute a recipe saves", caption, tuple(panels))
 
