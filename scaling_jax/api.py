@@ -139,16 +139,17 @@ def _finish(study: Study, path: Any, verbose: bool) -> None:
 def write_report(of: Any) -> str:
     """Writes the report of a workdir, or of its `Results`; returns the summary for the terminal."""
     results = of if isinstance(of, Results) else load(of)
-    return results.report(notes=next_steps(results.path, results.analysis))
+    found, notes = next_steps(results.path, results.analysis)
+    return results.report(notes=notes, found=found)
 
 
-def next_steps(path: Any, found: analysis.Analysis) -> dict[str, str]:
-    """What the report of a workdir says on what to do next: see `scaling_jax.decide.notes`."""
+def next_steps(path: Any, found: analysis.Analysis) -> tuple[analysis.Analysis, dict[str, str]]:
+    """What the plan adds to the report of a workdir: see `planned` and `notes` of `scaling_jax.decide`."""
     stored = Workdir(path).stored()
     if stored is None:
-        return {}
+        return found, {}
     try:
         study, spec = Study.from_dict(stored.study, any_family=True), Spec.from_dict(stored.spec)
     except (UserError, TypeError):  # a record that is not ours, or of another version: the report does without
-        return {}
-    return decide.notes(found, study, spec)
+        return found, {}
+    return decide.planned(found, study, spec), decide.notes(found, study, spec)

@@ -92,20 +92,31 @@ def reach(
       max_params: cap on N.
       chip: for the time and the price.
 
+    Returns:
+      A `Reach` with `.text()`, `.optimum` and `.C_interval`; where the verdict is "no answer" it names no run and says
+      what to run instead.
+
     Raises:
-      UserError: no such metric, or no forecast of it.
+      UserError: no such metric, or a goal that it cannot have.
     """
     analysis = metric_analysis(results, metric)
     surface = Surface.of(analysis)
-    if surface is None:
-        raise UserError(f"{metric}: the runs give no forecast ({'; '.join(analysis.reasons[:2]) or analysis.no_fit})")
     lacking = rising(metric) is not None
     if lacking and not 0 < goal < 1:
         raise UserError(f"{metric} {goal:g}: give a share between 0 and 1, e.g. 0.9")
-    return decide.reach(
-        surface, 1 - goal if lacking else goal, shown=f"{metric} {goal:g}", max_params=max_params, chip=chip,
-        verdict=analysis.verdict, doubts=tuple(analysis.reasons),
-    )  # fmt: skip
+    y, shown, doubts = 1 - goal if lacking else goal, f"{metric} {goal:g}", tuple(analysis.reasons)
+    if surface is None:
+        doubts = doubts or (analysis.no_fit or "the runs give no forecast",)
+        level, verdict = analysis.settings.level, analysis.verdict
+        found = Reach(y, shown, analysis.name, level, None, None, doubts, chip=chip, verdict=verdict)
+    else:
+        found = decide.reach(
+            surface, y, shown=shown, max_params=max_params, chip=chip, verdict=analysis.verdict, doubts=doubts
+        )
+    if found.verdict != "no answer":
+        return found
+    instead = _instead(analysis, results.study, _spec(results), analysis.targets[0] if analysis.targets else 0.0)
+    return dataclasses.replace(found, instead=instead)
 
 
 def metric_analysis(results: Results, metric: str) -> Analysis:

@@ -90,13 +90,20 @@ class Results:
         """The figures by name, e.g. `results.plot.frontier()`."""
         return report.Plots(self.analysis)
 
-    def report(self, out: Any = None, formats: Sequence[str] = (), notes: Mapping[str, str] | None = None) -> str:
+    def report(
+        self,
+        out: Any = None,
+        formats: Sequence[str] = (),
+        notes: Mapping[str, str] | None = None,
+        found: Analysis | None = None,
+    ) -> str:
         """Writes a page into `out` (default: `report` in the first workdir); returns the summary.
 
         Args:
           out: folder.
           formats: of "png", "svg", "pdf", in which every figure is written beside it.
           notes: what to do next, of `scaling_jax.decide.notes`; the command adds them by itself.
+          found: the analysis that is shown; by default `self.analysis`.
 
         Raises:
           UserError: as `table`, or the workdir's `report` is a link out of it.
@@ -104,7 +111,7 @@ class Results:
         if out is None:
             Workdir(self.path).check_links()
         folder = as_path(out) if out is not None else self.path / "report"
-        return report.write_report(self.analysis, folder, formats, about(self.path) | dict(notes or {}))
+        return report.write_report(found or self.analysis, folder, formats, about(self.path) | dict(notes or {}))
 
 
 def about(path: Any) -> dict[str, Any]:

@@ -158,8 +158,9 @@ def run(
             origin = {"dataset_hash": corpus, "code_version": "simulated", "device": DEVICE}
             records.write_stopped({**row, "study": study.name, "family": study.family.name, **origin})
         if verbose:
-            text = f"{plural(drawn, 'run')} of {len(packs)} scales simulated from {description(study.simulation)}"
-            print(f"{text}: nothing is trained", file=sys.stderr, flush=True)
+            text = f"{plural(drawn, 'run')} of {plural(len(packs), 'scale')} simulated"
+            said = f"{text} from {description(study.simulation)}: nothing is trained"
+            print(said, file=sys.stderr, flush=True)
         return not sweep.todo(losses)
 
 

@@ -201,6 +201,11 @@ def test_memory_is_capped_by_the_law_of_the_runs_where_they_have_one(results):
     assert "by the memory that runs took" in best.text() and "times the most of any run" not in best.text()
     far = decide.recommend(surface, target, analysis=measured, **(options | {"max_memory": 1e12}))
     assert "1.00TB hold" in far.text() and "times the most of any run" in " ".join(far.text().split())
+    farther = dataclasses.replace(measured, settings=dataclasses.replace(found.settings, max_memory=1e12))
+    farther.__dict__["forecast"] = found.forecast
+    farther = decide.planned(farther, results.study, options["spec"])
+    farther.__dict__["forecast"] = found.forecast
+    assert farther.budgets[0][-1].N == far.optimum.N < 30e9 and "plan's estimate" in farther.budgets[0][-1].kind
     planned = decide.recommend(surface, target, analysis=found, **options)
     assert "by the plan's estimate" in planned.text() and planned.optimum.N != best.optimum.N
 
@@ -223,6 +228,13 @@ def test_with_no_answer_it_names_no_model(results, tmp_path):
     assert not found.answer and found.study is None and found.shape is None
     assert found.text().startswith("no answer for 1e+22 FLOPs") and "instead: " in found.text()
     assert "D*" not in found.text() and "width" not in found.text()
+    back = sj.reach(sj.load(tmp_path / "w"), 2.0).text()
+    assert back.startswith("verdict: no answer; no run is known to reach loss 2") and "instead: " in back
+    few = dataclasses.replace(
+        results.study, ladder=sj.Ladder(widths=(256, 384), depths=(4,)), budgets=sj.Budgets(tokens=(1e9,))
+    )
+    unfitted = sj.reach(simulate(tmp_path / "few", few), 2.0).text()
+    assert unfitted.startswith("verdict: no answer; no run is known") and "instead: fix the first reason" in unfitted
 
 
 def test_shapes_follow_the_ladder_and_the_family(results):

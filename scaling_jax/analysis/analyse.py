@@ -114,7 +114,8 @@ def _analysis(name: str, settings: Fit, cut: Cut, runs: Runs, curves: pd.DataFra
     except fitting.FitError as error:
         if settings.fixed and "no parameter" in str(error):
             raise UserError(f"fit.fixed: {error}") from error
-        no_fit = f"{plural(len(runs.chosen), 'finished run')}: {error}"
+        count = plural(len(runs.chosen), "finished run")
+        no_fit = f"{count}: {error}" if len(runs.chosen) else f"no finished run has its {settings.metric}"
     return Analysis(
         name=name, settings=settings, cut=cut, runs=runs, curves=curves, selection=selection, fitted=fitted,
         no_fit=no_fit, notes=tuple(notes),

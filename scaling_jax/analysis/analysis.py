@@ -61,6 +61,7 @@ class Analysis:
       fitted: the law through all chosen runs with its bootstrap, or None; `no_fit` says why.
       notes: sentences on how the table was read and what was not fitted.
       also: the analyses of further metrics, by name.
+      planned: the most parameters that `settings.max_memory` holds by the plan's estimate, where a plan was asked.
 
     Example:
       >>> import numpy as np, pandas as pd
@@ -83,6 +84,7 @@ class Analysis:
     no_fit: str
     notes: tuple[str, ...]
     also: Mapping[str, Analysis] = dataclasses.field(default_factory=dict)
+    planned: float | None = None
 
     def __repr__(self) -> str:
         law = self.settings.law if self.fitted is not None else f"no law fitted: {self.no_fit}"
@@ -234,7 +236,7 @@ class Analysis:
         if not len(self.frontier):
             return (), self.no_frontier or "the law has no frontier of N and D"
         first = self.frontier[np.isclose(self.frontier.C, self.targets[0])].iloc[0]
-        return each_budget(self.best_runs, first, self.settings, self.resources[0])
+        return each_budget(self.best_runs, first, self.settings, self.resources[0], self.planned)
 
     @property
     def frontier(self) -> pd.DataFrame:
@@ -389,11 +391,9 @@ class Analysis:
             out += [w for w in self.fitted.fit.warnings]
             flagged = fitting.influence(self.fitted.fit, refits=0).flagged
             if len(flagged):
-                rows = self.runs.chosen.iloc[flagged]
-                out.append(
-                    "of the influential points, "
-                    + listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows_of(rows)))
-                )
+                rows = rows_of(self.runs.chosen.iloc[flagged])
+                names = listed(f"row {i} is {run.run_id}" for i, run in zip(flagged, rows))
+                out.append(f"of the influential points, {names}")
         out += self._frontiers[3]
         if self.isoflop.found is not None:
             out += [f"IsoFLOP: {sentence}" for sentence in self.isoflop.found.warnings]

@@ -177,7 +177,11 @@ class Budget:
 
 
 def each_budget(
-    best_runs: Callable[..., Any], first: Any, settings: Fit, laws: Mapping[str, Resource]
+    best_runs: Callable[..., Any],
+    first: Any,
+    settings: Fit,
+    laws: Mapping[str, Resource],
+    planned: float | None = None,
 ) -> tuple[tuple[Budget, ...], str]:
     """The first target as a budget of each kind, with the best model of each: FLOPs, device-hours, dollars, memory.
 
@@ -188,6 +192,8 @@ def each_budget(
       first: row of the frontier at that target: C, N, D, loss, loss_low, loss_high.
       settings: of the fit, with the price of a device-hour and the memory of a device.
       laws: of `resources`.
+      planned: the most parameters that the memory holds by the plan's estimate, which counts where the law does not
+        tell, or is read far beyond the runs and promises more.
 
     Returns:
       (budgets; none where the runs give no frontier or did not record their time, why a kind that the settings ask for
@@ -212,9 +218,12 @@ def each_budget(
     elif settings.price is not None:
         missing.append(f"dollars: {_why(time, SECONDS_PER_TOKEN, 'wall_s')}")
     if settings.max_memory is not None:
-        cap = 0.0 if memory is None or memory.law is None else memory.largest_within(settings.max_memory)
+        law = None if memory is None or memory.law is None else memory
+        cap = 0.0 if law is None else law.largest_within(settings.max_memory)
+        kind = f"FLOPs, {short_bytes(settings.max_memory)} a device"
+        if planned and (law is None or (law.far(settings.max_memory) and planned < cap)):
+            cap, kind = planned, f"{kind} by the plan's estimate"
         if cap:
-            kind = f"FLOPs, {short_bytes(settings.max_memory)} a device"
             out.append(row(kind, f"{C:.2e}", best_runs([C], max_N=cap).rows.iloc[0]))
         elif memory is None or memory.law is None:
             missing.append(f"memory: {_why(memory, 'memory_bytes', 'memory_bytes')}")

@@ -65,18 +65,19 @@ def write(source: Source | Any, values: Any = None) -> str:
         if values.metric:
             fit = dataclasses.replace(fit, metric=values.metric)
     found = analysis.analyse(source.table, source.curves, fit=fit, hold_out=cut, name=source.name)
+    found, notes = _next_steps(source.folder, found)
     if values is not None:
         fit_command.check_budgets(found, values)
     out = values.out if values is not None and values.out else as_path(source.folder) / "report"
     formats = values.figures if values is not None else ()
-    return report.write_report(found, out, formats, results.about(source.folder) | _next_steps(source.folder, found))
+    return report.write_report(found, out, formats, results.about(source.folder) | notes)
 
 
-def _next_steps(folder: Any, found: analysis.Analysis) -> dict[str, str]:
+def _next_steps(folder: Any, found: analysis.Analysis) -> tuple[analysis.Analysis, dict[str, str]]:
     try:
         from scaling_jax import api
     except ModuleNotFoundError:  # the plain install has nothing to plan models with
-        return {}
+        return found, {}
     return api.next_steps(folder, found)
 
 

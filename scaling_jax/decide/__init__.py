@@ -2,7 +2,7 @@
 
 from scaling_jax.decide.chips import Chip, find_chip
 from scaling_jax.decide.next_runs import NextRuns, next_runs
-from scaling_jax.decide.notes import notes
+from scaling_jax.decide.notes import notes, planned
 from scaling_jax.decide.reach import Reach, reach
 from scaling_jax.decide.recommend import Recommendation, recommend
 from scaling_jax.decide.surface import Surface
@@ -16,6 +16,7 @@ __all__ = [
     "find_chip",
     "next_runs",
     "notes",
+    "planned",
     "reach",
     "recommend",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 
 from scaling_jax import fitting
 from scaling_jax.decide.chips import Chip
+from scaling_jax.decide.recommend import wrapped
 from scaling_jax.decide.surface import Ends, Optimum, Surface
 from scaling_jax.errors import UserError
 from scaling_jax.text import short, times
@@ -35,6 +36,7 @@ class Reach:
       beyond: C over the largest run's; nan for a published fit.
       chip: for the time and the price.
       verdict: of the analysis; "" for a published fit.
+      instead: with the verdict "no answer", what to run.
     """
 
     goal: float
@@ -47,15 +49,15 @@ class Reach:
     beyond: float = float("nan")
     chip: Chip | None = None
     verdict: str = ""
+    instead: str = ""
 
     def text(self) -> str:
         """The answer first."""
         trust = f"verdict: {self.verdict}; " if self.verdict else ""
         if self.optimum is None or self.C_interval is None:
-            return "\n".join(
-                [f"{trust}no run is known to reach {self.shown}, from {self.source}, because"]
-                + [f"  - {reason}" for reason in self.reasons]
-            )
+            lines = [f"{trust}no run is known to reach {self.shown}, from {self.source}, because"]
+            lines += [wrapped(f"- {reason}") for reason in self.reasons]
+            return "\n".join([*lines, *([f"instead: {self.instead}"] if self.instead else [])])
         best, (low, high) = self.optimum, self.C_interval
         far = "" if math.isnan(self.beyond) else f", {times(self.beyond)} times the largest run"
         lines = [f"{trust}to reach {self.shown}, from {self.source}"]
@@ -66,7 +68,7 @@ class Reach:
         if self.chip is not None:
             worst = "" if math.isinf(high) or low == high else f"; to be sure: {self.chip.text(high)}"
             lines.append(f"  cost    {self.chip.text(best.C)}{worst}")
-        return "\n".join([*lines, *(f"  ! {reason}" for reason in self.reasons)])
+        return "\n".join([*lines, *(wrapped(f"! {reason}") for reason in self.reasons)])
 
     __repr__ = text
 

@@ -111,7 +111,7 @@ class Recommendation:
         """The answer first."""
         if self.optimum is None:
             lines = [f"no answer for {self.C:.3g} FLOPs from {self.source}, because"]
-            lines += [_wrapped(f"- {reason}") for reason in self.reasons]
+            lines += [wrapped(f"- {reason}") for reason in self.reasons]
             return "\n".join([*lines, *([f"instead: {self.instead}"] if self.instead else [])])
         best, level = self.optimum, f"{self.level:.0%}"
         far = "" if math.isnan(self.beyond) else f", {times(self.beyond)} times the largest run"
@@ -135,7 +135,7 @@ class Recommendation:
             lines.append(_row("this run", what, _ends(self.run_interval, level, "{:.4f}")))
         more = [] if self.inference is None else [self.inference.text()]
         more += [f"note: {note}" for note in self.notes] + [f"! {reason}" for reason in self.reasons]
-        return "\n".join([*lines, *(_wrapped(sentence) for sentence in more)])
+        return "\n".join([*lines, *(wrapped(sentence) for sentence in more)])
 
     __repr__ = text
 
@@ -269,18 +269,18 @@ def _most_in_memory(path: Path, study: Study, analysis: Analysis | None, most: f
         best, far = law.largest_within(most), law.far(most)
         by = f"the memory that runs took ({whose})"
         if far:  # small models' memory is activations, large ones' is weights: the law may promise too much
-            planned = _most_planned(path, study, most)
+            planned = most_planned(path, study, most)
             by += f", continued to {far}: try one step of that size first"
             if 0 < planned < best:
                 best, by = planned, f"the plan's estimate ({short(best)} by {by})"
     else:
-        best, by = _most_planned(path, study, most), "the plan's estimate: the runs do not tell how memory grows"
+        best, by = most_planned(path, study, most), "the plan's estimate: the runs do not tell how memory grows"
     if not best:
         raise UserError(f"max_memory={short_bytes(most)} do not hold even the smallest scale, by {by}")
     return best, by
 
 
-def _most_planned(path: Path, study: Study, most: float) -> float:
+def most_planned(path: Path, study: Study, most: float) -> float:
     """Parameters of the largest scale on the path whose training step fits by the plan's estimate; 0 if none does."""
     best, width = 0.0, path.step
     while (shape := path.shape(width)) is not None:
@@ -319,7 +319,8 @@ def _ends(ends: Ends | None, level: str, shape: str = "", what: str = "") -> str
     return f"[{low}, {high}] {level}" + (f" {what}" if what else "")
 
 
-def _wrapped(sentence: str) -> str:
+def wrapped(sentence: str) -> str:
+    """An indented paragraph of at most `WIDTH` columns."""
     return textwrap.fill(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ", break_long_words=False)
 
 
