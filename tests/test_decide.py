@@ -206,6 +206,9 @@ def test_memory_is_capped_by_the_law_of_the_runs_where_they_have_one(results):
     farther = decide.planned(farther, results.study, options["spec"])
     farther.__dict__["forecast"] = found.forecast
     assert farther.budgets[0][-1].N == far.optimum.N < 30e9 and "plan's estimate" in farther.budgets[0][-1].kind
+    single = dataclasses.replace(results.study, optimizer=sj.Optimizer(learning_rates=(0.004,), batch_size=1))
+    more = decide.recommend(surface, 1e24, analysis=found, **(options | {"study": single}))
+    assert more.optimum.N >= decide.recommend(surface, 1e24, analysis=found, **options).optimum.N
     planned = decide.recommend(surface, target, analysis=found, **options)
     assert "by the plan's estimate" in planned.text() and planned.optimum.N != best.optimum.N
 

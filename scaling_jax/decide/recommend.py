@@ -288,7 +288,7 @@ def most_planned(path: Path, study: Study, most: float) -> float:
             study,
             ladder=Ladder(widths=(shape.width,), depths=(shape.depth,)),
             budgets=dataclasses.replace(
-                study.budgets, tokens=(1e4 * path.spec.context * 2**20,), tokens_per_param=(), flops=()
+                study.budgets, tokens=(1e3 * path.spec.context * 2**20,), tokens_per_param=(), flops=()
             ),
             seeds=study.seeds[:1],
         )
