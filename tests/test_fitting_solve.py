@@ -14,6 +14,7 @@ from scipy.optimize import least_squares, linprog
 from scaling_jax import fitting
 from scaling_jax.fitting.solver import _refine as refine
 from scaling_jax.fitting.solver._levenberg_marquardt import _step, levenberg_marquardt
+from scaling_jax.fitting.solver._newton import newton
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
 
@@ -430,3 +431,17 @@ HELD = """
 def test_an_accelerator_that_another_process_holds_is_never_touched():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(HELD)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "fine", done.stderr
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-10, 1e-9, 6e-9, 1e-7, 1e-5])
+def test_misfits_of_any_size_end_converged(size):
+    """Where residuals are little more than rounding, values cannot tell a better point: gradients do."""
+    N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 6), np.logspace(9, 11, 6)))
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        y = (1.2 + 12 / N**0.32 + 95 / D**0.34) * np.exp(size * rng.normal(size=N.size))
+        fit = fitting.fit("chinchilla", {"N": N, "D": D}, y)
+        assert fit.converged
+        for away in 10.0 ** rng.uniform(-14, -10, size=10):
+            near = fit.problem.unconstrained(fit.params) + away * rng.normal(size=5)
+            assert refine.relative_gradient(fit.problem, newton(fit.problem, near)) < 1e-9

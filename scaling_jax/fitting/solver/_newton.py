@@ -24,7 +24,7 @@ def newton(problem: Problem, z: np.ndarray, steps: int = 40) -> np.ndarray:
         for _ in range(14):
             trial = _newton_step(problem, z, gradient, hessian, damping)
             new = problem.value(trial[None])[0]
-            if new <= value * (1 + 1e-9) + 1e-300:  # near the optimum values are all rounding: gradients decide
+            if new <= value + rounding(problem, value):  # near the optimum values are all rounding: gradients decide
                 there = derivatives(problem, trial)
                 smaller = relative(problem, trial, there[0], there[2]) / error
                 if new < value * (1 - 1e-11) or smaller < (1.0 if new <= value * (1 + 1e-11) else 0.1):
@@ -62,6 +62,12 @@ def projected(problem: Problem, z: np.ndarray, gradient: np.ndarray) -> np.ndarr
     """The gradient without the components that push against a bound."""
     held = ((z <= problem.lower) & (gradient > 0)) | ((z >= problem.upper) & (gradient < 0))
     return np.where(held, 0.0, gradient)
+
+
+def rounding(problem: Problem, value: float) -> float:
+    """What the rounding of residuals and of their sum may add to an objective of this value."""
+    unit = 1.0 if problem.objective.log else float(np.max(np.abs(problem.y)))
+    return 1e-9 * value + 1e-15 * unit * float(np.sqrt(2.0 * problem.weights.sum() * value)) + 1e-300
 
 
 def unseen(problem: Problem, z: np.ndarray, r: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from scaling_jax.fitting.solver._lad import lad_gradient, lad_newton
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
-from scaling_jax.fitting.solver._newton import derivatives, newton, relative
+from scaling_jax.fitting.solver._newton import derivatives, newton, relative, rounding
 from scaling_jax.fitting.solver._problem import Problem
 from scaling_jax.fitting.solver._starts import project
 
@@ -28,7 +28,7 @@ def refine(problem: Problem, z: np.ndarray, steps: int = 2000) -> tuple[np.ndarr
     ways = (*3 * (_longer,), _around_other_centers, _at_ends)
     for way in ways:
         for candidate in () if best[2] <= GRADIENT_TOLERANCE else way(problem, best[1], steps):
-            same = candidate[0] <= best[0] * (1 + 1e-9)
+            same = candidate[0] <= best[0] + rounding(problem, best[0])
             if candidate[0] < best[0] * (1 - 1e-9) or (same and not candidate[2] >= best[2]):
                 best = candidate
             if best[2] <= GRADIENT_TOLERANCE:
