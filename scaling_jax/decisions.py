@@ -211,7 +211,8 @@ def _instead(analysis: Analysis, study: Study, spec: Spec, target_flops: float) 
     try:
         found = decide.next_runs(analysis, study, spec, spent, target_flops=target_flops)
     except UserError:
-        return "fix the first reason, then ask again; `scaling-jax plan` says what a ladder will be able to tell"
+        first = analysis.runs.too_few or "fix the first reason"
+        return f"{first}, then ask again; `scaling-jax plan` says what a ladder will be able to tell"
     if found.suggestion.stop or not found.points:
         return "no further runs for as many FLOPs as were spent would help much: fix the first reason first"
     return found.text()

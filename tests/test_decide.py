@@ -237,7 +237,9 @@ def test_with_no_answer_it_names_no_model(results, tmp_path):
         results.study, ladder=sj.Ladder(widths=(256, 384), depths=(4,)), budgets=sj.Budgets(tokens=(1e9,))
     )
     unfitted = sj.reach(simulate(tmp_path / "few", few), 2.0).text()
-    assert unfitted.startswith("verdict: no answer; no run is known") and "instead: fix the first reason" in unfitted
+    assert unfitted.startswith("verdict: no answer; no run is known") and "instead: run at least 3 scales" in unfitted
+    with pytest.raises(sj.UserError, match="run at least 3 scales with 3 budgets each first"):
+        sj.suggest(sj.load(tmp_path / "few"), 1e19)
 
 
 def test_shapes_follow_the_ladder_and_the_family(results):

@@ -20,6 +20,7 @@ LACKING = {
     "accuracy": "error", "token_accuracy": "token error", "macro_f1": "1 - macro F1",
     "macro_precision": "1 - macro precision", "macro_recall": "1 - macro recall",
 }  # fmt: skip
+FEWEST = 3  # sizes, and budgets, of which a law of five parameters can be told
 ONE_EPOCH = 1.001  # budgets are rounded to whole steps
 SAME_BUDGET = 0.03  # relative: budgets equal but for rounding to whole steps differ by less
 
@@ -107,6 +108,12 @@ class Runs:
     def has_compute(self) -> bool:
         """True where every chosen run has N, D and C."""
         return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))
+
+    @property
+    def too_few(self) -> str:
+        """What to run before any law of N and D can be told; "" where there are sizes and budgets enough."""
+        enough = not self.has_compute or min(self.chosen.N.nunique(), self.chosen.D.nunique()) >= FEWEST
+        return "" if enough else f"run at least {FEWEST} scales with {FEWEST} budgets each"
 
     @property
     def decided_by_compute(self) -> bool:

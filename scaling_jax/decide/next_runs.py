@@ -94,7 +94,8 @@ def next_runs(
     if analysis.forecast is None:
         raise UserError(
             f"{analysis.name}: the runs give no forecast to improve "
-            f"({analysis.no_fit or 'see the verdict of `scaling-jax report`'}); run more of the study first"
+            f"({analysis.no_fit.rstrip('.') or 'see the verdict of `scaling-jax report`'}); "
+            f"{analysis.runs.too_few or 'run more of the study'} first"
         )
     for name, value in (("budget_flops", budget_flops), ("target_flops", target_flops)):
         if value is not None and not 0 < value < 1e40:

@@ -80,7 +80,7 @@ def ranking(analysis: Analysis) -> str:
 def next_step(analysis: Analysis) -> str:
     """The next step, in a sentence."""
     if analysis.verdict == "no answer":
-        return "do not size a model by this: fix the first reason above, then fit again"
+        return f"do not size a model by this: {analysis.runs.too_few or 'fix the first reason above'}, then fit again"
     if not len(analysis.frontier):
         return "" if analysis.verdict == "trust" else "fix the first reason above before extrapolating"
     row = target_row(analysis)
