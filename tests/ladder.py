@@ -45,9 +45,12 @@ def get_study():
 '''
 NO_REPORT = """
 
+import sys
+
 from scaling_jax import api
 
-api.write_report = lambda workdir: "no report in this test"
+if "pytest" not in sys.modules:  # where a study is loaded by the tests themselves it would stay for all that follow
+    api.write_report = lambda workdir: "no report in this test"
 """
 
 
