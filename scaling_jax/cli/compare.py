@@ -15,6 +15,7 @@ from scaling_jax import analysis, fitting
 from scaling_jax.analysis import parse_mapping
 from scaling_jax.charts import picture_of
 from scaling_jax.cli.fit import check_flops, check_level, check_out
+from scaling_jax.cli.out_file import in_new_folder
 from scaling_jax.cli.results_source import read_source
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import plots
@@ -83,7 +84,7 @@ def main(args: list[str], values: Any) -> int:
         rows.append(comparison.table(values.target_flops or None).assign(metric=names))
         text.append(_text(comparison, rows[-1], names, notes))
     noted = list(dict.fromkeys(note for _, _, notes in found.values() for note in notes))
-    new = "" if out.parent.exists() else f" in the new folder {out.parent}"
+    new = in_new_folder(out)
     _write(out, rows, {names: comparison for comparison, names, _ in found.values()}, noted)
     print("\n\n".join(text))
     print(f"\nwrote {out}, {out.with_suffix('.png')}, {out.with_suffix('.html')}{new}")

@@ -48,6 +48,11 @@ def check_new_folder(flag: str, name: str) -> None:
     check_writable(flag, pathlib.Path(folder) / "file")
 
 
+def in_new_folder(path: pathlib.Path) -> str:
+    """What is said behind the name of a file that is to be written where its folder is new; else ""."""
+    return "" if path.parent.exists() else f" in the new folder {path.parent}"
+
+
 def write_text(flag: str, name: str, text: str) -> str:
     """Writes a file, its folder included.
 
@@ -59,7 +64,7 @@ def write_text(flag: str, name: str, text: str) -> str:
     """
     path = pathlib.Path(name)
     try:
-        new = "" if path.parent.exists() else f" in the new folder {path.parent}"
+        new = in_new_folder(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     except OSError as error:
