@@ -221,6 +221,19 @@ def test_a_narrow_minimum_is_found():
     assert fit.objective_value <= min(costs)
 
 
+@pytest.mark.parametrize("bad_run", [None, 3])
+def test_a_step_narrower_than_the_spacing_of_the_data_is_found(bad_run):
+    loss = np.array([2.316, 2.335, 2.518, 2.617, 2.824, 2.846, 3.550, 3.615])
+    accuracy = np.array([0.634, 0.568, 0.613, 0.473, 0.505, 0.409, 0.256, 0.345])
+    if bad_run is None:
+        accuracy = accuracy + 2  # where it is an optimum that four starts in five miss
+    step = {"floor": accuracy[5:].mean(), "gain": 0.3, "k": 60.0, "L0": 2.835}
+    if bad_run is not None:
+        step["gain"], accuracy[bad_run] = 0.2, 0.9
+    fit, stepped = (fitting.fit("sigmoid", loss, accuracy, starts=starts) for starts in (None, [step]))
+    assert fit.converged and fit.objective_value <= stepped.objective_value * (1 + 1e-9)
+
+
 def test_an_optimum_that_starts_agree_on_is_perturbed():
     rng = np.random.default_rng(29)
     rows = rng.choice(300, 20, replace=False)

@@ -156,7 +156,9 @@ def mistaken_columns(inputs: Mapping[str, np.ndarray], C: np.ndarray | None = No
             return f"{shown}: {small} looks like a logarithm, or is in millions or billions; give both as counts"
         ratio = np.ones(1) if C is None else C / (6.0 * columns["N"] * columns["D"])
         if ratio.min() < 1 / ODD_COMPUTE or ratio.max() > ODD_COMPUTE:
-            return f"C is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D: are the columns in the same units?"
+            low, high = f"{ratio.min():.3g}", f"{ratio.max():.3g}"
+            times = f"{low} to {high}" if low != high else f"about {low}"
+            return f"C is {times} times 6 N D: are the columns in the same units?"
     return ""
 
 
