@@ -42,7 +42,7 @@ class Points:
     scale: np.ndarray
     order: tuple[str, ...]
     labels: Mapping[str, str]
-    runs: Sequence[str]
+    runs: Sequence[str] | np.ndarray
     held: np.ndarray
     ranges: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
