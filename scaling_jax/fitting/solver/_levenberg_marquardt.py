@@ -22,7 +22,7 @@ CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SETTLED = 1000.0  # times the next step's decrease: more than what a descent has left, unless it crawls along a valley
 PACE = 16  # steps after each of which it is asked whether a descent at its present pace can still end low enough
-CRAWLING = 16  # steps after which the others are bent along the valley
+CRAWLING = 24  # steps after which the others are bent along the valley
 AHEAD, BENT = 0.1, 0.375  # part of a step that is looked ahead, and of its size that the bend may be
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
