@@ -34,7 +34,9 @@ from scaling_jax.analysis.optima import COLUMNS, Best, best_runs
 from scaling_jax.analysis.resources import Budget, Resource, each_budget, resources
 from scaling_jax.analysis.runs import Runs, over_seeds, same_budget, y_name
 from scaling_jax.analysis.shifts import Linearized
+from scaling_jax.fitting.rows import evenly
 from scaling_jax.fitting.selection import Selection
+from scaling_jax.fitting.sensitivity import REFIT_ROWS
 from scaling_jax.study import Fit
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import listed, plural
@@ -42,6 +44,7 @@ from scaling_jax.text import listed, plural
 TARGETS = (10.0, 100.0)
 LADDER_ROWS, CURVE_POINTS = 3, 25
 MAX_LEFT_OUT = 8  # scales that are left out in turn
+MANY_SCALES = 200
 FRONTIER = (*COLUMNS[:-1], "beyond", COLUMNS[-1])
 
 
@@ -317,16 +320,19 @@ class Analysis:
 
     @functools.cached_property
     def without_scale(self) -> dict[str, float]:
-        """Scale -> N* at the first target with that scale left out; nan where it is then undetermined."""
-        scales = list(self.runs.scales.scale)
-        if not len(self.frontier) or not len(scales) >= 4:
+        """Scale -> N* at the first target with that scale left out; nan where it is then undetermined.
+
+        Empty where there are too few scales, or so many that no one of them can matter.
+        """
+        if not len(self.frontier) or not 4 <= len(self.runs.scales) <= MANY_SCALES:
             return {}
+        scales = list(self.runs.scales.scale)
         if len(scales) > MAX_LEFT_OUT:  # the ends matter most
-            keep = np.unique(np.linspace(0, len(scales) - 1, MAX_LEFT_OUT).round().astype(int))
-            scales = [scales[i] for i in keep]
+            scales = [scales[i] for i in evenly(len(scales), MAX_LEFT_OUT)]
         out = {}
         for scale in scales:
             rows = np.flatnonzero(self.runs.chosen.scale.to_numpy() != scale)
+            rows = rows[evenly(len(rows), REFIT_ROWS)]
             try:
                 fit = fit_law(self.runs, self.settings, rows=rows, resample=False, near=self.fit).fit
                 inputs = frontier_inputs(fit.law, self.runs, self.settings)
