@@ -16,7 +16,8 @@ from scaling_jax.fitting.solver import _refine as refine
 from scaling_jax.fitting.solver._levenberg_marquardt import _step, levenberg_marquardt
 from scaling_jax.fitting.solver._newton import newton
 from scaling_jax.fitting.solver._problem import Problem
-from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
+from scaling_jax.fitting.solver._refine import relative_gradient
+from scaling_jax.fitting.solver._starts import bounded_least_squares, choose, low_discrepancy
 
 HUBER, LSQ, LAD = fitting.Huber(1e-3), fitting.LeastSquares(), fitting.LAD()
 
@@ -344,6 +345,18 @@ def test_an_element_whose_derivatives_overflow_does_not_stop_the_others():
     step, decrease = _step(problem, z, score, matrix, np.full(2, 1e-3))
     assert np.isfinite(step[0]).all() and decrease[0] > 0
     assert not decrease[1] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_descents_follow_a_curved_valley_to_its_end(seed):
+    # m4 on a power law with an offset: the valley ends at a bound, or where its other limit is infinite.
+    x = np.geomspace(1e3, 1e7, 24)
+    y = (2.5 + 4 / x**0.11) * np.exp(0.02 * np.random.default_rng(seed).standard_normal(24))
+    fit = fitting.fit("m4", x, y, fitting.LeastSquares(log=True))
+    ends = levenberg_marquardt(fit.problem, choose(fit.problem, 64, 5), max_steps=200, tolerance=1e-10, widen=0.02)
+    assert fit.converged and fit.certificate.agree >= 20 and fit.certificate.starts == 24
+    assert np.mean(ends.value <= fit.objective_value * (1 + 1e-6)) > 0.9
+    assert ends.converged.all() and max(relative_gradient(fit.problem, z) for z in ends.z) < 1e-4
 
 
 def test_batch_elements_are_independent():
