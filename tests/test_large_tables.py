@@ -10,7 +10,7 @@ from scaling_jax.analysis.columns import MANY_SIZES, size_labels
 from scaling_jax.analysis.fits import MANY
 from scaling_jax.analysis.runs import scale_table
 from scaling_jax.fitting.optimal import envelope as hull
-from scaling_jax.fitting.plots import MAX_LABELS, RANGES
+from scaling_jax.fitting.plots import MAX_LABELS, RANGES, data_levels
 from scaling_jax.fitting.rows import duplicates
 from scaling_jax.report import figures, text
 from scaling_jax.study import Fit
@@ -94,6 +94,12 @@ def test_few_and_many_independent_rows_are_resampled_and_approximated():
     few, many = (analysis.analyse(table(n), fit=Fit(bootstrap=20)).fitted for n in (200, MANY + 1))
     assert few.source == "pairs bootstrap, 20 resamples"
     assert "normal approximation" in many.source and len(many.bootstrap.coordinates) == 20
+
+
+def test_continuous_amounts_of_data_are_not_one_budget():
+    levels = data_levels(np.geomspace(1e9, 1e12, 5000))
+    assert len(levels) > 2 and levels[0] == pytest.approx(1e9) and levels[-1] == pytest.approx(1e12)
+    assert len(data_levels(np.array([1e9, 1.001e9, 1e10, 1.001e10]))) == 2
 
 
 def test_labels_of_very_many_sizes_are_unique():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
-from scaling_jax.analysis.extra_rows import without_extra_rows
+from scaling_jax.analysis.extra_rows import repeated_rows, without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.hints import alike, way_out
@@ -111,14 +111,10 @@ class _Reader:
             table = table.drop_duplicates("run_id", keep="last")
             stopped = table["status"].map(str) == states.STOPPED
             if stopped.any():
-                self.notes.append(
-                    f"{plural(int(stopped.sum()), 'run')} of weak combinations stopped early by the sweep"
-                )
+                count = plural(int(stopped.sum()), "run")
+                self.notes.append(f"{count} of weak combinations stopped early by the sweep")
             return table[~stopped]
-        try:
-            repeats = table.duplicated()
-        except TypeError:  # a cell that holds a list
-            repeats = table.map(str).duplicated()
+        repeats = repeated_rows(table)
         if repeats.any():
             self.notes.append(
                 f"LEFT OUT {int(repeats.sum())} of {len(table)} rows that repeat another in every column (first: row "
@@ -330,9 +326,7 @@ class _Reader:
             elif self.header.usual("seed") is None:
                 best = best.assign(seed=best.groupby(["scale", "D"], dropna=False, sort=False).cumcount())
             if len(best) > MOST_ROWS:
-                self.notes.append(
-                    f"{MOST_ROWS:,} of {len(best):,} rows are fitted, evenly along compute: more tell no more"
-                )
+                self.notes.append(f"{MOST_ROWS:,} of {len(best):,} rows are fitted, evenly along compute")
                 best = best.iloc[evenly(len(best), MOST_ROWS)]
             trunk = trunk_labels(best)
         best = best.assign(trunk=trunk.to_numpy())

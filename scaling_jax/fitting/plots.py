@@ -42,7 +42,7 @@ class Points:
     scale: np.ndarray
     order: tuple[str, ...]
     labels: Mapping[str, str]
-    runs: Sequence[str]
+    runs: Sequence[str] | np.ndarray
     held: np.ndarray
     ranges: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -183,7 +183,8 @@ def data_levels(D: np.ndarray) -> np.ndarray:
     """The budgets that observations share, or, where they have their own, a few between smallest and largest."""
     ordered = np.sort(np.log(D))
     groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME) + 1)
-    if len(groups) <= MAX_LEVELS:
+    # A staircase of nearly equal amounts is no budget.
+    if len(groups) <= MAX_LEVELS and max(map(np.ptp, groups)) <= 2 * SAME:
         return np.exp([group.mean() for group in groups])
     return np.geomspace(D.min(), D.max(), MAX_LEVELS // 2 + 1)
 

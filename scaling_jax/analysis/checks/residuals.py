@@ -193,8 +193,9 @@ def below_frontier(e: Evidence) -> Check:
     limit = max(BELOW, -statistics.NormalDist().inv_cdf(UNLIKELY / max(count, 1)))
     below = chosen[(mean < -np.maximum(limit * linear.noise.total / np.sqrt(size), CLEAR)).to_numpy()]
     if len(below):
-        worst, points = mean[below.index].idxmin(), below.groupby(["scale", "D"]).ngroups
-        where, by = f"{below.scale[worst]} on {short(below.D[worst])}", -np.expm1(mean[worst])
+        gaps, points = mean[below.index].to_numpy(), below.groupby(["scale", "D"]).ngroups
+        worst = below.iloc[int(gaps.argmin())]
+        where, by = f"{worst.scale} on {short(worst.D)}", -np.expm1(gaps.min())
         detail = (
             f"{points} of {count} points are below the smallest loss that the law allows for their compute, {where} by "
             f"{by:.1%}: the frontier is too high there"
