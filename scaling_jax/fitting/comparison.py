@@ -92,7 +92,8 @@ class Comparison:
         C = check_all_positive(C, "C")
         log_m = self._log_multiplier(C.ravel(), self._name(name))
         tail = (1.0 - self.level) / 2.0
-        low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
+        with np.errstate(over="ignore"):  # of recipes in different units
+            low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
         return Multiplier(*(v.reshape(C.shape) if C.ndim else float(v[0]) for v in (value, low, high)))
 
     def common_range(self, name: str | None = None) -> tuple[float, float]:
@@ -196,7 +197,11 @@ class Comparison:
         rows = []
         for k in self.names[1:]:
             low, high = self.common_range(k)
-            grid = np.array([low, np.sqrt(low * high), high, 10 * high]) if C is None else np.atleast_1d(C)
+            grid = (
+                np.array([low, np.sqrt(low * high), high, 10 * high])
+                if C is None
+                else check_all_positive(C, "C").ravel()
+            )
             for c, *answer in zip(grid, *self.multiplier(grid, k)):
                 rows.append((k, c, *answer, bool(low <= c <= high)))
         return pd.DataFrame(rows, columns=["recipe", "C", "multiplier", "low", "high", "in_data"])

@@ -9,6 +9,8 @@ from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from scaling_jax.fitting.errors import LawError
 from scaling_jax.fitting.laws import downstream, loss, shape, single
 from scaling_jax.fitting.laws.base import Law
@@ -69,7 +71,7 @@ def listed(laws: Any) -> list[Any]:
     """`laws` as a list of what names a law each. Raises LawError where it is empty or no collection."""
     if isinstance(laws, (str, Law)):
         return [laws]
-    if not isinstance(laws, Iterable):
+    if not isinstance(laws, Iterable) or (isinstance(laws, np.ndarray) and laws.ndim == 0):
         raise LawError(f'laws={laws!r}: give names or laws, e.g. laws=["chinchilla"].')
     if not (found := list(laws)):
         raise LawError('laws is empty: name at least one, e.g. laws=["chinchilla"].')

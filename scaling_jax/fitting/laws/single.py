@@ -72,9 +72,10 @@ power_shifted = Law(
     bounds={"E": POSITIVE, "A": POSITIVE, "x0": POSITIVE, "alpha": (-20.0, 20.0)},
     coordinates={
         "E": LEVEL,
-        "A": centered("alpha", "x"),
         "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-1.0, 0.5), spans="x", limits=(-12.0, 12.0)),
         "alpha": EXPONENT,
+        # the size of the term at the center of the data, where x0 may be far above them
+        "A": Coordinate("linear", lambda p, m: exp(p["alpha"] * log(exp(m["x"]) + p["x0"]) + m["y"])),
     },
 )
 

@@ -108,6 +108,13 @@ def derivatives(
       hessian: whether the Hessian is wanted; it is empty otherwise.
       near: residuals that are beyond the threshold of Huber's cost by up to this part of it count as if within.
     """
+    with np.errstate(all="ignore"):  # where the law has no value
+        return _derivatives(problem, z, hessian, near)
+
+
+def _derivatives(
+    problem: Problem, z: np.ndarray, hessian: bool, near: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     objective, w = problem.objective, problem.weights
     out = problem.evaluate(z[None], order=2 if hessian else 1)
     f, jacobian = out[0][0], out[1][0]
