@@ -9,6 +9,7 @@ from scaling_jax.analysis import read
 from scaling_jax.analysis.columns import MANY_SIZES, size_labels
 from scaling_jax.analysis.fits import MANY
 from scaling_jax.analysis.runs import scale_table
+from scaling_jax.fitting.inference.rolling import inner_cuts
 from scaling_jax.fitting.optimal import envelope as hull
 from scaling_jax.fitting.plots import MAX_LABELS, RANGES, data_levels
 from scaling_jax.fitting.rows import duplicates
@@ -160,3 +161,38 @@ def test_recipes_of_many_runs_are_compared_by_a_sample():
     m = found.multiplier(1e20)
     assert m.low < 1.5 < m.high and m.high < 1.15 * m.low
     assert "A: 1024 of 20000 runs, evenly along compute" in found.reasons
+
+
+def test_many_rows_in_few_clusters_are_not_resampled():
+    runs = table(MANY + 1)
+    runs["trunk"] = np.arange(len(runs)) % 12
+    runs["loss"] *= np.exp(0.02 * np.random.default_rng(2).standard_normal(12))[runs.trunk]
+    columns = analysis.Columns(cluster="trunk")
+    fitted = analysis.analyse(runs, fit=Fit(bootstrap=2000), columns=columns).fitted
+    assert "cluster sandwich" in fitted.source and "in 12 clusters" in fitted.source
+    ends, student = fitted.bootstrap.interval(0.9), fitted.bootstrap.solution.interval(0.9)
+    for name in ("alpha", "beta"):
+        assert np.ptp(ends[name]) == pytest.approx(np.ptp(student[name]), rel=0.1)
+
+
+def test_cuts_of_many_rows_leave_a_share_of_them_below():
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.normal(45, 2, 3000))
+    assert all(np.sum(scale < cut) >= 60 for cut in inner_cuts(scale))
+    few = np.geomspace(1e15, 1e20, 30)
+    assert np.sum(few < inner_cuts(few)[0]) == 6
+
+
+def test_compute_that_does_not_rise_with_tokens_within_a_size_is_no_error():
+    runs = table(200)
+    runs["params"] = np.resize(np.geomspace(1e7, 1e10, 8).round(), len(runs))
+    runs["flops"] = 6 * runs.params * runs.tokens
+    runs.loc[::20, "tokens"] /= 1e9
+    assert analysis.analyse(runs).verdict == "no answer"
+
+
+def test_more_outliers_than_are_tested_are_not_counted_as_so_many():
+    runs = table(MANY + 1)
+    runs.loc[::50, "loss"] *= 1.5
+    reasons = analysis.analyse(runs, fit=Fit(bootstrap=0)).reasons
+    assert any("and at least 37 more" in reason for reason in reasons)

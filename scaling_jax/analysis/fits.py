@@ -25,7 +25,7 @@ PARAM_COLUMNS = ("name", "value", "low", "high")
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
 EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is not a reason to take it
-MANY = 4_000  # independent rows beyond which resamples take minutes to refit and give the normal distribution
+MANY = 4_000  # rows beyond which resamples take minutes to refit and give the normal distribution
 EXACT = 1e-5  # root mean square of ln y below which a law's error is rounding: fewer digits of a loss are written down
 
 
@@ -127,14 +127,17 @@ def fit_law(
         )  # fmt: skip
     if not resample or settings.bootstrap < 2:
         return Fitted(fit, None, "no bootstrap")
-    many = (len(rows) if runs.clusters is None else len(pd.unique(runs.clusters[rows]))) > MANY
+    many = len(rows) > MANY
     try:
         method = "normal" if many else settings.resampling
         boot = fit.bootstrap(settings.bootstrap, seed=settings.seed, method=method)
     except fitting.FitError as error:
         return Fitted(fit, None, str(error))
     if many:
-        source = f"normal approximation, sandwich covariance (more than {MANY:,} independent rows)"
+        kind, of = (
+            ("sandwich", "") if fit.clusters is None else ("cluster sandwich", f" in {fit.clusters.max() + 1} clusters")
+        )
+        source = f"normal approximation, {kind} covariance (more than {MANY:,} rows{of})"
         return Fitted(fit.with_bootstrap(boot), boot, source)
     clustered = runs.clusters is not None and settings.resampling != "residual"
     kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling

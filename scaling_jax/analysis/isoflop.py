@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
+from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.runs import over_seeds, same_budget
 
 MIN_SIZES, GOOD_SIZES, MIN_BUDGETS = 3, 4, 3
@@ -76,7 +77,11 @@ def _between(runs: pd.DataFrame) -> pd.DataFrame:
     lines = {}
     enough = runs.groupby("scale").D.transform("size") >= MIN_BUDGETS
     for scale, rows in runs[enough].sort_values("D").groupby("scale", sort=False):
-        line = PchipInterpolator(np.log(rows["C"]), np.log(rows.y), extrapolate=False)
+        # By C, which need not rise with D where it was counted elsewhere, or in mistaken units.
+        curve = log(rows.y).groupby(log(rows["C"])).mean()
+        if len(curve) < MIN_BUDGETS:
+            continue
+        line = PchipInterpolator(curve.index.to_numpy(), curve.to_numpy(), extrapolate=False)
         lines[scale] = line, rows.N.iloc[0], np.mean(rows["C"] / rows.D)
     grid = np.linspace(np.log(runs["C"].min()), np.log(runs["C"].max()), 400)
     reached = sum((np.isfinite(line(grid)) for line, _, _ in lines.values()), np.zeros(400)) >= MIN_SIZES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -107,6 +108,7 @@ def main(args: list[str], values: Any) -> int:
         print("\n".join(f"{name:<18} {fitting.laws[name].equation}" for name in fitting.laws))
         return 0
     if values.published:
+        check_published(values)
         print(published_plan(values.published, values.target_flops or [], values.at))
         return 0
     if not values.results:
@@ -159,6 +161,19 @@ def fit_settings(settings: Fit, values: Any) -> Fit:
 def cut_settings(settings: HoldOut, values: Any) -> HoldOut:
     """The hold-out settings with --cut_flops."""
     return settings if values.cut_flops is None else dataclasses.replace(settings, flops=values.cut_flops)
+
+
+def check_published(values: Any) -> None:
+    """Raises UserError for a flag beside --published that has no meaning there."""
+    given = [
+        flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+        if flag.present and flag.name not in ("published", "target_flops", "at")
+    ]  # fmt: skip
+    if given:
+        raise UserError(
+            f"--published={values.published} plans from printed coefficients and knows no --{given[0]}; it takes "
+            "--target_flops and --at"
+        )
 
 
 def check_numbers(values: Any) -> None:

@@ -117,7 +117,8 @@ def frontier(analysis: Analysis) -> Chart:
     if len(curve):
         caption += " The thick line is the fitted frontier, dashed beyond the runs."
     if analysis.hold_out is not None:
-        caption += " Diamonds are held-out runs, red ticks their prediction by a fit that has not seen them."
+        caption += " Diamonds are held-out runs, red ticks their prediction by a fit that has not seen them, with"
+        caption += f" the {analysis.settings.level:.0%} interval of its mean."
     title = analysis.metric[:1].upper() + analysis.metric[1:]
     return Chart("frontier", f"{title} against compute", caption, (panel,))
 

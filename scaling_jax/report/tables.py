@@ -74,7 +74,7 @@ def hold_out(analysis: Analysis) -> Table:
          percent(r.error))
         for r in rows_of(analysis.hold_out.rows)
     )  # fmt: skip
-    level = f"{analysis.settings.level:.0%} interval"
+    level = f"{analysis.settings.level:.0%} of the mean"  # not of a run, which scatters and drifts besides
     return Table(("held-out run", "N", analysis.unit, "FLOPs", "observed", "predicted", level, "error"), rows)
 
 

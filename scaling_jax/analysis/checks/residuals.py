@@ -107,6 +107,8 @@ def outliers(e: Evidence) -> Check:
         return Check(name, PASS, f"none of {len(linear.residuals)} runs")
     rows = [(linear.chosen.iloc[i], s) for _, i, s in sorted(off, key=lambda r: r[0])]
     named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) is {direction(s.size)}" for run, s in rows), 3)
+    if len(rows) == MAX_TESTED_RUNS < len(linear.residuals):
+        named = named.replace(" and ", " and at least ")
     return Check(
         name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows)
     )

@@ -19,6 +19,7 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 from scaling_jax.fitting.solver._problem import Coordinates, Problem
 
 SHARP = 3e-3  # of the mean residual: where LAD is rounded off for resampling
+FEW_CLUSTERS = 200  # below which "normal" draws from Student's t
 METHODS = ("pairs", "residual", "wild", "normal")
 
 
@@ -130,7 +131,8 @@ def bootstrap(solution: Solution, n: int, seed: int, method: str) -> Bootstrap:
     one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise. In both, residuals are
     first corrected for their leverage (Feng, He & Hu 2011): without it intervals are too narrow. "normal" refits
     nothing: it draws parameters from the normal distribution with the fit's `Covariance`, which is what the others tend
-    to with many points (or clusters), in a time that does not grow with them.
+    to with many points (or clusters), in a time that does not grow with them; of fewer than `FEW_CLUSTERS` from Student's
+    t distribution, whose tails are as long as that few leave open.
 
     Args:
       solution: a `Fit` with its data.
@@ -166,7 +168,10 @@ def _normal_draws(solution: Solution, n: int, seed: int) -> np.ndarray:
     """(n, p) coordinates; those at a bound stay there."""
     problem, z = solution.solved("bootstrap")
     values, vectors = np.linalg.eigh(solution.covariance.matrix)
-    draws = np.random.default_rng(seed).standard_normal((n, problem.p)) * np.sqrt(np.maximum(values, 0.0))
+    rng, dof = np.random.default_rng(seed), solution.covariance.dof
+    draws = rng.standard_normal((n, problem.p)) * np.sqrt(np.maximum(values, 0.0))
+    if solution.clusters is not None and 0 < dof < FEW_CLUSTERS:
+        draws *= np.sqrt(dof / rng.chisquare(dof, (n, 1)))
     return np.clip(z + draws @ vectors.T, problem.lower, problem.upper)
 
 

@@ -20,7 +20,7 @@ from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
 CUTS = 8  # inner cuts at most
 LEVEL_RATIO = 1.35  # scales nearer than this count as one level of the ladder
-MIN_ROWS, MIN_LEVELS = 6, 2  # below an inner cut
+MIN_ROWS, MIN_LEVELS, MIN_SHARE = 6, 2, 0.02  # below an inner cut
 RECENCY = 1.5  # power of the scale that weighs the rows of a fit
 LARGEST_ROWS, LARGEST_SHARE = 12, 0.1  # of the largest runs, which have equal weight
 RESAMPLES = 60
@@ -142,9 +142,13 @@ def levels(scale: np.ndarray) -> np.ndarray:
 
 
 def inner_cuts(scale: np.ndarray) -> tuple[float, ...]:
-    """Scales to cut at, ascending: rungs with enough rows and rungs below, evenly spaced when there are many."""
-    rungs = levels(scale)
-    usable = [c for c in rungs[MIN_LEVELS:] if np.sum(scale < c * (1 - 1e-9)) >= MIN_ROWS]
+    """Scales to cut at, ascending: rungs with enough rows and rungs below, evenly spaced when there are many.
+
+    The lowest handful of a thousand rows says how a fit of a handful errs, not how one of a thousand does: of many rows
+    a share must be below.
+    """
+    rungs, least = levels(scale), max(MIN_ROWS, MIN_SHARE * scale.size)
+    usable = [c for c in rungs[MIN_LEVELS:] if np.sum(scale < c * (1 - 1e-9)) >= least]
     if len(usable) > CUTS:
         usable = [usable[i] for i in np.unique(np.round(np.linspace(0, len(usable) - 1, CUTS)).astype(int))]
     return tuple(float(c) * (1 - 1e-9) for c in usable)
