@@ -129,3 +129,11 @@ def test_laws_that_the_cuts_do_not_separate_are_undecided():
     assert min(alike.weights.values()) > 0.2 and sum(alike.weights.values()) == pytest.approx(1)
     clear = fitting.select(["power", "power_offset"], *curve())
     assert clear.decided and "cannot tell" not in repr(clear) and clear.weights["power_offset"] > 0.9
+
+
+def test_runs_of_one_compute_but_for_rounding_are_on_one_side_of_a_cut():
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e8, 1e10, 6)))
+    y = (1.8 + 400 / N**0.34 + 900 / D**0.3) * np.exp(0.003 * np.random.default_rng(2).standard_normal(36))
+    found = fitting.select(["chinchilla", "kaplan"], {"N": N, "D": D}, y)
+    cuts = np.array(found.cuts)
+    assert (cuts[1:] > 1.1 * cuts[:-1]).all()

@@ -95,3 +95,12 @@ def test_pure_noise_has_no_signal():
 def test_bad_input(call, message):
     with pytest.raises(fitting.FitError, match=message):
         call()
+
+
+def test_intervals_of_an_accuracy_end_at_one():
+    rng = np.random.default_rng(2)
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e8, 1e10, 6)))
+    loss = (1.8 + 400 / N**0.34 + 900 / D**0.3) * np.exp(0.003 * rng.standard_normal(36))
+    accuracy = 0.25 + 0.7 / (1 + np.exp((loss - 3.3) / 0.25)) + 0.004 * rng.standard_normal(36)
+    found = fitting.chain({"N": N, "D": D}, loss, accuracy, resamples=200).predict({"N": 1e11, "D": 1e12})
+    assert 0.8 < found.low < found.value < found.high <= 1.0

@@ -196,3 +196,9 @@ def test_more_outliers_than_are_tested_are_not_counted_as_so_many():
     runs.loc[::50, "loss"] *= 1.5
     reasons = analysis.analyse(runs, fit=Fit(bootstrap=0)).reasons
     assert any("and at least 37 more" in reason for reason in reasons)
+
+
+def test_a_law_that_extrapolates_far_worse_is_no_other_opinion():
+    found = analysis.analyse(table(2000), fit=Fit(law="auto", bootstrap=0))
+    assert found.selection.candidates[-1].name == "kaplan"
+    assert "kaplan" not in set(found.approaches.approach) and not any("kaplan" in reason for reason in found.reasons)

@@ -361,3 +361,15 @@ def test_learning_curves_are_not_runs():
 def test_cells_beyond_the_header_are_not_dropped_where_they_hold_something():
     with pytest.raises(UserError, match="rows hold more cells than the header has names"):
         parsed("params,tokens,loss\n" + "1e8,1e9,3,,7\n" * 9)
+
+
+def test_rows_of_several_corpora_are_no_seeds_and_lost_rows_keep_their_size():
+    N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 5), np.geomspace(1e9, 1e10, 4)))
+    one = pd.DataFrame({"params": N, "tokens": D, "loss": 1.8 + 400 / N**0.34 + 900 / D**0.3, "dataset": "c4"})
+    both = pd.concat([one, one.assign(dataset="pile", loss=0.8 * one.loss)], ignore_index=True)
+    reasons = analyse(both, fit=study.Fit(bootstrap=0)).reasons
+    assert any("differ in dataset" in reason for reason in reasons)
+    assert not any(reason.startswith("Seed ") or "seeds differ" in reason for reason in reasons)
+    one.loc[[0, 5], "loss"] = np.nan
+    lost = analyse(one, fit=study.Fit(bootstrap=0)).runs.of_status("diverged")
+    assert list(lost.N) == [N[0], N[5]] and not lost.scale.str.contains("all").any()

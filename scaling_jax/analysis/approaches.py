@@ -16,6 +16,7 @@ from scaling_jax.errors import UserError
 from scaling_jax.fitting.selection import Selection
 from scaling_jax.study import Fit
 
+FAR_WORSE, SMALL_ERROR = 3.0, 0.003  # of extrapolation, in ln y: below the second no law is told from another
 NO_INTERVAL = (float("nan"), float("nan"))
 
 
@@ -57,9 +58,15 @@ def side_by_side(
 def other_laws(
     selection: Selection | None, runs: Runs, settings: Fit, cost: Any, target: float
 ) -> dict[str, tuple[fitting.Fit, float]]:
-    """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target)."""
-    out = {}
-    for candidate in selection.candidates[1:] if selection is not None else ():
+    """The candidates that were not chosen, fitted to all runs: law -> (fit, N* at the target).
+
+    Without those that extrapolate `FAR_WORSE` times as badly as the chosen one: their N* says nothing about its own.
+    """
+    out, others = {}, () if selection is None else selection.candidates[1:]
+    limit = FAR_WORSE * max(selection.candidates[0].score, SMALL_ERROR) if selection is not None else 0.0
+    for candidate in others:
+        if candidate.score > limit:
+            continue
         try:
             fit = fit_law(runs, settings, law=candidate.name, resample=False).fit
             inputs = frontier_inputs(fit.law, runs, settings)

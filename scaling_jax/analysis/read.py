@@ -97,11 +97,11 @@ class _Reader:
         self._refuse_mixed(done)
         if self.ours and (note := starts_note(done, self.law is not None and "S" in self.law.inputs)):
             self.notes.append(note)
-        values = self._numbers(done)
-        values, status = self._without_empty(values, status)
+        read = self._numbers(done)
+        values, status = self._without_empty(read, status)
         if not len(values) and not self.ours:
             raise UserError(f"none of {plural(len(self.header.table), 'row')} is left: " + "; ".join(self.notes))
-        frame = self._frame(table.loc[status.index], status, values)
+        frame = self._frame(table.loc[status.index], status, read.assign(y=values.y))
         return self._chosen(frame, values)
 
     def _without_repeats(self) -> pd.DataFrame:

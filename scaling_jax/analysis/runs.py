@@ -105,6 +105,11 @@ class Runs:
         return listed(law for law in laws if law)
 
     @property
+    def mixed(self) -> bool:
+        """True where rows of one (N, D) differ in a quantity of the table, so that they are no repeats."""
+        return self.sweep is not None and not self.sweep.best_taken
+
+    @property
     def has_compute(self) -> bool:
         """True where every chosen run has N, D and C."""
         return len(self.chosen) > 0 and bool(self.chosen[["N", "D", "C"]].notna().all(axis=None))

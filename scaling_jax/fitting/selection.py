@@ -274,6 +274,8 @@ def _rmsle(law: Law, params: Mapping, data: Mapping, y: np.ndarray, judged: np.n
 def _nested_cuts(scale: np.ndarray, fractions: Sequence[float]) -> tuple[float, ...]:
     """Distinct scales with the given fractions of points strictly below; the largest scale is always judged."""
     cuts = {float(scale[min(int(np.ceil(f * scale.size)), scale.size - 1)]) for f in fractions}
+    # Runs of one compute, equal but for rounding, are on one side.
+    cuts = {float(scale[scale >= cut * (1 - 1e-9)].min()) for cut in cuts}
     cuts.discard(float(scale[0]))
     if not cuts:
         raise FitError(

@@ -75,6 +75,8 @@ class Chain:
             drawn = drawn + self.residuals[draw]
         tail = (1 - level) / 2
         low, high = np.nanquantile(drawn, [tail, 1 - tail], axis=0)
+        if self.second.y.min() >= 0 and self.second.y.max() <= 1:
+            low, high = np.clip((low, high), 0.0, 1.0)  # of an accuracy, whichever the law's own limits are
         return Chained(*(v.reshape(loss.shape) if loss.ndim else float(v.item()) for v in (value, low, high, loss)))
 
 

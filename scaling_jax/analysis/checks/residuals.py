@@ -170,7 +170,7 @@ def misfit(e: Evidence) -> Check:
     if linear is None:
         return Check(name, CANNOT_TELL, "no law of a positive loss")
     left = float(np.sqrt(np.mean(linear.residuals**2)))
-    if not linear.noise.freedom:
+    if not linear.noise.freedom or e.runs.mixed:
         return Check(name, CANNOT_TELL, f"the law misses the runs by {left:.2%}; without seeds the noise is unknown")
     ratio, p = linear.misfit()
     detail = f"the law misses the runs by {left:.2%} where seeds differ by {linear.noise.total:.2%}"

@@ -57,6 +57,8 @@ def repeats_of_seeds(e: Evidence) -> Check:
     name, chosen = "seeds are repeats", e.runs.chosen
     if not (chosen.y > 0).all():
         return Check(name, CANNOT_TELL, "no positive loss")
+    if e.runs.mixed:
+        return Check(name, CANNOT_TELL, "rows of one (N, D) differ in more than their seed")
     logs = chosen.assign(y=np.log(chosen.y))
     wide = logs.pivot_table(index=["scale", "D"], columns="seed", values="y", aggfunc="mean")
     for one, other in itertools.combinations(wide.columns, 2):

@@ -131,8 +131,8 @@ def bootstrap(solution: Solution, n: int, seed: int, method: str) -> Bootstrap:
     one sign for a whole cluster (Cameron, Gelbach & Miller 2008), right for unequal noise. In both, residuals are
     first corrected for their leverage (Feng, He & Hu 2011): without it intervals are too narrow. "normal" refits
     nothing: it draws parameters from the normal distribution with the fit's `Covariance`, which is what the others tend
-    to with many points (or clusters), in a time that does not grow with them; of fewer than `FEW_CLUSTERS` from Student's
-    t distribution, whose tails are as long as that few leave open.
+    to with many points (or clusters), in a time that does not grow with them. Of fewer than `FEW_CLUSTERS` it draws
+    from Student's t distribution, whose tails are as long as so few leave open.
 
     Args:
       solution: a `Fit` with its data.
