@@ -15,8 +15,8 @@ from jax.experimental import multihost_utils
 
 from scaling_jax.errors import UserError
 from scaling_jax.planning import branch_name
-from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved
 from scaling_jax.training import fingerprint as fingerprints
+from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.program import make_mesh
 

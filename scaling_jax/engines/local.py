@@ -82,6 +82,7 @@ class _Pool:
         self._training = dataclasses.replace(training, should_stop=lambda: bool(self._errors) or told())
         self._devices = {device.id: device for device in devices}
         self._free = set(self._devices)
+        self._ending: set[int] = set()  # devices that were released before their last piece was saved and evaluated
         self._turn = threading.Condition()
         self._programs: dict[tuple[str, Devices, int], concurrent.futures.Future[LaneProgram]] = {}
         self._packs = packs
@@ -128,9 +129,20 @@ class _Pool:
         return thread
 
     def _work(self, task: Task, piece: Piece, devices: Devices) -> None:
+        released = False
+
+        def release() -> None:
+            nonlocal released
+            with self._turn:
+                if not self._ending & set(devices):  # else ends would pile up
+                    released = True
+                    self._ending |= set(devices)
+                    self._free |= set(devices)
+                    self._turn.notify_all()
+
         try:
             together = task.trainer.together if piece.kind == "branch" else 1
-            task.trainer.train(piece, self._program(task, devices, together))
+            task.trainer.train(piece, self._program(task, devices, together), release)
             if task.trainer.done:
                 task.trainer.checkpoints.close()
                 with self._turn:  # its programs hold memory
@@ -140,7 +152,10 @@ class _Pool:
             self._errors.append(error)
         finally:
             with self._turn:
-                self._free |= set(devices)
+                if released:
+                    self._ending -= set(devices)
+                else:
+                    self._free |= set(devices)
                 self._turn.notify_all()
 
     def _program(self, task: Task, devices: Devices, together: int) -> LaneProgram:
