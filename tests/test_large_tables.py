@@ -150,3 +150,13 @@ def test_refits_of_many_points_take_a_sample():
 
 def test_few_runs_have_as_many_colors_as_scales():
     assert len(analysis.analyse(table(MAX_LABELS)).runs.scales) == MAX_LABELS
+
+
+def test_recipes_of_many_runs_are_compared_by_a_sample():
+    rng = np.random.default_rng(0)
+    C = 10 ** rng.uniform(18, 22, 20_000)
+    losses = [1.7 + 40 * (m * C) ** -0.1 * np.exp(0.01 * rng.standard_normal(C.size)) for m in (1.0, 1.5)]
+    found = fitting.compare({"A": ({"C": C}, losses[0]), "B": ({"C": C}, losses[1])})
+    m = found.multiplier(1e20)
+    assert m.low < 1.5 < m.high and m.high < 1.15 * m.low
+    assert "A: 1024 of 20000 runs, evenly along compute" in found.reasons

@@ -124,7 +124,7 @@ def frontier(analysis: Analysis) -> Chart:
 
 def _lines(chosen: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(scale, its loss by compute) in order of N, seeds averaged; none where there are too many to tell apart."""
-    if chosen.scale.nunique() > MAX_LINES:
+    if chosen.scale.nunique() > MAX_LINES or len(chosen) > MAX_LINES**2 / 2:
         return []
     by_scale = {scale: rows for (scale,), rows in groups_of(chosen.sort_values("N", kind="stable"), ["scale"])}
     return [(s, r.groupby("D", as_index=False)[["C", "y"]].mean().sort_values("C")) for s, r in by_scale.items()]
