@@ -204,6 +204,13 @@ def test_bad_requests_of_a_fit_give_one_clear_message(case, chinchilla):
         call(chinchilla)
 
 
+class OnGpu:
+    """As a tensor that NumPy cannot read."""
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.\nUse Tensor.cpu() first")
+
+
 BOWLS = 3 + 0.01 * (np.arange(81) % 9 - 4.0) ** 2 - 0.1 * (np.arange(81) // 9)
 SWEEPS = (N, D, np.repeat(np.geomspace(1e18, 1e22, 9), 9), BOWLS)
 RAGGED = [[1], [1, 2], *range(79)]
@@ -263,6 +270,23 @@ MORE = {
     "next runs: budget": (lambda f: fitting.next_runs(f, "x"), r"budget='x' must be a positive number"),
     "next runs: target": (lambda f: fitting.next_runs(f, 1e20, target=-1), r"target=-1 must be a positive number"),
     "next runs: runs": (lambda f: fitting.next_runs(f, 1e20, runs=0), r"runs=0 must be a whole number, 1 or more"),
+    "fit: a tensor elsewhere": (
+        lambda f: fitting.fit("kaplan", {"N": OnGpu(), "D": D}, Y), r"N is a OnGpu that does not become.*Tensor.cpu\(\)"
+    ),
+    "predict: a tensor elsewhere": (lambda f: f.predict({"N": OnGpu(), "D": 1e9}), r"N is a OnGpu.*an array: can't"),
+    "clusters elsewhere": (lambda f: fitting.fit("kaplan", INPUTS, Y, clusters=OnGpu()), r"clusters is a OnGpu"),
+    "frontier: ragged": (lambda f: f.frontier([[1e20], [1e20, 1e21]]), r"C is ragged: give a number or an array"),
+    "forecast: laws": (lambda f: fitting.forecast(INPUTS, Y, laws=np.array(3)), r"laws=array\(3\): give names"),
+    "select: fractions of no dimension": (
+        lambda f: fitting.select("kaplan", INPUTS, Y, fractions=np.array(0.5)), r"fractions=array\(0.5\): give shares"
+    ),
+    "select: a float32 cut": (
+        lambda f: fitting.select("kaplan", INPUTS, Y, cut=np.float32(0.9)), r"cut=0.9 leaves no training points"
+    ),
+    "curves: tiny steps": (
+        lambda f: fitting.fit_curves({"step": 1e-140 * np.arange(1, 9), "rate": 1 / np.arange(1, 9), "loss": Y[:8]}),
+        r"step = 1e-140 at row 0.*correct its unit",
+    ),
     "next runs: sizes": (lambda f: fitting.next_runs(f, 1e20, N=[1e9, np.inf]), r"N = inf: give positive"),
 }  # fmt: skip
 
@@ -320,3 +344,29 @@ def test_valid_data_of_every_kind_are_accepted():
     assert fit(pd.Series(Y, index=range(1, 82)), N=pd.Series(N)).params == fit().params  # other labels: by position
     whole = fitting.fit("power", [1, 2, 4, 8], [8, 4, 2, 1])
     assert whole.params == pytest.approx({"A": 8, "alpha": 1})
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_absurd_numbers_pass_without_a_warning_of_numpy(chinchilla):
+    # What rises is a constant to a law that falls: both exponents may vanish, and their ratio is not a number.
+    rising = fitting.fit("chinchilla", INPUTS, np.arange(1.0, 82.0))
+    assert "explains next to nothing" in str(rising) and rising.interval().keys() >= set("ab")
+    vanished = fitting.Fit.from_params("chinchilla", {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.0, "beta": 0.0})
+    assert np.isnan(vanished.exponents["a"]) and "a nan" in str(vanished).replace("= ", "")
+    for k, size in (("A", 0.0), ("A", 1e-300), ("B", 1e-300), ("alpha", 0.0)):
+        at = fitting.Fit.from_params("chinchilla", {**chinchilla.params, k: size}).frontier(1e21)
+        assert np.isnan(at.loss) and "a term has vanished" in at.warnings[0]
+    line = fitting.fit("farseer", INPUTS, np.linspace(1, -2, 81), fitting.LeastSquares())
+    assert line.certificate.starts > 0
+    C = 6 * N[:9] * D[:9]
+    for unit in (1e140, 1e-140):  # of recipes that were not measured alike
+        compared = fitting.compare({"A": (C, Y[:9]), "B": (C, unit * Y[:9])})
+        assert compared.verdict == ("A is better" if unit > 1 else "B is better")
+    assert fitting.compare({"A": (C, Y[:9]), "B": (C, 0.9 * Y[:9])}).table(np.array([[1e18, 1e19]])).shape == (2, 6)
+
+
+def test_extrapolation_has_the_shape_of_the_points(chinchilla):
+    square = fitting.extrapolation(chinchilla, {"N": N.reshape(9, 9), "D": D.reshape(9, 9)})
+    flat = fitting.extrapolation(chinchilla, INPUTS)
+    assert square.leverage.shape == square.factors["N"].shape == square.decades.shape == (9, 9)
+    np.testing.assert_array_equal(square.leverage.ravel(), flat.leverage)

@@ -209,3 +209,19 @@ def test_broken_law_on_four_digit_addition():
     assert fit.converged
     assert rmsle(train) == pytest.approx(0.0005985, rel=1e-3)
     assert rmsle(test) == pytest.approx(0.01092, rel=1e-3)
+
+
+@pytest.mark.parametrize("best, at_ten_times, at_1e21", [(False, 14.9e9, 11.0e9), (True, 22.6e9, 16.3e9)])
+def test_misfitting_frontier_at_ten_times_the_largest_run(best, at_ten_times, at_1e21):
+    # The note beside the data gives 14.9B and 22.6B "at 1e21": they are of ten times the largest run, 1.488e21 FLOPs,
+    # where a frontier ends if no target is given. Other objectives (Huber 1e-4, 1e-2, least absolute deviations, least
+    # squares on L or ln L), the mean of the rates or N without embeddings give neither pair at 1e21.
+    data = table("misfitting.csv")
+    if best:
+        order = np.argsort(data["loss"], kind="stable")
+        first = np.unique(np.stack([data["params"], data["tokens"]])[:, order], axis=1, return_index=True)[1]
+        data = keep(data, order[first])
+    fit = fitting.fit("chinchilla", nd(data), data["loss"])
+    assert fit.n == (81 if best else 261)
+    C = [10 * table("misfitting.csv")["flops"].max(), 1e21]
+    np.testing.assert_allclose(fit.frontier(C).N, [at_ten_times, at_1e21], rtol=3e-3)

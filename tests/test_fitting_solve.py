@@ -16,7 +16,8 @@ from scaling_jax.fitting.solver import _refine as refine
 from scaling_jax.fitting.solver._levenberg_marquardt import _step, levenberg_marquardt
 from scaling_jax.fitting.solver._newton import newton
 from scaling_jax.fitting.solver._problem import Problem
-from scaling_jax.fitting.solver._starts import bounded_least_squares, low_discrepancy
+from scaling_jax.fitting.solver._refine import relative_gradient
+from scaling_jax.fitting.solver._starts import bounded_least_squares, choose, low_discrepancy
 
 HUBER, LSQ, LAD = fitting.Huber(1e-3), fitting.LeastSquares(), fitting.LAD()
 
@@ -221,6 +222,19 @@ def test_a_narrow_minimum_is_found():
     assert fit.objective_value <= min(costs)
 
 
+@pytest.mark.parametrize("bad_run", [None, 3])
+def test_a_step_narrower_than_the_spacing_of_the_data_is_found(bad_run):
+    loss = np.array([2.316, 2.335, 2.518, 2.617, 2.824, 2.846, 3.550, 3.615])
+    accuracy = np.array([0.634, 0.568, 0.613, 0.473, 0.505, 0.409, 0.256, 0.345])
+    if bad_run is None:
+        accuracy = accuracy + 2  # where it is an optimum that four starts in five miss
+    step = {"floor": accuracy[5:].mean(), "gain": 0.3, "k": 60.0, "L0": 2.835}
+    if bad_run is not None:
+        step["gain"], accuracy[bad_run] = 0.2, 0.9
+    fit, stepped = (fitting.fit("sigmoid", loss, accuracy, starts=starts) for starts in (None, [step]))
+    assert fit.converged and fit.objective_value <= stepped.objective_value * (1 + 1e-9)
+
+
 def test_an_optimum_that_starts_agree_on_is_perturbed():
     rng = np.random.default_rng(29)
     rows = rng.choice(300, 20, replace=False)
@@ -331,6 +345,18 @@ def test_an_element_whose_derivatives_overflow_does_not_stop_the_others():
     step, decrease = _step(problem, z, score, matrix, np.full(2, 1e-3))
     assert np.isfinite(step[0]).all() and decrease[0] > 0
     assert not decrease[1] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_descents_follow_a_curved_valley_to_its_end(seed):
+    # m4 on a power law with an offset: the valley ends at a bound, or where its other limit is infinite.
+    x = np.geomspace(1e3, 1e7, 24)
+    y = (2.5 + 4 / x**0.11) * np.exp(0.02 * np.random.default_rng(seed).standard_normal(24))
+    fit = fitting.fit("m4", x, y, fitting.LeastSquares(log=True))
+    ends = levenberg_marquardt(fit.problem, choose(fit.problem, 64, 5), max_steps=200, tolerance=1e-10, widen=0.02)
+    assert fit.converged and fit.certificate.agree >= 20 and fit.certificate.starts == 24
+    assert np.mean(ends.value <= fit.objective_value * (1 + 1e-6)) > 0.9
+    assert ends.converged.all() and max(relative_gradient(fit.problem, z) for z in ends.z) < 1e-4
 
 
 def test_batch_elements_are_independent():

@@ -20,7 +20,6 @@ from scaling_jax.analysis.fits import (
     PARAM_COLUMNS,
     Fitted,
     exponents_by_choice,
-    fit_law,
     frontier_inputs,
     has_frontier,
     law_inputs,
@@ -28,7 +27,7 @@ from scaling_jax.analysis.fits import (
     parse_inputs,
 )
 from scaling_jax.analysis.frames import rows_of
-from scaling_jax.analysis.hold_out import HoldOut, hold_out
+from scaling_jax.analysis.hold_out import HoldOut, hold_out, without_each_scale
 from scaling_jax.analysis.isoflop import Sweeps, isoflop_sweeps
 from scaling_jax.analysis.optima import COLUMNS, Best, best_runs
 from scaling_jax.analysis.resources import Budget, Resource, each_budget, resources
@@ -41,7 +40,6 @@ from scaling_jax.text import listed, plural
 
 TARGETS = (10.0, 100.0)
 LADDER_ROWS, CURVE_POINTS = 3, 25
-MAX_LEFT_OUT = 8  # scales that are left out in turn
 FRONTIER = (*COLUMNS[:-1], "beyond", COLUMNS[-1])
 
 
@@ -317,24 +315,13 @@ class Analysis:
 
     @functools.cached_property
     def without_scale(self) -> dict[str, float]:
-        """Scale -> N* at the first target with that scale left out; nan where it is then undetermined."""
-        scales = list(self.runs.scales.scale)
-        if not len(self.frontier) or not len(scales) >= 4:
+        """Scale -> N* at the first target with that scale left out; nan where it is then undetermined.
+
+        Empty where there are too few scales, or so many that no one of them can matter.
+        """
+        if not len(self.frontier) or self.fit is None:
             return {}
-        if len(scales) > MAX_LEFT_OUT:  # the ends matter most
-            keep = np.unique(np.linspace(0, len(scales) - 1, MAX_LEFT_OUT).round().astype(int))
-            scales = [scales[i] for i in keep]
-        out = {}
-        for scale in scales:
-            rows = np.flatnonzero(self.runs.chosen.scale.to_numpy() != scale)
-            try:
-                fit = fit_law(self.runs, self.settings, rows=rows, resample=False, near=self.fit).fit
-                inputs = frontier_inputs(fit.law, self.runs, self.settings)
-                N = float(np.squeeze(fit.frontier(self.targets[0], cost=self.cost, inputs=inputs).N))
-                out[scale] = N if 0 < N < np.inf else np.nan
-            except fitting.FitError:
-                out[scale] = np.nan
-        return out
+        return without_each_scale(self.runs, self.settings, self.fit, self.targets[0], self.cost)
 
     @functools.cached_property
     def sensitivity(self) -> Any:

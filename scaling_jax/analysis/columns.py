@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ import pandas as pd
 
 from scaling_jax.errors import UserError
 from scaling_jax.text import short
+
+MANY_SIZES = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,11 @@ def trunk_labels(best: pd.DataFrame) -> pd.Series:
 
 def size_labels(N: pd.Series) -> pd.Series:
     """A name per size; sizes that print alike get more digits."""
-    sizes = {n: short(n) for n in N.dropna().unique()}
-    counts = pd.Series(list(sizes.values())).value_counts()
-    names = {n: label if counts[label] == 1 else f"{n:.6g}" for n, label in sizes.items()}
+    names: dict[float, str] = {}
+    sizes = N.dropna().unique().tolist()
+    few = [short] if len(sizes) <= MANY_SIZES else []  # of more, most would print alike
+    for label in (*few, "{:.6g}".format, repr):
+        labels = {n: label(n) for n in sizes if n not in names}
+        counts = collections.Counter(labels.values())
+        names |= {n: text for n, text in labels.items() if counts[text] == 1}
     return N.map(names).astype(object).fillna("all")

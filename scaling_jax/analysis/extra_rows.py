@@ -73,6 +73,14 @@ def _totals(table: pd.DataFrame, mark: str | None) -> int:
     return 0
 
 
+def repeated_rows(table: pd.DataFrame) -> pd.Series:
+    """Which rows repeat an earlier one in every column."""
+    try:
+        return table.duplicated()
+    except TypeError:  # a cell that holds a list
+        return table.map(str).duplicated()
+
+
 def _is_total(row: pd.Series, body: pd.DataFrame, columns: list[int], mark: str | None) -> bool:
     labeled = any(_is_label(cell) for cell in row)
     known, others = [], []

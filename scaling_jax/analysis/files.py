@@ -179,6 +179,8 @@ def _tidied(lines: list[str], notes: list[str]) -> list[str]:
     if separator is None or len(lines) < 2:
         return lines
     width = len(_header(lines[0], separator))
+    if not any(line.count(separator) >= width for line in lines[1:]):
+        return lines
     rows = [next(csv.reader([line], delimiter=separator), []) for line in lines[1:]]
     if any(len(row) > width for row in rows) and not any(cell.strip() for row in rows for cell in row[width:]):
         notes.append("empty cells beyond the header are left out")
@@ -194,8 +196,10 @@ def _without_titles(lines: list[str], notes: list[str]) -> list[str]:
         if separator is None:
             continue
         above = [sum(map(bool, map(str.strip, row))) for row in csv.reader(lines[:titles], delimiter=separator)]
+        if above != [1] * titles:
+            continue
         widths = {len(row) for row in csv.reader(rest, delimiter=separator)}
-        if above == [1] * titles and len(widths) == 1 and widths != {1}:
+        if len(widths) == 1 and widths != {1}:
             filled = [cell.strip() for cell in next(csv.reader(rest[:1], delimiter=separator))]
             if all(filled) and not any(map(numerals.is_plain, filled)):
                 notes.append(f"left out {titles} line{'s' * (titles > 1)} above the header")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import warnings
@@ -15,7 +16,7 @@ from scaling_jax import fitting
 from scaling_jax.analysis.runs import Runs
 from scaling_jax.errors import UserError
 from scaling_jax.fitting.selection import Selection
-from scaling_jax.fitting.sensitivity import starts_near
+from scaling_jax.fitting.sensitivity import refit_near, starts_near
 from scaling_jax.formula import Formula
 from scaling_jax.study import Fit as Settings
 
@@ -24,6 +25,7 @@ PARAM_COLUMNS = ("name", "value", "low", "high")
 CANDIDATES = ("chinchilla", "chinchilla_outer", "kaplan")
 FOR_REPEATED = "data_constrained"  # a candidate beside them where runs see data again
 EARNS_ITS_PARAMETERS = 0.9  # of the next best error; as good as a law that it contains is not a reason to take it
+MANY = 4_000  # independent rows beyond which resamples take minutes to refit and give the normal distribution
 EXACT = 1e-5  # root mean square of ln y below which a law's error is rounding: fewer digits of a loss are written down
 
 
@@ -125,10 +127,15 @@ def fit_law(
         )  # fmt: skip
     if not resample or settings.bootstrap < 2:
         return Fitted(fit, None, "no bootstrap")
+    many = (len(rows) if runs.clusters is None else len(pd.unique(runs.clusters[rows]))) > MANY
     try:
-        boot = fit.bootstrap(settings.bootstrap, seed=settings.seed, method=settings.resampling)
+        method = "normal" if many else settings.resampling
+        boot = fit.bootstrap(settings.bootstrap, seed=settings.seed, method=method)
     except fitting.FitError as error:
         return Fitted(fit, None, str(error))
+    if many:
+        source = f"normal approximation, sandwich covariance (more than {MANY:,} independent rows)"
+        return Fitted(fit.with_bootstrap(boot), boot, source)
     clustered = runs.clusters is not None and settings.resampling != "residual"
     kind = {"pairs": "cluster", "wild": "wild cluster"}[settings.resampling] if clustered else settings.resampling
     return Fitted(fit.with_bootstrap(boot), boot, f"{kind} bootstrap, {settings.bootstrap} resamples")
@@ -177,17 +184,10 @@ def exponents_by_choice(fit: fitting.Fit, runs: Runs) -> dict[str, float]:
     out = {"as fitted": fit.exponents["a"]}
     others: dict[str, tuple[dict, fitting.Objective]] = {"least squares": ({}, fitting.LeastSquares(log=True))}
     others |= {name: ({"N": values}, fit.objective) for name, values in runs.conventions.items()}
+    every = np.arange(len(fit.y))
     for name, (changed, other) in others.items():
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", fitting.FitWarning)
-                found = fitting.fit(
-                    fit.law, {**fit.data, **changed}, fit.y, objective=other, fixed=fit.fixed or None,
-                    starts=starts_near(fit),
-                )  # fmt: skip
-            out[name] = found.exponents["a"]
-        except fitting.FitError:
-            continue
+        with contextlib.suppress(fitting.FitError):
+            out[name] = refit_near(fit, {**fit.data, **changed}, every, other).exponents["a"]
     return out
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scaling_jax import fitting
-from scaling_jax.analysis.fits import Fitted, fit_law, law_inputs
+from scaling_jax.analysis.fits import Fitted, fit_law, frontier_inputs, law_inputs
 from scaling_jax.analysis.frames import log
 from scaling_jax.analysis.runs import Runs, same_budget
+from scaling_jax.fitting.rows import evenly
+from scaling_jax.fitting.sensitivity import REFIT_ROWS
 from scaling_jax.study import Fit as Settings
 from scaling_jax.study import HoldOut as Cut
 from scaling_jax.text import plural
 
 # Budgets are rounded to whole steps: one meant to be exactly at the cut may be slightly below it.
 ROUNDING = 0.99
+FEWEST_LEFT_OUT, MAX_LEFT_OUT, MANY_SCALES = 4, 8, 200  # scales that are left out in turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +111,28 @@ def hold_out(runs: Runs, settings: Settings, cut: Cut) -> tuple[HoldOut | None, 
         naive=naive,
     )
     return found, ""
+
+
+def without_each_scale(runs: Runs, settings: Settings, fit: fitting.Fit, target: float, cost: Any) -> dict[str, float]:
+    """Scale -> N* at a target with that scale left out of the fit; nan where it is then undetermined.
+
+    Of more than `MAX_LEFT_OUT` scales so many are left out in turn, the ends among them, which matter most. Empty where
+    there are too few scales, or so many that no one of them can matter.
+    """
+    if not FEWEST_LEFT_OUT <= len(runs.scales) <= MANY_SCALES:
+        return {}
+    scales, out = runs.scales.scale, {}
+    for scale in scales.iloc[evenly(len(scales), MAX_LEFT_OUT)]:
+        rows = np.flatnonzero(runs.chosen.scale.to_numpy() != scale)
+        rows = rows[evenly(len(rows), REFIT_ROWS)]
+        try:
+            found = fit_law(runs, settings, rows=rows, resample=False, near=fit).fit
+            inputs = frontier_inputs(found.law, runs, settings)
+            N = float(np.squeeze(found.frontier(target, cost=cost, inputs=inputs).N))
+            out[scale] = N if 0 < N < np.inf else np.nan
+        except fitting.FitError:
+            out[scale] = np.nan
+    return out
 
 
 def _in_order(held: pd.DataFrame, size: np.ndarray) -> np.ndarray:

@@ -74,10 +74,10 @@ def _between(runs: pd.DataFrame) -> pd.DataFrame:
     from scipy.interpolate import PchipInterpolator
 
     lines = {}
-    for scale, rows in runs.sort_values("D").groupby("scale", sort=False):
-        if len(rows) >= MIN_BUDGETS:
-            line = PchipInterpolator(np.log(rows["C"]), np.log(rows.y), extrapolate=False)
-            lines[scale] = line, rows.N.iloc[0], np.mean(rows["C"] / rows.D)
+    enough = runs.groupby("scale").D.transform("size") >= MIN_BUDGETS
+    for scale, rows in runs[enough].sort_values("D").groupby("scale", sort=False):
+        line = PchipInterpolator(np.log(rows["C"]), np.log(rows.y), extrapolate=False)
+        lines[scale] = line, rows.N.iloc[0], np.mean(rows["C"] / rows.D)
     grid = np.linspace(np.log(runs["C"].min()), np.log(runs["C"].max()), 400)
     reached = sum((np.isfinite(line(grid)) for line, _, _ in lines.values()), np.zeros(400)) >= MIN_SIZES
     rows = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from scaling_jax.analysis import status as states
 from scaling_jax.analysis.columns import Columns, as_frame, size_labels, trunk_labels
-from scaling_jax.analysis.extra_rows import without_extra_rows
+from scaling_jax.analysis.extra_rows import repeated_rows, without_extra_rows
 from scaling_jax.analysis.frames import names_of
 from scaling_jax.analysis.header import USUAL_NAMES, Header, check_names
 from scaling_jax.analysis.hints import alike, way_out
@@ -34,11 +34,13 @@ from scaling_jax.analysis.where import asks_for, rows_where, split_pairs
 from scaling_jax.analysis.winners import Tuned, winners
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import Law
+from scaling_jax.fitting.rows import evenly
 from scaling_jax.study import Fit
 from scaling_jax.text import listed, plural, short
 
 OURS = ("run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash")
 CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
+MOST_ROWS = 50_000  # of others' tables that are fitted: beyond, the law's own error is far above that of the sample
 CORPUS = ("dataset_hash", "dataset", "corpus")
 
 
@@ -109,11 +111,10 @@ class _Reader:
             table = table.drop_duplicates("run_id", keep="last")
             stopped = table["status"].map(str) == states.STOPPED
             if stopped.any():
-                self.notes.append(
-                    f"{plural(int(stopped.sum()), 'run')} of weak combinations stopped early by the sweep"
-                )
+                count = plural(int(stopped.sum()), "run")
+                self.notes.append(f"{count} of weak combinations stopped early by the sweep")
             return table[~stopped]
-        repeats = table.map(str).duplicated()
+        repeats = repeated_rows(table)
         if repeats.any():
             self.notes.append(
                 f"LEFT OUT {int(repeats.sum())} of {len(table)} rows that repeat another in every column (first: row "
@@ -323,7 +324,10 @@ class _Reader:
                 if len(best) < len(done):
                     self.notes.append(f"the best of each (N, D, seed) is taken: {len(best)} of {len(done)} rows")
             elif self.header.usual("seed") is None:
-                best = best.assign(seed=best.groupby(["scale", "D"], dropna=False).cumcount())
+                best = best.assign(seed=best.groupby(["scale", "D"], dropna=False, sort=False).cumcount())
+            if len(best) > MOST_ROWS:
+                self.notes.append(f"{MOST_ROWS:,} of {len(best):,} rows are fitted, evenly along compute")
+                best = best.iloc[evenly(len(best), MOST_ROWS)]
             trunk = trunk_labels(best)
         best = best.assign(trunk=trunk.to_numpy())
         read = values.loc[best["_row"]]

@@ -182,12 +182,11 @@ def scale_table(best: pd.DataFrame) -> pd.DataFrame:
     Columns: scale, N, budgets, y (best at any budget), D, C, lr (of that run), longest (the largest D), y_longest (the
     best there).
     """
-    rows = []
-    for scale, group in best.groupby("scale", sort=False):
-        group = group.sort_values("y", kind="stable")
-        top, longest = group.iloc[0], group.sort_values("D", kind="stable").iloc[-1]
-        rows.append((scale, top.N, group.D.nunique(), top.y, top.D, top.C, top.lr, longest.D, longest.y))
-    frame = pd.DataFrame(rows, columns=["scale", "N", "budgets", "y", "D", "C", "lr", "longest", "y_longest"])
+    ranked = best.sort_values("y", kind="stable")  # one sort for all: a table of others may hold a size per row
+    top = ranked.drop_duplicates("scale").set_index("scale")[["N", "y", "D", "C", "lr"]]
+    last = ranked.sort_values("D", ascending=False, kind="stable").drop_duplicates("scale").set_index("scale")
+    frame = top.assign(budgets=best.groupby("scale").D.nunique(), longest=last.D, y_longest=last.y).reset_index()
+    frame = frame[["scale", "N", "budgets", "y", "D", "C", "lr", "longest", "y_longest"]]
     return frame.sort_values(["N", "scale"], kind="stable").reset_index(drop=True)
 
 

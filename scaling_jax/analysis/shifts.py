@@ -70,8 +70,8 @@ class Linearized:
         self.noise = seed_components(self.residuals, chosen)
         self.jacobian = _jacobian(fit, inputs)
         self._trunk = pd.factorize(chosen.trunk, use_na_sentinel=False)[0]
-        self._r = self._whiten(self.residuals)
-        self._J = self._whiten(self.jacobian)
+        self._r = self._whiten(self.residuals, self._trunk)
+        self._J = self._whiten(self.jacobian, self._trunk)
         self._Q, _ = np.linalg.qr(self._J)
         self._left = self._r - self._Q @ (self._Q.T @ self._r)
 
@@ -89,14 +89,19 @@ class Linearized:
         Args:
           members: (n,) booleans, or numbers: the shift of run i is size x members[i].
         """
-        column = self._whiten(np.asarray(members, float))
-        across = column - self._Q @ (self._Q.T @ column)
-        length = float(across @ across)
-        if length < 1e-6 * float(column @ column) or len(self._r) <= self._J.shape[1] + 1:
+        members = np.asarray(members, float)
+        at = np.flatnonzero(members)
+        if self.noise.trunk:  # whitening mixes the runs of a trunk
+            at = np.flatnonzero(np.isin(self._trunk, self._trunk[at]))
+        column = self._whiten(members[at], self._trunk[at])
+        along = self._Q[at].T @ column
+        whole = float(column @ column)
+        length = whole - float(along @ along)  # of what the parameters cannot follow
+        if length <= 1e-6 * whole or len(self._r) <= self._J.shape[1] + 1:
             return None
-        size = float(across @ self._left) / length
-        left = self._left - size * across
-        variance = float(left @ left) / (len(left) - self._J.shape[1] - 1)
+        shared = float(column @ self._left[at])
+        size = shared / length
+        variance = max(float(self._left @ self._left) - shared * size, 0.0) / (len(self._left) - self._J.shape[1] - 1)
         if self.noise.freedom:  # what seeds scatter by is there whatever the others do
             variance = max(variance, 1.0)
         from scipy.special import stdtr  # takes long to import, and training needs none of it
@@ -136,13 +141,16 @@ class Linearized:
         ratio = float(self._left @ self._left) / free
         return ratio, float(fdtrc(free, max(self.noise.freedom, 1), ratio))
 
-    def _whiten(self, values: np.ndarray) -> np.ndarray:
-        """(n, ...) values by the symmetric root of the inverse covariance: noise of each run, and of its trunk."""
-        run, sizes = max(self.noise.run, FLOOR**2), np.bincount(self._trunk)
+    def _whiten(self, values: np.ndarray, trunk: np.ndarray) -> np.ndarray:
+        """(n, ...) values by the symmetric root of the inverse covariance: noise of each run, and of its trunk (n,)."""
+        run = max(self.noise.run, FLOOR**2)
+        if not self.noise.trunk:
+            return values / np.sqrt(run)
+        sizes = np.maximum(np.bincount(trunk), 1)
         share = (1.0 - np.sqrt(run / (run + sizes * self.noise.trunk))) / sizes
         sums = np.zeros((len(sizes), *values.shape[1:]))
-        np.add.at(sums, self._trunk, values)
-        return (values - (sums.T * share).T[self._trunk]) / np.sqrt(run)
+        np.add.at(sums, trunk, values)
+        return (values - (sums.T * share).T[trunk]) / np.sqrt(run)
 
 
 def seed_components(residuals: np.ndarray, chosen: pd.DataFrame) -> Noise:

@@ -35,7 +35,7 @@ def find_sweep(done: pd.DataFrame, values: pd.DataFrame, header: Header, names: 
     if not inputs:
         return None
     groups = done.groupby([values.loc[done.index, k] for k in inputs], sort=False)
-    several = groups.filter(lambda g: len(g) > 1)
+    several = done[(groups.y.transform("size") > 1).fillna(False)]
     if not len(several):
         return None
     logs = log(several.y.where(several.y > 0))

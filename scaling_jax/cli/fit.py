@@ -29,8 +29,7 @@ FIELDS = {
     "level": "level", "resampling": "resampling", "resamples": "bootstrap", "seed": "seed",
     "price": "price",
 }  # fmt: skip
-
-
+MAX_POINTS = 2000  # runs in a figure: more hide each other
 COSTS = ("flops", "device_hours", "dollars")
 
 
@@ -248,7 +247,8 @@ def _drawn(found: Any) -> tuple[dict[str, bytes], str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # axes of absurd targets overflow
         try:
-            return {name: picture_of(chart) for name, chart in figures.charts(found, figures.OF_A_FIT).items()}, ""
+            charts = figures.charts(found, figures.OF_A_FIT)
+            return {name: picture_of(chart.thinned(MAX_POINTS)) for name, chart in charts.items()}, ""
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
             return {}, f"\nno figures: they need {missing}, which is not installed (pip install 'scaling_jax[plot]')"

@@ -92,7 +92,8 @@ class Comparison:
         C = check_all_positive(C, "C")
         log_m = self._log_multiplier(C.ravel(), self._name(name))
         tail = (1.0 - self.level) / 2.0
-        low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
+        with np.errstate(over="ignore"):  # of recipes in different units
+            low, value, high = np.exp(np.quantile(log_m, [tail, 0.5, 1.0 - tail], axis=0, method="nearest"))
         return Multiplier(*(v.reshape(C.shape) if C.ndim else float(v[0]) for v in (value, low, high)))
 
     def common_range(self, name: str | None = None) -> tuple[float, float]:
@@ -125,6 +126,7 @@ class Comparison:
         mistaken = (mistaken_columns({"x": r.C}) for r in self.recipes.values())
         return [
             *(f"{k}: {text}" for k, text in zip(self.names, mistaken) if text),
+            *(f"{k}: {len(r.C)} of {r.given} runs, evenly along compute" for k, r in self.recipes.items() if r.given),
             *(sentence for k in self.names[1:] for sentence in self._reasons(k)),
         ]
 
@@ -195,7 +197,11 @@ class Comparison:
         rows = []
         for k in self.names[1:]:
             low, high = self.common_range(k)
-            grid = np.array([low, np.sqrt(low * high), high, 10 * high]) if C is None else np.atleast_1d(C)
+            grid = (
+                np.array([low, np.sqrt(low * high), high, 10 * high])
+                if C is None
+                else check_all_positive(C, "C").ravel()
+            )
             for c, *answer in zip(grid, *self.multiplier(grid, k)):
                 rows.append((k, c, *answer, bool(low <= c <= high)))
         return pd.DataFrame(rows, columns=["recipe", "C", "multiplier", "low", "high", "in_data"])
@@ -315,7 +321,8 @@ def compare(
       recipes: {name: (data, y)}, the baseline first. data has "C" (or "x"), or "N" and "D", or all three: a dict, a
         DataFrame, or an array of compute. With N and D that vary apart, the best of each compute is compared;
         otherwise the runs are taken as they are, at C or 6ND. y is a loss, or another metric that falls with compute,
-        or the name of a column; all recipes must be measured in the same way.
+        or the name of a column; all recipes must be measured in the same way. Of more than 1,024 runs of a recipe
+        so many are taken, evenly along compute.
       level: of the intervals.
       floor: "shared" (all recipes tend to one loss, as when they differ in optimizer or architecture but not in
         data), "free", or a number at which it is pinned.
@@ -347,7 +354,7 @@ def compare(
         raise FitError(f'floor={floor!r}: give "shared", "free", or the floor\'s value.')
     if isinstance(clusters, Mapping) and (unknown := [k for k in clusters if k not in recipes]):
         raise FitError(f"clusters names {unknown[0]!r}, not a recipe; these are {', '.join(map(str, recipes))}.")
-    checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)) for k, value in recipes.items()}
+    checked = {str(k): read_recipe(str(k), value, _clusters_of(clusters, k)).thinned() for k, value in recipes.items()}
     if not isinstance(floor, str):
         lowest = min(float(r.y.min()) for r in checked.values())
         if floor >= lowest:

@@ -46,13 +46,21 @@ def _as_array(values: Any, name: str, scalar: bool) -> np.ndarray:
     if np.ma.isMaskedArray(values) and np.ma.getmaskarray(values).any():
         row = int(np.argmax(np.ma.getmaskarray(values).ravel()))
         raise DataError(f"{name} is masked at row {row}: drop the masked rows from every column.")
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise DataError(f"{name} is ragged: give one value per row, a 1-d array.") from None
+    array = _plain(values, name, "give one value per row, a 1-d array")
     if array.ndim == 0 and (array.dtype == object or not scalar):
         raise DataError(f"{name} is {_described(values)}; give one value per row, a list or an array.")
     return array
+
+
+def _plain(values: Any, name: str, way_out: str) -> np.ndarray:
+    """An array of values of any kind and shape. Raises DataError where they do not make one."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name} is ragged: {way_out}.") from None
+    except Exception as err:  # e.g. a tensor on a GPU, or one that has a gradient
+        reason = " ".join(str(err).split()) or type(err).__name__
+        raise DataError(f"{name} is a {type(values).__name__} that does not become an array: {reason}.") from None
 
 
 def _as_float(array: np.ndarray, name: str) -> np.ndarray:
@@ -228,16 +236,14 @@ def resolve_column(data: Any, values: Any, what: str) -> Any:
 
 def _values(law: Law, values: Any, name: str) -> np.ndarray:
     """Points of a prediction, of any shape: finite, and positive where the law needs that."""
-    try:
-        shape = np.shape(values)
-    except ValueError:
-        raise DataError(f"{name} is ragged: give a number or an array.") from None
-    flat = as_column(np.ma.ravel(values) if np.ma.isMaskedArray(values) else np.ravel(values), name)
+    if not np.ma.isMaskedArray(values):
+        values = _plain(values, name, "give a number or an array")
+    flat = as_column(values.ravel(), name)
     require(np.isfinite(flat), flat, name, "must be finite", "leave the point out")
     if law.positive:
         require(flat > 0, flat, name, "must be positive", "leave the point out, or correct its unit")
     require_ordinary(flat, name)
-    return flat.reshape(shape)
+    return flat.reshape(values.shape)
 
 
 def label_column(data: Any, labels: Any, length: int, name: str = "clusters") -> np.ndarray:
@@ -246,10 +252,7 @@ def label_column(data: Any, labels: Any, length: int, name: str = "clusters") ->
     Raises:
       DataError: not one label per row, or a row whose label is missing or cannot be compared.
     """
-    try:
-        array = np.asarray(resolve_column(data, labels, name))
-    except ValueError:
-        raise DataError(f"{name} is ragged: give one label per row, a number or a text.") from None
+    array = _plain(resolve_column(data, labels, name), name, "give one label per row, a number or a text")
     if array.shape != (length,):
         raise DataError(f"{name} has shape {array.shape}; give one label per row, {length} of them.")
     values = array.tolist()
@@ -277,6 +280,7 @@ def column_y(data: Any, y: Any) -> np.ndarray:
 
 def check_positive(value: Any, name: str, example: str) -> float:
     """A positive finite number. Raises DataError otherwise."""
+    value = value.item() if isinstance(value, np.generic) else value  # a float32 does not know these limits
     try:
         if 1 / LARGEST_Y < value < LARGEST_Y:
             return float(value)
@@ -294,12 +298,13 @@ def check_int(value: Any, name: str, least: int = 0) -> int:
 
 def check_all_positive(values: Any, name: str) -> np.ndarray:
     """Numbers of any shape that are positive and finite. Raises DataError otherwise."""
-    flat = as_column(np.ravel(values), name)
+    values = _plain(values, name, "give a number or an array")
+    flat = as_column(values.ravel(), name)
     bad = flat[~(np.isfinite(flat) & (flat > 0))]
     if len(bad):
         raise DataError(f"{name} = {bad[0]:g}: give positive and finite numbers.")
     require_ordinary(flat, name, LARGEST_Y)
-    return flat.reshape(np.shape(values))
+    return flat.reshape(values.shape)
 
 
 def require(good: np.ndarray, values: np.ndarray, name: str, rule: str, way_out: str) -> None:

@@ -143,8 +143,9 @@ class Fit(Solution):
         Args:
           n: resamples.
           seed: of the resampling.
-          method: "pairs" (points, or whole clusters where the fit has them), "residual", or "wild" (signs of
-            residuals, per cluster where the fit has them).
+          method: "pairs" (points, or whole clusters where the fit has them), "residual", "wild" (signs of residuals,
+            per cluster where the fit has them), or "normal" (draws from the normal distribution that these tend to
+            with many points: nothing is refitted, for tables of tens of thousands of rows).
 
         Returns:
           `Bootstrap` with `.samples` (n, p), `.stderr`, `.interval(level)`, `.predict` and `.frontier`. The fit itself

@@ -113,9 +113,9 @@ class Extrapolation:
     """Distance of predictions from the data of a fit. Made by `extrapolation`.
 
     Attributes:
-      factors: input (and C = 6 N D where the law has N and D) -> (m,) how many times beyond the nearest end of
-        the data's range, 1 inside it.
-      leverage: (m,) variance of the prediction over the largest that any fitted point has: above 1 the data do
+      factors: input (and C = 6 N D where the law has N and D) -> how many times beyond the nearest end of the data's
+        range, 1 inside it; arrays shaped like the query, at least (1,).
+      leverage: likewise, variance of the prediction over the largest that any fitted point has: above 1 the data do
         not determine the law there, whatever the factors are. None on a loaded fit, which has no points.
     """
 
@@ -124,7 +124,7 @@ class Extrapolation:
 
     @property
     def decades(self) -> np.ndarray:
-        """(m,) log10 of the largest factor."""
+        """log10 of the largest factor."""
         return np.max([np.log10(f) for f in self.factors.values()], axis=0)
 
     def __repr__(self) -> str:
@@ -167,15 +167,17 @@ def extrapolation(fit: Fit, query: Mapping) -> Extrapolation:
 
 
 def _relative_variance(fit: Fit, query: dict[str, np.ndarray]) -> np.ndarray:
-    """(m,) variance of predictions over the largest among fitted points, to first order."""
-    linear, ones = fit.linearized, np.ones(len(next(iter(query.values()))))
-    there = linear.problem.with_data(query, ones, ones)
+    """Variance of predictions (shaped like the query) over the largest among fitted points, to first order."""
+    shape = next(iter(query.values())).shape
+    flat = {k: v.ravel() for k, v in query.items()}
+    linear, ones = fit.linearized, np.ones(int(np.prod(shape)))
+    there = linear.problem.with_data(flat, ones, ones)
     jacobian = there.residuals_and_jacobian(linear.z[None])[1][0].T
     covariance = linear.covariance()
     variance = np.einsum("ij,jk,ik->i", jacobian, covariance, jacobian)
     fitted = linear.jacobian / np.sqrt(np.where(linear.weights > 0, linear.weights, 1.0))[:, None]
     largest = np.max(np.einsum("ij,jk,ik->i", fitted, covariance, fitted))
-    return variance / max(largest, 1e-300)
+    return (variance / max(largest, 1e-300)).reshape(shape)
 
 
 def rows(data: Mapping, index: Any) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,8 @@ from scaling_jax.text import short
 MAX_LEVELS = 8  # curves of one cut
 MARGIN = 1.25  # curves reach this far beyond the data
 GRID = 40  # points per side of a surface
-MAX_LABELS = 40  # sizes that are distinguished by color
+MAX_LABELS = 40  # sizes that are distinguished by color; of more, ranges are
+RANGES = 10
 SAME = 0.03  # in the logarithm: amounts of data equal but for rounding to whole steps
 BINS = 30
 FAR_TAIL = 4.0  # times the middle half of the resamples: beyond, a few refits would squeeze all others into a bin
@@ -28,22 +31,43 @@ class Points:
     """The observations behind a fit, as they are named and colored.
 
     Attributes:
-      scale: (n,) name of each one's scale.
-      order: the scales in order of size.
-      labels: scale -> what the legend says.
+      scale: (n,) what each one is shown as: its scale, or, of very many scales, a range of sizes.
+      order: what is shown, in order of size.
+      labels: of `order` -> what the legend says.
       runs: (n,) run_ids, or ().
       held: (n,) whether it was held out of the fit.
+      ranges: scale -> the range that it is shown in; empty where every scale is shown as itself.
     """
 
     scale: np.ndarray
     order: tuple[str, ...]
     labels: Mapping[str, str]
-    runs: Sequence[str]
+    runs: Sequence[str] | np.ndarray
     held: np.ndarray
+    ranges: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def shown(self, scale: str) -> str:
+        """What a scale is shown as."""
+        return self.ranges.get(scale, scale)
 
     def color(self, scale: str) -> str:
         """The color of a scale."""
-        return scale_color(self.order.index(scale), len(self.order))
+        return scale_color(self.order.index(self.shown(scale)), len(self.order))
+
+    @functools.cached_property
+    def groups(self) -> dict[tuple[bool, str], np.ndarray]:
+        """(held out, shown as) -> positions of its observations."""
+        codes = {name: i for i, name in enumerate(self.order)}
+        code = np.array([codes.get(name, -1) for name in self.scale], int)
+        return {
+            (held, name): np.flatnonzero((code == i) & (self.held == held))
+            for held, _, _ in SEEN_AND_HELD
+            for i, name in enumerate(self.order)
+        }
+
+    def runs_at(self, at: np.ndarray) -> list[str]:
+        """The run_ids at positions, where there are any."""
+        return np.asarray(self.runs, object)[at].tolist() if len(self.runs) else []  # quick for arrays of objects
 
     def marks(self, x: Any, y: Any, rows: np.ndarray | None = None) -> list[Mark]:
         """Circles in the colors of the scales, diamonds for what was held out; `rows` (n,) bool picks some."""
@@ -51,11 +75,11 @@ class Points:
         rows = np.ones(len(self.scale), bool) if rows is None else rows
         for held, symbol, size in SEEN_AND_HELD:
             for scale in self.order:
-                at = np.flatnonzero(rows & (self.scale == scale) & (self.held == held))
+                at = self.groups[held, scale]
+                at = at[rows[at]]
                 if at.size:
                     style: dict[str, Any] = {"color": self.color(scale), "scale": scale, "size": size}
-                    runs = [self.runs[int(i)] for i in at] if len(self.runs) else ()
-                    out.append(Mark("points", x[at], y[at], symbol=symbol, runs=runs, **style))
+                    out.append(Mark("points", x[at], y[at], symbol=symbol, runs=self.runs_at(at), **style))
         # A circle per scale in the legend, also of one that was held out whole; one diamond explains the others.
         shown = {mark.scale for mark in out}
         named = [
@@ -71,14 +95,24 @@ class Points:
 
 def points_of(fit: Any) -> Points:
     """The observations of a fit, colored by their size."""
-    first = np.asarray(fit.data[fit.law.inputs[0]], float)
-    values = np.unique(first)
-    if len(fit.law.inputs) == 1 or values.size > MAX_LABELS:
-        names = np.full(first.size, "data")
-        return Points(names, ("data",), {"data": "data"}, (), np.zeros(first.size, bool))
-    order = tuple(dict.fromkeys(short(v) for v in values))
-    names = np.array([short(v) for v in first])
-    return Points(names, order, {k: f"{fit.law.inputs[0]} = {k}" for k in order}, (), np.zeros(first.size, bool))
+    name = fit.law.inputs[0]
+    first = np.asarray(fit.data[name], float)
+    values, of = np.unique(first, return_inverse=True)
+    held = np.zeros(first.size, bool)
+    many = values.size > MAX_LABELS
+    if len(fit.law.inputs) == 1 or (many and values[0] <= 0):
+        return Points(np.full(first.size, "data"), ("data",), {"data": "data"}, (), held)
+    names = np.array(size_ranges(values) if many else [short(v) for v in values], object)
+    order = tuple(dict.fromkeys(names))
+    return Points(names[of], order, {k: f"{name} = {k}" for k in order}, (), held)
+
+
+def size_ranges(sizes: np.ndarray) -> list[str]:
+    """The range, such as "20M to 80M", that each of very many positive ascending sizes (n,) is shown in."""
+    low, high = np.log(sizes[[0, -1]])
+    ends = np.exp(np.linspace(low, high, RANGES + 1))
+    named = [f"{short(a)} to {short(b)}" for a, b in itertools.pairwise(ends)]
+    return [named[i] for i in np.clip(np.searchsorted(ends, sizes, side="right") - 1, 0, RANGES - 1)]
 
 
 def is_of_nd(fit: Any) -> bool:
@@ -110,7 +144,7 @@ def slices(fit: Any, points: Points, labels: tuple[str, str, str] = ("N", "D", "
     N, D, y = np.asarray(fit.data["N"], float), np.asarray(fit.data["D"], float), np.asarray(fit.y, float)
     other = {} if "U" not in fit.law.inputs else {"U": float(np.max(fit.data["U"]))}
     levels = data_levels(D)
-    nearest = np.abs(np.log(D[:, None] / levels)).argmin(1)
+    nearest = np.searchsorted(np.log(levels[1:] * levels[:-1]) / 2, np.log(D))  # in the logarithm
     sizes, amounts = (np.geomspace(v.min() / MARGIN, v.max() * MARGIN, 80) for v in (N, D))
     left, right = [], []
     for i, level in enumerate(levels):
@@ -119,12 +153,11 @@ def slices(fit: Any, points: Points, labels: tuple[str, str, str] = ("N", "D", "
         left.append(Mark("line", sizes, curve, color=color, width=1.2, name=f"D = {short(level)}"))
         for held, symbol, dot in SEEN_AND_HELD:
             for scale in points.order:  # each may be hidden
-                rows = np.flatnonzero(at & (points.held == held) & (points.scale == scale))
+                rows = points.groups[held, scale]
+                rows = rows[at[rows]]
                 if rows.size:
-                    runs = [points.runs[int(j)] for j in rows] if len(points.runs) else ()
-                    left.append(
-                        Mark("points", N[rows], y[rows], color=color, symbol=symbol, size=dot, scale=scale, runs=runs)
-                    )
+                    style: dict[str, Any] = {"color": color, "symbol": symbol, "size": dot, "scale": scale}
+                    left.append(Mark("points", N[rows], y[rows], runs=points.runs_at(rows), **style))
     for scale in points.order:
         size = float(np.median(N[points.scale == scale])) if (points.scale == scale).any() else np.nan
         if np.isfinite(size) and len(points.order) <= MAX_LABELS:
@@ -150,7 +183,8 @@ def data_levels(D: np.ndarray) -> np.ndarray:
     """The budgets that observations share, or, where they have their own, a few between smallest and largest."""
     ordered = np.sort(np.log(D))
     groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME) + 1)
-    if len(groups) <= MAX_LEVELS:
+    # A staircase of nearly equal amounts is no budget.
+    if len(groups) <= MAX_LEVELS and max(map(np.ptp, groups)) <= 2 * SAME:
         return np.exp([group.mean() for group in groups])
     return np.geomspace(D.min(), D.max(), MAX_LEVELS // 2 + 1)
 

@@ -13,7 +13,9 @@ from numpy.typing import ArrayLike
 from scaling_jax.fitting.data import as_column, column_of, label_column, names_of, require_same_rows, resolve_column
 from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
+from scaling_jax.fitting.rows import evenly
 
+ROWS = 1024
 SAME = 0.02  # difference of ln N, ln D or ln C up to which runs of two recipes are of one size
 APART = 0.15  # scatter of ln N about its line in ln C, above which runs show more than one N for a compute
 ENOUGH_ND = 8  # runs that E, A, B, alpha, beta need at least
@@ -31,6 +33,7 @@ class Recipe:
       N: (n,) parameters where N and D vary independently; else None, and the law is one of C alone.
       D: (n,) tokens, or None as N.
       clusters: (n,) labels 0, 1, ... of runs that share noise, or None.
+      given: how many runs these were taken from, where they were thinned.
     """
 
     C: np.ndarray
@@ -38,6 +41,16 @@ class Recipe:
     N: np.ndarray | None
     D: np.ndarray | None
     clusters: np.ndarray | None
+    given: int = 0
+
+    def thinned(self) -> Recipe:
+        """At most `ROWS` runs, evenly along compute: sampling with more takes minutes and tells no more."""
+        if len(self.C) <= ROWS:
+            return self
+        kept = np.sort(np.argsort(self.C, kind="stable")[evenly(len(self.C), ROWS)])
+        N, D, clusters = (v if v is None else v[kept] for v in (self.N, self.D, self.clusters))
+        labels = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+        return Recipe(self.C[kept], self.y[kept], N, D, labels, len(self.C))
 
     @property
     def parameters(self) -> int:

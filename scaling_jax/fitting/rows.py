@@ -109,8 +109,7 @@ def _require_y(y: np.ndarray, objective: Objective) -> None:
 def _require_enough(law: Law, inputs: Mapping[str, np.ndarray], weights: np.ndarray, free: Sequence[str]) -> None:
     used = weights > 0
     table = np.stack([v[used] for v in inputs.values()], axis=1)
-    distinct = len(np.unique(table, axis=0))
-    if distinct < len(free):
+    if len(np.unique(table[: 10 * len(free)], axis=0)) < len(free) > (distinct := len(np.unique(table, axis=0))):
         raise DataError(
             f"{distinct} different points for {len(free)} parameters ({_shortened(free)}) of {law.name!r}: add points, "
             "fix parameters (fixed=) or choose a smaller law."
@@ -129,10 +128,19 @@ def _shortened(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
+def evenly(count: int, most: int) -> np.ndarray:
+    """Positions of at most `most` of `count` things, evenly among them."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
+
+
 def duplicates(inputs: Mapping[str, np.ndarray], y: np.ndarray) -> int:
     """The number of rows that repeat an earlier one exactly."""
-    table = np.stack([*inputs.values(), y], axis=1)
-    return len(y) - len(np.unique(table, axis=0))
+    values, of, count = np.unique(y, return_inverse=True, return_counts=True)
+    if len(values) == len(y):
+        return 0
+    shared = count[of] > 1  # sorting whole rows takes long, and few share their y
+    table = np.stack([*(v[shared] for v in inputs.values()), y[shared]], axis=1)
+    return len(table) - len(np.unique(table, axis=0))
 
 
 def mistaken_columns(inputs: Mapping[str, np.ndarray], C: np.ndarray | None = None) -> str:
@@ -148,7 +156,9 @@ def mistaken_columns(inputs: Mapping[str, np.ndarray], C: np.ndarray | None = No
             return f"{shown}: {small} looks like a logarithm, or is in millions or billions; give both as counts"
         ratio = np.ones(1) if C is None else C / (6.0 * columns["N"] * columns["D"])
         if ratio.min() < 1 / ODD_COMPUTE or ratio.max() > ODD_COMPUTE:
-            return f"C is {ratio.min():.3g} to {ratio.max():.3g} times 6 N D: are the columns in the same units?"
+            low, high = f"{ratio.min():.3g}", f"{ratio.max():.3g}"
+            times = f"{low} to {high}" if low != high else f"about {low}"
+            return f"C is {times} times 6 N D: are the columns in the same units?"
     return ""
 
 

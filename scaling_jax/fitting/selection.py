@@ -160,8 +160,11 @@ def select(
     scale = _shared_scale(known, data) if C is None else scale_column(data, C, y)
     if len(scale) != len(y):
         raise FitError(f"y has {len(y)} values but the data have {len(scale)} rows; give one y per row.")
-    if not (isinstance(fractions, Iterable) and (fractions := list(fractions))) or not all(
-        isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions
+    single = not isinstance(fractions, Iterable) or (isinstance(fractions, np.ndarray) and fractions.ndim == 0)
+    if (
+        single
+        or not (fractions := list(fractions))
+        or not all(isinstance(f, (int, float, np.number)) and 0 < f < 1 for f in fractions)
     ):
         raise FitError(f"fractions={fractions!r}: give shares of points below a cut, between 0 and 1.")
     train = scale < (np.inf if cut is None else check_positive(cut, "cut", "1e20"))

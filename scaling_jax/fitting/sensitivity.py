@@ -17,7 +17,10 @@ from scaling_jax.fitting.fit import fit as refit
 from scaling_jax.fitting.inference.influence import influence
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.objectives import LAD, Huber, LeastSquares, Objective
+from scaling_jax.fitting.rows import evenly
 from scaling_jax.text import short, table
+
+REFIT_ROWS = 20_000
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -67,7 +70,8 @@ def sensitivity(
 ) -> Sensitivity:
     """Refits under other objectives, without the influential points, and with other ways to count parameters.
 
-    The refits start from the optimum of the fit where that is safe; see `starts_near`.
+    The refits start from the optimum of the fit where that is safe (see `starts_near`), and are to `REFIT_ROWS` points,
+    evenly among all, where there are more: choices differ by more than such a sample.
 
     Args:
       fit: a `Fit` with its data; its own choices are the first row.
@@ -104,7 +108,7 @@ def sensitivity(
         one = fit
         if sizes is not None or not mask.all() or objective != fit.objective:
             columns = data if sizes is None else _counted(fit.law, data, sizes)
-            one = _refit_to(fit, columns, mask, objective)
+            one = refit_near(fit, columns, np.flatnonzero(mask), objective)
         rows.append(
             {
                 "objective": name,
@@ -156,17 +160,24 @@ def _subsets(fit: Fit) -> dict[str, np.ndarray]:
     return {f"all {fit.y.size}": everything, f"without {flagged.size} influential": kept}
 
 
-def _refit_to(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective) -> Fit:
-    """The law of `fit` through the chosen points (n,) of `data`, under another objective."""
+def refit_near(fit: Fit, data: Mapping[str, np.ndarray], chosen: np.ndarray, objective: Objective) -> Fit:
+    """The law of `fit` through chosen points of `data` (their positions), under another objective.
+
+    Of more than `REFIT_ROWS` points so many are taken, evenly among them. Warnings are not given: the fit has them.
+
+    Raises:
+      FitError: too few points.
+    """
+    chosen = chosen[evenly(len(chosen), REFIT_ROWS)]
     with python_warnings.catch_warnings():
-        python_warnings.simplefilter("ignore", FitWarning)  # the row has `converged`
+        python_warnings.simplefilter("ignore", FitWarning)
         return refit(
             fit.law,
             {k: v[chosen] for k, v in data.items()},
             fit.y[chosen],
             objective,
             weights=fit.weights[chosen],
-            fixed=fit.fixed,
+            fixed=fit.fixed or None,
             seed=fit.seed,
             starts=starts_near(fit),
         )

@@ -20,6 +20,7 @@ from scaling_jax.text import short, times
 
 WITHIN_REACH = 1.01  # times the largest run: targets below are not called extrapolation
 LADDER_MARGIN = 0.9999
+MAX_LINES, MAX_HELD = 200, 400  # scales with a line, and held-out runs with their prediction: more hide each other
 OF_EACH_METRIC = ("frontier", "n_and_d")
 OF_A_FIT = ("frontier", "isoflop", "law", "allocation", "n_and_d", "residuals")  # drawn beside a fit.json
 
@@ -89,18 +90,17 @@ def frontier(analysis: Analysis) -> Chart:
     if len(curve):
         level = f"{analysis.settings.level:.0%} interval"
         marks.append(Mark("band", curve.C, low=curve.loss_low, high=curve.loss_high, name=level))
-    lines = {
-        scale: rows.groupby("D", as_index=False)[["C", "y"]].mean().sort_values("C")
-        for (scale,), rows in groups_of(runs.chosen, ["scale"])
-    }
-    for scale in points.order:
-        line = lines[scale]
-        marks.append(Mark("line", line.C, line.y, color=points.color(scale), scale=scale, width=1.1))
+    style: dict[str, Any]
+    for scale, line in _lines(runs.chosen):
+        style = {"color": points.color(scale), "scale": points.shown(scale)}
+        marks.append(Mark("line", line.C, line.y, width=1.1, **style))
     if analysis.hold_out is not None:
         rows = analysis.hold_out.rows
+        rows = rows.iloc[:: -(-len(rows) // MAX_HELD)]
         name = "prediction of held-out runs"
-        held = [(s, of_scale) for s in points.order if len(of_scale := rows[rows.scale == s])]
-        style: dict[str, Any] = {"color": AVOIDED}
+        shown = rows.scale.map(points.shown)
+        held = [(s, of_scale) for s in points.order if len(of_scale := rows[shown == s])]
+        style = {"color": AVOIDED}
         marks += [Mark("span", r.C, low=r.low, high=r.high, scale=s, width=1.2, **style) for s, r in held]
         marks += [Mark("points", r.C, r.predicted, symbol="tick", size=8, scale=s, **style) for s, r in held]
         marks.append(Mark("points", [], [], name=name, color=AVOIDED, symbol="tick"))
@@ -120,6 +120,14 @@ def frontier(analysis: Analysis) -> Chart:
         caption += " Diamonds are held-out runs, red ticks their prediction by a fit that has not seen them."
     title = analysis.metric[:1].upper() + analysis.metric[1:]
     return Chart("frontier", f"{title} against compute", caption, (panel,))
+
+
+def _lines(chosen: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """(scale, its loss by compute) in order of N, seeds averaged; none where there are too many to tell apart."""
+    if chosen.scale.nunique() > MAX_LINES or len(chosen) > MAX_LINES**2 / 2:
+        return []
+    by_scale = {scale: rows for (scale,), rows in groups_of(chosen.sort_values("N", kind="stable"), ["scale"])}
+    return [(s, r.groupby("D", as_index=False)[["C", "y"]].mean().sort_values("C")) for s, r in by_scale.items()]
 
 
 def isoflop(analysis: Analysis) -> Chart:
@@ -165,13 +173,13 @@ def allocation(analysis: Analysis) -> Chart:
     curve, points = analysis.curve, points_of(analysis)
     others = {"IsoFLOP optima": (analysis.isoflop.found, "circle"), "lowest hull": (analysis.envelope, "square")}
     laws = figures_of_laws.frontiers_of_laws(analysis)
-    panels = []
+    panels, chosen = [], analysis.runs.chosen
+    runs = [(s, at) for s in points.order for (_, shown), at in points.groups.items() if shown == s and at.size]
     for name, label in (("N", count_label(analysis)), ("D", analysis.unit)):
         marks = [Mark("band", curve.C, low=curve[f"{name}_low"], high=curve[f"{name}_high"])]
-        marks += [
-            Mark("points", rows.C, rows[name], color=GREY, size=3.2, scale=scale, runs=list(rows.run_id))
-            for scale, rows in ((s, analysis.runs.chosen[points.scale == s]) for s in points.order)
-        ]
+        C, values = chosen.C.to_numpy(float), chosen[name].to_numpy(float)
+        style: dict[str, Any] = {"color": GREY, "size": 3.2}
+        marks += [Mark("points", C[at], values[at], scale=s, runs=points.runs_at(at), **style) for s, at in runs]
         for i, (law, found) in enumerate(laws.items()):
             color = scale_color(i + 1, len(laws) + 1)
             marks.append(Mark("line", found.C, getattr(found, name), color=color, dash="dot", name=law))

@@ -12,6 +12,8 @@ from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import log, rows_of
 from scaling_jax.analysis.status import DIVERGED, DONE
 from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel
+from scaling_jax.fitting.plots import MAX_LABELS
+from scaling_jax.fitting.rows import evenly
 from scaling_jax.report.points import count_label, points_of
 
 SMOOTHING_BINS = 40
@@ -31,8 +33,7 @@ def learning_curves(analysis: Analysis) -> Chart:
     assert analysis.curves is not None
     runs, points = analysis.runs, points_of(analysis)
     shown = runs.chosen[runs.chosen.run_id.isin(set(analysis.curves.run_id))]
-    if len(shown) > MAX_CURVES:  # evenly over the sizes and budgets
-        shown = shown.sort_values(["N", "D"]).iloc[np.linspace(0, len(shown) - 1, MAX_CURVES).astype(int)]
+    shown = shown.sort_values(["N", "D"]).iloc[evenly(len(shown), MAX_CURVES)] if len(shown) > MAX_CURVES else shown
     lost_ids = list(runs.of_status(DIVERGED).run_id)[:MAX_CURVES]
     wanted = analysis.curves[analysis.curves.run_id.isin({*shown.run_id, *lost_ids})]
     wanted = wanted.sort_values("step", kind="stable")
@@ -78,7 +79,7 @@ def _curves(shown: pd.DataFrame, by_run: dict, points, floor: float) -> tuple[li
     left, right = [], []
     for run in rows_of(shown):
         tokens, loss = smooth(by_run[run.run_id]).T
-        style: dict[str, Any] = {"color": points.color(run.scale), "scale": run.scale, "width": 1.0}
+        style: dict[str, Any] = {"color": points.color(run.scale), "scale": points.shown(run.scale), "width": 1.0}
         left.append(Mark("line", tokens, loss, runs=[str(run.run_id)] * len(loss), **style))
         keep = loss > floor
         if len(loss) > 3 and keep[-1]:
@@ -134,16 +135,17 @@ def sweeps(analysis: Analysis) -> Chart:
     panels = []
     for column in _swept(analysis):
         marks, stars = [], []
-        for scale in points.order:
+        scales = analysis.runs.scales.scale
+        for scale in scales.iloc[evenly(len(scales), MAX_LABELS)]:
             rows = done[(done.scale == scale) & (done.D / longest > SAME_LENGTH) & (done.y > 0)]
             means = log(rows.y).groupby(rows[column].astype(float)).mean()
             if len(means) < 2:
                 continue
             x, y = means.index.to_numpy(float), np.exp(means.to_numpy(float))
-            style: dict[str, Any] = {"color": points.color(scale), "scale": scale}
+            style: dict[str, Any] = {"color": points.color(scale), "scale": points.shown(scale)}
             texts = [f"{scale}, {SWEPT[column]} {v:g}: {analysis.metric} {w:.4g}" for v, w in zip(x, y)]
             marks.append(Mark("line", x, y, width=1.2, **style))
-            marks.append(Mark("points", x, y, name=points.labels[scale], texts=texts, **style))
+            marks.append(Mark("points", x, y, name=points.labels[points.shown(scale)], texts=texts, **style))
             if (best := optimum(x, y)) is not None:
                 text = f"{scale}: lowest at {SWEPT[column]} {best[0]:.3g}"
                 stars.append(Mark("points", [best[0]], [best[1]], symbol="star", size=13, texts=[text], **style))

@@ -6,7 +6,7 @@ import numpy as np
 
 from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import rows_of
-from scaling_jax.fitting.plots import Points
+from scaling_jax.fitting.plots import MAX_LABELS, Points, size_ranges
 from scaling_jax.text import short
 
 COUNTS = {
@@ -17,15 +17,20 @@ COUNTS = {
 
 
 def points_of(analysis: Analysis) -> Points:
-    """The chosen runs, scales in order of N."""
-    chosen, scales = analysis.runs.chosen, list(rows_of(analysis.runs.scales))
+    """The chosen runs, scales in order of N; of very many scales ranges of N."""
+    chosen, scales = analysis.runs.chosen, analysis.runs.scales
     held = set() if analysis.hold_out is None else set(analysis.hold_out.rows.run_id)
+    ranges: dict[str, str] = {}
+    if len(scales) > MAX_LABELS and (scales.N > 0).all():
+        ranges = dict(zip(scales.scale, size_ranges(scales.N.to_numpy(float))))
+    labels = {s.scale: scale_label(s.scale, s.N) for s in rows_of(scales)} if not ranges else {}
     return Points(
-        scale=chosen.scale.to_numpy(),
-        order=tuple(s.scale for s in scales),
-        labels={s.scale: scale_label(s.scale, s.N) for s in scales},
-        runs=[str(run) for run in chosen.run_id],
+        scale=(chosen.scale.map(ranges) if ranges else chosen.scale).to_numpy(object),
+        order=tuple(dict.fromkeys(ranges.values() if ranges else scales.scale)),
+        labels=labels or {name: name for name in ranges.values()},
+        runs=chosen.run_id.map(str).to_numpy(object),
         held=chosen.run_id.isin(held).to_numpy(bool),
+        ranges=ranges,
     )
 
 

@@ -17,6 +17,7 @@ from scaling_jax.study import Fit as Settings
 
 Status = Literal["pass", "warn", "fail", "cannot tell"]
 PASS, WARN, FAIL, CANNOT_TELL = "pass", "warn", "fail", "cannot tell"
+MAX_GROUPS = 40  # scales or budgets that are compared one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +138,7 @@ def cells(e: Evidence) -> int:
     """Distinct points that were trained: repeats by seed count once."""
     if e.fit is None:
         return 0
-    inputs = np.column_stack([np.asarray(v, float) for v in e.fit.data.values()])
-    return len(np.unique(inputs, axis=0))
+    return int((~pd.DataFrame(dict(e.fit.data)).duplicated()).sum())
 
 
 def percent(value: float) -> str:

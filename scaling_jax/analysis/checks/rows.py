@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pandas as pd
 
-from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, PASS, WARN, Check, Evidence, direction
+from scaling_jax.analysis.checks.base import CANNOT_TELL, FAIL, MAX_GROUPS, PASS, WARN, Check, Evidence, direction
 from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.analysis.runs import ONE_EPOCH
 from scaling_jax.analysis.status import DIVERGED, FAILED
@@ -182,7 +182,10 @@ def bigger_is_better(e: Evidence) -> Check:
     name, scales = "bigger is better", e.runs.scales
     if len(scales) < 2 or not e.runs.has_compute:
         return Check(name, CANNOT_TELL, plural(len(scales), "scale"))
-    tolerance = 2 * (e.runs.noise or 0.0)
+    if len(scales) > MAX_GROUPS:
+        return Check(name, CANNOT_TELL, f"{len(scales)} sizes: neighbors are too close to differ by more than noise")
+    scatter = 0.0 if e.linearized is None else e.linearized.noise.total
+    tolerance = 2 * (scatter if e.runs.noise is None else e.runs.noise)
     pairs = list(zip(rows_of(scales[:-1]), rows_of(scales[1:])))
     worse = [(a, b) for a, b in pairs if b.y_longest >= a.y_longest * (1 + tolerance)]
     # On fewer tokens a larger scale may well be worse: that is the frontier, not a fault.

@@ -99,7 +99,9 @@ def _lines(e: Evidence) -> Iterator[tuple[str, str, float, np.ndarray, np.ndarra
     )
     table[swept] = table[swept].apply(pd.to_numeric, errors="coerce")
     table = table.dropna(axis=1, how="all")
-    swept = [q for q in swept if q in table]
+    swept = [q for q in swept if q in table and table[q].nunique() > 1]
+    if not swept:
+        return
     means = table.groupby(["scale", "D", *swept], sort=False, dropna=False).y.mean().reset_index()
     for quantity in swept:
         best = means.dropna(subset=[quantity]).groupby(["scale", "D", quantity], sort=False).y.min().reset_index()

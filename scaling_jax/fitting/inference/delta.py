@@ -56,7 +56,7 @@ def standard_errors(solution: Solution) -> dict[str, float]:
     covariance, errors = solution.covariance, {}
     for k in (*solution.free, *(k for k in solution.law.exponents if k not in solution.free)):
         gradient = gradient_by_z(problem, z, quantities[k])
-        with np.errstate(invalid="ignore"):  # beyond float64 there is no slope: the error is infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 there is no slope: the error is infinite
             variance = float(gradient @ covariance.matrix @ gradient)
         sure = k not in solution.at_bounds and np.isfinite(variance) and (covariance.dof > 0 or not gradient.any())
         errors[k] = float(np.sqrt(max(variance, 0.0))) if sure else np.inf

@@ -138,7 +138,8 @@ def _mode(
         cost = np.where(np.isfinite(r).all(axis=1), np.sum(r**2, axis=1), np.inf)
     best = None
     for i in np.argsort(cost)[:3]:
-        found = optimize.least_squares(finite, start[i], bounds=(lower, upper), x_scale=width, max_nfev=200)
+        with np.errstate(all="ignore"):  # far from the data
+            found = optimize.least_squares(finite, start[i], bounds=(lower, upper), x_scale=width, max_nfev=200)
         if best is None or found.cost < best.cost:
             best = found
     assert best is not None

@@ -64,6 +64,8 @@ class Law:
       lower_is_better: whether y is something that N and D make small, so that a frontier has a meaning.
       initial_guess: better starts: f(params (b, 1), inputs (n,), y (n,)) -> {name: (b,)} of some plain parameters given
         the others, e.g. slopes by linear regression in logarithms.
+      sudden: values of parameters that put a change of the law between neighboring data points, where other starts
+        rarely are: f(inputs (n,)) -> {name: (b,)}.
       canonical: params -> params of the same law with its interchangeable parts in order.
       custom: True for the user's own function, which a saved fit cannot carry.
       optimal_N: closed form of the loss-minimal N for C = 6ND: f(params, C) -> N. None where there is none.
@@ -86,6 +88,7 @@ class Law:
     asymptotes: tuple[str, ...] = ()
     lower_is_better: bool = True
     initial_guess: Callable | None = None
+    sudden: Callable | None = None
     canonical: Callable | None = None
     custom: bool = False
     optimal_N: Callable | None = None

@@ -6,13 +6,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from scaling_jax.fitting.laws.base import Coordinate, Law
 from scaling_jax.fitting.laws.single import ANY, LEVEL, POSITIVE, centered, exp, power
 
 EXPONENT = Coordinate("plain", start=(0.02, 1.5))
 EXPONENT_BOUNDS = (0.0, 10.0)
-A_EXPONENT = {"a": lambda p: p["beta"] / (p["alpha"] + p["beta"]), "b": lambda p: p["alpha"] / (p["alpha"] + p["beta"])}
+
+
+def _share(one: str, other: str) -> Callable[[Mapping[str, Any]], Any]:
+    """One exponent as a part of the sum of both; nan where both vanish."""
+
+    def share(p: Mapping[str, Any]) -> Any:
+        with np.errstate(invalid="ignore"):
+            return np.divide(p[one], np.add(p[one], p[other]))
+
+    return share
+
+
+A_EXPONENT = {"a": _share("beta", "alpha"), "b": _share("alpha", "beta")}
 
 
 def _sum_optimum(p: Mapping[str, Any], C: Any) -> Any:
@@ -50,10 +63,7 @@ kaplan = Law(
         },
         C,
     ),
-    exponents={
-        "a": lambda p: p["alpha_D"] / (p["alpha_N"] + p["alpha_D"]),
-        "b": lambda p: p["alpha_N"] / (p["alpha_N"] + p["alpha_D"]),
-    },
+    exponents={"a": _share("alpha_D", "alpha_N"), "b": _share("alpha_N", "alpha_D")},
 )
 
 chinchilla = Law(

@@ -72,9 +72,10 @@ power_shifted = Law(
     bounds={"E": POSITIVE, "A": POSITIVE, "x0": POSITIVE, "alpha": (-20.0, 20.0)},
     coordinates={
         "E": LEVEL,
-        "A": centered("alpha", "x"),
         "x0": Coordinate("log", lambda p, m: exp(m["x"]), start=(-1.0, 0.5), spans="x", limits=(-12.0, 12.0)),
         "alpha": EXPONENT,
+        # the size of the term at the center of the data, where x0 may be far above them
+        "A": Coordinate("linear", lambda p, m: exp(p["alpha"] * log(exp(m["x"]) + p["x0"]) + m["y"])),
     },
 )
 
@@ -226,6 +227,23 @@ saturating = Law(
     },
 )
 
+SUDDEN = 4.0  # widths of a sigmoid in a gap that it steps within
+PLACES = 33  # at most, between which sudden changes are tried
+
+
+def gaps(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Midpoints and widths of the gaps between the different values of x (n,), or some of them where they are many."""
+    places = np.unique(x)
+    places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), PLACES)).round().astype(int))]
+    return 0.5 * (places[1:] + places[:-1]), np.diff(places)
+
+
+def _sudden_step(inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """A step up or down within each gap between losses."""
+    middle, width = gaps(inputs["loss"])
+    return {"L0": np.tile(middle, 2), "k": np.concatenate([SUDDEN / width, -SUDDEN / width])}
+
+
 sigmoid = Law(
     name="sigmoid",
     params=("floor", "gain", "k", "L0"),
@@ -240,6 +258,7 @@ sigmoid = Law(
         "k": Coordinate("plain", lambda p, m: exp(-m["loss"]), start=(-40.0, 40.0), limits=(-500.0, 500.0)),
         "L0": Coordinate("plain", lambda p, m: exp(m["loss"]), start=(0.2, 2.0), limits=(-20.0, 20.0)),
     },
+    sudden=_sudden_step,
 )
 
 exponential = Law(

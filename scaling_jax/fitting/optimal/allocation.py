@@ -63,7 +63,8 @@ def best_sizes(
             D = C / (6.0 * N)
         columns = law_columns(law, N, D, inputs)
         value = law({k: v[:, None] for k, v in params.items()}, columns)
-        return N, D, value, ~(np.isfinite(N) & (N > 0) & (D > 0))
+        vanished = ~(np.isfinite(N) & (N > 0) & (D > 0))
+        return N, D, np.where(vanished, np.nan, value), vanished
     max_N, max_D = (
         None if v is None else check_positive(v, k, "1e12") for k, v in (("max_N", max_N), ("max_D", max_D))
     )

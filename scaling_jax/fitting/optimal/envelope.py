@@ -14,6 +14,8 @@ from scaling_jax.fitting.optimal.power_law import Allocation, power_law
 from scaling_jax.fitting.optimal.sweeps import as_columns
 from scaling_jax.fitting.rows import mistaken_columns
 
+LAYERS = 40
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Envelope(Allocation):
@@ -72,7 +74,8 @@ def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: i
     """
     data = as_columns(N=N, D=D, C=C, loss=loss)
     x, y = np.log(data["C"]), np.log(data["loss"])
-    index = _lower_hull(x, y)
+    order = np.lexsort((y, x))
+    index = _lower_hull(x, y, order)
     if index.size < 2 or np.ptp(x[index]) == 0:
         raise FitError(
             f"{index.size} of {x.size} runs are on the lower hull of loss against C and exponents need two: "
@@ -80,9 +83,11 @@ def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: i
         )
     rng = np.random.default_rng(check_int(seed, "seed"))
     samples = []
+    within_reach = _within_reach(y, order)
     for _ in range(check_int(resamples, "resamples")):
-        chosen = rng.integers(x.size, size=x.size)
-        hull = chosen[_lower_hull(x[chosen], y[chosen])]
+        drawn = np.zeros(x.size, bool)
+        drawn[rng.integers(x.size, size=x.size)] = True
+        hull = _lower_hull(x, y, within_reach[drawn[within_reach]])
         if hull.size >= 2:
             samples.append([power_law(data["C"][hull], data[k][hull]).exponent for k in "ND"])
     names = ("C", "N", "D", "loss")
@@ -97,12 +102,36 @@ def envelope(N: Any, D: Any, C: Any, loss: Any, *, resamples: int = 200, seed: i
     )
 
 
-def _lower_hull(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Indices of the falling part of the lower convex hull of (x, y), from left to right."""
-    order = np.lexsort((y, x))
-    # Only points lower than everything to their left can be on the falling part: few are left for the loop.
-    best = np.minimum.accumulate(y[order])
-    order = order[np.r_[True, y[order][1:] < best[:-1]]]
+def _within_reach(y: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """What of `order` a resample's hull can touch: `LAYERS` times the points lower than everything to their left.
+
+    A point behind that many layers is on a hull only where one of each is not drawn: with a chance of e^-LAYERS.
+    """
+    left, found = order, []
+    for _ in range(LAYERS):
+        if not left.size:
+            break
+        lowest = _falling(y[left])
+        found.append(left[lowest])
+        left = left[~lowest]
+    chosen = np.zeros(y.size, bool)
+    chosen[np.concatenate(found)] = True
+    return order[chosen[order]]
+
+
+def _falling(y: np.ndarray) -> np.ndarray:
+    """(n,) which are lower than everything to their left."""
+    return np.r_[True, y[1:] < np.minimum.accumulate(y)[:-1]]
+
+
+def _lower_hull(x: np.ndarray, y: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Indices of the falling part of the lower convex hull of points, from left to right.
+
+    Args:
+      x, y: (n,) coordinates.
+      order: (m,) the points, by x and then y.
+    """
+    order = order[_falling(y[order])]  # no other can be on the falling part: few are left for the loop
     hull: list[int] = []
     for i in order:
         while len(hull) >= 2:

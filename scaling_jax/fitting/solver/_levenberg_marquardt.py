@@ -21,6 +21,9 @@ from scaling_jax.fitting.solver._problem import Problem
 CHUNK = 16384
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SETTLED = 1000.0  # times the next step's decrease: more than what a descent has left, unless it crawls along a valley
+PACE = 16  # steps after each of which it is asked whether a descent at its present pace can still end low enough
+CRAWLING = 24  # steps after which the others are bent along the valley
+AHEAD, BENT = 0.1, 0.375  # part of a step that is looked ahead, and of its size that the bend may be
 LAD_DELTA = 1e-6  # LAD is descended as a Huber cost this far below the mean residual, then polished exactly
 
 
@@ -53,7 +56,8 @@ def levenberg_marquardt(
       tolerance: predicted relative decrease at which a element is converged.
       widen: first threshold of a Huber cost, in mean residuals of the element; scalar or (b,). At 1 small dents of the
         objective are passed over, at 0.02 they are found.
-      above: an element that is about to end above this objective value is given up.
+      above: an element that is about to end above this objective value is given up, as is one that would still be
+        above it after `max_steps` if it went on as fast as over the last steps.
 
     Returns:
       A `Minima`, elements in the order given.
@@ -93,8 +97,12 @@ def _chunk(
     element, delta = np.arange(len(z)), np.maximum(widen * _mean_size(problem, r), _floor(problem, r))
     damping, blend = np.full(len(z), 1e-3), np.ones(len(z))
     cost, score, matrix = _quadratic(problem, r, jacobian, delta, blend)
-    for _ in range(max_steps):
+    slopes = jacobian  # at z, kept up to date once descents crawl
+    before = np.full(len(z), np.inf)  # objective values PACE steps ago
+    for taken in range(1, max_steps + 1):
         step, decrease = _step(problem, z, score, matrix, damping)
+        if taken > CRAWLING:
+            step = _bent(problem, z, step, r, slopes, matrix, damping, delta, blend)
         r_new, jacobian = problem.residuals_and_jacobian(z + step)
         cost_new = _cost(problem, r_new, delta)
         better, floor = cost_new < cost, _floor(problem, r)
@@ -107,6 +115,12 @@ def _chunk(
             hopeless = settled & (value * (1.0 - SETTLED * decrease / np.maximum(cost, 1e-300)) > above)
             given_up[element[hopeless & ~done]] = True
             done |= hopeless
+        if np.isfinite(above) and taken % PACE == 0:
+            value = problem.objective.value(r, problem.weights)
+            slow = tightened & (value - (before - value) * ((max_steps - taken) / PACE) > above)
+            given_up[element[slow & ~done]] = True
+            done |= slow
+            before = value
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
         damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
@@ -122,14 +136,19 @@ def _chunk(
         stale = tighten & ~better
         if stale.any():
             jacobian[stale] = problem.residuals_and_jacobian(z)[1][stale]
+        if taken == CRAWLING:
+            slopes = problem.residuals_and_jacobian(z)[1]
+        elif taken > CRAWLING:
+            slopes = np.where(better[:, None, None], jacobian, slopes)
         for old, new in zip((cost, score, matrix), _quadratic(problem, r, jacobian, delta, blend)):
             np.copyto(old, new, where=(better | tighten).reshape(-1, *[1] * (old.ndim - 1)))
         if done.any():
             end[element[done]], converged[element[done]] = z[done], small[done]
             keep = ~done
-            element, z, r, delta, damping, blend, cost, score, matrix = (
-                a[keep] for a in (element, z, r, delta, damping, blend, cost, score, matrix)
+            element, z, r, delta, damping, blend, cost, score, matrix, before = (
+                a[keep] for a in (element, z, r, delta, damping, blend, cost, score, matrix, before)
             )
+            slopes = slopes[keep] if taken >= CRAWLING else slopes
             problem = problem.elements(keep)
             if not len(element):
                 break
@@ -165,37 +184,35 @@ def _quadratic(
     `blend`: 1 is safe far away, near 0 is Newton's method and converges quadratically close by.
     """
     cost = _cost(problem, r, delta)
+    pull, curvature = _pull_and_curvature(problem, r, delta, blend)
+    psi, curvature = problem.summed(pull * np.where(np.isfinite(r), r, 0.0)), problem.summed(curvature)
+    score = np.matmul(jacobian, psi[:, :, None])[:, :, 0]
+    matrix = np.matmul(jacobian * curvature[:, None, :], jacobian.transpose(0, 2, 1))
+    return cost, score, matrix
+
+
+def _pull_and_curvature(
+    problem: Problem, r: np.ndarray, delta: np.ndarray, blend: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(cost'(r) / r, what the Gauss-Newton matrix takes for cost''(r)), both (b, n)."""
     w = problem.weights * problem.objective.asymmetry(r)
     size = np.abs(r)
     beyond = size > delta[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        slack = np.where(beyond, delta[:, None] / size, 1.0)
-    psi = w * np.where(np.isfinite(r), r, 0.0) * slack
-    curvature = w * slack * np.where(beyond, blend[:, None], 1.0)
-    psi, curvature = problem.summed(psi), problem.summed(curvature)
-    score = np.matmul(jacobian, psi[:, :, None])[:, :, 0]
-    matrix = np.matmul(jacobian * curvature[:, None, :], jacobian.transpose(0, 2, 1))
-    return cost, score, matrix
+        pull = w * np.where(beyond, delta[:, None] / size, 1.0)
+    return pull, pull * np.where(beyond, blend[:, None], 1.0)
 
 
 def _step(
     problem: Problem, z: np.ndarray, score: np.ndarray, matrix: np.ndarray, damping: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The damped step within the bounds, and the decrease it predicts."""
-    diagonal = np.einsum("bii->bi", matrix)
     held = ((z <= problem.lower) & (score < 0)) | ((z >= problem.upper) & (score > 0))
-    # Scaled to a unit diagonal, so that damping and solve treat all units alike.
-    root = 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+    root = _units(matrix)
     step = np.zeros_like(z)
-    index = np.arange(z.shape[1])
     for _ in range(3):  # again, with coordinates that reached a bound fixed there
-        free = np.where(held, 0.0, root)
-        scaled = matrix * free[:, :, None] * free[:, None, :]
-        scaled[:, index, index] += np.where(held, 1.0, damping[:, None] + 1e-15)
-        if not np.isfinite(scaled.sum()):  # squares of derivatives overflowed: the step must be nan, and is rejected
-            scaled[~np.isfinite(scaled).all(axis=(1, 2))] = np.eye(len(index))
-        right = (score - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))) * free
-        step = np.where(held, step, np.linalg.solve(scaled, right[:, :, None])[:, :, 0] * free)
+        right = score - np.einsum("bij,bj->bi", matrix, np.where(held, step, 0.0))
+        step = np.where(held, step, _solved(matrix, right, damping, np.where(held, 0.0, root)))
         inside = np.clip(z + step, problem.lower, problem.upper)
         out = ~held & (inside != z + step)
         if not out.any():
@@ -203,4 +220,51 @@ def _step(
         step, held = np.where(out, inside - z, step), held | out
     step = np.clip(z + step, problem.lower, problem.upper) - z
     decrease = np.sum(score * step, axis=1) - 0.5 * np.einsum("bi,bij,bj->b", step, matrix, step)
-    return step, decrease
+    # Cut off at bounds, a long step may predict an increase: no sign that the optimum is near.
+    return step, np.where(decrease < 0, np.inf, decrease)
+
+
+def _bent(
+    problem: Problem,
+    z: np.ndarray,
+    step: np.ndarray,
+    r: np.ndarray,
+    slopes: np.ndarray,
+    matrix: np.ndarray,
+    damping: np.ndarray,
+    delta: np.ndarray,
+    blend: np.ndarray,
+) -> np.ndarray:
+    """The step with the geodesic acceleration of Transtrum & Sethna 2012 (arXiv:1201.5885), where that is small.
+
+    In a curved valley a straight step soon leaves the bottom: the second derivative of the residuals along it, here
+    from one more evaluation, bends it. `slopes` are the derivatives of T(f) by z, as `residuals_and_jacobian` gives.
+    """
+    along = problem.spread(np.matmul(step[:, None, :], slopes)[:, 0])
+    curved = (
+        2.0 / AHEAD * ((problem.residuals(z + AHEAD * step) - r) / AHEAD + along)
+    )  # of r, by the length of the step
+    curvature = _pull_and_curvature(problem, r, delta, blend)[1]
+    right = np.matmul(slopes, problem.summed(np.where(np.isfinite(curved), curvature * curved, 0.0))[:, :, None])
+    root = _units(matrix)
+    inside = (step != 0) & (z + step > problem.lower) & (z + step < problem.upper)
+    bend = 0.5 * _solved(matrix, right[:, :, 0], damping, np.where(inside, root, 0.0))
+    sizes = (np.linalg.norm(v / root, axis=1) for v in (bend, step))
+    bent = np.divide(*sizes) < BENT
+    return np.where(bent[:, None], np.clip(z + step + bend, problem.lower, problem.upper) - z, step)
+
+
+def _units(matrix: np.ndarray) -> np.ndarray:
+    """(b, p) factors that scale a matrix to a unit diagonal, so that damping and solve treat all units alike."""
+    diagonal = np.einsum("bii->bi", matrix)
+    return 1.0 / np.sqrt(np.maximum(diagonal, 1e-14 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray, damping: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(b, p) solutions of the damped system; 0 in coordinates whose factor among `units` (b, p) is 0."""
+    scaled = matrix * units[:, :, None] * units[:, None, :]
+    index = np.arange(units.shape[1])
+    scaled[:, index, index] += np.where(units == 0, 1.0, damping[:, None] + 1e-15)
+    if not np.isfinite(scaled.sum()):  # squares of derivatives overflowed: the step must be nan, and is rejected
+        scaled[~np.isfinite(scaled).all(axis=(1, 2))] = np.eye(len(index))
+    return np.linalg.solve(scaled, (right * units)[:, :, None])[:, :, 0] * units

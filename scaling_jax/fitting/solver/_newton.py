@@ -6,6 +6,8 @@ import numpy as np
 
 from scaling_jax.fitting.solver._problem import Problem
 
+NEAR_THRESHOLD = 1e-2  # part of Huber's threshold: residuals so close beyond it may be within it at the optimum
+KINKED = 1e-10  # relative gradient above which Newton's method may be stuck at a threshold
 UNSEEN = 1e-4  # of the objective: what a coordinate must be able to move to count on its own scale
 
 
@@ -31,10 +33,26 @@ def newton(problem: Problem, z: np.ndarray, steps: int = 40) -> np.ndarray:
                     break
             damping = max(10 * damping, 1e-10)
         else:
-            break
+            trial = _across_threshold(problem, z) if error > KINKED else z
+            new, there = problem.value(trial[None])[0], derivatives(problem, trial)
+            if not (new <= value * (1 + 1e-11) and relative(problem, trial, there[0], there[2]) < error):
+                break
+            damping = 0.0
         z, value, damping = trial, new, 0.1 * damping
         gradient, hessian, size = there
     return z
+
+
+def _across_threshold(problem: Problem, z: np.ndarray) -> np.ndarray:
+    """The step of Newton's method from z (p,) as if residuals just beyond the threshold of Huber's cost were within it.
+
+    Where the optimum has such a residual just within, the cost is flat on this side and any step too short or too long.
+    """
+    size, delta = np.abs(problem.residuals(z[None])[0]), problem.objective.delta
+    if not np.any((size > delta) & (size <= delta * (1 + NEAR_THRESHOLD))):
+        return z
+    gradient, hessian, _ = derivatives(problem, z, near=NEAR_THRESHOLD)
+    return _newton_step(problem, z, gradient, hessian, 0.0)
 
 
 def _newton_step(
@@ -75,21 +93,37 @@ def unseen(problem: Problem, z: np.ndarray, r: np.ndarray) -> np.ndarray:
     return UNSEEN * problem.objective.value(r, problem.weights) / np.maximum(np.abs(z), 1.0)
 
 
-def derivatives(problem: Problem, z: np.ndarray, hessian: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def derivatives(
+    problem: Problem, z: np.ndarray, hessian: bool = True, near: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact gradient (p,), Hessian (p, p) of the objective at z (p,), and the size (p,) gradients are compared to.
 
     The size of component j is the sum of |cost'(r_i)| |dr_i/dz_j|: what it would be if no terms cancelled. Where
     residuals vanish (noise-free data) it is kept from vanishing with them, and where a coordinate has all but left
     the law (a break sharper than the data can see) it is kept from vanishing beside the objective.
+
+    Args:
+      problem: a `Problem`.
+      z: (p,).
+      hessian: whether the Hessian is wanted; it is empty otherwise.
+      near: residuals that are beyond the threshold of Huber's cost by up to this part of it count as if within.
     """
+    with np.errstate(all="ignore"):  # where the law has no value
+        return _derivatives(problem, z, hessian, near)
+
+
+def _derivatives(
+    problem: Problem, z: np.ndarray, hessian: bool, near: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     objective, w = problem.objective, problem.weights
     out = problem.evaluate(z[None], order=2 if hessian else 1)
     f, jacobian = out[0][0], out[1][0]
     r = problem.target - objective.transform(f)
     slope = objective.derivative(f)
     sides = objective.asymmetry(r) * objective.scale
-    inside = np.abs(r) <= objective.delta
-    psi = w * sides * (np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r))
+    inside = np.abs(r) <= objective.delta * (1 + near)
+    beyond = np.clip(r, -objective.delta, objective.delta) if objective.delta else np.sign(r)
+    psi = w * sides * np.where(inside, r, beyond)
     rows = jacobian * slope
     gradient = -rows @ psi
     floor = min(1e-5 * (1.0 if objective.log else np.mean(np.abs(problem.y))), 1e-2 * (objective.delta or np.inf))

@@ -182,7 +182,7 @@ class Problem(Coordinates):
         """(b, u) sums over the rows of each place of (b, n) values."""
         return values if self.starts is None else np.add.reduceat(values, self.starts, axis=1)
 
-    def _spread(self, values: Array) -> Array:
+    def spread(self, values: Array) -> Array:
         """(b, n) of (b, u): to the rows of each place."""
         if self.starts is None:
             return values
@@ -263,7 +263,7 @@ class Problem(Coordinates):
 
     def residuals(self, z: Array) -> Array:
         """T(y) - T(f), (b, n); +inf where the law has no value there (f <= 0 under a logarithm, overflow)."""
-        r = self.target - self._spread(self.objective.transform(self.evaluate(z, order=0)))
+        r = self.target - self.spread(self.objective.transform(self.evaluate(z, order=0)))
         return np.where(np.isfinite(r), r, INF)
 
     def residuals_and_jacobian(self, z: Array) -> tuple[Array, Array]:
@@ -277,7 +277,7 @@ class Problem(Coordinates):
             with np.errstate(all="ignore"):
                 jacobian *= self.objective.derivative(f)[:, None, :]
         bad = ~np.isfinite(value)
-        r = self.target - self._spread(value)
+        r = self.target - self.spread(value)
         if bad.any():
             r = np.where(np.isfinite(r), r, INF)
             jacobian[np.broadcast_to(bad[:, None, :], jacobian.shape)] = 0.0

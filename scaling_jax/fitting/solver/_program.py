@@ -93,9 +93,10 @@ def first_order(
     f, *by_params = _of_natural(law, free, tuple(fixed))(*out[:p], *fixed.values(), *inputs)
     f = np.broadcast_to(f, (b, len(inputs[0])))
     rows = stacked(by_params, f)
-    jacobian = by_z @ rows
-    if not np.isfinite(jacobian.sum()):
-        jacobian = without_vanished(by_z @ without_vanished(rows, f), f)
+    with np.errstate(all="ignore"):
+        jacobian = by_z @ rows
+        if not np.isfinite(jacobian.sum()):
+            jacobian = without_vanished(by_z @ without_vanished(rows, f), f)
     return f, jacobian
 
 
@@ -114,7 +115,9 @@ def stacked(rows: Sequence[Array], f: Array) -> Array:
 
 def without_vanished(jacobian: Array, f: Array) -> Array:
     """Where a term has vanished by underflow its derivatives read 0 * inf."""
-    if not np.isfinite(jacobian.sum()):
+    with np.errstate(all="ignore"):
+        whole = np.isfinite(jacobian.sum())
+    if not whole:
         jacobian[np.isfinite(f)[:, None, :] & ~np.isfinite(jacobian)] = 0.0
     return jacobian
 

@@ -22,7 +22,7 @@ from scaling_jax.fitting.solver._starts import choose, perturb, probe_starts
 
 STARTS = 24
 ENOUGH, MORE_STARTS = 0.75, 288  # share of starts that must agree, and how many more there are where they do not
-RARE, BATCHES = 0.02, 4  # share of starts below which an optimum is rare, and how often there are more while it is
+RARE, BATCHES = 0.03, 4  # share of starts below which an optimum is rare, and how often there are more while it is
 ELITE, COPIES, ROUNDS = 12, 32, 24  # best ends perturbed, copies of each, rounds at most
 COMMON, STALE = 0.05, 3  # share of starts that makes an optimum common, rounds without gain where it is not
 PROBING = 6  # rounds of probing at most

@@ -52,17 +52,25 @@ def with_guesses(problem: Problem, z: np.ndarray) -> np.ndarray:
     """z (b, p) with the law's own initial guess from the other coordinates and the data, where it has one."""
     if problem.law.initial_guess is None:
         return z
-    z = z.copy()
     with np.errstate(all="ignore"):
         params = {k: v[:, None] for k, v in problem.constrained(z).items()}
-        for k, value in problem.law.initial_guess(params, problem.inputs, problem.y).items():
+        return _moved_to(problem, z, problem.law.initial_guess(params, problem.inputs, problem.y))
+
+
+def _moved_to(problem: Problem, z: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """z (b, p) with natural values {name: (b,)} of some parameters; those that are not finite stay as they are."""
+    z = z.copy()
+    with np.errstate(all="ignore"):
+        flat = problem.constrained(z)
+        for k, value in values.items():
             if k in problem.free:
                 i, coordinate = problem.free.index(k), problem.law.coordinates[k]
-                flat = {name: v[:, 0] for name, v in params.items()}
                 if coordinate.shift is not None:
                     value = value - coordinate.shift(flat, problem.center)
                 if coordinate.unit is not None:
                     value = value / coordinate.unit(flat, problem.center)
+                if coordinate.kind == "log":
+                    value = np.log(value)
                 z[:, i] = np.where(np.isfinite(value), np.clip(value, problem.lower[i], problem.upper[i]), z[:, i])
     return z
 
@@ -85,7 +93,10 @@ def _ranges(problem: Problem, wider: float = 0.0) -> tuple[np.ndarray, np.ndarra
 
 
 def probe_starts(problem: Problem, z: np.ndarray) -> np.ndarray:
-    """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds."""
+    """Copies of z (p,) with one coordinate, or two, elsewhere: across their start ranges and beyond, towards bounds.
+
+    And with a sudden change between neighboring data points, for laws that can have one.
+    """
     nonlinear, lo, hi = _ranges(problem)
 
     def at(i: int, places: Sequence[float]) -> np.ndarray:
@@ -100,7 +111,15 @@ def probe_starts(problem: Problem, z: np.ndarray) -> np.ndarray:
     for i, j in combinations(range(len(nonlinear)), 2):
         for pair in product(at(i, TWO_ELSEWHERE), at(j, TWO_ELSEWHERE)):
             copies.append(_with(z, dict(zip((nonlinear[i], nonlinear[j]), pair))))
-    return project(problem, np.array(copies))
+    return project(problem, np.concatenate([np.array(copies), _sudden(problem, z)]))
+
+
+def _sudden(problem: Problem, z: np.ndarray) -> np.ndarray:
+    """Copies (b, p) of z (p,) with a change of the law between neighboring points, where the law can have one."""
+    if problem.law.sudden is None:
+        return z[None][:0]
+    values = problem.law.sudden(problem.inputs)
+    return _moved_to(problem, np.repeat(z[None], len(next(iter(values.values()))), axis=0), values)
 
 
 def _with(z: np.ndarray, changed: dict[int, float]) -> np.ndarray:
