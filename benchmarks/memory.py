@@ -67,7 +67,7 @@ def measured(study: Study, batch_size: int, devices, backend: str) -> tuple[int,
     tokens = np.zeros(CONTEXT.value * 64 + 1, np.uint16)
     feed = AbstractFeed(Dataset(spec, tokens, tokens, "d" * 16, 1.0, len(tokens), {}))
     program = AbstractProgram(model, study, execution, make_mesh(devices, (1, 1, 1)), pack.lanes, feed, 64)
-    found = program.trainer.peak_bytes()
+    found = program.trainer.peak_bytes
     assert found is not None, "this backend does not say"
     return step_bytes(study, pack, spec, (1, 1, 1), execution), found
 

@@ -23,6 +23,7 @@ from absl import app, flags
 
 from scaling_jax.storage.records import load_table
 from scaling_jax.training import hardware
+from scaling_jax.training.trace import EVALUATION, WORK, covered
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("study", "experiments/text_quickstart.py", "The study to run.")
@@ -45,12 +46,14 @@ def where_time_goes(workdir: str, seconds: float | None) -> str:
     kinds = collections.defaultdict(float)
     for event in events:
         kinds[event["cat"]] += event["dur"] / 1e6
-    training = [event for event in events if event["cat"] in ("trunk", "branch", "evaluate")]
+    training = [event for event in events if event["cat"] in WORK]
     first = min(event["ts"] for event in training)
     last = max(event["ts"] + event["dur"] for event in training)
     compiled = min(event["ts"] + event["dur"] for event in events if event["cat"] == "compile")
-    devices = len({event["tid"] for event in training})
-    busy = sum(kinds[kind] for kind in ("trunk", "branch", "evaluate")) / (last - compiled) * 1e6 / devices
+    spans = collections.defaultdict(list)  # of a device: evaluations have a row of their own
+    for event in training:
+        spans[event["tid"] % EVALUATION].append((max(event["ts"], compiled), event["ts"] + event["dur"]))
+    busy = sum(map(covered, spans.values())) / ((last - compiled) * len(spans))
     rows = [
         ("importing everything (beside)", import_seconds(), ""),
         ("reading the data", kinds["data"], ""),

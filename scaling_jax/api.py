@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from scaling_jax import analysis, data, decide, simulation, trained
+from scaling_jax import analysis, data, decide, report, simulation, trained
 from scaling_jax.engines import attempt, base, cluster, speeds
 from scaling_jax.engines.dispatch import Dispatch, dispatch
 from scaling_jax.engines.registry import LOCAL, SIMULATE, find
@@ -86,7 +86,16 @@ def run(
     parameters = starts.parameters(study, found.spec)
     attempt.train(
         attempt.Attempt(
-            study, found.spec, found.packs, place, tuple(only_packs), processes, on_metrics, verbose, parameters
+            study,
+            found.spec,
+            found.packs,
+            place,
+            tuple(only_packs),
+            processes,
+            on_metrics,
+            verbose,
+            parameters,
+            meanwhile=report.preload,
         ),
         finish=functools.partial(_finish, study, place.path, verbose),
     )

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from scaling_jax.errors import UserError
 from scaling_jax.planning import branch_name
+from scaling_jax.training import fingerprint as fingerprints
 from scaling_jax.training.checkpoint import TRUNK, PackCheckpoints, Saved
 from scaling_jax.training.fingerprint import fingerprint
 from scaling_jax.training.program import make_mesh
@@ -334,6 +335,14 @@ def test_a_failed_save_is_raised_and_what_was_saved_before_stands(tmp_path, monk
         assert checkpoints.restore(TRUNK, like).step == 10
 
 
+@pytest.fixture(params=["host", "devices"])
+def place(request, monkeypatch):
+    """Where fingerprints are taken: by NumPy, as on a CPU, or by programs, as on accelerators and by several hosts."""
+    if request.param == "devices":
+        monkeypatch.setattr(fingerprints, "_on_this_host", lambda x: False)
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
 def test_fingerprint_sees_every_bit_and_no_sharding(dtype):
     rng = np.random.default_rng(0)
@@ -353,10 +362,12 @@ def test_fingerprint_sees_every_bit_and_no_sharding(dtype):
     assert int(fingerprint({"x": spread})) == int(fingerprint({"x": x}))
 
 
+@pytest.mark.usefixtures("place")
 def test_fingerprint_is_what_it_always_was():
     """Another value would set every checkpoint of earlier versions aside as damaged."""
     rng = np.random.default_rng(0)
-    tree = {"a": rng.normal(size=(3, 4)), "b": np.arange(3), "c": np.int32(7), "d": rng.normal(size=(3, 4, 2))}
+    large = fingerprints.BLOCK // 2 + 1  # more than a block in all
+    tree = {"a": rng.normal(size=(3, 4)), "b": np.arange(3), "c": np.int32(7), "d": rng.normal(size=(3, large, 2))}
     tree = jax.tree.map(lambda x: jnp.asarray(x, jnp.int32 if np.ndim(x) < 2 else jnp.float32), tree)
 
     def mix(bits):

@@ -19,7 +19,7 @@ from scaling_jax.models.family import Spec
 from scaling_jax.planning import make_plan
 from scaling_jax.storage.records import Records
 from scaling_jax.study import Budgets, Data, Execution, Ladder, Optimizer, Study
-from scaling_jax.training import layout
+from scaling_jax.training import layout, loop
 from scaling_jax.training.feed import ResidentFeed
 from scaling_jax.training.loop import PackTrainer, Training
 from scaling_jax.training.program import make_mesh
@@ -87,6 +87,46 @@ def test_branches_on_several_devices_stopped_under_way_end_in_the_same_bits(tmp_
     assert {event.devices for event in again.trace.events} == {(0,), (1,)}
     assert 0 < again.trace.busy(2) <= 1
     assert json.loads(again.trace.to_json())["traceEvents"]
+
+
+def test_a_device_goes_on_while_a_piece_is_evaluated(tmp_path, monkeypatch):
+    study = packs.make_study(steps=(40, 60), rates=(0.01,), execution=FAST)
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    evaluating, went_on, finish = threading.Event(), threading.Event(), PackTrainer._finish
+
+    def finish_late(trainer, piece, *args):
+        if piece.phases[0].budget == 0:
+            evaluating.set()
+            assert went_on.wait(60)
+        finish(trainer, piece, *args)
+
+    def watch(progress):
+        if evaluating.is_set():
+            went_on.set()
+
+    monkeypatch.setattr(PackTrainer, "_finish", finish_late)
+    training = training_of(study, tmp_path, on_progress=watch)
+    local.train_packs([pack], training, jax.devices()[:1])
+    assert len(losses(training)) == 2 and 0 < training.trace.busy(1) <= 1
+    rows = [event for event in json.loads(training.trace.to_json())["traceEvents"] if event["tid"] == 0]
+    assert all(first["ts"] + first["dur"] <= second["ts"] + 1 for first, second in itertools.pairwise(rows))
+
+
+def test_without_memory_for_another_state_a_device_waits_for_the_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "FORK_SHARE", 0.0)
+    study = packs.make_study(steps=(40, 60), rates=(0.01,), execution=FAST)
+    (pack,) = make_plan(study, packs.SPEC, "d" * 16)
+    finish, running = PackTrainer._finish, []
+
+    def look(trainer, *args):
+        running.append(len(trainer._running))
+        finish(trainer, *args)
+        running.append(len(trainer._running))
+
+    monkeypatch.setattr(PackTrainer, "_finish", look)
+    training = training_of(study, tmp_path)
+    local.train_packs([pack], training, jax.devices()[:1])
+    assert len(losses(training)) == 2 and set(running) == {1}
 
 
 @pytest.mark.slow

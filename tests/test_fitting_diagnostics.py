@@ -387,9 +387,12 @@ def test_a_floor_below_zero_is_reported_and_fitted_on_request():
     held = fitting.fit(law, x, y, fitting.LeastSquares())
     assert held.params["E"] == 0
     (sentence,) = [w for w in held.warnings if "fits far better" in w]
-    assert "fitting.laws['power_offset'].signed" in sentence and "E = 0 is at its lower bound" in sentence
-    free = fitting.fit(law.signed, x, y, fitting.LeastSquares())
+    assert "fit the law 'power_offset_signed'" in sentence and "E = 0 is at its lower bound" in sentence
+    free = fitting.fit("power_offset_signed", x, y, fitting.LeastSquares())
     assert free.params["E"] == pytest.approx(-1, abs=0.1) and not any("bound" in w for w in free.warnings)
+    assert fitting.laws["power_offset_signed"] is law.signed
+    with pytest.raises(fitting.LawError, match="No law named 'power_signed'"):  # no floor to free
+        fitting.laws["power_signed"]
     # A floor of zero gets no warning.
     zero = fitting.fit(law, x, 3 * x**-0.25 * np.exp(0.004 * np.random.default_rng(3).standard_normal(9)))
     assert not any("fits far better" in w for w in zero.warnings)

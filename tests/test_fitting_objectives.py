@@ -1,6 +1,7 @@
 """Objectives: their costs, asymmetry and weights."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from fitting_truth import noisy
 from scipy.special import huber
@@ -18,6 +19,13 @@ def test_huber_equals_scipy():
 def test_lad_and_least_squares():
     np.testing.assert_array_equal(fitting.LAD().cost(R), np.abs(R))
     np.testing.assert_array_equal(fitting.LeastSquares().cost(R), R**2)
+
+
+def test_value_of_pandas_columns():
+    column, weights = pd.Series(R, index=np.arange(81) * 3), pd.Series(np.arange(81.0))
+    for objective in (fitting.Huber(1e-3), fitting.LAD(), fitting.LeastSquares()):
+        assert objective.value(column, weights) == objective.value(R, weights.to_numpy())
+        assert objective.value(column) == objective.value(R) == objective.value(list(R))
 
 
 def test_printed_objectives_name_their_space():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fitting_truth import FORMULA, TRUTH, design, noisy
-from scipy.optimize import least_squares, linprog
+from scipy.optimize import least_squares, linprog, minimize
 
 from scaling_jax import fitting
 from scaling_jax.fitting.solver import _refine as refine
@@ -263,9 +263,8 @@ def test_starts_can_be_given():
     one = fitting.fit("chinchilla", inputs, y, starts=[start])
     assert one.certificate.starts == 1 and one.params == pytest.approx(reference.params, rel=1e-6)
     assert fitting.fit("chinchilla", inputs, y, starts=200).certificate.starts == 200
-    with pytest.warns(fitting.FitWarning, match="NOT CONVERGE"):  # where E is all of the law, nothing moves
-        far = fitting.fit("chinchilla", inputs, y, starts=[{**start, "E": 1e300}])
-    assert not far.converged
+    far = fitting.fit("chinchilla", inputs, y, starts=[{**start, "E": 1e300}])  # E is all of the law: only E moves
+    assert far.converged and far.params == pytest.approx(reference.params, rel=1e-6)
 
 
 def test_a_start_at_the_optimum_returns_it():
@@ -471,3 +470,20 @@ def test_misfits_of_any_size_end_converged(size):
         for away in 10.0 ** rng.uniform(-14, -10, size=10):
             near = fit.problem.unconstrained(fit.params) + away * rng.normal(size=5)
             assert refine.relative_gradient(fit.problem, newton(fit.problem, near)) < 1e-9
+
+
+def test_the_lowest_point_of_a_flat_between_thresholds_is_found():
+    """No residual is within Huber's threshold where descents end: the cost is linear there, without curvature."""
+    x = np.array([float(f"{v:.6g}") for v in np.geomspace(1e18, 1e22, 12)])
+    fit = fitting.fit("power", {"x": x}, np.round(1.7 + 40 * x**-0.1, 6))
+    assert fit.converged
+    within = np.sort(np.abs(fit.problem.residuals(fit.z[None])[0]))[:2]
+    assert within == pytest.approx([1e-3, 1e-3], rel=1e-3) and within.max() <= 1e-3  # two parameters, two residuals
+
+    def cost(z):
+        size = np.abs(np.log(fit.y) - z[0] + z[1] * np.log(x / 1e20))
+        return np.sum(np.where(size <= 1e-3, size**2 / 2, 1e-3 * (size - 5e-4)))
+
+    start = [np.log(fit.predict({"x": 1e20})), 0.019]
+    best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-13, "fatol": 1e-19, "maxiter": 9999})
+    assert fit.objective_value <= best.fun * (1 + 1e-9)

@@ -11,6 +11,7 @@ import re
 import types
 
 import numpy as np
+import pandas as pd
 import pytest
 import simulated
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,7 +22,7 @@ from scaling_jax.charts import figure_of
 from scaling_jax.cli import main as command
 from scaling_jax.errors import UserError
 from scaling_jax.fitting import plots
-from scaling_jax.report import figures, figures_of_runs
+from scaling_jax.report import figures, figures_of_runs, tables
 from scaling_jax.report import html as html_page
 from scaling_jax.report import text as report_text
 from scaling_jax.storage.workdir import FORMAT, Stored
@@ -435,3 +436,13 @@ def test_a_parameter_is_shown_where_its_resamples_and_its_profile_are():
     low, high = chart.panels[0].x.limits
     profile = fit.profile("alpha", 0.9)
     assert low <= profile.lower < profile.upper <= high < 2 * fit.params["alpha"]
+
+
+def test_held_out_runs_of_a_law_of_one_input_are_told_by_it():
+    compute = np.geomspace(1e18, 1e22, 12)
+    table = pd.DataFrame({"compute": compute, "loss": 1.7 + 40 * compute**-0.1})
+    columns = {"x": "compute", "y": "loss"}
+    found = analysis.analyse(table, fit=study.Fit(law="power_offset", bootstrap=20), columns=columns)
+    header, *rows = tables.hold_out(found).header, *tables.hold_out(found).rows
+    assert header[:3] == ("held-out run", "compute", "observed") and rows
+    assert rows[-1][:2] == ("row 11", "1e+22") and not any("nan" in cell for row in rows for cell in row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import Any
 
@@ -21,6 +22,12 @@ def figure_of(chart: Chart) -> Any:
     from scaling_jax.charts import matplotlib_figure
 
     return matplotlib_figure.draw(chart)
+
+
+def preload() -> None:
+    """Loads matplotlib, where it is installed, before it is asked for."""
+    with contextlib.suppress(ModuleNotFoundError):
+        from scaling_jax.charts import matplotlib_figure  # noqa: F401
 
 
 def picture_of(chart: Chart, kind: str = "png", figure: Any = None) -> bytes:

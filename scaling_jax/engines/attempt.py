@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -38,7 +39,7 @@ from scaling_jax.storage.workdir import Stored, Workdir
 from scaling_jax.study import Study, content_hash
 from scaling_jax.training import distributed, hardware, verify
 from scaling_jax.training.feed import Feed, make_feed
-from scaling_jax.training.loop import Training
+from scaling_jax.training.loop import Progress, Training
 from scaling_jax.training.trace import Trace
 
 RETRY_SECONDS = 5.0  # before a pack that another process holds is given back to its engine
@@ -59,6 +60,7 @@ class Attempt:
       on_metrics: called on the leader with plain dicts, see `training.loop.Training`.
       verbose: whether progress is printed on stderr.
       starts: of `training.loop.Training`.
+      meanwhile: called once in a thread of its own, when training has begun.
     """
 
     study: Study
@@ -70,6 +72,7 @@ class Attempt:
     on_metrics: OnMetrics | None = None
     verbose: bool = True
     starts: Callable[[Pack], Sequence[Any]] | None = None
+    meanwhile: Callable[[], None] = lambda: None
 
     def say(self, text: str) -> None:
         if self.verbose and distributed.is_leader():
@@ -306,9 +309,22 @@ def _train_packs(
     shown = reporting(study.name, todo, hardware.peak_flops()[0], records, reports)
     with stop.deferred(), shown as on_progress:
         training = Training(
-            study, feed, records, finished, common, stop, on_progress, attempt.on_metrics, trace, attempt.starts
-        )
+            study, feed, records, finished, common, stop, _with(attempt.meanwhile, on_progress), attempt.on_metrics,
+            trace, attempt.starts,
+        )  # fmt: skip
         local.train_packs(todo, training)
+
+
+def _with(meanwhile: Callable[[], None], on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """`on_progress` that also starts `meanwhile`, the first time: before, the host prepares the first steps."""
+    waiting = iter([threading.Thread(target=meanwhile, name="meanwhile")])
+
+    def call(progress: Progress) -> None:
+        for thread in waiting:
+            thread.start()
+        on_progress(progress)
+
+    return call
 
 
 def _say_busy(trace: Trace, attempt: Attempt) -> None:

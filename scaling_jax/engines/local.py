@@ -73,6 +73,14 @@ def devices_wanted(pack: Pack, study: Study, available: int) -> int:
     return math.prod(mesh_shape(pack, study, available))
 
 
+@dataclasses.dataclass(eq=False)
+class _End:
+    """A piece that has taken its steps and is being saved and evaluated; `released` once others may use its devices."""
+
+    devices: set[int]
+    released: bool = False
+
+
 class _Pool:
     """The devices, the packs to train on them, and a thread for each piece under way."""
 
@@ -82,6 +90,7 @@ class _Pool:
         self._training = dataclasses.replace(training, should_stop=lambda: bool(self._errors) or told())
         self._devices = {device.id: device for device in devices}
         self._free = set(self._devices)
+        self._ends: list[_End] = []  # in the order in which they took their last step
         self._turn = threading.Condition()
         self._programs: dict[tuple[str, Devices, int], concurrent.futures.Future[LaneProgram]] = {}
         self._packs = packs
@@ -128,9 +137,16 @@ class _Pool:
         return thread
 
     def _work(self, task: Task, piece: Piece, devices: Devices) -> None:
+        end = _End(set(devices))
+
+        def release() -> None:
+            with self._turn:
+                self._ends.append(end)
+                self._release()
+
         try:
             together = task.trainer.together if piece.kind == "branch" else 1
-            task.trainer.train(piece, self._program(task, devices, together))
+            task.trainer.train(piece, self._program(task, devices, together), release)
             if task.trainer.done:
                 task.trainer.checkpoints.close()
                 with self._turn:  # its programs hold memory
@@ -140,8 +156,19 @@ class _Pool:
             self._errors.append(error)
         finally:
             with self._turn:
-                self._free |= set(devices)
-                self._turn.notify_all()
+                if end in self._ends:
+                    self._ends.remove(end)
+                if not end.released:
+                    self._free |= end.devices
+                self._release()
+
+    def _release(self) -> None:
+        """Frees devices whose piece has taken its steps: of one piece at a time, lest ends pile up."""
+        for end in self._ends:
+            if not end.released and not any(other.released and other.devices & end.devices for other in self._ends):
+                end.released = True
+                self._free |= end.devices
+        self._turn.notify_all()
 
     def _program(self, task: Task, devices: Devices, together: int) -> LaneProgram:
         """The compiled program, now or as soon as it is ready."""

@@ -18,21 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling_jax.fitting.data import (
-    as_column,
-    check_positive,
-    column_of,
-    names_of,
-    require,
-    require_ordinary,
-    resolve_column,
-)
+from scaling_jax.fitting.data import as_column, check_positive, column_of, names_of, require, resolve_column
 from scaling_jax.fitting.errors import DataError, FitError, FitWarning
 from scaling_jax.fitting.solver._starts import low_discrepancy
 
 PARAMS = ("L0", "A", "alpha", "B", "C", "beta", "gamma")
 DECAY = ("B", "C", "beta", "gamma")  # only a decaying rate shows them
-LARGEST = 1e30  # beyond it, or below its inverse, powers of steps and rates leave float64
+TINIEST = 1e-30  # steps below it are no counts, and their powers leave float64
 TERMS = 512  # largest number of changes of the rate in one schedule
 MISFIT = 0.05  # rms of ln loss - ln law beyond which the curves cannot be of one model
 ROWS = 200  # of a curve that enter a fit: means of neighbors where there are more
@@ -307,8 +299,7 @@ def _schedule(step: np.ndarray, rate: np.ndarray) -> Schedule:
         raise DataError("step must have two or more increasing numbers, zero or more.")
     if not np.all(np.isfinite(rate) & (rate >= 0)) or not rate.any():
         raise DataError("rate must be finite, zero or more, and positive somewhere.")
-    for name, values in (("step", step), ("rate", rate)):
-        require_ordinary(values, name, LARGEST)
+    require((step == 0) | (step > TINIEST), step, "step", "must be 0 or a count of steps", "correct its unit")
     if step[0] > 0:
         step, rate = np.append(0.0, step), np.append(rate[0], rate)
     gaps, change = np.diff(step), np.diff(rate)

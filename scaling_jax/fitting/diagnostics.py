@@ -162,7 +162,7 @@ def _better_below_zero(fit: Solution, linear: Linearized, name: str) -> str:
         return ""
     return (
         f"{name} = 0 is at its lower bound, and {name} = {other:.4g} fits far better (objective {value:.4g}, not "
-        f"{fit.objective_value:.4g}): if y may tend to a negative value, fit fitting.laws[{fit.law.name!r}].signed"
+        f"{fit.objective_value:.4g}): if y may tend to a negative value, fit the law '{fit.law.name}_signed'"
     )
 
 

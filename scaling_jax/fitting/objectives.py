@@ -75,7 +75,7 @@ class Objective:
 
     def value(self, residuals: np.ndarray, weights: Any = 1.0) -> np.ndarray:
         """The objective: the weighted SUM over the last axis."""
-        return np.sum(weights * self.cost(residuals), axis=-1)
+        return np.sum(np.asarray(weights) * self.cost(np.asarray(residuals)), axis=-1)
 
     def _label(self) -> str:
         """The cost, as printed."""

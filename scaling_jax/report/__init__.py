@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from scaling_jax import charts
 from scaling_jax.analysis import Analysis
 from scaling_jax.charts import figure_of, picture_of
 from scaling_jax.errors import UserError
@@ -14,7 +15,7 @@ from scaling_jax.report.as_json import as_json
 from scaling_jax.report.plot import Plots
 from scaling_jax.storage.paths import as_path, write_atomic
 
-__all__ = ["FORMATS", "Plots", "as_json", "check_formats", "write_report"]
+__all__ = ["FORMATS", "Plots", "as_json", "check_formats", "preload", "write_report"]
 
 FORMATS = ("png", "svg", "pdf")
 FIRST = ("frontier", "law")  # the picture that represents a report, e.g. in a README
@@ -41,10 +42,10 @@ def write_report(
     """
     check_formats(formats)
     folder = as_path(out_dir)
-    charts = figures.charts(analysis)
-    page = html.page(analysis, charts, about)
+    drawings = figures.charts(analysis)
+    page = html.page(analysis, drawings, about)
     files: dict[str, bytes] = {}
-    for name, chart in charts.items():
+    for name, chart in drawings.items():
         wanted = tuple(formats) or (("png",) if name in FIRST else ())
         drawn = figure_of(chart) if wanted else None
         files |= {f"{name}.{kind}": picture_of(chart, kind, drawn) for kind in wanted}
@@ -59,6 +60,13 @@ def write_report(
     write_atomic(folder / "summary.txt", summary + "\n")
     write_atomic(folder / "index.html", page)
     return summary
+
+
+def preload() -> None:
+    """Imports what analysis and figures import only when they need it: a second, for a thread beside training."""
+    from scipy import interpolate, optimize, special  # noqa: F401
+
+    charts.preload()
 
 
 def check_formats(formats: Sequence[str]) -> None:

@@ -67,15 +67,22 @@ def params(analysis: Analysis) -> Table:
 
 
 def hold_out(analysis: Analysis) -> Table:
-    """Held-out runs, observed and predicted."""
-    assert analysis.hold_out is not None
+    """Held-out runs, observed and predicted; for laws of anything but N and D by the law's inputs."""
+    found = analysis.hold_out
+    assert found is not None
+    runs = list(rows_of(found.rows))
+    if analysis.runs.has_compute:
+        header: tuple[str, ...] = ("held-out run", "N", analysis.unit, "FLOPs")
+        named = [(str(r.scale), short(r.N), short(r.D), flops(r.C)) for r in runs]
+    else:
+        header = ("held-out run", *(analysis.runs.names.get(k, k) for k in found.inputs))
+        named = [(str(r.run_id), *map(short, each)) for r, *each in zip(runs, *found.inputs.values())]
     rows = tuple(
-        (str(r.scale), short(r.N), short(r.D), flops(r.C), loss(r.y), loss(r.predicted), interval(r.low, r.high, loss),
-         percent(r.error))
-        for r in rows_of(analysis.hold_out.rows)
-    )  # fmt: skip
+        (*name, loss(r.y), loss(r.predicted), interval(r.low, r.high, loss), percent(r.error))
+        for name, r in zip(named, runs)
+    )
     level = f"{analysis.settings.level:.0%} of the mean"  # not of a run, which scatters and drifts besides
-    return Table(("held-out run", "N", analysis.unit, "FLOPs", "observed", "predicted", level, "error"), rows)
+    return Table((*header, "observed", "predicted", level, "error"), rows)
 
 
 def frontier(analysis: Analysis) -> Table:

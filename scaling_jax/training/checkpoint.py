@@ -296,11 +296,10 @@ class PackCheckpoints:
 
     def close(self) -> None:
         """Returns when everything is on the disk, and lets go of it; raises the error of a save that failed."""
-        while self._managers:
-            volume, manager = next(iter(self._managers.items()))
+        for volume in list(self._managers):
             with self._locks[volume.partition(VOLUME)[0]]:
-                del self._managers[volume]
-                manager.close()
+                if (manager := self._managers.pop(volume, None)) is not None:  # else another thread closes, too
+                    manager.close()
 
 
 def _head(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -39,6 +40,7 @@ class Compiled:
                 self.seconds = time.monotonic() - begin
             return self._executable
 
+    @functools.cached_property
     def peak_bytes(self) -> int | None:
         """Peak bytes on one device: arguments, results that are not donated arguments, temporaries; None if unknown."""
         try:

@@ -24,7 +24,7 @@ from scaling_jax.training.program import LaneProgram
 from scaling_jax.training.rows import result_row
 from scaling_jax.training.trace import Trace
 
-FORK_SHARE = 0.1  # of a device's memory that states may take which wait for their branches; others wait on the disk
+FORK_SHARE = 0.1  # of a device's memory that states may take which wait for their branches or to be evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,20 +181,26 @@ class PackTrainer:
             if piece.kind == "branch":
                 self._waiting.remove(piece.phases)
 
-    def train(self, piece: Piece, program: LaneProgram) -> None:
+    def train(self, piece: Piece, program: LaneProgram, release: Callable[[], None] = lambda: None) -> None:
         """Trains a piece that was begun.
+
+        Args:
+          piece: one of `ready`.
+          program: compiled for it.
+          release: called once its steps are taken, where there is memory to train another piece while this one is
+            saved and evaluated.
 
         Raises:
           Preempted: `should_stop` returned True; everything is saved.
         """
         try:
             with jax.transfer_guard("disallow"):
-                (self._train_trunk if piece.kind == "trunk" else self._train_branches)(piece, program)
+                (self._train_trunk if piece.kind == "trunk" else self._train_branches)(piece, program, release)
         finally:
             with self._lock:
                 self._running.remove(piece)
 
-    def _train_trunk(self, piece: Piece, program: LaneProgram) -> None:
+    def _train_trunk(self, piece: Piece, program: LaneProgram, release: Callable[[], None]) -> None:
         """From memory or the newest checkpoint before the fork, else from the beginning."""
         fork, lanes = piece.phases[0].stop, piece.phases[0].lanes
         with self._lock:
@@ -210,21 +216,27 @@ class PackTrainer:
             nonlocal kept
             begin = time.monotonic()
             self._write_points(points)
-            kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
+            if kept.step != way.step:
+                kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
             self.checkpoints.save(TRUNK, kept, lanes)
             self._traced("save", program, begin, time.monotonic())
 
-        state = self._trainer(program, piece, [way], save).advance(program.place(at.state))
+        trainer = self._trainer(program, piece, [way], save)
+        state = trainer.advance(program.place(at.state))
+        if moved := way.step > at.step:
+            kept = Saved(way.step, way.seconds, 0.0, program.copy(state))
         with self._lock:
             self._reached.add(fork)
-            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / program.mesh.size
-            fits = kept.state is not at.state and size * (len(self._forks) + 1) <= FORK_SHARE * device_memory()
+            fits = moved and self._fits(state, program, len(self._forks) + 1)
             if fits:
                 self._forks[fork] = kept
             if not fits or any(branch.start > fork for wave in self._waiting for branch in wave):
                 self._trunk = Saved(way.step, way.seconds, 0.0, state)
+        if self._fits(state, program):
+            release()
+        trainer.save(state)
 
-    def _train_branches(self, piece: Piece, program: LaneProgram) -> None:
+    def _train_branches(self, piece: Piece, program: LaneProgram, release: Callable[[], None]) -> None:
         """From where they were left, else from the trunk; then evaluates them and writes their results."""
         starts = [self._start(phase, program) if self.missing_lanes(phase) else None for phase in piece.phases]
         if any(self.missing_lanes(phase) and at is None for phase, at in zip(piece.phases, starts)):
@@ -246,7 +258,16 @@ class PackTrainer:
         trainer = self._trainer(program, piece, ways, save)
         state = program.join([at and at.state for at in starts])
         del starts  # frees the states of the forks
-        self._finish(piece, program, trainer.advance(state), trainer, trunk_seconds)
+        state = trainer.advance(state)
+        if self._fits(state, program):
+            release()
+        trainer.save(state)
+        self._finish(piece, program, state, trainer, trunk_seconds)
+
+    def _fits(self, state: Any, program: LaneProgram, number: int = 1) -> bool:
+        """Whether so many states like this one may wait in the memory of the devices."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) / program.mesh.size
+        return size * number <= FORK_SHARE * device_memory()
 
     def _start(self, branch: Phase, program: LaneProgram) -> Saved | None:
         """Step at which a branch resumes, else its fork; None when the trunk has to reach that fork again."""

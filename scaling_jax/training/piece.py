@@ -79,7 +79,7 @@ class PieceTrainer:
         """Trains to the end of the piece; losses of a chunk are fetched while the next one runs.
 
         Returns:
-          The states, which are saved where any step was taken.
+          The states; the end of the piece is for the caller to `save`.
 
         Raises:
           Preempted: `should_stop` returned True; everything is saved.
@@ -112,7 +112,6 @@ class PieceTrainer:
             if stop:
                 raise Preempted(f"pack {self.pack.name} saved at step {max(steps)} of its {self.piece.kind}")
         record()
-        self.save(state)
         return state
 
     def save(self, state: Any) -> None:

@@ -57,7 +57,7 @@ def result_row(
 def _resources(program: LaneProgram) -> dict[str, Any]:
     """What the program takes: devices, peak bytes of one of them without the data set, bytes of a lane's state."""
     data, state = program.arrays["train"], jax.tree.leaves(program.state_shapes)
-    peak = program.trainer.peak_bytes()
+    peak = program.trainer.peak_bytes
     return {
         "devices": program.mesh.size,
         "memory_bytes": None if peak is None else peak - sum(leaf.nbytes for leaf in jax.tree.leaves(data)),

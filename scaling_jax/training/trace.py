@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-HOST = 10_000  # added to the number of a device: the row of what the host does for it
-WORK = ("trunk", "branch", "evaluate")  # what devices do
+STEPS = ("trunk", "branch")
+WORK = (*STEPS, "evaluate")  # what devices do
+EVALUATION, HOST = 5_000, 10_000  # added to the number of a device: the rows of what it or the host does meanwhile
 
 
 class Event(NamedTuple):
@@ -60,8 +62,11 @@ class Trace:
         compiled = [event.end for event in self.events if event.kind == "compile"]
         begin = min(compiled, default=min(event.begin for event in work))
         end = max(event.end for event in work)
-        spent = sum((event.end - max(begin, event.begin)) * len(event.devices) for event in work)
-        return spent / ((end - begin) * num_devices)
+        spans: dict[int, list[tuple[float, float]]] = {}
+        for event in work:
+            for device in event.devices:
+                spans.setdefault(device, []).append((max(begin, event.begin), event.end))
+        return sum(map(covered, spans.values())) / ((end - begin) * num_devices)
 
     def seconds(self, kind: str) -> float:
         """Device-seconds of one kind of work; seconds of anything else, of which some may overlap."""
@@ -69,7 +74,10 @@ class Trace:
         return sum(seconds * (devices if kind in WORK else 1) for seconds, devices in each)
 
     def to_json(self) -> str:
-        """The Trace Event Format, which https://ui.perfetto.dev opens: a row per device, microseconds."""
+        """The Trace Event Format, which https://ui.perfetto.dev opens: microseconds, rows per device.
+
+        Steps are in one row, evaluations, which another piece's steps may overlap, in one, the host's work in a third.
+        """
         start = min((event.begin for event in self.events), default=0.0)
         rows: list[dict[str, Any]] = [
             {
@@ -77,7 +85,7 @@ class Trace:
                 "name": f"{event.name} {event.kind}",
                 "cat": event.kind,
                 "pid": 0,
-                "tid": device + (0 if event.kind in WORK else HOST),
+                "tid": device + (0 if event.kind in STEPS else EVALUATION if event.kind in WORK else HOST),
                 "ts": round(1e6 * (event.begin - start)),
                 "dur": round(1e6 * (event.end - event.begin)),
             }
@@ -85,3 +93,12 @@ class Trace:
             for device in (event.devices if event.kind in WORK else event.devices[:1] or (0,))
         ]
         return json.dumps({"traceEvents": rows, "displayTimeUnit": "ms"})
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of what intervals (begin, end) cover together."""
+    total, until = 0.0, -math.inf
+    for begin, end in sorted(spans):
+        total += max(end - max(begin, until), 0.0)
+        until = max(until, end)
+    return total

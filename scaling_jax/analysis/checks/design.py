@@ -93,7 +93,8 @@ def converged(e: Evidence) -> Check:
     name, fit = "the fit converged", e.fit
     if fit is None:
         return Check(name, CANNOT_TELL, "no law was fitted")
-    detail = f"{fit.objective_value:.6g}; {fit.certificate}"
+    state = "converged" if fit.converged else "did NOT converge"
+    detail = f"the fit {state}: objective {fit.objective_value:.6g}, {fit.certificate}"
     return Check(name, PASS if fit.converged else FAIL, detail, decisive=True)
 
 

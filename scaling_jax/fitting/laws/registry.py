@@ -16,6 +16,7 @@ from scaling_jax.fitting.laws import downstream, loss, shape, single
 from scaling_jax.fitting.laws.base import Law
 
 _BROKEN = re.compile(r"bnsl([1-9]\d?)(_signed)?")
+_SIGNED = "_signed"  # ends the name of a law whose asymptotes may be negative
 _LISTED = ("bnsl1", "bnsl2", "bnsl3")
 _broken = lru_cache(maxsize=None)(single.broken)
 _laws = {law.name: law for law in (*single.LAWS, *loss.LAWS, *shape.LAWS, *downstream.LAWS)}
@@ -29,6 +30,8 @@ class UnknownLaw(LawError, KeyError):
 
 class Laws(ModuleType, Mapping[str, Law]):
     """Laws by name; `bnsl<n>` and `bnsl<n>_signed` exist for every n >= 1, `bnsl<n>` is listed for n = 1, 2, 3.
+
+    Of other laws with a floor or a ceiling `<name>_signed` is `Law.signed`: it may be negative.
 
     The package `scaling_jax.fitting.laws` is an instance: a mapping that is also a module, so that no later import of
     a module of the package can replace the mapping.
@@ -61,6 +64,9 @@ def get_law(name: str) -> Law:
             return _broken(int(breaks[1]), breaks[2] is not None)
         if name in _laws:
             return _laws[name]
+        plain = _laws.get(name.removesuffix(_SIGNED))
+        if plain is not None and plain.asymptotes:
+            return plain.signed
     names = [*_laws, *_LISTED]
     near = difflib.get_close_matches(str(name).lower(), names, n=3, cutoff=0.4)
     hint = f"Nearest: {', '.join(near)}. " if near else ""

@@ -123,11 +123,7 @@ def _chunk(
             before = value
 
         ratio = (cost - cost_new) / np.maximum(decrease, 1e-300)
-        damping *= np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
-        damping = np.maximum(damping, 1e-14)
-        # A decrease above the prediction means that the outer points were given too much curvature.
-        flatter = np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend)
-        blend = np.where(better, flatter, np.minimum(4 * blend, 1.0))
+        damping, blend = _adapted(damping, blend, better, ratio)
         z = np.where(better[:, None], np.clip(z + step, problem.lower, problem.upper), z)
         r = np.where(better[:, None], r_new, r)
         # Tighten the threshold once the current one gains little.
@@ -154,6 +150,16 @@ def _chunk(
                 break
     end[element] = z
     return end, whole.value(end), converged, given_up
+
+
+def _adapted(
+    damping: np.ndarray, blend: np.ndarray, better: np.ndarray, ratio: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Damping and blend of the next step, from the decrease of the last one over the one predicted."""
+    damping = damping * np.where(better, np.where(ratio > 0.7, 0.2, np.where(ratio < 0.2, 3.0, 1.0)), 6.0)
+    # A decrease above the prediction means that the outer points were given too much curvature.
+    flatter = np.where(ratio > 1.2, np.maximum(0.5 * blend, 0.02), blend)
+    return np.maximum(damping, 1e-14), np.where(better, flatter, np.minimum(4 * blend, 1.0))
 
 
 def _mean_size(problem: Problem, r: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from scaling_jax.fitting.solver._problem import Problem
 
 NEAR_THRESHOLD = 1e-2  # part of Huber's threshold: residuals so close beyond it may be within it at the optimum
+FLAT = 1e-6  # of the curvature: how little of it the direction through a flat may give up
 KINKED = 1e-10  # relative gradient above which Newton's method may be stuck at a threshold
 UNSEEN = 1e-4  # of the objective: what a coordinate must be able to move to count on its own scale
 
@@ -33,9 +34,15 @@ def newton(problem: Problem, z: np.ndarray, steps: int = 40) -> np.ndarray:
                     break
             damping = max(10 * damping, 1e-10)
         else:
-            trial = _across_threshold(problem, z) if error > KINKED else z
-            new, there = problem.value(trial[None])[0], derivatives(problem, trial)
-            if not (new <= value * (1 + 1e-11) and relative(problem, trial, there[0], there[2]) < error):
+            for way in (_across_threshold, _through_flat) if error > KINKED else ():
+                trial = way(problem, z)
+                new = problem.value(trial[None])[0]
+                if not new <= value * (1 + 1e-11):
+                    continue
+                there = derivatives(problem, trial)
+                if new < value * (1 - 1e-10) or relative(problem, trial, there[0], there[2]) < error:
+                    break
+            else:
                 break
             damping = 0.0
         z, value, damping = trial, new, 0.1 * damping
@@ -53,6 +60,39 @@ def _across_threshold(problem: Problem, z: np.ndarray) -> np.ndarray:
         return z
     gradient, hessian, _ = derivatives(problem, z, near=NEAR_THRESHOLD)
     return _newton_step(problem, z, gradient, hessian, 0.0)
+
+
+def _through_flat(problem: Problem, z: np.ndarray) -> np.ndarray:
+    """The lowest point from z (p,) downhill along what the residuals within Huber's threshold leave open.
+
+    Beyond the threshold the cost is linear: where fewer residuals than parameters are within it, it has no curvature
+    along some direction, and its lowest point there is where another residual has come within.
+    """
+    if not 0 < problem.objective.delta < np.inf:
+        return z
+    gradient, hessian, _ = derivatives(problem, z)
+    squares = derivatives(problem, z, near=np.inf)[1]  # the curvature if all were within
+    with np.errstate(all="ignore"):
+        share = max(float(np.trace(hessian) / np.trace(squares)), 0.0)
+    if not np.isfinite(share):
+        return z
+    toward = _newton_step(problem, z, gradient, hessian + max(FLAT * share, 1e-12) * squares, 0.0) - z
+
+    def slope(length: float) -> float:
+        there = np.clip(z + length * toward, problem.lower, problem.upper)
+        return float(derivatives(problem, there, hessian=False)[0] @ toward)
+
+    low, high = 0.0, 1.0
+    while not (steep := slope(high)) >= 0:
+        if not (np.isfinite(steep) and high < 1e12):
+            return z
+        low, high = high, 4 * high
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return np.clip(z + high * toward, problem.lower, problem.upper)
 
 
 def _newton_step(
