@@ -321,7 +321,7 @@ def compare(
       recipes: {name: (data, y)}, the baseline first. data has "C" (or "x"), or "N" and "D", or all three: a dict, a
         DataFrame, or an array of compute. With N and D that vary apart, the best of each compute is compared;
         otherwise the runs are taken as they are, at C or 6ND. y is a loss, or another metric that falls with compute,
-        or the name of a column; all recipes must be measured in the same way. Of more than 1,024 runs of a recipe
+        or the name of a column; all recipes must be measured in the same way. Of more than 512 runs of a recipe
         so many are taken, evenly along compute.
       level: of the intervals.
       floor: "shared" (all recipes tend to one loss, as when they differ in optimizer or architecture but not in

@@ -15,7 +15,7 @@ from scaling_jax.fitting.errors import DataError
 from scaling_jax.fitting.inference import posterior
 from scaling_jax.fitting.rows import evenly
 
-ROWS = 512  # twice as many take twenty times as long
+ROWS = 512
 SAME = 0.02  # difference of ln N, ln D or ln C up to which runs of two recipes are of one size
 APART = 0.15  # scatter of ln N about its line in ln C, above which runs show more than one N for a compute
 ENOUGH_ND = 8  # runs that E, A, B, alpha, beta need at least
