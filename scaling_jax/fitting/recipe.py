@@ -155,6 +155,8 @@ def read_recipe(name: str, recipe: Sequence, clusters: ArrayLike | str | None) -
     labels = None
     if clusters is not None:
         labels = label_column(data, resolve_column(data, clusters, "clusters"), len(y), f"clusters of {name}")
+        if len(np.unique(labels)) == len(labels):
+            labels = None  # nothing is shared, and sampling a share takes the square of the runs
     log_C = np.log(x["C"])
     distinct = len(np.unique(log_C))
     if distinct < 3:

@@ -34,7 +34,8 @@ def log_likelihood(
             square, log_det = np.sum(residuals**2, axis=-1), 0.0
         else:
             sizes = np.bincount(clusters)
-            sums = residuals @ (clusters[:, None] == np.arange(len(sizes)))
+            order = np.argsort(clusters, kind="stable")
+            sums = np.add.reduceat(residuals[:, order], np.cumsum(sizes) - sizes, axis=1)
             own = 1.0 - share[:, None]  # variance of a point about its cluster
             total = own + sizes * share[:, None]  # variance of a cluster's mean, times its size
             square = np.sum(residuals**2, axis=-1) / own[:, 0] - np.sum(
