@@ -40,7 +40,7 @@ from scaling_jax.text import listed, plural, short
 
 OURS = ("run_id", "scale", "seed", "status", "lr", "tokens", "flops", "dataset_hash")
 CONVENTIONS = ("params_matmul", "params_non_embedding", "params_total")
-MOST_ROWS = 50_000  # of others' tables that are fitted: beyond, the law's own error is far above that of the sample
+MOST_ROWS = 30_000  # of others' tables that are fitted: beyond, the law's own error is far above that of the sample
 CORPUS = ("dataset_hash", "dataset", "corpus")
 
 
