@@ -57,10 +57,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
-def listed(items: Iterable[object], limit: int = 4) -> str:
-    """a, b, c and 7 more."""
+def listed(items: Iterable[object], limit: int = 4, at_least: bool = False) -> str:
+    """a, b, c and 7 more; `at_least` 7 more where the items are not all there are."""
     names = [str(item) for item in items]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    left = "at least " * at_least + str(len(names) - limit)
+    return ", ".join(names[:limit]) + (f" and {left} more" if len(names) > limit else "")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], indent: str = "  ") -> str:

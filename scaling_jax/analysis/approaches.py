@@ -62,8 +62,10 @@ def other_laws(
 
     Without those that extrapolate `FAR_WORSE` times as badly as the chosen one: their N* says nothing about its own.
     """
-    out, others = {}, () if selection is None else selection.candidates[1:]
-    limit = FAR_WORSE * max(selection.candidates[0].score, SMALL_ERROR) if selection is not None else 0.0
+    if selection is None:
+        return {}
+    out, (chosen, *others) = {}, selection.candidates
+    limit = FAR_WORSE * max(chosen.score, SMALL_ERROR)
     for candidate in others:
         if candidate.score > limit:
             continue

@@ -109,7 +109,10 @@ def _require_y(y: np.ndarray, objective: Objective) -> None:
 def _require_enough(law: Law, inputs: Mapping[str, np.ndarray], weights: np.ndarray, free: Sequence[str]) -> None:
     used = weights > 0
     table = np.stack([v[used] for v in inputs.values()], axis=1)
-    if len(np.unique(table[: 10 * len(free)], axis=0)) < len(free) > (distinct := len(np.unique(table, axis=0))):
+    distinct = len(np.unique(table[: 10 * len(free)], axis=0))
+    if distinct < len(free):  # of very many rows the first few mostly tell
+        distinct = len(np.unique(table, axis=0))
+    if distinct < len(free):
         raise DataError(
             f"{distinct} different points for {len(free)} parameters ({_shortened(free)}) of {law.name!r}: add points, "
             "fix parameters (fixed=) or choose a smaller law."

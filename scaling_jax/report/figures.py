@@ -14,6 +14,7 @@ from scaling_jax.analysis import Analysis
 from scaling_jax.analysis.frames import groups_of, rows_of
 from scaling_jax.charts import AVOIDED, GREY, Axis, Chart, Mark, Panel, scale_color
 from scaling_jax.fitting import plots
+from scaling_jax.fitting.rows import evenly
 from scaling_jax.report import figures_of_laws, figures_of_runs
 from scaling_jax.report.points import answers, count_label, points_of
 from scaling_jax.text import short, times
@@ -96,7 +97,7 @@ def frontier(analysis: Analysis) -> Chart:
         marks.append(Mark("line", line.C, line.y, width=1.1, **style))
     if analysis.hold_out is not None:
         rows = analysis.hold_out.rows
-        rows = rows.iloc[:: -(-len(rows) // MAX_HELD)]
+        rows = rows.iloc[evenly(len(rows), MAX_HELD)]
         name = "prediction of held-out runs"
         shown = rows.scale.map(points.shown)
         held = [(s, of_scale) for s in points.order if len(of_scale := rows[shown == s])]
@@ -175,7 +176,7 @@ def allocation(analysis: Analysis) -> Chart:
     others = {"IsoFLOP optima": (analysis.isoflop.found, "circle"), "lowest hull": (analysis.envelope, "square")}
     laws = figures_of_laws.frontiers_of_laws(analysis)
     panels, chosen = [], analysis.runs.chosen
-    runs = [(s, at) for s in points.order for (_, shown), at in points.groups.items() if shown == s and at.size]
+    runs = [(s, at) for s in points.order for held in (False, True) if (at := points.groups[held, s]).size]
     for name, label in (("N", count_label(analysis)), ("D", analysis.unit)):
         marks = [Mark("band", curve.C, low=curve[f"{name}_low"], high=curve[f"{name}_high"])]
         C, values = chosen.C.to_numpy(float), chosen[name].to_numpy(float)

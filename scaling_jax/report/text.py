@@ -46,9 +46,10 @@ def header(analysis: Analysis) -> str:
     counts = analysis.runs.counts
     out = f"{analysis.name}: {plural(counts[DONE], 'run')} done, {counts[DIVERGED]} diverged, {counts[FAILED]} failed"
     if analysis.used < counts[DONE]:
-        best = analysis.runs.ours or (analysis.runs.sweep is not None and analysis.runs.sweep.best_taken)
-        out += f"; the best of every (scale, budget) is used: {analysis.used} runs" * best
-        out += f"; {analysis.used} of them are fitted" * (not best)
+        if analysis.runs.ours or (analysis.runs.sweep is not None and analysis.runs.sweep.best_taken):
+            out += f"; the best of every (scale, budget) is used: {analysis.used} runs"
+        else:
+            out += f"; {analysis.used} of them are fitted"
     if analysis.runs.noise is not None:
         out += f"; seeds differ by {analysis.runs.noise:.2%} (one standard deviation)"
     return out

@@ -138,7 +138,7 @@ def cells(e: Evidence) -> int:
     """Distinct points that were trained: repeats by seed count once."""
     if e.fit is None:
         return 0
-    return int((~pd.DataFrame(dict(e.fit.data)).duplicated()).sum())
+    return len(pd.DataFrame(dict(e.fit.data)).drop_duplicates())
 
 
 def percent(value: float) -> str:

@@ -106,9 +106,9 @@ def outliers(e: Evidence) -> Check:
     if not off:
         return Check(name, PASS, f"none of {len(linear.residuals)} runs")
     rows = [(linear.chosen.iloc[i], s) for _, i, s in sorted(off, key=lambda r: r[0])]
-    named = listed((f"{run.run_id} ({run.scale} on {short(run.D)}) is {direction(s.size)}" for run, s in rows), 3)
-    if len(rows) == MAX_TESTED_RUNS < len(linear.residuals):
-        named = named.replace(" and ", " and at least ")
+    cut_off = len(rows) == MAX_TESTED_RUNS < len(linear.residuals)
+    each = (f"{run.run_id} ({run.scale} on {short(run.D)}) is {direction(s.size)}" for run, s in rows)
+    named = listed(each, 3, at_least=cut_off)
     return Check(
         name, WARN, f"{named} what the others predict: check or drop it", tuple(str(r.run_id) for r, _ in rows)
     )

@@ -14,7 +14,7 @@ from scaling_jax.fitting.fit import Fit, fit
 from scaling_jax.fitting.laws.base import Law
 from scaling_jax.fitting.laws.registry import find_law
 from scaling_jax.fitting.objectives import Objective
-from scaling_jax.fitting.rows import duplicates, mistaken_columns
+from scaling_jax.fitting.rows import duplicates, evenly, mistaken_columns
 from scaling_jax.fitting.solver._levenberg_marquardt import levenberg_marquardt
 
 STARTS = 8  # of the fit of all rows; refits below a cut start at its optimum
@@ -128,7 +128,7 @@ def thinned(ladder: Ladder) -> tuple[Ladder, list[str]]:
     if n <= ROWS:
         return ladder, notes
     order = np.argsort(ladder.scale, kind="stable")
-    kept = np.sort(order[np.unique(np.linspace(0, n - 1, ROWS).astype(int))])
+    kept = np.sort(order[evenly(n, ROWS)])
     return ladder.rows(kept), [*notes, f"{n} rows were thinned to {ROWS}, evenly along the scale"]
 
 
